@@ -1,0 +1,36 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-all check fix clean
+
+# A real study of 44 points on scikit-learn's handwritten digits, from nothing, in minutes.
+demo: $(INSTALLED)
+	$(BIN)/onnxprune sweep experiments/demo.toml
+
+# Lint, types and the fast tests.
+test: check
+	$(BIN)/python -m pytest
+
+# Also the tests on real datasets (ONNXPRUNE_DATA names their folder), the slow ones and those for CUDA.
+test-all: check
+	$(BIN)/python -m pytest -m "slow or data or gpu or not slow"
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(INSTALLED): pyproject.toml onnxprune/version.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/python -m pip check
+	touch $@
+
+clean:
+	rm -rf $(VENV)

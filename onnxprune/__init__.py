@@ -1,0 +1,69 @@
+"""onnxprune: what pruning a neural network costs and gains, measured on the ONNX file that would be deployed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.errors import InputError, OnnxpruneError, RunError
+from onnxprune.version import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from onnxprune.spec import Sweep
+
+__all__ = ["InputError", "OnnxpruneError", "RunError", "__version__", "run_experiment", "sweep"]
+
+
+def sweep(
+    spec: str | Path | None = None,
+    *,
+    out: str | Path = "experiments/runs",
+    data_dir: str | Path | None = None,
+    **settings: Any,
+) -> "pd.DataFrame":
+    """Runs a sweep and returns its table, one row a point; the columns are those of `results.csv`.
+
+    Example:
+        >>> table = onnxprune.sweep(model="cnn", dataset="digits", technique=["weight", "structured"], sparsity=[0, 50])
+
+    Args:
+        spec: a spec file; `settings` take precedence over it.
+        out: folder that results go under.
+        data_dir: folder of the datasets.
+        settings: fields of `onnxprune.spec.Point`; several values of an axis give the product.
+
+    Raises:
+        InputError: settings or data that cannot be used.
+        RunError: points failed; the others' results are on disk.
+    """
+    from onnxprune.spec import Sweep
+
+    plan = Sweep.read(Path(spec), settings) if spec is not None else Sweep.parse(settings)
+    return _run(plan, out, data_dir)
+
+
+def _run(plan: "Sweep", out: str | Path, data_dir: str | Path | None) -> "pd.DataFrame":
+    from onnxprune.controller import run_sweep
+
+    outcome = run_sweep(plan, Path(out), None if data_dir is None else Path(data_dir))
+    if outcome.failures:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items())
+        raise RunError(f"{len(outcome.failures)} failed of the sweep in {outcome.folder}: {listed}")
+    return outcome.table
+
+
+def run_experiment(
+    *, out: str | Path = "experiments/runs", data_dir: str | Path | None = None, **settings: Any
+) -> "pd.DataFrame":
+    """Runs one point and returns its row, a table of length one.
+
+    Example:
+        >>> row = onnxprune.run_experiment(model="slp", dataset="digits", technique="weight", sparsity=80)
+
+    Raises:
+        InputError: settings of several points, or settings or data that cannot be used.
+        RunError: the point failed.
+    """
+    from onnxprune.spec import Sweep
+
+    return _run(Sweep.one_point(settings), out, data_dir)

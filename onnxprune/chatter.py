@@ -1,0 +1,23 @@
+"""Keeps what other packages print out of the user's terminal and in a log file."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Sends what is printed, warned or logged within the block, by whatever library, to the end of a file."""
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        logging.captureWarnings(True)
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        finally:
+            logging.captureWarnings(False)
+            root.removeHandler(handler)

@@ -1,0 +1,69 @@
+"""What a result was measured on."""
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from onnxprune.version import __version__
+
+_PACKAGES = ("torch", "torchvision", "nni", "onnx", "onnxruntime-gpu", "onnxruntime", "onnx-tool", "numpy")
+
+
+@cache
+def describe(device: str) -> dict[str, Any]:
+    """Versions, processor, cores, memory in bytes and git commit; the GPU's name where `device` is "cuda"."""
+    facts: dict[str, Any] = {
+        "onnxprune_version": __version__,
+        "git_commit": _git_commit(),
+        "python_version": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpu": None,
+    }
+    for package in _PACKAGES:
+        try:
+            facts[f"{package.replace('-', '_')}_version"] = version(package)
+        except PackageNotFoundError:
+            facts[f"{package.replace('-', '_')}_version"] = None
+    if device == "cuda":
+        import torch
+
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _cpu_name() -> str:
+    """The processor's model name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this package runs from, with "+changes" where files differ; None outside one."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        tracked = _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if not tracked:
+        return None
+    return commit + ("+changes" if changes else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()

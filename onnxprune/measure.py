@@ -1,0 +1,87 @@
+"""Exports a network and measures the file: parity, accuracy, counts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from onnxprune.counting import Counts, count
+from onnxprune.data import Dataset
+from onnxprune.evaluation import Scores, score
+from onnxprune.export import export, parity
+from onnxprune.inference import open_session, run_batched
+from onnxprune.training import Batches
+
+PARITY_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found on an exported file.
+
+    Attributes:
+        test, validation: scores of the file under onnxruntime on the full test set and the validation split.
+        parity: largest absolute difference between the network's logits and the file's, on 256 test images.
+        counts: MACs, parameters and bytes of the file.
+    """
+
+    test: Scores
+    validation: Scores
+    parity: float
+    counts: Counts
+
+    def accuracy_columns(self, prefix: str = "") -> dict[str, Any]:
+        """Accuracies in percent and cross-entropy in nats, on the test set."""
+        return {
+            f"{prefix}accuracy": self.test.accuracy,
+            f"{prefix}top5_accuracy": self.test.top5_accuracy,
+            f"{prefix}cross_entropy": self.test.cross_entropy,
+        }
+
+    def cost_columns(self, prefix: str = "") -> dict[str, Any]:
+        """Counts per image, and the file's size."""
+        return {
+            f"{prefix}macs": self.counts.macs,
+            f"{prefix}effective_macs": self.counts.effective_macs,
+            f"{prefix}flops": self.counts.flops,
+            f"{prefix}onnx_tool_ops": self.counts.onnx_tool_ops,
+            f"{prefix}params": self.counts.params,
+            f"{prefix}nonzero_params": self.counts.nonzero_params,
+            f"{prefix}file_bytes": self.counts.file_bytes,
+        }
+
+
+def export_and_measure(network: nn.Module, path: Path, dataset: Dataset, device: torch.device) -> Measured:
+    """Writes `network` to `path` and measures that file.
+
+    Raises:
+        RunError: the file does not compute what the network does.
+    """
+    export(network, path, dataset.input_shape)
+    session = open_session(path, device=device.type, threads=torch.get_num_threads())
+    logits = run_batched(session, dataset.test.images, dataset.mean, dataset.std)
+    probe = Batches(dataset.test, dataset.mean, dataset.std, device)
+    images, _ = probe.take(torch.arange(min(PARITY_IMAGES, len(probe))))
+    return Measured(
+        test=score(logits, dataset.test.labels),
+        validation=score(
+            run_batched(session, dataset.validation.images, dataset.mean, dataset.std),
+            dataset.validation.labels,
+        ),
+        parity=parity(network, logits[: len(images)], images),
+        counts=count(path),
+    )
+
+
+def deployment_metadata(dataset: Dataset) -> dict[str, Any]:
+    """What whoever runs the file must know of its input and output."""
+    return {
+        "dataset": dataset.name,
+        "classes": list(dataset.classes),
+        "input_shape": list(dataset.input_shape),
+        "input_scale": "pixels / 255, then (value - mean) / std per channel",
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+    }

@@ -1,0 +1,80 @@
+"""The networks that can be studied: one module each, one line each in the registry.
+
+A model's module has `build(input_shape, classes, **options)`, which returns an untrained `torch.nn.Module` that
+maps images (N, C, H, W) to logits (N, classes), can be traced by torch.fx, and names its last layer `classifier`.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of a network before PyTorch is imported.
+
+    Attributes:
+        title: its name in the literature.
+        summary: one line on its structure.
+        module: the module that has its `build`.
+        micro_batch: images a forward and backward pass takes at once; larger batches accumulate gradients. Chosen
+            for speed (activations that stay near the cache) and for memory far under 4 GiB.
+        minimum_size: height and width below which images are padded with black.
+        options: the fields of a point that `build` takes.
+        batch_norm: whether it always normalises by batch statistics.
+        removable_layers: whether whole layers can be left out of it.
+    """
+
+    title: str
+    summary: str
+    module: str
+    micro_batch: int
+    minimum_size: int = 1
+    options: tuple[str, ...] = ()
+    batch_norm: bool = False
+    removable_layers: bool = False
+
+    def build(self, input_shape: tuple[int, int, int], classes: int, seed: int, **options: Any) -> "nn.Module":
+        """An untrained network whose weights depend on `seed` alone; `input_shape` is (C, H, W)."""
+        import torch
+
+        torch.manual_seed(seed)
+        network: nn.Module = import_module(self.module).build(input_shape, classes, **options)
+        return network
+
+
+MODELS: Registry[Model] = Registry(
+    "model",
+    {
+        "slp": Model(
+            "SLP",
+            "perceptron with one hidden layer (--hidden units, 128 by default; 0 for none)",
+            "onnxprune.models.slp",
+            micro_batch=4096,
+            options=("hidden",),
+        ),
+        "cnn": Model(
+            "CNN",
+            "two 3x3 convolutions (32 and 64) with max-pooling, then 128 units (--batch-norm: BatchNorm)",
+            "onnxprune.models.cnn",
+            micro_batch=256,
+            minimum_size=4,
+            options=("batch_norm",),
+        ),
+        "densenet121": Model(
+            "DenseNet-121",
+            "torchvision's DenseNet-121, images of at least 32x32 (--stem imagenet|small)",
+            "onnxprune.models.densenet",
+            micro_batch=64,
+            minimum_size=32,
+            options=("stem",),
+            batch_norm=True,
+            removable_layers=True,
+        ),
+    },
+)

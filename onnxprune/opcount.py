@@ -1,0 +1,75 @@
+"""Counts what one training step computes, operator by operator, forward and backward."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+_SAMPLES = 2  # BatchNorm in training mode needs more than one
+
+
+@dataclass(frozen=True)
+class TrainingOps:
+    """Operators of one training step.
+
+    Attributes:
+        forward: operator (PyTorch's name, "aten.convolution") -> {"calls": kernel calls a step, "flops": per image}.
+        backward: the same for the backward pass.
+
+    FLOPs are those of convolutions and matrix products (1 MAC = 2 FLOPs), as torch.utils.flop_counter defines them;
+    element-wise operators are counted in calls.
+    """
+
+    forward: dict[str, dict[str, int]]
+    backward: dict[str, dict[str, int]]
+
+    @property
+    def flops_per_image(self) -> int:
+        """FLOPs of one image, forward and backward."""
+        return sum(entry["flops"] for part in (self.forward, self.backward) for entry in part.values())
+
+
+class _Counter(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.flops: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.is_view:  # costs nothing
+            return result
+        packet = func.overloadpacket
+        self.calls[str(packet)] += 1
+        if packet in flop_registry:
+            self.flops[str(packet)] += flop_registry[packet](*args, **kwargs, out_val=result)
+        return result
+
+    def table(self) -> dict[str, dict[str, int]]:
+        return {
+            name: {"calls": calls, "flops": self.flops[name] // _SAMPLES} for name, calls in sorted(self.calls.items())
+        }
+
+
+def count_training_ops(network: nn.Module, input_shape: tuple[int, int, int]) -> TrainingOps:
+    """Runs one training step of `network` on random images (C, H, W) and counts it; the network is left as it was."""
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    training = network.training
+    device = next(network.parameters()).device
+    images = torch.randn(_SAMPLES, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    labels = torch.zeros(_SAMPLES, dtype=torch.long, device=device)
+    network.train()
+    with _Counter() as forward:
+        loss = F.cross_entropy(network(images), labels)
+    with _Counter() as backward:
+        loss.backward()
+    network.zero_grad(set_to_none=True)
+    network.load_state_dict(state)
+    network.train(training)
+    return TrainingOps(forward.table(), backward.table())

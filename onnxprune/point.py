@@ -1,0 +1,184 @@
+"""One point: prune, shrink, fine-tune, export, verify, evaluate, count, time, record."""
+
+import copy
+import datetime
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from onnxprune import environment, store
+from onnxprune.base import Base, build_network, cost_columns, recipe, training_batches
+from onnxprune.chatter import logged
+from onnxprune.data import Dataset
+from onnxprune.errors import OnnxpruneError
+from onnxprune.export import write_metadata
+from onnxprune.measure import Measured, deployment_metadata, export_and_measure
+from onnxprune.opcount import count_training_ops
+from onnxprune.progress import Reporter
+from onnxprune.pruning.prune import Pruned, Request, prune
+from onnxprune.spec import Point
+from onnxprune.timing import compare, timing_lock
+from onnxprune.training import train
+from onnxprune.version import __version__
+
+
+def run_point(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    """Runs a point and returns its record, which is also in `folder`; a point that is already there is not run again.
+
+    Raises:
+        OnnxpruneError: the point failed; its folder says why.
+    """
+    reporter.begin(f"point {folder.name}")
+    record: dict[str, Any] | None = store.read_json(folder / store.METRICS)
+    if record is not None:
+        reporter.end("already done")
+        return record
+    store.make_folder(folder)
+    (folder / store.ERROR).unlink(missing_ok=True)
+    store.write_json(folder / store.CONFIG, point.settings())
+    try:
+        with logged(folder / store.LOG):
+            record = _run(point, base, dataset, folder, reporter)
+    except Exception as error:
+        store.write_text(folder / store.ERROR, traceback.format_exc())
+        reason = str(error) if isinstance(error, OnnxpruneError) else f"{type(error).__name__}: {error}"
+        reporter.end(f"FAILED: {reason}")
+        raise
+    store.write_json(folder / store.METRICS, record)
+    metrics = record["metrics"]
+    timed = f", measured speedup {metrics['speedup']:.2f}" if metrics["speedup"] is not None else ""
+    reporter.end(f"accuracy {metrics['accuracy']:.2f} %, MACs {metrics['macs']:,}{timed}")
+    return record
+
+
+def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    batches = training_batches(point, dataset)
+    at_init = point.schedule == "at-init"
+    device = torch.device(point.device)
+    request = Request(
+        point.technique,
+        str(point.criterion),
+        point.granularity,
+        point.sparsity,
+        point.channel_align,
+        point.seed,
+    )
+    reporter.stage("pruning")
+    start = build_network(point, dataset) if at_init else base.network
+    pruned = prune(start, request, batches, dataset.input_shape)
+    reporter.stage("measuring before training")
+    model_path = folder / store.MODEL
+    before = export_and_measure(pruned.network, model_path, dataset, device)
+    operators = count_training_ops(pruned.network, dataset.input_shape)
+    epochs, rate = (
+        (point.epochs, point.learning_rate) if at_init else (point.finetune_epochs, point.finetune_learning_rate)
+    )
+    network = copy.deepcopy(pruned.network)
+    cost = train(
+        network,
+        batches,
+        recipe(point, epochs, rate, len(dataset.train)),
+        masks=pruned.held,
+        on_update=reporter.training,
+    )
+    reporter.stage("measuring")
+    final = export_and_measure(network, model_path, dataset, device) if epochs else before
+    metrics = {
+        **base.metrics,
+        **before.accuracy_columns("before_finetuning_"),
+        **final.accuracy_columns(),
+        "validation_accuracy": final.validation.accuracy,
+        "accuracy_change": final.test.accuracy - base.metrics["base_accuracy"],
+        **final.cost_columns(),
+        **cost_columns(cost, operators.flops_per_image),
+        **_achieved(pruned, final, base.metrics),
+        **_latency(point, base, model_path, dataset, reporter),
+        "before_finetuning_parity_max_abs_diff": before.parity,
+        "parity_max_abs_diff": final.parity,
+        "collapsed": final.test.constant,
+        "empty_layers": len(pruned.empty_layers),
+        "data_checksum": dataset.checksum,
+        "spec_hash": folder.name.rsplit("-", 1)[1],
+        "base_id": base.folder.name,
+    }
+    masks = {name: mask.to(torch.bool).cpu().contiguous() for name, mask in pruned.unit_masks.items()}
+    with store.replacing(folder / store.MASKS) as partial:
+        safetensors.torch.save_file(masks, partial)
+    write_metadata(
+        model_path,
+        deployment_metadata(dataset)
+        | {
+            key: value
+            for key, value in point.settings().items()
+            if key in ("model", "technique", "criterion", "schedule", "granularity", "sparsity", "seed")
+        }
+        | {
+            "accuracy": final.test.accuracy,
+            "spec_hash": metrics["spec_hash"],
+            "onnxprune_version": __version__,
+        },
+    )
+    return {
+        "metrics": metrics,
+        "layers": {name: _remaining(mask) for name, mask in pruned.unit_masks.items()},
+        "empty_layers": pruned.empty_layers,
+        "epoch_losses": cost.epoch_losses,
+        "training_operators": asdict(operators),
+        "operators": {name: asdict(entry) for name, entry in final.counts.operators.items()},
+        "environment": environment.describe(point.device),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _remaining(mask: Tensor) -> dict[str, int]:
+    return {"units": mask.numel(), "kept": int(mask.sum())}
+
+
+def _percent_less(now: float, then: float) -> float:
+    return 100 * (1 - now / then)
+
+
+def _achieved(pruned: Pruned, final: Measured, base: dict[str, Any]) -> dict[str, Any]:
+    """What was removed indeed, in percent of the base, and the two ratios of the pruning literature."""
+    removed, units = pruned.removed
+    counts = final.counts
+    return {
+        "achieved_sparsity": 100 * removed / units,
+        "achieved_weight_sparsity": _percent_less(counts.nonzero_params, base["base_nonzero_params"]),
+        "achieved_params_sparsity": _percent_less(counts.params, base["base_params"]),
+        "achieved_macs_sparsity": _percent_less(counts.macs, base["base_macs"]),
+        "achieved_effective_macs_sparsity": _percent_less(counts.effective_macs, base["base_effective_macs"]),
+        "compression_ratio": base["base_nonzero_params"] / counts.nonzero_params if counts.nonzero_params else None,
+        "theoretical_speedup": base["base_macs"] / counts.macs,
+    }
+
+
+def _latency(point: Point, base: Base, path: Path, dataset: Dataset, reporter: Reporter) -> dict[str, Any]:
+    """Base and pruned file timed in turn; None in every column where timing was switched off."""
+    if point.latency_seconds == 0:
+        names = ("latency_ms_median", "latency_ms_p90", "latency_runs", "base_latency_ms_median", "speedup")
+        return dict.fromkeys((*names, "speedup_noise"))
+    reporter.stage("timing")
+    with timing_lock():
+        found = compare(
+            base.onnx_path,
+            path,
+            dataset.input_shape,
+            point.latency_batch,
+            device=point.device,
+            threads=point.latency_threads,
+            seconds=point.latency_seconds,
+        )
+    return {
+        "latency_ms_median": found.other.median_ms,
+        "latency_ms_p90": found.other.p90_ms,
+        "latency_runs": found.other.runs,
+        "base_latency_ms_median": found.base.median_ms,
+        "speedup": found.speedup,
+        "speedup_noise": found.noise,
+    }

@@ -1,0 +1,103 @@
+"""NNI's pruners, with the ranking rules that NNI 3.0 has no setting for.
+
+A pruner here is NNI's own in all but one step of its pipeline (collect data, calculate metrics, generate masks).
+"""
+
+import torch
+from nni.compression import TorchEvaluator
+from nni.compression.pruning import (
+    FPGMPruner,
+    L1NormPruner,
+    L2NormPruner,
+    LevelPruner,
+    SlimPruner,
+    TaylorPruner,
+)
+from nni.runtime.log import silence_stdout
+from torch import Tensor
+
+silence_stdout()  # NNI's messages go to the root logger instead, and so into the point's log
+
+__all__ = [
+    "FPGMPruner",
+    "GlobalLevelPruner",
+    "GlobalTaylorPruner",
+    "L1NormPruner",
+    "L2NormPruner",
+    "LevelPruner",
+    "ScalingFactorPruner",
+    "TaylorPruner",
+    "TorchEvaluator",
+    "global_masks",
+    "randomised",
+]
+
+Metrics = dict[str, dict[str, Tensor]]
+
+
+def global_masks(metrics: Metrics, share: float) -> Metrics:
+    """Masks that remove the lowest `share` of all metric elements together; exact, ties by layer name and position.
+
+    NNI's own global ranking walks every element in Python (minutes for millions of weights), removes one element
+    fewer or more than asked, and at a share of 1 silently removes nothing.
+    """
+    places = [(layer, target) for layer in sorted(metrics) for target in sorted(metrics[layer])]
+    scores = torch.cat([metrics[layer][target].flatten() for layer, target in places])
+    lowest = scores.argsort(stable=True)[: round(share * len(scores))]
+    flat = torch.ones_like(scores)
+    flat[lowest] = 0
+    pieces = flat.split([metrics[layer][target].numel() for layer, target in places])
+    masks: Metrics = {layer: {} for layer, _ in places}
+    for (layer, target), piece in zip(places, pieces, strict=True):
+        masks[layer][target] = piece.view_as(metrics[layer][target])
+    return masks
+
+
+class _GlobalRanking:
+    """Mixin: one ranking over all layers, by `share`, which the caller sets."""
+
+    share: float
+
+    def _generate_sparsity(self, metrics: Metrics) -> Metrics:
+        return global_masks(metrics, self.share)
+
+
+class GlobalLevelPruner(_GlobalRanking, LevelPruner):
+    """Magnitude pruning with one ranking over all layers."""
+
+
+class GlobalTaylorPruner(_GlobalRanking, TaylorPruner):
+    """Single weights by their first-order Taylor score, with one ranking over all layers."""
+
+    def _set_default_sparse_granularity(self, target_space: object) -> None:
+        return None
+
+
+class ScalingFactorPruner(SlimPruner):
+    """Slim pruning by the whole scaling factor of a BatchNorm channel, as in the paper: NNI ranks by the part it
+    trained itself, which starts at 1 for every channel, and leaves out the factor the network had learnt."""
+
+    def _calculate_metrics(self, data: Metrics) -> Metrics:
+        metrics: Metrics = super()._calculate_metrics(data)
+        for layer, targets in metrics.items():
+            for target, trained in targets.items():
+                targets[target] = trained * self._target_spaces[layer][target].target.detach().abs()
+        return metrics
+
+
+def randomised(pruner: type[LevelPruner], generator: torch.Generator) -> type[LevelPruner]:
+    """The pruner with random scores in place of its own: the same shapes, scope and rounding."""
+
+    class Randomised(pruner):
+        def _calculate_metrics(self, data: Metrics) -> Metrics:
+            metrics = super()._calculate_metrics(data)
+            # sorted: NNI holds layers in an order that changes from process to process
+            return {
+                layer: {
+                    target: torch.rand(metrics[layer][target].shape, generator=generator).to(metrics[layer][target])
+                    for target in sorted(metrics[layer])
+                }
+                for layer in sorted(metrics)
+            }
+
+    return Randomised

@@ -1,0 +1,410 @@
+"""What is to be run: one point, or a sweep over several values of some of a point's fields.
+
+The fields of `Point` are the single declaration of every setting: the command line's options, the keys of a spec
+file and the arguments of the Python functions are all read off them.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from onnxprune import data
+from onnxprune.errors import InputError
+from onnxprune.models import MODELS
+from onnxprune.pruning import GRANULARITIES, SCHEDULES, TECHNIQUES, resolve_criterion
+from onnxprune.registry import Registry
+from onnxprune.store import content_hash
+
+SCHEMA = 1  # part of every id: raised when the same settings come to mean another result
+MAX_POINTS = 100_000
+STEMS = Registry("stem", {"imagenet": "7x7 stride 2, then pooling", "small": "3x3 stride 1"})
+DEVICES = Registry("device", {"cpu": "the processor", "cuda": "an NVIDIA GPU"})
+AUGMENTATIONS: Registry[frozenset[str]] = Registry(
+    "augmentation",
+    {
+        "none": frozenset(),
+        "crop": frozenset({"crop"}),
+        "flip": frozenset({"flip"}),
+        "crop+flip": frozenset({"crop", "flip"}),
+    },
+)
+
+
+def _integer(low: int, high: int = 10**9) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        number = _number(value)
+        if number != int(number) or not low <= number <= high:
+            raise InputError(f"expected a whole number from {low} to {high:,}, got {value!r}")
+        return int(number)
+
+    return parse
+
+
+def _real(low: float, high: float) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        number = _number(value)
+        if not low <= number <= high:
+            raise InputError(f"expected a number from {low:g} to {high:g}, got {value!r}")
+        return number
+
+    return parse
+
+
+def _number(value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"expected a number, got {value!r}")
+    return number
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"expected true or false, got {value!r}")
+    return value
+
+
+def _name(registry: Registry[Any]) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        return registry.canonical(_text(value))
+
+    return parse
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"expected a name, got {value!r}")
+    return value
+
+
+def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else parse(value)
+
+
+def _setting(default: Any, help: str, parse: Callable[[Any], Any], axis: bool = False) -> Any:
+    """A field of a point: its default, its help text, its check, and whether a sweep may take several values."""
+    return dataclasses.field(default=default, metadata={"help": help, "parse": parse, "axis": axis})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One network, trained, pruned and measured: one row of the results.
+
+    `Sweep` builds them, checked and normalised; the help text of each field says what it is.
+    """
+
+    model: str = _setting("cnn", "network: " + ", ".join(MODELS), _name(MODELS), axis=True)
+    dataset: str = _setting(
+        "digits",
+        "data: " + ", ".join(data.DATASETS) + ", or FILE.npz with x_train, y_train, x_test, y_test",
+        lambda value: data.canonical_name(_text(value)),
+        axis=True,
+    )
+    batch_size: int = _setting(256, "training batch; more than the training images means all", _integer(1), axis=True)
+    technique: str = _setting("weight", "what is removed: " + ", ".join(TECHNIQUES), _name(TECHNIQUES), axis=True)
+    criterion: str | None = _setting(
+        None, "how importance is judged; each technique has its default", _optional(_text), axis=True
+    )
+    schedule: str = _setting("one-shot", "when: " + ", ".join(SCHEDULES), _name(SCHEDULES), axis=True)
+    granularity: str = _setting("unit", "what structured removes: unit or layer", _name(GRANULARITIES), axis=True)
+    sparsity: float = _setting(50.0, "percent of prunable units to remove", _real(0, 100), axis=True)
+    seed: int = _setting(0, "decides initialisation, data order and random criteria", _integer(0), axis=True)
+    epochs: int = _setting(5, "training epochs of the base", _integer(0, 100_000))
+    finetune_epochs: int = _setting(1, "epochs after pruning", _integer(0, 100_000))
+    learning_rate: float = _setting(0.1, "peak rate at batch 256; scaled by sqrt(batch/256)", _real(1e-9, 1e3))
+    finetune_learning_rate: float = _setting(0.05, "the same for fine-tuning", _real(1e-9, 1e3))
+    augment: str = _setting(
+        "none", "random changes of training images: " + ", ".join(AUGMENTATIONS), _name(AUGMENTATIONS)
+    )
+    train_limit: int | None = _setting(None, "train on the first N images only", _optional(_integer(1)))
+    hidden: int = _setting(128, "hidden units of the slp; 0: none", _integer(0, 1_000_000))
+    batch_norm: bool = _setting(False, "BatchNorm in the cnn", _flag)
+    stem: str = _setting("imagenet", "first layers of densenet121: imagenet or small", _name(STEMS))
+    channel_align: int = _setting(
+        8, "kept channels of layers of 32 or more are a multiple of this; 1: any number", _integer(1, 1024)
+    )
+    device: str = _setting("cpu", "where training and inference run: cpu or cuda", _name(DEVICES))
+    latency_batch: int = _setting(32, "images per timed inference", _integer(1, 1_000_000))
+    latency_threads: int = _setting(1, "threads of timed inference", _integer(1, 1024))
+    latency_seconds: float = _setting(1.0, "seconds of timing a point; 0: no timing", _real(0, 86_400))
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The settings that the model's `build` takes."""
+        return {name: getattr(self, name) for name in MODELS[self.model].options}
+
+    @property
+    def dataset_title(self) -> str:
+        """The dataset's name, or the stem of its file."""
+        return Path(self.dataset).stem if self.dataset.endswith(".npz") else self.dataset
+
+    def base_settings(self) -> dict[str, Any]:
+        """The settings that decide the base: equal ones share it."""
+        names = (
+            "model",
+            "dataset",
+            "batch_size",
+            "seed",
+            "epochs",
+            "learning_rate",
+            "augment",
+            "train_limit",
+            "device",
+        )
+        return {name: getattr(self, name) for name in names} | self.model_options
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide the point's result; those without effect on it are left out."""
+        names = [
+            "technique",
+            "criterion",
+            "schedule",
+            "sparsity",
+            "latency_batch",
+            "latency_threads",
+            "latency_seconds",
+        ]
+        if self.schedule == "one-shot":
+            names += ["finetune_epochs", "finetune_learning_rate"]
+        if TECHNIQUES[self.technique].unit == "channel":
+            names += ["granularity"] + (["channel_align"] if self.granularity == "unit" else [])
+        return self.base_settings() | {name: getattr(self, name) for name in names}
+
+    def base_id(self, checksum: str) -> str:
+        """Readable name and hash of all that decides the base, the data's checksum included."""
+        title = f"{self.model}-{self.dataset_title}-b{self.batch_size}-seed{self.seed}"
+        return f"{title}-{content_hash([SCHEMA, checksum, self.base_settings()])}"
+
+    def point_id(self, checksum: str) -> str:
+        """Readable name and hash of all that decides the point, the data's checksum included."""
+        title = (
+            f"{self.model}-{self.dataset_title}-b{self.batch_size}-{self.technique}-{self.criterion}"
+            f"-s{self.sparsity:g}-seed{self.seed}"
+        )
+        return f"{title}-{content_hash([SCHEMA, checksum, self.settings()])}"
+
+    def problems(self) -> list[str]:
+        """Why these settings make no sense together; empty where they do."""
+        model, technique = MODELS[self.model], TECHNIQUES[self.technique]
+        found = []
+        if self.granularity not in technique.granularities:
+            found.append(f"granularity '{self.granularity}' is not for technique '{self.technique}' but for structured")
+        if self.granularity == "layer" and not model.removable_layers:
+            able = ", ".join(name for name, entry in MODELS.items() if entry.removable_layers)
+            found.append(
+                f"granularity 'layer' is not for model '{self.model}', whose layers all are needed, but {able}"
+            )
+        if technique.unit == "channel" and self.model == "slp" and self.hidden == 0:
+            found.append(
+                f"technique '{self.technique}' has nothing to prune in slp with --hidden 0: its only layer is the "
+                "classifier, whose output units are the classes; use weight or unstructured"
+            )
+        if self.criterion == "slim" and not (model.batch_norm or ("batch_norm" in model.options and self.batch_norm)):
+            found.append(
+                f"criterion 'slim' needs BatchNorm, which {self.model} lacks; use cnn --batch-norm or densenet121"
+            )
+        return found
+
+
+# what a sweep runs over where nothing else is asked for
+STUDY = {"technique": list(TECHNIQUES), "sparsity": [float(percent) for percent in range(0, 101, 10)]}
+FIELDS = {field.name: field for field in dataclasses.fields(Point)}
+AXES = tuple(name for name, field in FIELDS.items() if field.metadata["axis"])
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Several points: the product of the values of the axes.
+
+    Attributes:
+        name: of the folder its results go to.
+        values: what was asked for, field -> value or list of values; other fields have their default.
+        points: the plan, in the order it is run; the points of a base follow each other.
+    """
+
+    name: str
+    values: dict[str, Any]
+    points: list[Point]
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "Sweep":
+        """The sweep with these settings, as a spec file or a command line gives them.
+
+        Axes take one value, a list, or a text with commas; `sparsity` also `FROM:TO:STEP`. `seeds = 3` stands for
+        seeds 0, 1, 2. `name` names the results' folder; by default it is made of the settings. Without technique or
+        sparsity it is all techniques, or 0 to 100 % in tens.
+
+        Raises:
+            InputError: listing everything that is wrong, a line each.
+        """
+        return cls._build({**STUDY, **values})
+
+    @classmethod
+    def one_point(cls, values: Mapping[str, Any]) -> "Sweep":
+        """The sweep that has one point only, of these settings.
+
+        Raises:
+            InputError: settings that are wrong, or those of several points.
+        """
+        plan = cls._build(values)
+        if len(plan.points) != 1:
+            raise InputError(f"expected the settings of one point, got those of {len(plan.points)}: use sweep")
+        return plan
+
+    @classmethod
+    def _build(cls, values: Mapping[str, Any]) -> "Sweep":
+        given = {key: value for key, value in values.items() if key != "name"}
+        errors: list[str] = []
+        if "seeds" in given:
+            errors += _collect("seeds", _expand_seeds, given)
+        parsed: dict[str, list[Any]] = {}
+        for key, value in given.items():
+            if key not in FIELDS:
+                close = get_close_matches(key, [*FIELDS, "seeds", "name"], n=1)
+                errors.append(f"unknown setting '{key}'" + (f": did you mean '{close[0]}'?" if close else ""))
+                continue
+            errors += _collect(key, _parse_into, parsed, key, value)
+        errors += _collect("name", _check_name, values.get("name"))
+        points = [] if errors else _product(parsed, errors)
+        if not errors:
+            errors += _unused_options(parsed, points)
+        if errors:
+            raise InputError("\n".join(dict.fromkeys(errors)))
+        kept = {key: found if key in AXES else found[0] for key, found in parsed.items()}
+        return cls(values.get("name") or _default_name(kept, points), kept, points)
+
+    @classmethod
+    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> "Sweep":
+        """The sweep of a spec file (TOML), `overrides` taking precedence.
+
+        Raises:
+            InputError: no such file, not TOML, or settings that are wrong.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read the spec {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not a TOML file: {error}") from None
+        overrides = overrides or {}
+        if "seed" in overrides or "seeds" in overrides:
+            values = {key: value for key, value in values.items() if key not in ("seed", "seeds")}
+        try:
+            return cls.parse({**values, **overrides})
+        except InputError as error:
+            raise InputError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+
+    def to_toml(self) -> str:
+        """The spec file that says the same."""
+        # JSON's texts, numbers, truth values and lists of them are TOML's too
+        lines = [f"{key} = {json.dumps(value)}" for key, value in {"name": self.name, **self.values}.items()]
+        return "\n".join(lines) + "\n"
+
+
+def _collect(key: str, action: Callable[..., Any], *arguments: Any) -> list[str]:
+    """What the action complains of, with the setting it is about; empty where it does not."""
+    try:
+        action(*arguments)
+    except InputError as error:
+        return [f"{key}: {error}"]
+    return []
+
+
+def _expand_seeds(given: dict[str, Any]) -> None:
+    given["seed"] = list(range(_integer(1, 10_000)(given.pop("seeds"))))
+
+
+def _parse_into(parsed: dict[str, list[Any]], key: str, value: Any) -> None:
+    parsed[key] = _parse_values(key, value)
+
+
+def _parse_values(key: str, value: Any) -> list[Any]:
+    field = FIELDS[key]
+    parse = field.metadata["parse"]
+    if not field.metadata["axis"]:
+        return [parse(value)]
+    if isinstance(value, str):
+        pieces: list[Any] = [piece.strip() for piece in value.split(",")]
+    else:
+        pieces = list(value) if isinstance(value, list | tuple) else [value]
+    if not pieces:
+        raise InputError("expected at least one value, got none")
+    found: list[Any] = []
+    for piece in pieces:
+        found += (
+            _percent_range(piece) if key == "sparsity" and isinstance(piece, str) and ":" in piece else [parse(piece)]
+        )
+    return list(dict.fromkeys(found))
+
+
+def _percent_range(text: str) -> list[float]:
+    """The percentages of `FROM:TO:STEP`, both ends included."""
+    parts = text.split(":")
+    if len(parts) != 3:
+        raise InputError(f"expected FROM:TO:STEP, as 0:100:10, got {text!r}")
+    start, stop = (_real(0, 100)(part) for part in parts[:2])
+    step = _real(0.001, 100)(parts[2])
+    if stop < start:
+        raise InputError(f"expected FROM no greater than TO, got {text!r}")
+    return [round(start + index * step, 6) for index in range(int((stop - start) / step + 1e-9) + 1)]
+
+
+def _check_name(name: Any) -> None:
+    if name is None:
+        return
+    if not isinstance(name, str) or not name or name.startswith(".") or not set(name) <= _NAME_CHARACTERS:
+        raise InputError(f"expected letters, digits, '-', '_' and '.', not starting with '.', got {name!r}")
+
+
+_NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+def _product(parsed: Mapping[str, list[Any]], errors: list[str]) -> list[Point]:
+    """All combinations; what is wrong with any is added to `errors`."""
+    count = math.prod(len(found) for found in parsed.values())
+    if count > MAX_POINTS:
+        errors.append(f"the plan has {count:,} points; at most {MAX_POINTS:,} can be run as one sweep")
+        return []
+    # the axes that make a base come first, so that a base's points are run one after the other
+    order = [*("model", "dataset", "batch_size", "seed"), *(axis for axis in AXES)]
+    keys = sorted(parsed, key=lambda key: order.index(key) if key in order else len(order))
+    points: list[Point] = []
+    for combination in itertools.product(*(parsed[key] for key in keys)):
+        point = Point(**dict(zip(keys, combination, strict=True)))
+        found = point.problems()
+        errors += found or _collect("criterion", _add_resolved, points, point)
+    return points
+
+
+def _add_resolved(points: list[Point], point: Point) -> None:
+    criterion = resolve_criterion(point.technique, point.criterion, point.granularity)
+    points.append(dataclasses.replace(point, criterion=criterion))
+
+
+def _unused_options(parsed: Mapping[str, list[Any]], points: list[Point]) -> list[str]:
+    """Options of models that none of the sweep's models has."""
+    owners = {option: name for name, model in MODELS.items() for option in model.options}
+    used = {option for point in points for option in MODELS[point.model].options}
+    return [
+        f"{option}: it is an option of {owners[option]}, which this plan does not run"
+        for option in parsed
+        if option in owners and option not in used
+    ]
+
+
+def _default_name(values: Mapping[str, Any], points: list[Point]) -> str:
+    models = "+".join(dict.fromkeys(point.model for point in points))
+    datasets = "+".join(dict.fromkeys(point.dataset_title for point in points))
+    clean = "".join(
+        letter if letter in _NAME_CHARACTERS else "_" for letter in f"{models}-{datasets}".replace("+", "_")
+    )
+    return f"{clean.lstrip('.')}-{content_hash([SCHEMA, [point.settings() for point in points]])}"

@@ -1,0 +1,111 @@
+"""Tables for people: what a sweep found, as text that fits a terminal."""
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_STUDY = [
+    "model",
+    "dataset",
+    "batch_size",
+    "schedule",
+    "train_images",
+    "available_train_images",
+    "test_images",
+]
+_POINT = ["technique", "criterion", "sparsity"]
+_MISSING = "-"
+
+
+def print_results(table: "pd.DataFrame") -> None:
+    """Prints a sweep's rows to stdout, one table a base, seeds folded into mean and standard deviation."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    for _, group in table.groupby(_STUDY, sort=False, dropna=False):
+        for renderable in _study(group):
+            console.print(renderable)
+    if table["speedup"].notna().any():
+        noise = table["speedup_noise"].median()
+        timed = table.iloc[0]
+        console.print(
+            f"Speedup: median latency of base / pruned, timed in turn by onnxruntime on {timed['device']}, batch "
+            f"{timed['latency_batch']}, {_plural(timed['latency_threads'], 'thread')}. Base against itself differs by "
+            f"{100 * noise:.1f} % (median): smaller differences, marked ~, are ties."
+        )
+    console.print(
+        "acc: top-1 on the full test set by the ONNX file under onnxruntime, before and after fine-tuning. 1 MAC = 2 "
+        "FLOPs. eff. MACs: without multiplications by stored zeros, which a dense runtime performs all the same."
+    )
+    if table["collapsed"].any():
+        console.print("collapsed: the network predicts the same for every image.")
+
+
+def _study(rows: "pd.DataFrame") -> list[RenderableType]:
+    """The heading with the base's assessment (IPA), and the table of its points."""
+    row = rows.iloc[0]
+    bases = rows.drop_duplicates("base_id")
+    heading = (
+        f"\n[bold]{row['model']} on {row['dataset']}[/], batch {row['batch_size']:,}, {row['schedule']}, "
+        f"{_plural(len(bases), 'seed')}; trained on {row['train_images']:,} images"
+    )
+    if row["train_images"] < row["available_train_images"]:
+        heading += f" (limited: there are {row['available_train_images']:,})"
+    heading += f", tested on {row['test_images']:,}"
+    assessment = (
+        f"IPA: accuracy {_spread(bases['base_accuracy'])} %, top-5 {_spread(bases['base_top5_accuracy'])} %, "
+        f"cross-entropy {_spread(bases['base_cross_entropy'], 4)}, "
+        f"training {_spread(bases['base_training_seconds'], 1)} s and {bases['base_training_flops'].mean() / 1e12:.3g} "
+        f"TFLOPs; {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
+    )
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("technique", "criterion"):
+        grid.add_column(name, no_wrap=True)
+    for name in (
+        "asked\n%", "got\n%", "acc before\n%", "acc\n%", "loss\n", "MACs\n", "eff. MACs\n", "non-zero\nparams",
+        "file\nKiB", "TL\ns", "latency\nms", "speedup\n", "",
+    ):  # fmt: skip
+        grid.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    for (technique, criterion, sparsity), seeds in rows.groupby(_POINT, sort=False):
+        grid.add_row(str(technique), str(criterion), f"{sparsity:g}", *_cells(seeds))
+    return [heading, assessment, grid]
+
+
+def _cells(seeds: "pd.DataFrame") -> list[str]:
+    mean = seeds.mean(numeric_only=True)
+    timed = seeds["speedup"].notna().all()
+    speedup = f"{mean['speedup']:.2f}x" if timed else _MISSING
+    if timed and abs(mean["speedup"] - 1) <= mean["speedup_noise"]:
+        speedup = f"~{speedup}"
+    remarks = ["collapsed"] if seeds["collapsed"].any() else []
+    if seeds["empty_layers"].any() and not seeds["collapsed"].all():
+        remarks.append(_plural(int(seeds["empty_layers"].max()), "empty layer"))
+    return [
+        f"{mean['achieved_sparsity']:.1f}",
+        _spread(seeds["before_finetuning_accuracy"]),
+        _spread(seeds["accuracy"]),
+        _spread(seeds["cross_entropy"], 3),
+        f"{mean['macs']:,.0f}",
+        f"{mean['effective_macs']:,.0f}",
+        f"{mean['nonzero_params']:,.0f}",
+        f"{mean['file_bytes'] / 1024:,.0f}",
+        f"{mean['training_seconds']:.1f}",
+        f"{mean['latency_ms_median']:.3f}" if timed else _MISSING,
+        speedup,
+        ", ".join(remarks),
+    ]
+
+
+def _spread(values: "pd.Series", digits: int = 2) -> str:
+    """The mean, with the sample standard deviation where there are several values."""
+    text = f"{values.mean():.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {values.std():.{digits}f}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

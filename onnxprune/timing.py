@@ -1,0 +1,205 @@
+"""Latency of ONNX files, measured interleaved so that a speed-up is a ratio from one run."""
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import onnxruntime
+
+from onnxprune.errors import InputError
+from onnxprune.inference import open_session
+
+_RUNS_FOR_P99 = 1000  # fewer leave less than ten runs beyond it
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds a run (a batch); `p99_ms` is None for fewer than 1000 runs, `std_ms` is over the runs."""
+
+    median_ms: float
+    p90_ms: float
+    p99_ms: float | None
+    mean_ms: float
+    std_ms: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two files timed in the same rounds.
+
+    Attributes:
+        speedup: median of the base / median of the other.
+        noise: the noise floor: relative difference between the medians of two sessions of the base, timed in
+            these same rounds. A speed-up within 1 +- noise is a tie.
+    """
+
+    base: Latency
+    other: Latency
+    speedup: float
+    noise: float
+
+
+def time_interleaved(
+    sessions: Sequence[onnxruntime.InferenceSession],
+    feeds: Sequence[dict[str, np.ndarray]],
+    seconds: float,
+    warmup_seconds: float = 0.2,
+    min_runs: int = 20,
+) -> list[np.ndarray]:
+    """Runs every session once a round, and gives each one's milliseconds a run, in order of the rounds.
+
+    The order changes from round to round by rotation and reversal, so that no session always follows the same.
+
+    Args:
+        seconds: length of the measurement, all sessions together; longer where `min_runs` rounds need it.
+        warmup_seconds: for each session, before the first round; at least one run.
+    """
+    runs = [_plain_run(session, feed) for session, feed in zip(sessions, feeds, strict=True)]
+    return _interleave(runs, seconds, warmup_seconds, min_runs)
+
+
+def summarise(times_ms: np.ndarray) -> Latency:
+    """Statistics of milliseconds a run (runs,)."""
+    p50, p90, p99 = (float(value) for value in np.percentile(times_ms, (50, 90, 99)))
+    return Latency(
+        median_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99 if times_ms.size >= _RUNS_FOR_P99 else None,
+        mean_ms=float(times_ms.mean()),
+        std_ms=float(times_ms.std()),
+        runs=int(times_ms.size),
+    )
+
+
+def compare(
+    base_path: Path,
+    other_path: Path,
+    input_shape: Sequence[int],
+    batch: int,
+    *,
+    device: str,
+    threads: int,
+    seconds: float,
+) -> Comparison:
+    """Times `other_path` against `base_path` in fresh sessions on the same random images.
+
+    On CUDA input and output stay on the device: transfers are not timed, waiting for the result is. Other
+    measurements are kept out by holding `timing_lock` around this.
+
+    Args:
+        input_shape: of one sample, without the batch.
+        seconds: length of the measurement, both files together.
+
+    Raises:
+        InputError: a file cannot be run on this device, or not on an input of this shape.
+    """
+    feed = np.random.default_rng(0).standard_normal((batch, *input_shape)).astype(np.float32)
+    paths = (base_path, base_path, other_path)
+    runs = [_bind(path, feed, device, threads) for path in paths]
+    times = _interleave(runs, seconds)
+    base, twin, other = (summarise(part) for part in times)
+    return Comparison(
+        base=base,
+        other=other,
+        speedup=base.median_ms / other.median_ms,
+        noise=abs(base.median_ms - twin.median_ms) / base.median_ms,
+    )
+
+
+@contextlib.contextmanager
+def timing_lock() -> Iterator[None]:
+    """Waits until no other onnxprune process of this user is timing, and keeps others waiting meanwhile.
+
+    The system drops the lock when the process ends, however it ends. It does not nest within a process.
+    """
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""  # on Windows the folder is the user's own
+    path = Path(tempfile.gettempdir()) / f"onnxprune-timing{user}.lock"
+    with path.open("a") as file:
+        _lock(file)
+        yield  # closing the file unlocks it
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[str]) -> None:
+        while True:
+            try:
+                return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+            except OSError:  # it gives up after ten seconds
+                continue
+
+else:
+    import fcntl
+
+    def _lock(file: IO[str]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _interleave(
+    runs: Sequence[Callable[[], Any]], seconds: float, warmup_seconds: float = 0.2, min_runs: int = 20
+) -> list[np.ndarray]:
+    for run in runs:
+        end = time.perf_counter() + warmup_seconds
+        run()
+        while time.perf_counter() < end:
+            run()
+    rounds: list[list[int]] = []
+    end = time.perf_counter() + seconds
+    while len(rounds) < min_runs or time.perf_counter() < end:
+        nanoseconds = [0] * len(runs)
+        for index in _order(len(rounds), len(runs)):
+            start = time.perf_counter_ns()
+            runs[index]()
+            nanoseconds[index] = time.perf_counter_ns() - start
+        rounds.append(nanoseconds)
+    return list(np.array(rounds, dtype=np.float64).T / 1e6)
+
+
+def _order(round_number: int, count: int) -> list[int]:
+    """Rotated by one every two rounds, and reversed in every other: for three sessions all six orders."""
+    start = round_number // 2 % count
+    order = [(start + step) % count for step in range(count)]
+    return order[::-1] if round_number % 2 else order
+
+
+def _plain_run(session: onnxruntime.InferenceSession, feed: dict[str, np.ndarray]) -> Callable[[], Any]:
+    return lambda: session.run(None, feed)
+
+
+def _bind(path: Path, feed: np.ndarray, device: str, threads: int) -> Callable[[], Any]:
+    """One run of a fresh session on `feed`, tried once: a wrong input is an error before anything is timed."""
+    session = open_session(path, device=device, threads=threads)
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise InputError(f"{path}: expected a model of one input, got {len(inputs)}")
+    try:
+        run = _device_run(session, feed) if device == "cuda" else _plain_run(session, {inputs[0].name: feed})
+        run()
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise InputError(
+            f"{path}: input {inputs[0].name!r} is {inputs[0].type} of shape {inputs[0].shape}, "
+            f"it does not take float32 of shape {list(feed.shape)}"
+        ) from error
+    return run
+
+
+def _device_run(session: onnxruntime.InferenceSession, feed: np.ndarray) -> Callable[[], Any]:
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(session.get_inputs()[0].name, onnxruntime.OrtValue.ortvalue_from_numpy(feed, "cuda", 0))
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cuda", 0)
+
+    def run() -> None:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return run

@@ -1,0 +1,258 @@
+"""Training and fine-tuning: stochastic gradient descent in bounded memory, and what it cost.
+
+The images stay in memory as uint8 and are indexed, normalised and augmented a micro-batch at a time. A batch larger
+than a micro-batch accumulates the gradients of its micro-batches, which without BatchNorm is the gradient of the
+batch in one piece. With BatchNorm each micro-batch is normalised by its own statistics ("ghost batch
+normalisation", Hoffer et al. 2017, arXiv 1705.08741).
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from onnxprune.data import Split
+from onnxprune.errors import InputError, RunError
+from onnxprune.memory import PeakMemory
+
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
+WARMUP_SHARE = 0.1
+CROP_PADDING = 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images an update is computed from; more than there are means all of them.
+        learning_rate: the peak of the schedule: linear warm-up over a tenth of the updates, then a cosine to zero.
+        augmentation: names of the random changes made to training images, a subset of {"crop", "flip"}.
+        micro_batch: images in one forward and backward pass.
+        seed: decides the order of the images and the augmentation.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    augmentation: frozenset[str]
+    micro_batch: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What a training run took.
+
+    Attributes:
+        seconds: wall time.
+        images: images passed forward and backward, over all epochs.
+        updates: steps of the optimizer.
+        peak_memory_bytes: the most resident memory the process held during it; None where that can't be read.
+        epoch_losses: mean training cross-entropy of each epoch, in nats.
+    """
+
+    seconds: float
+    images: int
+    updates: int
+    peak_memory_bytes: int | None
+    epoch_losses: list[float]
+
+
+def scaled_learning_rate(rate_at_256: float, batch_size: int, training_images: int) -> float:
+    """The peak learning rate for a batch size: proportional to its square root (Krizhevsky 2014, arXiv 1404.5997).
+
+    The batch counts as no larger than the training set, and no larger than 4096: beyond that the rule's rates
+    diverge on the networks here.
+    """
+    effective = min(batch_size, training_images, 4096)
+    return rate_at_256 * math.sqrt(effective / 256)
+
+
+def select_device(name: str) -> torch.device:
+    """The torch device of that name.
+
+    Raises:
+        InputError: "cuda" was asked for and PyTorch has no usable CUDA device.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "--device cuda: PyTorch finds no usable CUDA device here; install a CUDA build of torch on a machine "
+            "with an NVIDIA GPU, or use --device cpu"
+        )
+    return torch.device(name)
+
+
+def seeded_generator(seed: int, purpose: str) -> torch.Generator:
+    """A CPU random generator that depends on the seed and on what it is for, and on nothing else."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+class Batches:
+    """Images and labels of a split on a device, handed out normalised.
+
+    Args:
+        split: uint8 images (N, C, H, W) and labels (N,).
+        mean: per channel, of pixels in [0, 1]; `std` likewise.
+        device: where the data lies and the batches come out.
+    """
+
+    def __init__(self, split: Split, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> None:
+        self.images = torch.from_numpy(split.images).to(device)
+        self.labels = torch.from_numpy(split.labels).to(device)
+        self._mean = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
+        self._scale = 1 / (torch.tensor(std, device=device).view(1, -1, 1, 1) * 255)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Float images (n, C, H, W), channels last in memory, and labels (n,) of the positions in `index` (n,)."""
+        index = index.to(self.images.device)
+        images = self.images[index]
+        if augment is not None:
+            images = augment(images)
+        floats = (images.to(torch.float32) - self._mean) * self._scale
+        return floats.contiguous(memory_format=torch.channels_last), self.labels[index]
+
+
+def _augmenter(names: frozenset[str], generator: torch.Generator) -> Callable[[Tensor], Tensor] | None:
+    """Random crops of the image padded by two black pixels, random mirror images, or both; uint8 in, uint8 out."""
+    if not names:
+        return None
+
+    def augment(images: Tensor) -> Tensor:
+        count, _, height, width = images.shape
+        if "crop" in names:
+            shift = torch.randint(0, 2 * CROP_PADDING + 1, (2, count), generator=generator).to(images.device)
+            padded = F.pad(images, (CROP_PADDING,) * 4)
+            rows = shift[0].view(-1, 1, 1) + torch.arange(height, device=images.device).view(1, -1, 1)
+            columns = shift[1].view(-1, 1, 1) + torch.arange(width, device=images.device).view(1, 1, -1)
+            picture = torch.arange(count, device=images.device).view(-1, 1, 1)
+            images = padded.permute(0, 2, 3, 1)[picture, rows, columns].permute(0, 3, 1, 2)
+        if "flip" in names:
+            mirrored = torch.rand(count, generator=generator).to(images.device) < 0.5
+            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+        return images
+
+    return augment
+
+
+def accumulate_gradients(
+    network: nn.Module,
+    batches: Batches,
+    index: Tensor,
+    micro_batch: int,
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Adds the gradient of the mean cross-entropy over the images in `index` (n,) to the parameters' gradients.
+
+    Returns:
+        The loss, a scalar tensor without a graph.
+    """
+    total = torch.zeros((), device=batches.images.device)
+    for piece in index.split(micro_batch):
+        images, labels = batches.take(piece, augment)
+        loss = F.cross_entropy(network(images), labels, reduction="sum") / len(index)
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def train(
+    network: nn.Module,
+    batches: Batches,
+    recipe: Recipe,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    on_update: Callable[[int, int], None] | None = None,
+) -> TrainingCost:
+    """Trains `network` in place and leaves it in evaluation mode.
+
+    Args:
+        masks: parameter name -> 0/1 tensor of its shape; masked weights are zero before, during and after.
+        on_update: called after each update with the number of updates done and of updates in all.
+
+    Raises:
+        RunError: the loss stopped being a number.
+    """
+    generator = seeded_generator(recipe.seed, "training order and augmentation")
+    augment = _augmenter(recipe.augmentation, generator)
+    count = len(batches)
+    batch_size = min(recipe.batch_size, count)
+    updates = recipe.epochs * math.ceil(count / batch_size)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.learning_rate,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        nesterov=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, updates))
+    held = _held_weights(network, masks or {})
+    epoch_losses = []
+    network.train()
+    started = time.perf_counter()
+    done = 0
+    with PeakMemory() as memory:
+        for _ in range(recipe.epochs):
+            loss_sum = torch.zeros((), device=batches.images.device)
+            for index in torch.randperm(count, generator=generator).split(batch_size):
+                optimizer.zero_grad(set_to_none=True)
+                loss_sum += accumulate_gradients(network, batches, index, recipe.micro_batch, augment) * len(index)
+                optimizer.step()
+                schedule.step()
+                held()
+                done += 1
+                if on_update is not None:
+                    on_update(done, updates)
+            epoch_losses.append(loss_sum.item() / count)
+            if not math.isfinite(epoch_losses[-1]):
+                raise RunError(
+                    f"training diverged: the loss is {epoch_losses[-1]} in epoch {len(epoch_losses)} at learning "
+                    f"rate {recipe.learning_rate:g}; lower --learning-rate or --finetune-learning-rate"
+                )
+    network.eval()
+    return TrainingCost(
+        seconds=time.perf_counter() - started,
+        images=recipe.epochs * count,
+        updates=updates,
+        peak_memory_bytes=memory.peak_bytes,
+        epoch_losses=epoch_losses,
+    )
+
+
+def _rate_factor(step: int, updates: int) -> float:
+    """The share of the peak learning rate that update number `step` (from 0) of `updates` gets."""
+    warmup = max(1, int(WARMUP_SHARE * updates))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, updates - warmup)))
+
+
+def _held_weights(network: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], None]:
+    """A function that zeroes the masked weights, all of them in one call."""
+    if not masks:
+        return lambda: None
+    parameters = dict(network.named_parameters())
+    weights: list[Tensor] = [parameters[name] for name in masks]
+    factors: list[Any] = [
+        mask.to(weight.device, weight.dtype) for mask, weight in zip(masks.values(), weights, strict=True)
+    ]
+
+    def hold() -> None:
+        with torch.no_grad():
+            torch._foreach_mul_(weights, factors)
+
+    hold()
+    return hold
