@@ -13,8 +13,7 @@ from torch import nn
 from onnxprune import environment, store
 from onnxprune.chatter import logged
 from onnxprune.data import Dataset
-from onnxprune.export import write_metadata
-from onnxprune.measure import deployment_metadata, export_and_measure
+from onnxprune.measure import export_and_measure
 from onnxprune.models import MODELS
 from onnxprune.opcount import count_training_ops
 from onnxprune.progress import Reporter
@@ -114,7 +113,13 @@ def _train_and_assess(
     with store.replacing(folder / store.CHECKPOINT) as partial:
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         safetensors.torch.save_file(state, partial)
-    measured = export_and_measure(network, folder / store.MODEL, dataset, torch.device(point.device))
+    measured = export_and_measure(
+        network,
+        folder / store.MODEL,
+        dataset,
+        torch.device(point.device),
+        {"model": point.model, "seed": point.seed, "base_id": folder.name},
+    )
     metrics = {
         **measured.accuracy_columns("base_"),
         "base_validation_accuracy": measured.validation.accuracy,
@@ -126,11 +131,6 @@ def _train_and_assess(
         "test_images": len(dataset.test),
         "scaled_learning_rate": training_recipe.learning_rate,
     }
-    write_metadata(
-        folder / store.MODEL,
-        deployment_metadata(dataset)
-        | {"model": point.model, "accuracy": measured.test.accuracy, "base_id": folder.name},
-    )
     return {
         "metrics": metrics,
         "checkpoint_sha256": _digest(folder / store.CHECKPOINT),

@@ -1,9 +1,23 @@
 """Keeps what other packages print out of the user's terminal and in a log file."""
 
 import contextlib
+import io
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Drops what is printed or warned within the block: for imports, whose complaints are not about the user's run."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager

@@ -130,7 +130,7 @@ def sweep(spec: Path | None, dry_run: bool, out: Path, data_dir: Path | None, as
     given = _given(options)
     plan = Sweep.read(spec, given) if spec else Sweep.parse(given)
     if dry_run:
-        _print_plan(plan, data_dir, as_json)
+        _print_plan(plan, as_json)
         return
     _run(plan, out, data_dir, as_json)
 
@@ -162,10 +162,10 @@ def _run(plan: "Sweep", out: Path, data_dir: Path | None, as_json: bool) -> None
         sys.exit(1)
 
 
-def _print_plan(plan: "Sweep", data_dir: Path | None, as_json: bool) -> None:
+def _print_plan(plan: "Sweep", as_json: bool) -> None:
     from onnxprune.controller import plan_cost
 
-    cost = plan_cost(plan, data_dir)
+    cost = plan_cost(plan)
     if as_json:
         rows = [point.settings() for point in plan.points]
         click.echo(json.dumps({"name": plan.name, "cost": cost, "points": rows}, indent=1))
@@ -173,8 +173,8 @@ def _print_plan(plan: "Sweep", data_dir: Path | None, as_json: bool) -> None:
     for point in plan.points:
         click.echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
     click.echo(
-        f"{cost['points']} points from {cost['bases']} bases: at most {cost['training_images']:,} training images and "
-        f"{cost['training_flops'] / 1e12:.3g} TFLOPs of training (1 MAC = 2 FLOPs; networks that shrink take less)."
+        f"{cost['points']} points from {cost['bases']} base(s): at most {cost['training_images']:,} training images "
+        f"and {cost['training_flops'] / 1e12:.3g} TFLOPs of training (1 MAC = 2 FLOPs; networks that shrink take less)."
     )
 
 
@@ -193,11 +193,9 @@ def _print_rows(table: "pd.DataFrame", as_json: bool) -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
 def results(folder: Path, as_json: bool, as_csv: bool) -> None:
     """Print the table of a sweep, finished or still running."""
-    import pandas as pd
+    from onnxprune.store import result_table
 
-    from onnxprune.store import point_rows
-
-    table = pd.DataFrame(point_rows(folder))
+    table = result_table(folder)
     if as_csv:
         click.echo(table.to_csv(index=False), nl=False)
         return

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune import store
-from onnxprune.data import Dataset, load
+from onnxprune.chatter import hushed
+from onnxprune.data import DATASETS, Dataset, load
 from onnxprune.errors import OnnxpruneError, RunError
 from onnxprune.models import MODELS
 from onnxprune.progress import Reporter
@@ -47,9 +48,10 @@ def run_sweep(plan: Sweep, runs: Path = DEFAULT_RUNS, data_dir: Path | None = No
     Raises:
         InputError: the data cannot be had, or the device is not there.
     """
-    from onnxprune.base import ensure_base
-    from onnxprune.point import run_point
-    from onnxprune.training import select_device
+    with hushed():
+        from onnxprune.base import ensure_base
+        from onnxprune.point import run_point
+        from onnxprune.training import select_device
 
     for device in {point.device for point in plan.points}:
         select_device(device)
@@ -99,33 +101,39 @@ def _say_full_batch(point: Point, dataset: Dataset, reporter: Reporter) -> None:
 
 
 def plan_cost(plan: Sweep) -> dict[str, Any]:
-    """What a plan will take, counted on its untrained dense networks without training or loading any data by name.
+    """What a plan will take, counted on its untrained dense networks; no named dataset is loaded for it.
 
-    The training FLOPs are an upper bound: networks that shrink are fine-tuned at less. Datasets given as a file are
-    read for their size.
+    The training FLOPs are an upper bound: networks that shrink are fine-tuned at less.
     """
-    from onnxprune.data import training_size
-    from onnxprune.opcount import count_training_ops
+    with hushed():
+        from onnxprune.opcount import count_training_ops
 
     flops_per_image: dict[tuple[Any, ...], int] = {}
-    bases: dict[tuple[Any, ...], int] = {}
+    bases: set[tuple[Any, ...]] = set()
     images = flops = 0
     for point in plan.points:
-        count, shape, classes = training_size(point.dataset, point.train_limit, MODELS[point.model].minimum_size)
+        count, shape, classes = _training_set(point)
         network_key = (point.model, shape, classes, tuple(point.model_options.items()))
         if network_key not in flops_per_image:
             network = MODELS[point.model].build(shape, classes, point.seed, **point.model_options)
             flops_per_image[network_key] = count_training_ops(network, shape).flops_per_image
-        key = tuple(point.base_settings().items())
-        trained = (0 if key in bases else point.epochs) + (
+        base_key = tuple(point.base_settings().items())
+        epochs = (0 if base_key in bases else point.epochs) + (
             point.epochs if point.schedule == "at-init" else point.finetune_epochs
         )
-        bases[key] = count
-        images += trained * count
-        flops += trained * count * flops_per_image[network_key]
-    return {
-        "bases": len(bases),
-        "points": len(plan.points),
-        "training_images": images,
-        "training_flops": flops,
-    }
+        bases.add(base_key)
+        images += epochs * count
+        flops += epochs * count * flops_per_image[network_key]
+    return {"bases": len(bases), "points": len(plan.points), "training_images": images, "training_flops": flops}
+
+
+def _training_set(point: Point) -> tuple[int, tuple[int, int, int], int]:
+    """Training images, the padded shape (C, H, W) of one, and the number of classes."""
+    if point.dataset.endswith(".npz"):
+        dataset = load_for(point, None)
+        return len(dataset.train), dataset.input_shape, len(dataset.classes)
+    info = DATASETS[point.dataset]
+    smallest = MODELS[point.model].minimum_size
+    channels, height, width = info.shape
+    count = min(info.train_images, point.train_limit or info.train_images)
+    return count, (channels, max(height, smallest), max(width, smallest)), len(info.classes)

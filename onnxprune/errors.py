@@ -21,4 +21,4 @@ class InputError(OnnxpruneError):
 
 
 class RunError(OnnxpruneError):
-    """A run that failed on the way: an export that differs from its network, a device that is not there."""
+    """A run that failed on the way: training that diverged, an export that differs from its network."""

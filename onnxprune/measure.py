@@ -1,5 +1,6 @@
 """Exports a network and measures the file: parity, accuracy, counts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from torch import nn
 from onnxprune.counting import Counts, count
 from onnxprune.data import Dataset
 from onnxprune.evaluation import Scores, score
-from onnxprune.export import export, parity
+from onnxprune.export import export, parity, write_metadata
 from onnxprune.inference import open_session, run_batched
 from onnxprune.training import Batches
+from onnxprune.version import __version__
 
 PARITY_IMAGES = 256
 
@@ -53,8 +55,13 @@ class Measured:
         }
 
 
-def export_and_measure(network: nn.Module, path: Path, dataset: Dataset, device: torch.device) -> Measured:
+def export_and_measure(
+    network: nn.Module, path: Path, dataset: Dataset, device: torch.device, metadata: Mapping[str, Any]
+) -> Measured:
     """Writes `network` to `path` and measures that file.
+
+    Args:
+        metadata: what the file's metadata say of how it was made, beside what a deployer needs to know of the data.
 
     Raises:
         RunError: the file does not compute what the network does.
@@ -62,26 +69,29 @@ def export_and_measure(network: nn.Module, path: Path, dataset: Dataset, device:
     export(network, path, dataset.input_shape)
     session = open_session(path, device=device.type, threads=torch.get_num_threads())
     logits = run_batched(session, dataset.test.images, dataset.mean, dataset.std)
+    validation_logits = run_batched(session, dataset.validation.images, dataset.mean, dataset.std)
     probe = Batches(dataset.test, dataset.mean, dataset.std, device)
     images, _ = probe.take(torch.arange(min(PARITY_IMAGES, len(probe))))
+    difference = parity(network, logits[: len(images)], images)
+    test = score(logits, dataset.test.labels)
+    write_metadata(
+        path, {**_data_metadata(dataset), **metadata, "accuracy": test.accuracy, "onnxprune_version": __version__}
+    )
     return Measured(
-        test=score(logits, dataset.test.labels),
-        validation=score(
-            run_batched(session, dataset.validation.images, dataset.mean, dataset.std),
-            dataset.validation.labels,
-        ),
-        parity=parity(network, logits[: len(images)], images),
-        counts=count(path),
+        test=test,
+        validation=score(validation_logits, dataset.validation.labels),
+        parity=difference,
+        counts=count(path),  # of the file as it is deployed, its metadata included
     )
 
 
-def deployment_metadata(dataset: Dataset) -> dict[str, Any]:
+def _data_metadata(dataset: Dataset) -> dict[str, Any]:
     """What whoever runs the file must know of its input and output."""
     return {
         "dataset": dataset.name,
         "classes": list(dataset.classes),
         "input_shape": list(dataset.input_shape),
-        "input_scale": "pixels / 255, then (value - mean) / std per channel",
+        "normalisation": "(pixel / 255 - mean) / std, per channel",
         "mean": list(dataset.mean),
         "std": list(dataset.std),
     }

@@ -16,15 +16,13 @@ from onnxprune.base import Base, build_network, cost_columns, recipe, training_b
 from onnxprune.chatter import logged
 from onnxprune.data import Dataset
 from onnxprune.errors import OnnxpruneError
-from onnxprune.export import write_metadata
-from onnxprune.measure import Measured, deployment_metadata, export_and_measure
+from onnxprune.measure import Measured, export_and_measure
 from onnxprune.opcount import count_training_ops
 from onnxprune.progress import Reporter
 from onnxprune.pruning.prune import Pruned, Request, prune
 from onnxprune.spec import Point
 from onnxprune.timing import compare, timing_lock
 from onnxprune.training import train
-from onnxprune.version import __version__
 
 
 def run_point(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Reporter) -> dict[str, Any]:
@@ -73,7 +71,8 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
     pruned = prune(start, request, batches, dataset.input_shape)
     reporter.stage("measuring before training")
     model_path = folder / store.MODEL
-    before = export_and_measure(pruned.network, model_path, dataset, device)
+    metadata = _provenance(point, folder)
+    before = export_and_measure(pruned.network, model_path, dataset, device, metadata)
     operators = count_training_ops(pruned.network, dataset.input_shape)
     epochs, rate = (
         (point.epochs, point.learning_rate) if at_init else (point.finetune_epochs, point.finetune_learning_rate)
@@ -87,7 +86,7 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
         on_update=reporter.training,
     )
     reporter.stage("measuring")
-    final = export_and_measure(network, model_path, dataset, device) if epochs else before
+    final = export_and_measure(network, model_path, dataset, device, metadata) if epochs else before
     metrics = {
         **base.metrics,
         **before.accuracy_columns("before_finetuning_"),
@@ -103,26 +102,12 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
         "collapsed": final.test.constant,
         "empty_layers": len(pruned.empty_layers),
         "data_checksum": dataset.checksum,
-        "spec_hash": folder.name.rsplit("-", 1)[1],
+        "spec_hash": metadata["spec_hash"],
         "base_id": base.folder.name,
     }
     masks = {name: mask.to(torch.bool).cpu().contiguous() for name, mask in pruned.unit_masks.items()}
     with store.replacing(folder / store.MASKS) as partial:
         safetensors.torch.save_file(masks, partial)
-    write_metadata(
-        model_path,
-        deployment_metadata(dataset)
-        | {
-            key: value
-            for key, value in point.settings().items()
-            if key in ("model", "technique", "criterion", "schedule", "granularity", "sparsity", "seed")
-        }
-        | {
-            "accuracy": final.test.accuracy,
-            "spec_hash": metrics["spec_hash"],
-            "onnxprune_version": __version__,
-        },
-    )
     return {
         "metrics": metrics,
         "layers": {name: _remaining(mask) for name, mask in pruned.unit_masks.items()},
@@ -133,6 +118,13 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
         "environment": environment.describe(point.device),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _provenance(point: Point, folder: Path) -> dict[str, Any]:
+    """How the file was made, for its metadata."""
+    names = ("model", "technique", "criterion", "schedule", "granularity", "sparsity", "seed")
+    settings = point.settings()
+    return {name: settings[name] for name in names if name in settings} | {"spec_hash": folder.name.rsplit("-", 1)[1]}
 
 
 def _remaining(mask: Tensor) -> dict[str, int]:

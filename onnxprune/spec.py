@@ -5,6 +5,7 @@ file and the arguments of the Python functions are all read off them.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -20,7 +21,6 @@ from onnxprune.errors import InputError
 from onnxprune.models import MODELS
 from onnxprune.pruning import GRANULARITIES, SCHEDULES, TECHNIQUES, resolve_criterion
 from onnxprune.registry import Registry
-from onnxprune.store import content_hash
 
 SCHEMA = 1  # part of every id: raised when the same settings come to mean another result
 MAX_POINTS = 100_000
@@ -35,6 +35,12 @@ AUGMENTATIONS: Registry[frozenset[str]] = Registry(
         "crop+flip": frozenset({"crop", "flip"}),
     },
 )
+
+
+def content_hash(value: Any) -> str:
+    """Eight hex digits of the SHA-256 of a JSON value in canonical form."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
 def _integer(low: int, high: int = 10**9) -> Callable[[Any], int]:
@@ -120,8 +126,8 @@ class Point:
     seed: int = _setting(0, "decides initialisation, data order and random criteria", _integer(0), axis=True)
     epochs: int = _setting(5, "training epochs of the base", _integer(0, 100_000))
     finetune_epochs: int = _setting(1, "epochs after pruning", _integer(0, 100_000))
-    learning_rate: float = _setting(0.1, "peak rate at batch 256; scaled by sqrt(batch/256)", _real(1e-9, 1e3))
-    finetune_learning_rate: float = _setting(0.05, "the same for fine-tuning", _real(1e-9, 1e3))
+    learning_rate: float = _setting(0.1, "peak rate at batch 256; scaled by sqrt(batch/256)", _real(1e-9, 1e6))
+    finetune_learning_rate: float = _setting(0.05, "the same for fine-tuning", _real(1e-9, 1e6))
     augment: str = _setting(
         "none", "random changes of training images: " + ", ".join(AUGMENTATIONS), _name(AUGMENTATIONS)
     )

@@ -8,7 +8,6 @@
 """
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import InputError, RunError
 from onnxprune.pruning import TECHNIQUES
+from onnxprune.spec import FIELDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,12 +30,6 @@ LOG = "log.txt"
 ERROR = "error.txt"
 SPEC = "sweep.toml"
 BASES = "bases"
-
-
-def content_hash(value: Any) -> str:
-    """Eight hex digits of the SHA-256 of a JSON value in canonical form."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
@@ -95,21 +89,38 @@ def point_rows(sweep: Path) -> list[dict[str, Any]]:
     for config_path in sweep.glob(f"*/{CONFIG}"):
         config, record = read_json(config_path), read_json(config_path.with_name(METRICS))
         if config is not None and record is not None:
-            rows.append({**config, **record["metrics"], **record["environment"], "folder": config_path.parent.name})
+            settings = {name: config.get(name) for name in FIELDS}  # all of them: every table has the same columns
+            rows.append({**settings, **record["metrics"], **record["environment"], "folder": config_path.parent.name})
     techniques = list(TECHNIQUES)
 
     def reading_order(row: dict[str, Any]) -> tuple[Any, ...]:
-        study = tuple(row[key] for key in ("model", "dataset", "batch_size", "schedule"))
-        return (*study, techniques.index(row["technique"]), row["criterion"], row["sparsity"], row["seed"])
+        study = tuple(row[name] for name in ("model", "dataset", "batch_size", "schedule"))
+        return (
+            *study,
+            techniques.index(row["technique"]),
+            row["criterion"],
+            row["sparsity"],
+            row["seed"],
+            row["folder"],
+        )
 
     return sorted(rows, key=reading_order)
 
 
-def write_tables(sweep: Path) -> "pd.DataFrame":
-    """Derives results.csv and results.parquet from the points of a sweep and returns the table."""
+def result_table(sweep: Path) -> "pd.DataFrame":
+    """The finished points of a sweep's folder, one row each; whole numbers stay whole where values are missing.
+
+    Raises:
+        InputError: the folder is not a sweep's.
+    """
     import pandas as pd
 
-    table = pd.DataFrame(point_rows(sweep))
+    return pd.DataFrame(point_rows(sweep)).convert_dtypes()
+
+
+def write_tables(sweep: Path) -> "pd.DataFrame":
+    """Derives results.csv and results.parquet from the points of a sweep and returns the table."""
+    table = result_table(sweep)
     with replacing(sweep / "results.csv") as partial:
         table.to_csv(partial, index=False)
     with replacing(sweep / "results.parquet") as partial:

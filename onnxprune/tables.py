@@ -6,47 +6,43 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from onnxprune.spec import FIELDS
+
 if TYPE_CHECKING:
     import pandas as pd
 
-_STUDY = [
-    "model",
-    "dataset",
-    "batch_size",
-    "schedule",
-    "train_images",
-    "available_train_images",
-    "test_images",
-]
-_POINT = ["technique", "criterion", "sparsity"]
+_POINT = ["technique", "criterion", "granularity", "channel_align", "sparsity"]
 _MISSING = "-"
 
 
 def print_results(table: "pd.DataFrame") -> None:
-    """Prints a sweep's rows to stdout, one table a base, seeds folded into mean and standard deviation."""
+    """Prints a sweep's rows to stdout, one table a study, seeds folded into mean and standard deviation."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=140)
-    for _, group in table.groupby(_STUDY, sort=False, dropna=False):
-        for renderable in _study(group):
+    point = [name for name in _POINT if name in table]
+    study = [name for name in FIELDS if name in table and name not in (*point, "seed")]
+    noise = table["speedup_noise"].quantile(0.9)
+    for _, rows in table.groupby(study, sort=False, dropna=False):
+        for renderable in _study(rows, point, noise):
             console.print(renderable)
     if table["speedup"].notna().any():
-        noise = table["speedup_noise"].median()
         timed = table.iloc[0]
         console.print(
             f"Speedup: median latency of base / pruned, timed in turn by onnxruntime on {timed['device']}, batch "
-            f"{timed['latency_batch']}, {_plural(timed['latency_threads'], 'thread')}. Base against itself differs by "
-            f"{100 * noise:.1f} % (median): smaller differences, marked ~, are ties."
+            f"{timed['latency_batch']}, {_plural(timed['latency_threads'], 'thread')}. Sessions of the same file "
+            f"differed by up to {100 * noise:.1f} % in nine rows of ten: differences within that, marked ~, are ties."
         )
     console.print(
         "acc: top-1 on the full test set by the ONNX file under onnxruntime, before and after fine-tuning. 1 MAC = 2 "
-        "FLOPs. eff. MACs: without multiplications by stored zeros, which a dense runtime performs all the same."
+        "FLOPs. eff. MACs: without multiplications by stored zeros, which a dense runtime performs all the same. TL: "
+        "training cost of the point."
     )
     if table["collapsed"].any():
         console.print("collapsed: the network predicts the same for every image.")
 
 
-def _study(rows: "pd.DataFrame") -> list[RenderableType]:
+def _study(rows: "pd.DataFrame", point: list[str], noise: float) -> list[RenderableType]:
     """The heading with the base's assessment (IPA), and the table of its points."""
     row = rows.iloc[0]
     bases = rows.drop_duplicates("base_id")
@@ -59,28 +55,34 @@ def _study(rows: "pd.DataFrame") -> list[RenderableType]:
     heading += f", tested on {row['test_images']:,}"
     assessment = (
         f"IPA: accuracy {_spread(bases['base_accuracy'])} %, top-5 {_spread(bases['base_top5_accuracy'])} %, "
-        f"cross-entropy {_spread(bases['base_cross_entropy'], 4)}, "
-        f"training {_spread(bases['base_training_seconds'], 1)} s and {bases['base_training_flops'].mean() / 1e12:.3g} "
-        f"TFLOPs; {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
+        f"cross-entropy {_spread(bases['base_cross_entropy'], 4)}; "
+        f"trained in {_spread(bases['base_training_seconds'], 1)} s, {bases['base_training_flops'].mean() / 1e12:.3g} "
+        f"TFLOPs\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
     )
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("technique", "criterion"):
+    for name in ("technique\n", "criterion\n"):
         grid.add_column(name, no_wrap=True)
     for name in (
         "asked\n%", "got\n%", "acc before\n%", "acc\n%", "loss\n", "MACs\n", "eff. MACs\n", "non-zero\nparams",
         "file\nKiB", "TL\ns", "latency\nms", "speedup\n", "",
     ):  # fmt: skip
-        grid.add_column(name, justify="left" if not name else "right", no_wrap=True)
-    for (technique, criterion, sparsity), seeds in rows.groupby(_POINT, sort=False):
-        grid.add_row(str(technique), str(criterion), f"{sparsity:g}", *_cells(seeds))
+        grid.add_column(name, justify="right" if name else "left", no_wrap=True)
+    previous = None
+    for _, seeds in rows.groupby(point, sort=False, dropna=False):
+        first = seeds.iloc[0]
+        if previous not in (None, first["technique"]):
+            grid.add_section()
+        previous = first["technique"]
+        criterion = first["criterion"] + (" of layers" if first.get("granularity") == "layer" else "")
+        grid.add_row(first["technique"], criterion, f"{first['sparsity']:g}", *_cells(seeds, noise))
     return [heading, assessment, grid]
 
 
-def _cells(seeds: "pd.DataFrame") -> list[str]:
+def _cells(seeds: "pd.DataFrame", noise: float) -> list[str]:
     mean = seeds.mean(numeric_only=True)
     timed = seeds["speedup"].notna().all()
     speedup = f"{mean['speedup']:.2f}x" if timed else _MISSING
-    if timed and abs(mean["speedup"] - 1) <= mean["speedup_noise"]:
+    if timed and abs(mean["speedup"] - 1) <= max(noise, mean["speedup_noise"]):
         speedup = f"~{speedup}"
     remarks = ["collapsed"] if seeds["collapsed"].any() else []
     if seeds["empty_layers"].any() and not seeds["collapsed"].all():

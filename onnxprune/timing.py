@@ -47,23 +47,33 @@ class Comparison:
     noise: float
 
 
-def time_interleaved(
-    sessions: Sequence[onnxruntime.InferenceSession],
-    feeds: Sequence[dict[str, np.ndarray]],
-    seconds: float,
-    warmup_seconds: float = 0.2,
-    min_runs: int = 20,
+def interleave(
+    runs: Sequence[Callable[[], Any]], seconds: float, warmup_seconds: float = 0.2, min_runs: int = 20
 ) -> list[np.ndarray]:
-    """Runs every session once a round, and gives each one's milliseconds a run, in order of the rounds.
+    """Makes every run once a round, and gives each one's milliseconds (rounds,), in order of the rounds.
 
-    The order changes from round to round by rotation and reversal, so that no session always follows the same.
+    The order changes from round to round through rotations and reversals, so that no run always follows the same one.
 
     Args:
-        seconds: length of the measurement, all sessions together; longer where `min_runs` rounds need it.
-        warmup_seconds: for each session, before the first round; at least one run.
+        runs: what to time, each a call.
+        seconds: length of the measurement, all runs together; a longer one where `min_runs` rounds need it.
+        warmup_seconds: for each run, before the first round; at least one call.
     """
-    runs = [_plain_run(session, feed) for session, feed in zip(sessions, feeds, strict=True)]
-    return _interleave(runs, seconds, warmup_seconds, min_runs)
+    for run in runs:
+        end = time.perf_counter() + warmup_seconds
+        run()
+        while time.perf_counter() < end:
+            run()
+    rounds: list[list[int]] = []
+    end = time.perf_counter() + seconds
+    while len(rounds) < min_runs or time.perf_counter() < end:
+        nanoseconds = [0] * len(runs)
+        for index in _order(len(rounds), len(runs)):
+            start = time.perf_counter_ns()
+            runs[index]()
+            nanoseconds[index] = time.perf_counter_ns() - start
+        rounds.append(nanoseconds)
+    return list(np.array(rounds, dtype=np.float64).T / 1e6)
 
 
 def summarise(times_ms: np.ndarray) -> Latency:
@@ -102,15 +112,15 @@ def compare(
         InputError: a file cannot be run on this device, or not on an input of this shape.
     """
     feed = np.random.default_rng(0).standard_normal((batch, *input_shape)).astype(np.float32)
-    paths = (base_path, base_path, other_path)
-    runs = [_bind(path, feed, device, threads) for path in paths]
-    times = _interleave(runs, seconds)
-    base, twin, other = (summarise(part) for part in times)
+    paths = (base_path, other_path, base_path, other_path)
+    times = interleave([_bind(path, feed, device, threads) for path in paths], seconds)
+    medians = [float(np.median(part)) for part in times]
+    base, other = (summarise(np.concatenate(times[first::2])) for first in (0, 1))
     return Comparison(
         base=base,
         other=other,
         speedup=base.median_ms / other.median_ms,
-        noise=abs(base.median_ms - twin.median_ms) / base.median_ms,
+        noise=sum(abs(first - twin) / min(first, twin) for first, twin in zip(medians[:2], medians[2:], strict=True)),
     )
 
 
@@ -142,26 +152,6 @@ else:
 
     def _lock(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def _interleave(
-    runs: Sequence[Callable[[], Any]], seconds: float, warmup_seconds: float = 0.2, min_runs: int = 20
-) -> list[np.ndarray]:
-    for run in runs:
-        end = time.perf_counter() + warmup_seconds
-        run()
-        while time.perf_counter() < end:
-            run()
-    rounds: list[list[int]] = []
-    end = time.perf_counter() + seconds
-    while len(rounds) < min_runs or time.perf_counter() < end:
-        nanoseconds = [0] * len(runs)
-        for index in _order(len(rounds), len(runs)):
-            start = time.perf_counter_ns()
-            runs[index]()
-            nanoseconds[index] = time.perf_counter_ns() - start
-        rounds.append(nanoseconds)
-    return list(np.array(rounds, dtype=np.float64).T / 1e6)
 
 
 def _order(round_number: int, count: int) -> list[int]:

@@ -225,6 +225,8 @@ def kept_channels(units: int, share: float, align: int) -> int:
     Layers of 32 units or more keep a multiple of `align`, the nearest one (onnxruntime's kernels lose more on odd
     widths than the removal gains). At least one unit stays, for no layer can be empty.
     """
+    if share == 0:  # nothing goes, even where the number of units is no multiple
+        return units
     kept = units * (1 - share)
     if units < ALIGN_FROM or align == 1:
         return max(1, round(kept))
