@@ -22,7 +22,7 @@ def print_results(table: "pd.DataFrame") -> None:
         console = Console(highlight=False, width=140)
     point = [name for name in _POINT if name in table]
     study = [name for name in FIELDS if name in table and name not in (*point, "seed")]
-    noise = table["speedup_noise"].quantile(0.9)
+    noise = float(table["speedup_noise"].quantile(0.9))
     for _, rows in table.groupby(study, sort=False, dropna=False):
         for renderable in _study(rows, point, noise):
             console.print(renderable)

@@ -12,8 +12,9 @@ import safetensors.torch
 from test_cli import small_npz
 
 import onnxprune
-from onnxprune import store
+from onnxprune import point, store
 from onnxprune.pruning import TECHNIQUES
+from onnxprune.pruning.prune import Pruned, Request, prune
 
 SETTINGS = {"model": "slp", "batch_size": 32, "epochs": 4, "latency_seconds": 0.02, "hidden": 64}
 TIMED = ("seconds", "latency", "speedup", "per_second", "memory", "finished")
@@ -207,22 +208,32 @@ def test_at_init_prunes_the_untrained_network_and_trains_the_rest(data: Path, tm
     assert row["macs"] < row["base_macs"]
 
 
-def test_a_failing_point_is_recorded_and_the_others_go_on(data: Path, tmp_path: Path) -> None:
+def test_a_point_that_diverges_is_recorded_with_the_reason(data: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "finetune_learning_rate": 1e6, "finetune_epochs": 5}
     with pytest.raises(onnxprune.RunError, match="diverged"):
-        onnxprune.sweep(
-            dataset=str(data),
-            technique="structured",
-            sparsity=[0, 100],
-            finetune_learning_rate=1e6,
-            finetune_epochs=5,
-            out=tmp_path,
-            **SETTINGS,
-        )
-    sweep = next(path for path in tmp_path.iterdir() if path.name != "bases")
-    (failed,) = sweep.glob("*-s0-*")
+        onnxprune.run_experiment(dataset=str(data), out=tmp_path, **settings)
+    (failed,) = tmp_path.glob("slp-*/*-s50-*")
     assert "diverged" in (failed / "error.txt").read_text()
     assert not (failed / "metrics.json").exists()
-    assert len(list(sweep.glob("*-s100-*/metrics.json"))) == 1
+
+
+def test_a_crash_of_a_point_does_not_stop_the_others_and_is_tried_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash_at_50(network: object, request: Request, *arguments: object) -> Pruned:
+        if request.sparsity == 50:
+            raise ValueError("something unforeseen")
+        return prune(network, request, *arguments)
+
+    settings = {**SETTINGS, "dataset": str(data), "technique": "weight", "sparsity": [0, 50, 90], "out": tmp_path}
+    with monkeypatch.context() as patch:
+        patch.setattr(point, "prune", crash_at_50)
+        with pytest.raises(onnxprune.RunError, match="1 failed.*ValueError: something unforeseen"):
+            onnxprune.sweep(**settings)
+    assert len(list(tmp_path.glob("slp-*/*/metrics.json"))) == 2
+    assert "Traceback" in next(tmp_path.glob("slp-*/*-s50-*/error.txt")).read_text()
+    assert len(onnxprune.sweep(**settings)) == 3
+    assert not list(tmp_path.glob("slp-*/*-s50-*/error.txt"))
 
 
 def test_a_batch_larger_than_the_data_is_the_data(
