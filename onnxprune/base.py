@@ -13,7 +13,7 @@ from torch import nn
 from onnxprune import environment, store
 from onnxprune.chatter import logged
 from onnxprune.data import Dataset
-from onnxprune.measure import export_and_measure
+from onnxprune.measure import export_and_measure, validation_accuracy
 from onnxprune.models import MODELS
 from onnxprune.opcount import count_training_ops
 from onnxprune.progress import Reporter
@@ -122,7 +122,7 @@ def _train_and_assess(
     )
     metrics = {
         **measured.accuracy_columns("base_"),
-        "base_validation_accuracy": measured.validation.accuracy,
+        "base_validation_accuracy": validation_accuracy(folder / store.MODEL, dataset, torch.device(point.device)),
         **measured.cost_columns("base_"),
         **cost_columns(cost, operators.flops_per_image, "base_"),
         "base_parity_max_abs_diff": measured.parity,

@@ -16,7 +16,7 @@ from onnxprune.base import Base, build_network, cost_columns, recipe, training_b
 from onnxprune.chatter import logged
 from onnxprune.data import Dataset
 from onnxprune.errors import OnnxpruneError
-from onnxprune.measure import Measured, export_and_measure
+from onnxprune.measure import Measured, export_and_measure, validation_accuracy
 from onnxprune.opcount import count_training_ops
 from onnxprune.progress import Reporter
 from onnxprune.pruning.prune import Pruned, Request, prune
@@ -91,7 +91,7 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
         **base.metrics,
         **before.accuracy_columns("before_finetuning_"),
         **final.accuracy_columns(),
-        "validation_accuracy": final.validation.accuracy,
+        "validation_accuracy": validation_accuracy(model_path, dataset, device),
         "accuracy_change": final.test.accuracy - base.metrics["base_accuracy"],
         **final.cost_columns(),
         **cost_columns(cost, operators.flops_per_image),
@@ -141,6 +141,7 @@ def _achieved(pruned: Pruned, final: Measured, base: dict[str, Any]) -> dict[str
     counts = final.counts
     return {
         "achieved_sparsity": 100 * removed / units,
+        "achieved_channels_sparsity": _channels_removed(pruned.unit_masks),
         "achieved_weight_sparsity": _percent_less(counts.nonzero_params, base["base_nonzero_params"]),
         "achieved_params_sparsity": _percent_less(counts.params, base["base_params"]),
         "achieved_macs_sparsity": _percent_less(counts.macs, base["base_macs"]),
@@ -148,6 +149,12 @@ def _achieved(pruned: Pruned, final: Measured, base: dict[str, Any]) -> dict[str
         "compression_ratio": base["base_nonzero_params"] / counts.nonzero_params if counts.nonzero_params else None,
         "theoretical_speedup": base["base_macs"] / counts.macs,
     }
+
+
+def _channels_removed(unit_masks: dict[str, Tensor]) -> float:
+    """Percent of the output units, over all pruned layers, that are gone or have nothing but zero weights."""
+    kept = torch.cat([mask.reshape(len(mask), -1).any(dim=1) for mask in unit_masks.values()])
+    return 100 * (1 - kept.to(torch.float64).mean().item())
 
 
 def _latency(point: Point, base: Base, path: Path, dataset: Dataset, reporter: Reporter) -> dict[str, Any]:

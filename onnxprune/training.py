@@ -217,9 +217,10 @@ def train(
                 if on_update is not None:
                     on_update(done, updates)
             epoch_losses.append(loss_sum.item() / count)
-            if not math.isfinite(epoch_losses[-1]):
+            # the loss is from before the last update, the weights from after it
+            if not (math.isfinite(epoch_losses[-1]) and _all_finite(network)):
                 raise RunError(
-                    f"training diverged: the loss is {epoch_losses[-1]} in epoch {len(epoch_losses)} at learning "
+                    f"training diverged: loss or weights are no numbers in epoch {len(epoch_losses)} at learning "
                     f"rate {recipe.learning_rate:g}; lower --learning-rate or --finetune-learning-rate"
                 )
     network.eval()
@@ -230,6 +231,10 @@ def train(
         peak_memory_bytes=memory.peak_bytes,
         epoch_losses=epoch_losses,
     )
+
+
+def _all_finite(network: nn.Module) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
 
 
 def _rate_factor(step: int, updates: int) -> float:

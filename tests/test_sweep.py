@@ -228,7 +228,7 @@ def test_a_crash_of_a_point_does_not_stop_the_others_and_is_tried_again(
     settings = {**SETTINGS, "dataset": str(data), "technique": "weight", "sparsity": [0, 50, 90], "out": tmp_path}
     with monkeypatch.context() as patch:
         patch.setattr(point, "prune", crash_at_50)
-        with pytest.raises(onnxprune.RunError, match="1 failed.*ValueError: something unforeseen"):
+        with pytest.raises(onnxprune.RunError, match=r"1 failed.*ValueError: something unforeseen"):
             onnxprune.sweep(**settings)
     assert len(list(tmp_path.glob("slp-*/*/metrics.json"))) == 2
     assert "Traceback" in next(tmp_path.glob("slp-*/*-s50-*/error.txt")).read_text()

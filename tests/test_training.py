@@ -343,6 +343,12 @@ def test_divergence_is_an_error_that_names_the_learning_rate(batches: Batches, r
     assert "\n" not in message
 
 
+def test_divergence_in_the_last_update_is_noticed(batches: Batches) -> None:
+    """The loss of the only update is that of the weights before it."""
+    with pytest.raises(RunError, match="diverged"):
+        train(build("slp"), batches, recipe(epochs=1, batch_size=len(batches), learning_rate=math.nan))
+
+
 # Augmentation
 
 

@@ -315,8 +315,10 @@ def _prune_layers(network: nn.Module, request: Request) -> Pruned:
         )
     scores = _layer_scores(network, names, request)
     removed = set(sorted(names, key=lambda name: scores[name])[: round(request.sparsity / 100 * len(names))])
+    masks = {
+        name: torch.full((len(_layer(network, f"{name}.conv2").weight),), float(name not in removed)) for name in names
+    }
     remove_layers(network, removed)
-    masks = {name: torch.tensor([float(name not in removed)]) for name in names}
     return Pruned(network.eval(), unit_masks=masks, removed=(len(removed), len(names)))
 
 
