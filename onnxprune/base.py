@@ -17,7 +17,7 @@ from onnxprune.measure import export_and_measure, validation_accuracy
 from onnxprune.models import MODELS
 from onnxprune.opcount import count_training_ops
 from onnxprune.progress import Reporter
-from onnxprune.spec import AUGMENTATIONS, Point
+from onnxprune.spec import AUGMENTATIONS, BASES, Point
 from onnxprune.training import Batches, Recipe, TrainingCost, scaled_learning_rate, select_device, train
 
 
@@ -82,7 +82,7 @@ def ensure_base(point: Point, dataset: Dataset, runs: Path, reporter: Reporter) 
     Raises:
         RunError: training diverged, or the export differs from the network.
     """
-    folder = runs / store.BASES / point.base_id(dataset.checksum)
+    folder = runs / BASES / point.base_id(dataset.checksum)
     reporter.begin(f"base {folder.name}")
     record = store.read_json(folder / store.METRICS)
     network = build_network(point, dataset)

@@ -24,6 +24,7 @@ from onnxprune.registry import Registry
 
 SCHEMA = 1  # part of every id: raised when the same settings come to mean another result
 MAX_POINTS = 100_000
+BASES = "bases"  # beside the sweeps' folders, so no sweep's name
 STEMS = Registry("stem", {"imagenet": "7x7 stride 2, then pooling", "small": "3x3 stride 1"})
 DEVICES = Registry("device", {"cpu": "the processor", "cuda": "an NVIDIA GPU"})
 AUGMENTATIONS: Registry[frozenset[str]] = Registry(
@@ -369,6 +370,8 @@ def _check_name(name: Any) -> None:
         return
     if not isinstance(name, str) or not name or name.startswith(".") or not set(name) <= _NAME_CHARACTERS:
         raise InputError(f"expected letters, digits, '-', '_' and '.', not starting with '.', got {name!r}")
+    if name == BASES:
+        raise InputError(f"'{BASES}' is the folder of all sweeps' bases: expected another name")
 
 
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")

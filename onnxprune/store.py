@@ -29,7 +29,6 @@ MASKS = "masks.safetensors"
 LOG = "log.txt"
 ERROR = "error.txt"
 SPEC = "sweep.toml"
-BASES = "bases"
 
 
 @contextlib.contextmanager

@@ -99,6 +99,7 @@ def test_every_error_is_told_at_once() -> None:
         ({"hidden": 64}, ["hidden", "slp"]),
         ({"name": "../elsewhere"}, ["name"]),
         ({"name": ".hidden"}, ["name"]),
+        ({"name": "bases"}, ["'bases'", "another name"]),
         ({"seed": list(range(1000)), "sparsity": "0:100:0.1"}, ["points", "100,000"]),
     ],
 )
