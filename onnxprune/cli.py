@@ -1,20 +1,23 @@
-"""The command line: parses, calls, prints."""
+"""The command line: finds the command, and turns errors into one line and an exit code."""
 
-import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from importlib import import_module
+from typing import NoReturn
 
 import click
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.version import __version__
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from onnxprune.spec import Sweep
+# command -> the module of it and its summary: help needs no import, and a command imports only what it needs
+_COMMANDS = {
+    "sweep": ("onnxprune.commands.study", "Run a study: every combination of the values given."),
+    "run": ("onnxprune.commands.study", "Run one point."),
+    "results": ("onnxprune.commands.study", "Print the table of a sweep, finished or still running."),
+    "models": ("onnxprune.commands.listings", "List the models."),
+    "datasets": ("onnxprune.commands.listings", "List the datasets."),
+    "techniques": ("onnxprune.commands.listings", "List the techniques, the criteria and the schedules."),
+}
 
 
 def main() -> NoReturn:
@@ -34,250 +37,27 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="onnxprune")
 def cli() -> None:
     """What does pruning a neural network cost, and what does it gain?
 
     Trains, prunes, exports to ONNX, and measures the ONNX file.
     """
-
-
-class _PointCommand(click.Command):
-    """A command whose options are the fields of a point; they are looked up only when it is used."""
-
-    several = True
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        from onnxprune.spec import FIELDS, STUDY
-
-        known = super().get_params(ctx)
-        names = {parameter.name for parameter in known}
-        options: list[click.Parameter] = []
-        for name, field in FIELDS.items():
-            text = field.metadata["help"]
-            if field.metadata["axis"] and self.several:
-                text += "; several with commas" + (", or FROM:TO:STEP" if name == "sparsity" else "")
-            default = STUDY.get(name, field.default) if self.several else field.default
-            if default is not None and default is not False:
-                shown = (
-                    ",".join(f"{value:g}" if isinstance(value, float) else value for value in default)
-                    if isinstance(default, list)
-                    else default
-                )
-                text += f"  [default: {shown}]"
-            flag = f"--{name.replace('_', '-')}"
-            options.append(
-                click.Option([flag], is_flag=True, flag_value=True, default=None, help=text)
-                if field.default is False
-                else click.Option(
-                    [flag],
-                    metavar="VALUES" if field.metadata["axis"] and self.several else "VALUE",
-                    help=text,
-                )
-            )
-        return [option for option in options if option.name not in names] + known
-
-
-class _OnePointCommand(_PointCommand):
-    several = False
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that runs something."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON."),
-        click.option(
-            "--data-dir",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="Folder of the datasets  [default: $ONNXPRUNE_DATA, else a cache folder].",
-        ),
-        click.option(
-            "--out",
-            type=click.Path(path_type=Path, file_okay=False),
-            default=Path("experiments/runs"),
-            show_default=True,
-            help="Folder that results go under.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-@cli.command(cls=_PointCommand)
-@click.argument("spec", required=False, type=click.Path(path_type=Path))
-@click.option("--name", help="Name of the results' folder  [default: made of the settings].")
-@click.option("--seeds", help="Run seeds 0 to N-1; the table shows mean and standard deviation.", metavar="N")
-@click.option("--dry-run", is_flag=True, help="Print the plan and its counted cost, run nothing.")
-@_folders
-def sweep(spec: Path | None, dry_run: bool, out: Path, data_dir: Path | None, as_json: bool, **options: Any) -> None:
-    """Run a study: every combination of the values given.
-
-    SPEC is a TOML file with the same settings; options override it. The same command again goes on where it stopped.
-
-    \b
-    Examples:
-      onnxprune sweep --model cnn --dataset fmnist
-      onnxprune sweep --model slp,cnn --batch-size 32,256 --sparsity 50,75,87.5
-      onnxprune sweep experiments/demo.toml --dry-run
-    """
-    from onnxprune.spec import Sweep
-
-    given = _given(options)
-    plan = Sweep.read(spec, given) if spec else Sweep.parse(given)
-    if dry_run:
-        _print_plan(plan, as_json)
-        return
-    _run(plan, out, data_dir, as_json)
-
-
-@cli.command(cls=_OnePointCommand)
-@_folders
-def run(out: Path, data_dir: Path | None, as_json: bool, **options: Any) -> None:
-    """Run one point.
-
-    \b
-    Example:
-      onnxprune run --model cnn --technique structured --sparsity 50
-    """
-    from onnxprune.spec import Sweep
-
-    _run(Sweep.one_point(_given(options)), out, data_dir, as_json)
-
-
-def _run(plan: "Sweep", out: Path, data_dir: Path | None, as_json: bool) -> None:
-    from onnxprune.controller import run_sweep
-
-    outcome = run_sweep(plan, out, data_dir)
-    _print_rows(outcome.table, as_json)
-    click.echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
-    if outcome.failures:
-        click.echo(f"{len(outcome.failures)} failed:", err=True)
-        for name, reason in outcome.failures.items():
-            click.echo(f"  {name}: {reason}", err=True)
-        sys.exit(1)
-
-
-def _print_plan(plan: "Sweep", as_json: bool) -> None:
-    from onnxprune.controller import plan_cost
-
-    cost = plan_cost(plan)
-    if as_json:
-        rows = [point.settings() for point in plan.points]
-        click.echo(json.dumps({"name": plan.name, "cost": cost, "points": rows}, indent=1))
-        return
-    for point in plan.points:
-        click.echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
-    click.echo(
-        f"{cost['points']} points from {cost['bases']} base(s): at most {cost['training_images']:,} training images "
-        f"and {cost['training_flops'] / 1e12:.3g} TFLOPs of training (1 MAC = 2 FLOPs; networks that shrink take less)."
-    )
-
-
-def _print_rows(table: "pd.DataFrame", as_json: bool) -> None:
-    from onnxprune.tables import print_results
-
-    if as_json:
-        click.echo(table.to_json(orient="records", indent=1))
-    elif len(table):
-        print_results(table)
-
-
-@cli.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
-def results(folder: Path, as_json: bool, as_csv: bool) -> None:
-    """Print the table of a sweep, finished or still running."""
-    from onnxprune.store import result_table
-
-    table = result_table(folder)
-    if as_csv:
-        click.echo(table.to_csv(index=False), nl=False)
-        return
-    if not len(table):
-        click.echo(f"{folder} has no finished point yet.", err=True)
-    _print_rows(table, as_json)
-
-
-def _print_listing(rows: list[dict[str, str]], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-        return
-    widths = [max(len(row[key]) for row in rows) for key in rows[0]]
-    for row in rows:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row.values(), widths, strict=True)).rstrip())
-
-
-_listing = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-
-
-@cli.command()
-@_listing
-def models(as_json: bool) -> None:
-    """List the models."""
-    from onnxprune.models import MODELS
-
-    rows = [{"name": name, "title": model.title, "summary": model.summary} for name, model in MODELS.items()]
-    _print_listing(rows, as_json)
-
-
-@cli.command()
-@_listing
-def datasets(as_json: bool) -> None:
-    """List the datasets."""
-    from onnxprune.data import DATASETS
-
-    rows = [
-        {
-            "name": name,
-            "title": entry.title,
-            "shape": "x".join(map(str, entry.shape)),
-            "classes": f"{len(entry.classes)} classes",
-        }
-        for name, entry in DATASETS.items()
-    ]
-    _print_listing(rows, as_json)
-
-
-@cli.command()
-@_listing
-def techniques(as_json: bool) -> None:
-    """List the techniques with their criteria (the default first), and the criteria."""
-    from onnxprune.pruning import CRITERIA, SCHEDULES, TECHNIQUES
-
-    if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "techniques": {name: vars(entry) for name, entry in TECHNIQUES.items()},
-                    "criteria": {name: vars(entry) for name, entry in CRITERIA.items()},
-                    "schedules": dict(SCHEDULES.items()),
-                },
-                indent=1,
-            )
-        )
-        return
-    click.echo("Techniques (what is removed):")
-    _print_listing(
-        [
-            {
-                "name": f"  {name}",
-                "summary": entry.summary,
-                "criteria": f"criteria: {', '.join(entry.criteria)}",
-            }
-            for name, entry in TECHNIQUES.items()
-        ],
-        as_json=False,
-    )
-    click.echo("\nCriteria (how importance is judged; the lowest scores go):")
-    _print_listing(
-        [{"name": f"  {name}", "summary": entry.summary, "source": entry.source} for name, entry in CRITERIA.items()],
-        as_json=False,
-    )
-    click.echo("\nSchedules (when):")
-    _print_listing([{"name": f"  {name}", "summary": summary} for name, summary in SCHEDULES.items()], as_json=False)

@@ -73,7 +73,7 @@ def _study(rows: "pd.DataFrame", point: list[str], noise: float) -> list[Rendera
         if previous not in (None, first["technique"]):
             grid.add_section()
         previous = first["technique"]
-        criterion = first["criterion"] + (" of layers" if first.get("granularity") == "layer" else "")
+        criterion = first["criterion"] + (" of layers" if seeds["granularity"].eq("layer").any() else "")
         grid.add_row(first["technique"], criterion, f"{first['sparsity']:g}", *_cells(seeds, noise))
     return [heading, assessment, grid]
 

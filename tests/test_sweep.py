@@ -15,6 +15,7 @@ import onnxprune
 from onnxprune import point, store
 from onnxprune.pruning import TECHNIQUES
 from onnxprune.pruning.prune import Pruned, Request, prune
+from onnxprune.tables import print_results
 
 SETTINGS = {"model": "slp", "batch_size": 32, "epochs": 4, "latency_seconds": 0.02, "hidden": 64}
 TIMED = ("seconds", "latency", "speedup", "per_second", "memory", "finished")
@@ -43,6 +44,19 @@ def test_one_row_a_point(table: pd.DataFrame) -> None:
     assert len(table) == 12
     assert list(table["technique"].unique()) == list(TECHNIQUES)
     assert (table.groupby("technique")["sparsity"].apply(list).map(tuple) == (0.0, 50.0, 100.0)).all()
+
+
+def test_the_printed_table_has_a_line_for_each(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+    print_results(table)
+    shown = capsys.readouterr().out
+    for row in table.to_dict("records"):
+        assert any(
+            text.startswith(f" {row['technique']} ")
+            and f" {row['sparsity']:g} " in text
+            and f"{row['accuracy']:.2f}" in text
+            for text in shown.splitlines()
+        ), row
+    assert shown.count("collapsed") == 4 + 1
 
 
 def test_the_base_learns_and_is_shared(table: pd.DataFrame) -> None:
@@ -181,8 +195,6 @@ def test_a_damaged_base_is_trained_again(data: Path, tmp_path: Path, capsys: pyt
 def test_seeds_are_folded_into_mean_and_deviation(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from onnxprune.tables import print_results
-
     table = onnxprune.sweep(
         dataset=str(data), technique="weight", sparsity=50, seeds=3, train_limit=100, out=tmp_path, **SETTINGS
     )

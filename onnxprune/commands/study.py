@@ -1,0 +1,175 @@
+"""`sweep`, `run` and `results`: the study."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from onnxprune.spec import Sweep
+
+
+class _PointCommand(click.Command):
+    """A command whose options are the fields of a point; they are looked up only when it is used."""
+
+    several = True
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from onnxprune.spec import FIELDS, STUDY
+
+        known = super().get_params(ctx)
+        names = {parameter.name for parameter in known}
+        options: list[click.Parameter] = []
+        for name, field in FIELDS.items():
+            text = field.metadata["help"]
+            if field.metadata["axis"] and self.several:
+                text += "; several with commas" + (", or FROM:TO:STEP" if name == "sparsity" else "")
+            default = STUDY.get(name, field.default) if self.several else field.default
+            if default is not None and default is not False:
+                shown = (
+                    ",".join(f"{value:g}" if isinstance(value, float) else value for value in default)
+                    if isinstance(default, list)
+                    else default
+                )
+                text += f"  [default: {shown}]"
+            flag = f"--{name.replace('_', '-')}"
+            options.append(
+                click.Option([flag], is_flag=True, flag_value=True, default=None, help=text)
+                if field.default is False
+                else click.Option(
+                    [flag],
+                    metavar="VALUES" if field.metadata["axis"] and self.several else "VALUE",
+                    help=text,
+                )
+            )
+        return [option for option in options if option.name not in names] + known
+
+
+class _OnePointCommand(_PointCommand):
+    several = False
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that runs something."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON."),
+        click.option(
+            "--data-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Folder of the datasets  [default: $ONNXPRUNE_DATA, else a cache folder].",
+        ),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=Path("experiments/runs"),
+            show_default=True,
+            help="Folder that results go under.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(cls=_PointCommand)
+@click.argument("spec", required=False, type=click.Path(path_type=Path))
+@click.option("--name", help="Name of the results' folder  [default: made of the settings].")
+@click.option("--seeds", help="Run seeds 0 to N-1; the table shows mean and standard deviation.", metavar="N")
+@click.option("--dry-run", is_flag=True, help="Print the plan and its counted cost, run nothing.")
+@_folders
+def sweep(spec: Path | None, dry_run: bool, out: Path, data_dir: Path | None, as_json: bool, **options: Any) -> None:
+    """Run a study: every combination of the values given.
+
+    SPEC is a TOML file with the same settings; options override it. The same command again goes on where it stopped.
+
+    \b
+    Examples:
+      onnxprune sweep --model cnn --dataset fmnist
+      onnxprune sweep --model slp,cnn --batch-size 32,256 --sparsity 50,75,87.5
+      onnxprune sweep experiments/demo.toml --dry-run
+    """
+    from onnxprune.spec import Sweep
+
+    given = _given(options)
+    plan = Sweep.read(spec, given) if spec else Sweep.parse(given)
+    if dry_run:
+        _print_plan(plan, as_json)
+        return
+    _run(plan, out, data_dir, as_json)
+
+
+@click.command(cls=_OnePointCommand)
+@_folders
+def run(out: Path, data_dir: Path | None, as_json: bool, **options: Any) -> None:
+    """Run one point.
+
+    \b
+    Example:
+      onnxprune run --model cnn --technique structured --sparsity 50
+    """
+    from onnxprune.spec import Sweep
+
+    _run(Sweep.one_point(_given(options)), out, data_dir, as_json)
+
+
+def _run(plan: "Sweep", out: Path, data_dir: Path | None, as_json: bool) -> None:
+    from onnxprune.controller import run_sweep
+
+    outcome = run_sweep(plan, out, data_dir)
+    _print_rows(outcome.table, as_json)
+    click.echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
+    if outcome.failures:
+        click.echo(f"{len(outcome.failures)} failed:", err=True)
+        for name, reason in outcome.failures.items():
+            click.echo(f"  {name}: {reason}", err=True)
+        sys.exit(1)
+
+
+def _print_plan(plan: "Sweep", as_json: bool) -> None:
+    from onnxprune.controller import plan_cost
+
+    cost = plan_cost(plan)
+    if as_json:
+        rows = [point.settings() for point in plan.points]
+        click.echo(json.dumps({"name": plan.name, "cost": cost, "points": rows}, indent=1))
+        return
+    for point in plan.points:
+        click.echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
+    click.echo(
+        f"{cost['points']} points from {cost['bases']} base(s): at most {cost['training_images']:,} training images "
+        f"and {cost['training_flops'] / 1e12:.3g} TFLOPs of training (1 MAC = 2 FLOPs; networks that shrink take less)."
+    )
+
+
+def _print_rows(table: "pd.DataFrame", as_json: bool) -> None:
+    from onnxprune.tables import print_results
+
+    if as_json:
+        click.echo(table.to_json(orient="records", indent=1))
+    elif len(table):
+        print_results(table)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
+def results(folder: Path, as_json: bool, as_csv: bool) -> None:
+    """Print the table of a sweep, finished or still running."""
+    from onnxprune.store import result_table
+
+    table = result_table(folder)
+    if as_csv:
+        click.echo(table.to_csv(index=False), nl=False)
+        return
+    if not len(table):
+        click.echo(f"{folder} has no finished point yet.", err=True)
+    _print_rows(table, as_json)
