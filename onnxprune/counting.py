@@ -4,20 +4,17 @@ import contextlib
 import io
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.inliner
-from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.errors import InputError
-
-Shape = tuple[int, ...]
+from onnxprune.onnxfile import Shape, constants, infer_shapes, input_shapes, load, one_line, operator_type
 
 
 @dataclass(frozen=True)
@@ -123,18 +120,18 @@ def count(path: Path, batch: int = 1, input_shape: Sequence[int] | None = None) 
     Raises:
         InputError: not an ONNX file, or one whose shapes cannot be known.
     """
-    model, file_bytes = _load(path)
-    inputs = _input_shapes(path, model.graph, batch, input_shape)
-    shapes = _infer_shapes(path, model, inputs)
+    model, file_bytes = load(path)
+    inputs = input_shapes(path, model.graph, batch, input_shape)
+    shapes = infer_shapes(path, model, inputs)
     weights = _Weights(model.graph)
     macs: Counter[str] = Counter()
     effective_macs = 0
     for node in model.graph.node:
-        if _type(node) in _OPERATORS:
+        if operator_type(node) in _OPERATORS:
             dense = _macs(path, node, shapes)
-            macs[_type(node)] += dense
+            macs[operator_type(node)] += dense
             effective_macs += weights.effective(node, dense)
-    nodes = Counter(_type(node) for node in model.graph.node)
+    nodes = Counter(operator_type(node) for node in model.graph.node)
     params = weights.params_by_type()
     ops, note = _onnx_tool_ops(model, inputs)  # last: it may change the model
     return Counts(
@@ -160,21 +157,21 @@ class _Weights:
     def __init__(self, graph: GraphProto) -> None:
         self._nodes = graph.node
         self._producers = {node.output[0]: node for node in graph.node if node.output}
-        self.arrays = dict(_constants(graph))
+        self.arrays = dict(constants(graph))
         self.params = {tensor.name for tensor in graph.initializer if _is_floating(tensor)}
         self.nonzero = {name: int(np.count_nonzero(array)) for name, array in self.arrays.items()}
         for node in graph.node:
             self._add_params_of(node)
 
     def _add_params_of(self, node: NodeProto) -> None:
-        operator = _OPERATORS.get(_type(node))
+        operator = _OPERATORS.get(operator_type(node))
         if operator is not None:
             for position in (operator.data, operator.weight, operator.bias):
                 name = self._origin(node, position)
                 if name is not None:
                     self.params.add(name)
             self._set_zero_point(node, operator.weight, operator.zero_point, operator.channel_axis)
-        elif _type(node) == "DequantizeLinear":
+        elif operator_type(node) == "DequantizeLinear":
             self._set_zero_point(node, 0, 2, _attribute(node, "axis", 1))
 
     def _set_zero_point(self, node: NodeProto, position: int, zero_position: int | None, axis: int) -> None:
@@ -197,14 +194,14 @@ class _Weights:
         name = node.input[position]
         while name not in self.arrays:
             producer = self._producers.get(name)
-            if producer is None or _type(producer) not in _KEEPING:
+            if producer is None or operator_type(producer) not in _KEEPING:
                 return None
             name = producer.input[0]
         return name
 
     def effective(self, node: NodeProto, macs: int) -> int:
         """MACs without those by stored zeros: each element of a weight takes part in equally many."""
-        operator = _OPERATORS[_type(node)]
+        operator = _OPERATORS[operator_type(node)]
         for position in (operator.weight, operator.data):
             name = self._origin(node, position)
             if name is not None and self.arrays[name].size:
@@ -216,119 +213,24 @@ class _Weights:
         found: Counter[str] = Counter()
         left = set(self.params)
         for node in self._nodes:
-            for position in range(1 if _type(node) in _KEEPING else 0, len(node.input)):
+            for position in range(1 if operator_type(node) in _KEEPING else 0, len(node.input)):
                 name = self._origin(node, position)
                 if name is not None and name in left:
                     left.remove(name)
-                    found[_type(node)] += self.arrays[name].size
+                    found[operator_type(node)] += self.arrays[name].size
         return found
-
-
-def _constants(graph: GraphProto) -> Iterator[tuple[str, np.ndarray]]:
-    for tensor in graph.initializer:
-        yield tensor.name, numpy_helper.to_array(tensor)
-    for node in graph.node:
-        for attribute in node.attribute if _type(node) == "Constant" else ():
-            if attribute.name == "value":
-                yield node.output[0], numpy_helper.to_array(attribute.t)
-
-
-def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
-    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-    array = np.zeros(tuple(sparse.dims), values.dtype)
-    if indices.ndim == 2:
-        array[tuple(indices.T)] = values
-    else:
-        array.flat[indices] = values
-    return array
 
 
 def _is_floating(tensor: TensorProto) -> bool:
     return TensorProto.DataType.Name(tensor.data_type).startswith(("FLOAT", "BFLOAT", "DOUBLE"))
 
 
-def _type(node: NodeProto) -> str:
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-
-
 def _attribute(node: NodeProto, name: str, default: int) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
 
 
-def _load(path: Path) -> tuple[ModelProto, int]:
-    """The model, with functions inlined and sparse initializers dense as at run time, and its bytes on disk."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        model = onnx.load(path, format="protobuf", load_external_data=False)
-        entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
-        files = {path, *(path.parent / entry.value for entry in entries if entry.key == "location")}
-        size = sum(file.stat().st_size for file in files)
-        onnx.load_external_data_for_model(model, str(path.parent))
-        onnx.checker.check_model(model)
-    except (OSError, ValueError, onnx.checker.ValidationError, DecodeError, EncodeError) as error:
-        raise InputError(f"{path}: not an ONNX file, or a damaged one: {_line(error)}") from error
-    for sparse in model.graph.sparse_initializer:
-        model.graph.initializer.append(numpy_helper.from_array(_dense(sparse), sparse.values.name))
-    del model.graph.sparse_initializer[:]
-    return onnx.inliner.inline_local_functions(model), size
-
-
-def _input_shapes(path: Path, graph: GraphProto, batch: int, input_shape: Sequence[int] | None) -> dict[str, Shape]:
-    """Input name -> shape for `batch` samples; initializers that are listed as inputs are none."""
-    initializers = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in initializers]
-    if input_shape is not None and len(inputs) != 1:
-        raise InputError(f"{path}: an input shape can be given for a model of one input, it has {len(inputs)}")
-    return {value.name: _input_shape(path, value, batch, input_shape) for value in inputs}
-
-
-def _input_shape(path: Path, value: onnx.ValueInfoProto, batch: int, input_shape: Sequence[int] | None) -> Shape:
-    tensor = value.type.tensor_type
-    declared = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]
-    if input_shape is not None:
-        wanted: list[int | None] = [batch, *input_shape]
-    elif not tensor.HasField("shape"):
-        wanted = [None]
-    else:
-        wanted = [batch, *declared[1:]] if declared else []
-    name = f"{path}: input {value.name!r}"
-    if None in wanted:
-        raise InputError(f"{name} leaves its shape open ({declared}): give the shape of one sample")
-    fits = [have in (None, want) for have, want in zip(declared, wanted, strict=False)]
-    if tensor.HasField("shape") and (len(declared) != len(wanted) or not all(fits)):
-        raise InputError(f"{name} has shape {declared} (None: any), which {wanted} does not fit")
-    return tuple(size for size in wanted if size is not None)
-
-
-def _infer_shapes(path: Path, model: ModelProto, inputs: dict[str, Shape]) -> dict[str, Shape]:
-    """Name -> shape of every tensor whose shape is known once the inputs have theirs."""
-    sized = ModelProto()
-    sized.CopyFrom(model)
-    graph = sized.graph
-    del graph.value_info[:]  # may hold the sizes of another batch
-    for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
-    for value in graph.input:
-        if value.name in inputs:
-            shape = value.type.tensor_type.shape
-            del shape.dim[:]
-            for size in inputs[value.name]:
-                shape.dim.add(dim_value=size)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(sized, strict_mode=True, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, EncodeError, ValueError) as error:
-        raise InputError(f"{path}: its shapes do not fit together: {_line(error)}") from error
-    shapes = {name: array.shape for name, array in _constants(graph)}
-    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
-        dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
-            shapes[value.name] = tuple(dim.dim_value for dim in dims)
-    return shapes
-
-
 def _macs(path: Path, node: NodeProto, shapes: dict[str, Shape]) -> int:
-    operator = _OPERATORS[_type(node)]
+    operator = _OPERATORS[operator_type(node)]
     names = (node.input[operator.data], node.input[operator.weight], node.output[0])
     missing = [name for name in names if name not in shapes]
     if missing:
@@ -358,9 +260,4 @@ def _onnx_tool_ops(model: ModelProto, inputs: dict[str, Shape]) -> tuple[int | N
             graph.profile()
             return int(graph.macs[0]), None
     except (Exception, SystemExit) as error:
-        return None, f"onnx-tool failed: {_line(error)}"
-
-
-def _line(error: BaseException) -> str:
-    """Its message on one line, or its type where there is none."""
-    return " ".join(str(error).split()) or type(error).__name__
+        return None, f"onnx-tool failed: {one_line(error)}"

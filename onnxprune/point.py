@@ -60,7 +60,7 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
     device = torch.device(point.device)
     request = Request(
         point.technique,
-        str(point.criterion),
+        point.criterion,
         point.granularity,
         point.sparsity,
         point.channel_align,

@@ -118,17 +118,22 @@ class Point:
     )
     batch_size: int = _setting(256, "training batch; more than the training images means all", _integer(1), axis=True)
     technique: str = _setting("weight", "what is removed: " + ", ".join(TECHNIQUES), _name(TECHNIQUES), axis=True)
-    criterion: str | None = _setting(
+    criterion: str = _setting(
         None, "how importance is judged; each technique has its default", _optional(_text), axis=True
     )
     schedule: str = _setting("one-shot", "when: " + ", ".join(SCHEDULES), _name(SCHEDULES), axis=True)
     granularity: str = _setting("unit", "what structured removes: unit or layer", _name(GRANULARITIES), axis=True)
     sparsity: float = _setting(50.0, "percent of prunable units to remove", _real(0, 100), axis=True)
     seed: int = _setting(0, "decides initialisation, data order and random criteria", _integer(0), axis=True)
-    epochs: int = _setting(5, "training epochs of the base", _integer(0, 100_000))
-    finetune_epochs: int = _setting(1, "epochs after pruning", _integer(0, 100_000))
-    learning_rate: float = _setting(0.1, "peak rate at batch 256; scaled by sqrt(batch/256)", _real(1e-9, 1e6))
-    finetune_learning_rate: float = _setting(0.05, "the same for fine-tuning", _real(1e-9, 1e6))
+    # None here and in `criterion` stands for the model's and the technique's default; a plan's points have none left
+    epochs: int = _setting(
+        None, "training epochs of the base; each model has its default", _optional(_integer(0, 100_000))
+    )
+    finetune_epochs: int = _setting(None, "epochs after pruning; likewise", _optional(_integer(0, 100_000)))
+    learning_rate: float = _setting(
+        None, "peak rate at batch 256, scaled by sqrt(batch/256); likewise", _optional(_real(1e-9, 1e6))
+    )
+    finetune_learning_rate: float = _setting(None, "the same for fine-tuning", _optional(_real(1e-9, 1e6)))
     augment: str = _setting(
         "none", "random changes of training images: " + ", ".join(AUGMENTATIONS), _name(AUGMENTATIONS)
     )
@@ -395,8 +400,14 @@ def _product(parsed: Mapping[str, list[Any]], errors: list[str]) -> list[Point]:
 
 
 def _add_resolved(points: list[Point], point: Point) -> None:
-    criterion = resolve_criterion(point.technique, point.criterion, point.granularity)
-    points.append(dataclasses.replace(point, criterion=criterion))
+    recipe = dataclasses.asdict(MODELS[point.model].recipe)
+    points.append(
+        dataclasses.replace(
+            point,
+            criterion=resolve_criterion(point.technique, point.criterion, point.granularity),
+            **{name: default for name, default in recipe.items() if getattr(point, name) is None},
+        )
+    )
 
 
 def _unused_options(parsed: Mapping[str, list[Any]], points: list[Point]) -> list[str]:

@@ -118,7 +118,8 @@ def test_listings_name_everything() -> None:
 
 
 def test_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(tmp_path: Path) -> None:
-    arguments = ["sweep", "--model", "slp", "--dataset", "digits", "--epochs", "2", "--dry-run", "--sparsity", "0,50"]
+    arguments = ["sweep", "--model", "slp", "--dataset", "digits", "--epochs", "2", "--finetune-epochs", "1"]
+    arguments += ["--dry-run", "--sparsity", "0,50"]
     done = onnxprune(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("model=slp") == 8

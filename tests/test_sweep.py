@@ -17,7 +17,7 @@ from onnxprune.pruning import TECHNIQUES
 from onnxprune.pruning.prune import Pruned, Request, prune
 from onnxprune.tables import print_results
 
-SETTINGS = {"model": "slp", "batch_size": 32, "epochs": 4, "latency_seconds": 0.02, "hidden": 64}
+SETTINGS = {"model": "slp", "batch_size": 32, "epochs": 4, "finetune_epochs": 1, "latency_seconds": 0.02, "hidden": 64}
 TIMED = ("seconds", "latency", "speedup", "per_second", "memory", "finished")
 
 

@@ -23,7 +23,16 @@ def models(as_json: bool) -> None:
     """List the models."""
     from onnxprune.models import MODELS
 
-    rows = [{"name": name, "title": model.title, "summary": model.summary} for name, model in MODELS.items()]
+    rows = [
+        {
+            "name": name,
+            "title": model.title,
+            "summary": model.summary,
+            "recipe": f"trains {model.recipe.epochs} epochs at {model.recipe.learning_rate:g}, "
+            f"fine-tunes {model.recipe.finetune_epochs} at {model.recipe.finetune_learning_rate:g}",
+        }
+        for name, model in MODELS.items()
+    ]
     _print_listing(rows, as_json)
 
 

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """Default training settings; the fields of a point of the same names say what they are."""
+
+    epochs: int
+    finetune_epochs: int
+    learning_rate: float
+    finetune_learning_rate: float
+
+
+@dataclass(frozen=True)
 class Model:
     """What is known of a network before PyTorch is imported.
 
@@ -24,6 +34,7 @@ class Model:
         module: the module that has its `build`.
         micro_batch: images a forward and backward pass takes at once; larger batches accumulate gradients. Chosen
             for speed (activations that stay near the cache) and for memory far under 4 GiB.
+        recipe: the training settings of a point where it leaves them open.
         minimum_size: height and width below which images are padded with black.
         options: the fields of a point that `build` takes.
         batch_norm: whether it always normalises by batch statistics.
@@ -34,6 +45,7 @@ class Model:
     summary: str
     module: str
     micro_batch: int
+    recipe: Recipe
     minimum_size: int = 1
     options: tuple[str, ...] = ()
     batch_norm: bool = False
@@ -56,6 +68,7 @@ MODELS: Registry[Model] = Registry(
             "perceptron with one hidden layer (--hidden units, 128 by default; 0 for none)",
             "onnxprune.models.slp",
             micro_batch=4096,
+            recipe=Recipe(epochs=5, finetune_epochs=3, learning_rate=0.2, finetune_learning_rate=0.2),
             options=("hidden",),
         ),
         "cnn": Model(
@@ -63,6 +76,7 @@ MODELS: Registry[Model] = Registry(
             "two 3x3 convolutions (32 and 64) with max-pooling, then 128 units (--batch-norm: BatchNorm)",
             "onnxprune.models.cnn",
             micro_batch=256,
+            recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.1, finetune_learning_rate=0.05),
             minimum_size=4,
             options=("batch_norm",),
         ),
@@ -71,6 +85,7 @@ MODELS: Registry[Model] = Registry(
             "torchvision's DenseNet-121, images of at least 32x32 (--stem imagenet|small)",
             "onnxprune.models.densenet",
             micro_batch=64,
+            recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.1, finetune_learning_rate=0.05),
             minimum_size=32,
             options=("stem",),
             batch_norm=True,
