@@ -131,7 +131,7 @@ class Point:
     )
     finetune_epochs: int = _setting(None, "epochs after pruning; likewise", _optional(_integer(0, 100_000)))
     learning_rate: float = _setting(
-        None, "peak rate at batch 256, scaled by sqrt(batch/256); likewise", _optional(_real(1e-9, 1e6))
+        None, "peak rate at batch 256 and up, scaled by sqrt(batch/256) below; likewise", _optional(_real(1e-9, 1e6))
     )
     finetune_learning_rate: float = _setting(None, "the same for fine-tuning", _optional(_real(1e-9, 1e6)))
     augment: str = _setting(

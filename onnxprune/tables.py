@@ -64,7 +64,7 @@ def _study(rows: "pd.DataFrame", point: list[str], noise: float) -> list[Rendera
         grid.add_column(name, no_wrap=True)
     for name in (
         "asked\n%", "got\n%", "acc before\n%", "acc\n%", "loss\n", "MACs\n", "eff. MACs\n", "non-zero\nparams",
-        "file\nKiB", "TL\ns", "latency\nms", "speedup\n", "",
+        "file\nbytes", "TL\ns", "latency\nms", "speedup\n", "",
     ):  # fmt: skip
         grid.add_column(name, justify="right" if name else "left", no_wrap=True)
     previous = None
@@ -92,10 +92,10 @@ def _cells(seeds: "pd.DataFrame", noise: float) -> list[str]:
         _spread(seeds["before_finetuning_accuracy"]),
         _spread(seeds["accuracy"]),
         _spread(seeds["cross_entropy"], 3),
-        f"{mean['macs']:,.0f}",
-        f"{mean['effective_macs']:,.0f}",
-        f"{mean['nonzero_params']:,.0f}",
-        f"{mean['file_bytes'] / 1024:,.0f}",
+        compact(mean["macs"]),
+        compact(mean["effective_macs"]),
+        compact(mean["nonzero_params"]),
+        compact(mean["file_bytes"]),
         f"{mean['training_seconds']:.1f}",
         f"{mean['latency_ms_median']:.3f}" if timed else _MISSING,
         speedup,
@@ -107,6 +107,14 @@ def _spread(values: "pd.Series", digits: int = 2) -> str:
     """The mean, with the sample standard deviation where there are several values."""
     text = f"{values.mean():.{digits}f}"
     return text if len(values) == 1 else f"{text} ± {values.std():.{digits}f}"
+
+
+def compact(number: float) -> str:
+    """A count to four digits: 57829376 is "57.83M"; exact below 10,000."""
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if number >= factor:
+            return f"{number / (1e3 if unit == 'k' else factor):.4g}{unit}"
+    return f"{number:.0f}"
 
 
 def _plural(count: int, noun: str) -> str:

@@ -70,10 +70,10 @@ class TrainingCost:
 def scaled_learning_rate(rate_at_256: float, batch_size: int, training_images: int) -> float:
     """The peak learning rate for a batch size: proportional to its square root (Krizhevsky 2014, arXiv 1404.5997).
 
-    The batch counts as no larger than the training set, and no larger than 4096: beyond that the rule's rates
-    diverge on the networks here.
+    The batch counts as no larger than the training set, and no larger than 256: with the rule's rates beyond that the
+    CNN collapses or diverges in its first updates (at batch 4000 already with twice the rate).
     """
-    effective = min(batch_size, training_images, 4096)
+    effective = min(batch_size, training_images, 256)
     return rate_at_256 * math.sqrt(effective / 256)
 
 
