@@ -13,6 +13,7 @@ from onnxprune.data import Dataset
 from onnxprune.evaluation import Scores, score
 from onnxprune.export import export, parity, write_metadata
 from onnxprune.inference import open_session, run_batched
+from onnxprune.metadata import NORMALISATION
 from onnxprune.training import Batches
 from onnxprune.version import __version__
 
@@ -92,7 +93,7 @@ def _data_metadata(dataset: Dataset) -> dict[str, Any]:
         "dataset": dataset.name,
         "classes": list(dataset.classes),
         "input_shape": list(dataset.input_shape),
-        "normalisation": "(pixel / 255 - mean) / std, per channel",
+        "normalisation": NORMALISATION,
         "mean": list(dataset.mean),
         "std": list(dataset.std),
     }

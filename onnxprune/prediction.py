@@ -11,7 +11,7 @@ from onnxprune.classifier import Classifier, softmax
 from onnxprune.data import DATASETS
 from onnxprune.errors import InputError
 
-MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
+_MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
 _TOP = 3
 _DEEP = ("I", "F")  # Pillow's modes of more than 8 bits a channel begin so; it clips them at 255
 
@@ -29,7 +29,7 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
 
 
-def picture_size(classifier: Classifier) -> tuple[int, int, int]:
+def picture_shape(classifier: Classifier) -> tuple[int, int, int]:
     """(C, H, W) that pictures are brought to, before any black border: the shape of the images it was trained on.
 
     Raises:
@@ -40,7 +40,7 @@ def picture_size(classifier: Classifier) -> tuple[int, int, int]:
         raise InputError(f"{classifier.path}: neither its input nor its metadata say the size of its images")
     if not classifier.takes(shape):
         raise InputError(f"{classifier.path}: its metadata say images of {shape}, its input is {classifier.shape}")
-    if shape[0] not in MODES:
+    if shape[0] not in _MODES:
         raise InputError(f"{classifier.path}: takes images of {shape[0]} channels, pictures have 1 or 3")
     known = {name: info.shape for name, info in DATASETS.items()}.get(classifier.metadata.dataset or "")
     # a model that needs larger images than its dataset has was trained on them with a border
@@ -66,7 +66,7 @@ def predict(classifier: Classifier, paths: list[Path]) -> list[Prediction]:
             "; ".join(metadata.problems) or "the files of a sweep have them, and 'onnxprune evaluate' takes options"
         )
         raise InputError(f"{classifier.path}: its metadata do not say the {missing} ({reason})")
-    shape = picture_size(classifier)
+    shape = picture_shape(classifier)
     loaded, errors = [], []
     for path in paths:
         try:
@@ -76,11 +76,14 @@ def predict(classifier: Classifier, paths: list[Path]) -> list[Prediction]:
     if errors:
         raise InputError("\n".join(errors))
     images = np.stack([_bordered(pixels, classifier, shape) for pixels, _ in loaded])
-    probabilities = softmax(classifier.logits(images, metadata.normalisation))
-    if probabilities.shape[1] != len(metadata.classes):
+    logits = classifier.logits(images, metadata.normalisation)
+    if logits.shape[1] != len(metadata.classes):
         raise InputError(
-            f"{classifier.path}: answers with {probabilities.shape[1]} classes, its metadata name {len(metadata.classes)}"
+            f"{classifier.path}: answers with {logits.shape[1]} classes, its metadata name {len(metadata.classes)}"
         )
+    if not np.isfinite(logits).all():
+        raise InputError(f"{classifier.path}: its answer is not finite numbers: the model is damaged")
+    probabilities = softmax(logits)
     return [
         Prediction(path, size, _top(row, metadata.classes))
         for path, (_, size), row in zip(paths, loaded, probabilities, strict=True)
@@ -104,11 +107,12 @@ def _load(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[in
     if picture.mode.startswith(_DEEP):
         raise InputError(f"{path}: has more than 8 bits a channel (Pillow's mode {picture.mode}): convert it first")
     channels, height, width = shape
-    picture = picture.convert(MODES[channels])
-    if picture.size != (width, height):
+    size = picture.size
+    picture = picture.convert(_MODES[channels])
+    if size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
-    return pixels, (picture.width, picture.height)
+    return pixels, size
 
 
 def _bordered(pixels: np.ndarray, classifier: Classifier, shape: tuple[int, int, int]) -> np.ndarray:

@@ -1,0 +1,102 @@
+"""`deploy`: the best model of a sweep, under constraints."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from onnxprune.deployment import Choice, Deployed
+
+_DROP = 1.0
+
+
+@click.command()
+@click.argument("sweep", type=click.Path(path_type=Path))
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    metavar="POINTS",
+    help=f"Of validation accuracy below the base's, at most  [default: {_DROP:g}, none with --min-accuracy].",
+)
+@click.option("--min-accuracy", type=click.FloatRange(0, 100), metavar="PERCENT", help="Of validation, at least.")
+@click.option("--min-speedup", type=click.FloatRange(min=0), metavar="RATIO", help="Measured, at least.")
+@click.option("--max-latency-ms", type=click.FloatRange(min=0), metavar="MS", help="Median of a batch, at most.")
+@click.option("--max-bytes", type=click.IntRange(min=0), metavar="N", help="Of the ONNX file, at most.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("models"),
+    show_default=True,
+    help="Folder that the model goes to.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["plain", "triton"]),
+    default="plain",
+    show_default=True,
+    help="A file, or a Triton model repository.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the index entries as JSON.")
+def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, as_json: bool, **limits: Any) -> None:
+    """Copy the best model of a sweep, with a model card.
+
+    The best is the fastest measured (the one of the fewest MACs where nothing was timed) of those that satisfy every
+    constraint; among equally fast ones, that of the highest validation accuracy. The test accuracy is reported and has
+    no say. A sweep of several models or datasets gives one for each pair.
+
+    \b
+    Examples:
+      onnxprune deploy experiments/runs/demo
+      onnxprune deploy experiments/runs/demo --max-drop 0.5 --min-speedup 2 --layout triton
+    """
+    from onnxprune import deployment
+    from onnxprune.errors import RunError
+
+    if max_drop is None and limits["min_accuracy"] is None:
+        max_drop = _DROP
+    wanted = deployment.constraints(max_drop=max_drop, **limits)
+    entries, misses = [], []
+    for table in deployment.studies(sweep, wanted):
+        try:
+            choice = deployment.choose(table, wanted)
+        except RunError as error:
+            misses.append(str(error))
+            continue
+        deployed = deployment.deploy(choice, sweep, out, layout)
+        entries.append(deployed.entry)
+        if not as_json:
+            _print(choice, deployed, [constraint.text for constraint in wanted])
+    if as_json and entries:
+        click.echo(json.dumps(entries, indent=1))
+    if misses:
+        raise RunError("\n".join(misses))
+
+
+def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
+    row, entry = choice.row, deployed.entry
+    fastest = "the fastest" if choice.by == "speedup" else "the one of the fewest MACs"
+    tied = f" (of {choice.tied} equally good, that of the highest validation accuracy)" if choice.tied > 1 else ""
+    click.echo(
+        f"{deployed.name}: {fastest} of the {choice.candidates} of {choice.points} models with {' and '.join(wanted)}"
+        f"{tied}\n"
+    )
+    lines = [
+        ("accuracy on the test set, %", "accuracy", "{:.2f}"),
+        ("validation accuracy, which decides, %", "validation_accuracy", "{:.2f}"),
+        ("MACs an image", "macs", "{:,}"),
+        ("bytes", "file_bytes", "{:,}"),
+    ]
+    if entry["speedup"] is not None:
+        batch = f"median latency of a batch of {row['latency_batch']}, ms"
+        lines.append((batch, "latency_ms_median", "{:.3f}"))
+    wide = max(len(title) for title, _, _ in lines)
+    click.echo(f"{'':{wide}}  {'this':>12}  {'base':>12}")
+    for title, column, form in lines:
+        click.echo(f"{title:{wide}}  {form.format(row[column]):>12}  {form.format(row[f'base_{column}']):>12}")
+    if entry["speedup"] is not None:
+        click.echo(f"{'measured speedup':{wide}}  {row['speedup']:12.2f}")
+    click.echo()
+    for path in deployed.files:
+        click.echo(f"{path}")

@@ -1,0 +1,179 @@
+"""`evaluate`: an ONNX file on a dataset's test set."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from onnxprune.assessment import Assessment
+    from onnxprune.classifier import Classifier
+    from onnxprune.data import Dataset
+    from onnxprune.metadata import Normalisation
+
+_MOST_COLUMNS = 20  # of a confusion matrix that fits a terminal
+_PAIRS = 10
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--dataset", required=True, help="Data: a name of 'onnxprune datasets', or FILE.npz.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the datasets  [default: $ONNXPRUNE_DATA, else a cache folder].",
+)
+@click.option(
+    "--mean",
+    metavar="NUMBERS",
+    help="Of pixels in [0, 1]: one number, or one for each channel, with commas  [default: the file's metadata].",
+)
+@click.option("--std", metavar="NUMBERS", help="Standard deviation; likewise.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it runs.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Of the processor  [default: one for each core].")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON, with the confusion matrix.")
+def evaluate(
+    model: Path,
+    dataset: str,
+    data_dir: Path | None,
+    mean: str | None,
+    std: str | None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure the accuracy of an ONNX file on a dataset's full test set.
+
+    Top-1, top-5, cross-entropy, the accuracy of each class and the confusion matrix, by onnxruntime.
+
+    \b
+    Examples:
+      onnxprune evaluate model.onnx --dataset fmnist
+      onnxprune evaluate other.onnx --dataset cifar10 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26 --json
+    """
+    from onnxprune.assessment import assess
+    from onnxprune.classifier import open_classifier
+    from onnxprune.data import canonical_name, load
+
+    name = canonical_name(dataset)
+    classifier = open_classifier(model, device=device, threads=threads or os.cpu_count() or 1)
+    given = _numbers("--mean", mean), _numbers("--std", std)
+    data = load(name, data_dir)
+    normalisation = _normalisation(classifier, data, *given)
+    trained_on = classifier.metadata.dataset
+    if trained_on not in (None, data.name):
+        click.echo(f"Note: the file's metadata say it was trained on {trained_on}, not {data.name}.", err=True)
+    found = assess(classifier, data, normalisation)
+    if as_json:
+        used = {"mean": list(normalisation.mean), "std": list(normalisation.std)}
+        click.echo(json.dumps({"model": str(model), "dataset": data.name, **used, **found.as_json()}, indent=1))
+        return
+    _print(classifier, data, normalisation, found)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    from onnxprune.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(piece) for piece in text.split(","))
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError
+    except ValueError:
+        raise InputError(f"{option}: expected numbers with commas between them, got {text!r}") from None
+    return numbers
+
+
+def _normalisation(
+    classifier: "Classifier", data: "Dataset", mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> "Normalisation":
+    """The options' where they are given, else that of the file's metadata.
+
+    Raises:
+        InputError: there is none.
+    """
+    from onnxprune.errors import InputError
+    from onnxprune.metadata import Normalisation
+
+    recorded = classifier.metadata.normalisation
+    if recorded is None:
+        for problem in classifier.metadata.problems:
+            click.echo(f"Note: {classifier.path}: {problem}", err=True)
+        if mean is None or std is None:
+            shown = (",".join(f"{number:.4f}" for number in numbers) for numbers in (data.mean, data.std))
+            raise InputError(
+                f"{classifier.path}: its metadata do not say how images are normalised: give the --mean and --std "
+                "it was trained with (of {}'s training images they are --mean {} --std {}; for plain pixels / 255 give "
+                "--mean 0 --std 1)".format(data.name, *shown)
+            )
+        return Normalisation(mean, std)
+    used = Normalisation(mean or recorded.mean, std or recorded.std)
+    if used != recorded:
+        click.echo(
+            f"Note: normalised by the options, mean {_listed(used.mean)} and std {_listed(used.std)}; the file's "
+            f"metadata say mean {_listed(recorded.mean)} and std {_listed(recorded.std)}.",
+            err=True,
+        )
+    return used
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return ",".join(f"{number:.4g}" for number in numbers)
+
+
+def _print(classifier: "Classifier", data: "Dataset", normalisation: "Normalisation", found: "Assessment") -> None:
+    scores = found.scores
+    known = classifier.metadata
+    recorded = known.accuracy if known.dataset == data.name else None
+    click.echo(f"{classifier.path} on {data.name}: {found.images:,} test images, by onnxruntime")
+    if known.technique is not None and known.sparsity is not None:
+        click.echo(f"pruned: {known.technique}, {known.sparsity:g} % asked for")
+    click.echo(
+        f"normalised: pixel / 255, minus {_listed(normalisation.mean)}, divided by {_listed(normalisation.std)}\n\n"
+        f"accuracy       {scores.accuracy:6.2f} %"
+        + (f"   (recorded in the file: {recorded:.2f} %)\n" if recorded is not None else "\n")
+        + f"top-5          {scores.top5_accuracy:6.2f} %"
+        + ("   (there are no more than 5 classes)\n" if len(found.classes) <= 5 else "\n")
+        + f"cross-entropy  {scores.cross_entropy:6.4f} nats\n"
+    )
+    if scores.constant:
+        click.echo("The network has collapsed: it predicts the same for every image.\n")
+    if found.not_finite:
+        click.echo(f"{found.not_finite:,} images got an answer that is not finite numbers; they count as wrong.\n")
+    if len(found.classes) <= _MOST_COLUMNS:
+        _print_matrix(found)
+    else:
+        _print_classes(found)
+
+
+def _percent(accuracy: float | None) -> str:
+    return "     -" if accuracy is None else f"{accuracy:6.2f}"
+
+
+def _print_matrix(found: "Assessment") -> None:
+    names = [f"{index} {name}"[:24] for index, name in enumerate(found.classes)]
+    left = max(len("true class"), *map(len, names))
+    wide = max(len(str(found.confusion.max())), len(str(len(names)))) + 2
+    click.echo("Accuracy of each class, and its images by the class predicted (. is none):\n")
+    click.echo(f"{'true class':{left}}  acc. %  " + "".join(f"{index:{wide}}" for index in range(len(names))))
+    for name, accuracy, row in zip(names, found.class_accuracy, found.confusion.tolist(), strict=True):
+        click.echo(f"{name:{left}}  {_percent(accuracy)}  " + "".join(f"{count or '.':>{wide}}" for count in row))
+
+
+def _print_classes(found: "Assessment") -> None:
+    wide = max(map(len, found.classes))
+    click.echo("Accuracy of each class, %:\n")
+    for name, accuracy in zip(found.classes, found.class_accuracy, strict=True):
+        click.echo(f"{name:{wide}}  {_percent(accuracy)}")
+    counts = found.confusion.copy()
+    for index in range(len(counts)):
+        counts[index, index] = 0
+    click.echo("\nMost frequent confusions (the whole matrix: --json):\n")
+    for position in counts.ravel().argsort(kind="stable")[::-1][:_PAIRS].tolist():
+        true, predicted = divmod(position, len(counts))
+        if counts[true, predicted]:
+            click.echo(f"{counts[true, predicted]:6}  {found.classes[true]} taken for {found.classes[predicted]}")

@@ -1,0 +1,55 @@
+"""`predict`: picture files through an ONNX file."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def predict(model: Path, images: tuple[Path, ...], as_json: bool) -> None:
+    """Classify picture files, by the metadata in an ONNX file.
+
+    Each picture becomes grayscale or RGB, as the file takes, and is resized to its images' size, whatever its
+    proportions. Pictures must look as those the model was trained on do: MNIST's digits are white on black.
+
+    \b
+    Example:
+      onnxprune predict model.onnx shoe.png shirt.jpg
+    """
+    from onnxprune.classifier import open_classifier, shape_text
+    from onnxprune.prediction import picture_shape
+    from onnxprune.prediction import predict as predict_files
+
+    classifier = open_classifier(model)
+    found = predict_files(classifier, list(images))
+    _, height, width = shape = picture_shape(classifier)
+    if as_json:
+        rows = [
+            {
+                "image": str(entry.path),
+                "class": entry.top[0][0],
+                "probability": entry.top[0][1],
+                "top": [{"class": name, "probability": probability} for name, probability in entry.top],
+                "picture_size": list(entry.size),
+                "resized_to": [width, height] if entry.size != (width, height) else None,
+            }
+            for entry in found
+        ]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    names = max(len(str(entry.path)) for entry in found)
+    for entry in found:
+        ranked = [f"{name} {100 * probability:.1f} %" for name, probability in entry.top]
+        rest = f"   ({', '.join(ranked[1:])})" if ranked[1:] else ""
+        click.echo(f"{entry.path!s:{names}}  {ranked[0]}{rest}")
+    resized = sum(entry.size != (width, height) for entry in found)
+    if resized:
+        click.echo(
+            f"{resized} of {len(found)} resized to {shape_text(shape[1:])} (height x width, bilinear, proportions not "
+            f"kept).",
+            err=True,
+        )
