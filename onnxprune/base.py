@@ -18,7 +18,15 @@ from onnxprune.models import MODELS
 from onnxprune.opcount import count_training_ops
 from onnxprune.progress import Reporter
 from onnxprune.spec import AUGMENTATIONS, BASES, Point
-from onnxprune.training import Batches, Recipe, TrainingCost, scaled_learning_rate, select_device, train
+from onnxprune.training import (
+    Batches,
+    Recipe,
+    TrainingCost,
+    fitting_micro_batch,
+    scaled_learning_rate,
+    select_device,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -53,14 +61,14 @@ def training_batches(point: Point, dataset: Dataset) -> Batches:
     return Batches(dataset.train, dataset.mean, dataset.std, select_device(point.device))
 
 
-def recipe(point: Point, epochs: int, rate_at_256: float, training_images: int) -> Recipe:
-    """The training recipe that a point's settings describe."""
+def recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: int, rate_at_256: float) -> Recipe:
+    """How a point's settings say to train `network`."""
     return Recipe(
         epochs=epochs,
         batch_size=point.batch_size,
-        learning_rate=scaled_learning_rate(rate_at_256, point.batch_size, training_images),
+        learning_rate=scaled_learning_rate(rate_at_256, point.batch_size, len(dataset.train)),
         augmentation=AUGMENTATIONS[point.augment],
-        micro_batch=MODELS[point.model].micro_batch,
+        micro_batch=fitting_micro_batch(network, dataset.input_shape, MODELS[point.model].micro_batch),
         seed=point.seed,
     )
 
@@ -106,7 +114,7 @@ def ensure_base(point: Point, dataset: Dataset, runs: Path, reporter: Reporter) 
 def _train_and_assess(
     network: nn.Module, point: Point, dataset: Dataset, folder: Path, reporter: Reporter
 ) -> dict[str, Any]:
-    training_recipe = recipe(point, point.epochs, point.learning_rate, len(dataset.train))
+    training_recipe = recipe(point, network, dataset, point.epochs, point.learning_rate)
     operators = count_training_ops(network, dataset.input_shape)
     cost = train(network, training_batches(point, dataset), training_recipe, on_update=reporter.training)
     reporter.stage("measuring")

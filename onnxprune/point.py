@@ -81,7 +81,7 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
     cost = train(
         network,
         batches,
-        recipe(point, epochs, rate, len(dataset.train)),
+        recipe(point, network, dataset, epochs, rate),
         masks=pruned.held,
         on_update=reporter.training,
     )

@@ -25,6 +25,7 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 WARMUP_SHARE = 0.1
 CROP_PADDING = 2
+ACTIVATION_BYTES = 2**30  # what a micro-batch may keep for its backward pass
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,30 @@ def seeded_generator(seed: int, purpose: str) -> torch.Generator:
     """A CPU random generator that depends on the seed and on what it is for, and on nothing else."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def fitting_micro_batch(network: nn.Module, input_shape: tuple[int, int, int], most: int) -> int:
+    """The largest micro-batch, up to `most`, whose forward pass keeps at most 1 GiB for the backward pass.
+
+    Counted on two random images (C, H, W); the network is left as it was.
+    """
+    parameters = {parameter.data_ptr() for parameter in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if tensor.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    device = next(network.parameters()).device
+    images = torch.zeros(2, *input_shape, device=device)
+    training = network.training
+    network.eval()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(images)
+    network.train(training)
+    return max(1, min(most, ACTIVATION_BYTES * 2 // max(1, sum(kept.values()))))
 
 
 class Batches:

@@ -17,10 +17,12 @@ from onnxprune.errors import InputError, RunError
 from onnxprune.memory import PeakMemory
 from onnxprune.models import MODELS
 from onnxprune.training import (
+    ACTIVATION_BYTES,
     CROP_PADDING,
     Batches,
     Recipe,
     accumulate_gradients,
+    fitting_micro_batch,
     scaled_learning_rate,
     seeded_generator,
     select_device,
@@ -139,6 +141,31 @@ def test_a_step_of_many_micro_batches_updates_as_one_piece_does(batches: Batches
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     assert [cost.updates for cost in costs] == [1, 1]
     assert costs[0].epoch_losses == pytest.approx(costs[1].epoch_losses, rel=1e-5)
+
+
+# Memory
+
+
+def test_micro_batches_shrink_where_images_keep_much_for_the_backward_pass() -> None:
+    class Keeper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return (images.repeat(1, 1, 64, 64) * self.weight).exp()  # keeps its input and its output
+
+    network = Keeper()
+    bytes_an_image = 2 * 4 * 2 * 512 * 512
+    assert fitting_micro_batch(network, SHAPE, 1_000_000) == ACTIVATION_BYTES // bytes_an_image
+    assert fitting_micro_batch(network, SHAPE, 16) == 16
+    assert network.training
+
+
+def test_small_stem_keeps_sixteen_times_as_much() -> None:
+    stems = {stem: MODELS["densenet121"].build((3, 32, 32), 10, 0, stem=stem) for stem in ("imagenet", "small")}
+    found = {stem: fitting_micro_batch(network, (3, 32, 32), 10_000) for stem, network in stems.items()}
+    assert 14 < found["imagenet"] / found["small"] < 18
 
 
 # Learning rate

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from onnxprune.errors import InputError
 from onnxprune.models.densenet import removable_layers, remove_layers
 from onnxprune.pruning import TECHNIQUES, pruners
-from onnxprune.training import Batches, seeded_generator
+from onnxprune.training import Batches, fitting_micro_batch, seeded_generator
 
 ALIGN_FROM = 32
 CALIBRATION_STEPS = 10
@@ -151,7 +151,9 @@ def _evaluator(network: nn.Module, batches: Batches, seed: int, steps: int) -> p
     """NNI's view of training: gradients on fixed training images with a learning rate of 0, so that criteria that
     look at gradients leave weights and BatchNorm statistics as they are."""
     order = torch.randperm(len(batches), generator=seeded_generator(seed, "pruning criterion"))
-    size = min(CALIBRATION_BATCH, len(batches))
+    most = min(CALIBRATION_BATCH, len(batches))
+    channels, height, width = batches.images.shape[1:]
+    size = fitting_micro_batch(network, (channels, height, width), most)
     starts = [step * size % (len(batches) - size + 1) for step in range(steps)]
 
     def training_step(batch: tuple[Tensor, Tensor], model: nn.Module) -> Tensor:
