@@ -130,7 +130,9 @@ def _train_and_assess(
     )
     metrics = {
         **measured.accuracy_columns("base_"),
-        "base_validation_accuracy": validation_accuracy(folder / store.MODEL, dataset, torch.device(point.device)),
+        "base_validation_accuracy": validation_accuracy(
+            folder / store.MODEL, dataset, torch.device(point.device), measured.batch
+        ),
         **measured.cost_columns("base_"),
         **cost_columns(cost, operators.flops_per_image, "base_"),
         "base_parity_max_abs_diff": measured.parity,

@@ -14,10 +14,11 @@ from onnxprune.evaluation import Scores, score
 from onnxprune.export import export, parity, write_metadata
 from onnxprune.inference import open_session, run_batched
 from onnxprune.metadata import NORMALISATION
-from onnxprune.training import Batches
+from onnxprune.training import Batches, fitting_micro_batch
 from onnxprune.version import __version__
 
 PARITY_IMAGES = 256
+EVALUATION_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Measured:
         test: scores of the file under onnxruntime on the full test set.
         parity: largest absolute difference between the network's logits and the file's, on 256 test images.
         counts: MACs, parameters and bytes of the file.
+        batch: images that were run through it at once, as many as memory is meant to hold.
     """
 
     test: Scores
     parity: float
     counts: Counts
+    batch: int
 
     def accuracy_columns(self, prefix: str = "") -> dict[str, Any]:
         """Accuracies in percent and cross-entropy in nats, on the test set."""
@@ -68,7 +71,8 @@ def export_and_measure(
     """
     export(network, path, dataset.input_shape)
     session = open_session(path, device=device.type, threads=torch.get_num_threads())
-    logits = run_batched(session, dataset.test.images, dataset.mean, dataset.std)
+    batch = fitting_micro_batch(network, dataset.input_shape, EVALUATION_BATCH)
+    logits = run_batched(session, dataset.test.images, dataset.mean, dataset.std, batch)
     probe = Batches(dataset.test, dataset.mean, dataset.std, device)
     images, _ = probe.take(torch.arange(min(PARITY_IMAGES, len(probe))))
     difference = parity(network, logits[: len(images)], images)
@@ -77,13 +81,13 @@ def export_and_measure(
         path, {**_data_metadata(dataset), **metadata, "accuracy": test.accuracy, "onnxprune_version": __version__}
     )
     # counted last: the file as it is deployed, its metadata included
-    return Measured(test=test, parity=difference, counts=count(path))
+    return Measured(test=test, parity=difference, counts=count(path), batch=batch)
 
 
-def validation_accuracy(path: Path, dataset: Dataset, device: torch.device) -> float:
+def validation_accuracy(path: Path, dataset: Dataset, device: torch.device, batch: int) -> float:
     """Top-1 of an exported file on the validation split, in percent: what decisions may look at."""
     session = open_session(path, device=device.type, threads=torch.get_num_threads())
-    logits = run_batched(session, dataset.validation.images, dataset.mean, dataset.std)
+    logits = run_batched(session, dataset.validation.images, dataset.mean, dataset.std, batch)
     return score(logits, dataset.validation.labels).accuracy
 
 

@@ -91,7 +91,7 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
         **base.metrics,
         **before.accuracy_columns("before_finetuning_"),
         **final.accuracy_columns(),
-        "validation_accuracy": validation_accuracy(model_path, dataset, device),
+        "validation_accuracy": validation_accuracy(model_path, dataset, device, final.batch),
         "accuracy_change": final.test.accuracy - base.metrics["base_accuracy"],
         **final.cost_columns(),
         **cost_columns(cost, operators.flops_per_image),

@@ -1,6 +1,7 @@
 """Removes a share of a network's units: masks by NNI, then NNI's speedup for the techniques that shrink."""
 
 import copy
+import gc
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -293,6 +294,7 @@ def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         shrunk: nn.Module = ModelSpeedup(network, images, masks, graph_module=symbolic_trace(network)).speedup_model()
+    gc.collect()  # NNI leaves every intermediate tensor in reference cycles: gigabytes for a DenseNet
     return shrunk.eval()
 
 
