@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 
 from onnxprune.errors import InputError
-from onnxprune.inference import open_session, run_batched
+from onnxprune.inference import open_session, probe, run_batched
 from onnxprune.metadata import Metadata, Normalisation, parse
 
 _MOST_VALUES = 2**22  # of a batch's images, 16 MiB: bounds the memory of large images
@@ -71,6 +71,7 @@ def open_classifier(path: Path, *, device: str = "cpu", threads: int = 1) -> Cla
         InputError: it cannot be loaded, or does not classify images: it has not one float32 input (batch, channels,
             height, width) and one output (batch, classes).
     """
+    probe(path, device=device, threads=threads)
     session = open_session(path, device=device, threads=threads)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:

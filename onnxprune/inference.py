@@ -2,11 +2,21 @@
 
 import contextlib
 import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+import psutil
 
 from onnxprune.errors import InputError
 
@@ -28,7 +38,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> onnxru
         InputError: no such file, onnxruntime cannot load it, or CUDA was asked for and does not run here.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     # What goes wrong comes back as an exception; onnxruntime's log lines would only repeat it on the terminal.
     onnxruntime.set_default_logger_severity(_FATAL)
     if device == "cuda":
@@ -45,6 +55,108 @@ def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> onnxru
     if device == "cuda" and session.get_providers()[0] != _CUDA[0]:
         raise _no_cuda()
     return session
+
+
+def probe(
+    path: Path,
+    feed: Mapping[str, np.ndarray] | None = None,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    seconds: float = 4,
+    memory: int = 4 * 2**30,
+) -> None:
+    """Tries a file of unknown origin in a process of its own: onnxruntime crashes on some that are damaged.
+
+    It is checked by `onnxfile.load`, opened, and run once on `feed`, as it will be here.
+
+    Args:
+        feed: what it is to be run on; without it, the file is only opened.
+        seconds: limit of time; one more is added for every 50 MB of the folder's files that the model may use.
+        memory: limit of resident bytes; four times the same files are added.
+
+    Raises:
+        InputError: the file cannot be used, or its process crashed or went beyond the limits.
+    """
+    size = _bytes_around(path)
+    request = pickle.dumps((path, None if feed is None else dict(feed), device, threads))
+    package = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
+        stdin.write(request)
+        stdin.seek(0)
+        child = subprocess.Popen(
+            [sys.executable, "-c", "from onnxprune.inference import answer_probe; answer_probe()"],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.DEVNULL,  # native code prints there, and what it says comes back in the answer
+            env=environment,
+        )
+        try:
+            problem = _watch(child, time.monotonic() + seconds + size / 50e6, memory + 4 * size)
+        finally:
+            child.kill()
+            child.wait()
+        stdout.seek(0)
+        lines = stdout.read().decode(errors="replace").splitlines()
+    if problem is None and child.returncode == 0 and lines:
+        problem = json.loads(lines[-1])
+        if problem is None:
+            return
+        raise InputError(problem)
+    raise InputError(f"{path}: onnxruntime cannot run it: {problem or _ending(child.returncode)}")
+
+
+def answer_probe() -> None:
+    """The other side of `probe`: reads the request from stdin, and prints null or what is wrong as JSON."""
+    from onnxprune.onnxfile import load, one_line  # the study's own exports need no onnx here
+
+    path, feed, device, threads = pickle.load(sys.stdin.buffer)
+    problem = None
+    try:
+        load(path)
+        session = open_session(path, device=device, threads=threads)
+        if feed is not None:
+            session.run(None, feed)
+    except InputError as error:
+        problem = str(error)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        problem = f"{path}: onnxruntime cannot run it: {one_line(error)}"
+    print("\n" + json.dumps(problem), flush=True)  # noqa: T201 - on a line of its own, whatever came before
+    os._exit(0)  # tearing a session down may crash where running it did not
+
+
+def _watch(child: subprocess.Popen[bytes], end: float, memory: int) -> str | None:
+    """Waits for the process; what is wrong where it goes beyond a limit."""
+    process = psutil.Process(child.pid)
+    memory = min(memory, psutil.virtual_memory().available * 9 // 10)
+    while True:
+        try:
+            child.wait(0.01)
+            return None
+        except subprocess.TimeoutExpired:
+            pass
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if process.memory_info().rss > memory:
+                return f"it takes over {memory / 2**30:.1f} GiB of memory"
+        if time.monotonic() > end:
+            return "it does not finish in time"
+
+
+def _bytes_around(path: Path) -> int:
+    """Of the file and those beside it, which may hold its external data."""
+    try:
+        return sum(file.stat().st_size for file in path.parent.iterdir() if file.stem.startswith(path.stem))
+    except OSError:
+        return 0
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"its process crashed ({signal.Signals(-code).name})"
+    return f"its process crashed (signal {-code})"
 
 
 def run_batched(
@@ -113,4 +225,4 @@ def _no_cuda() -> InputError:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
