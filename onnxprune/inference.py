@@ -4,13 +4,12 @@ import contextlib
 import io
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,18 @@ _FATAL = 4  # onnxruntime's severities: 0 verbose, 1 info, 2 warning, 3 error, 4
 # float32 files compute in float32: onnxruntime's default of TF32 would change the third digit of the logits.
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
 _CPU: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
+_TINY = '<ir_version: 8, opset_import: ["": 13]> tiny (float[1] x) => (float[1] y) { y = Add (x, x) }'
 
 
-def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, *, device: str = "cpu", threads: int = 1, profile_to: Path | None = None
+) -> onnxruntime.InferenceSession:
     """A session of the ONNX file with all graph optimisations, running its operators one after the other.
 
     Args:
         device: "cpu" or "cuda"; operators without a CUDA kernel run on the CPU, as in any deployment.
         threads: threads within one operator, on the CPU.
+        profile_to: folder for onnxruntime's own profile of the session, which slows it.
 
     Raises:
         InputError: no such file, onnxruntime cannot load it, or CUDA was asked for and does not run here.
@@ -43,10 +46,14 @@ def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> onnxru
     onnxruntime.set_default_logger_severity(_FATAL)
     if device == "cuda":
         _prepare_cuda()
+    options = _options(threads)
+    if profile_to is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_to / "profile")
     try:
         session = onnxruntime.InferenceSession(
             str(path),
-            _options(threads),
+            options,
             providers=[_CUDA, _CPU] if device == "cuda" else [_CPU],
             enable_fallback=0,  # the fallback prints, and would give CPU numbers for CUDA
         )
@@ -59,7 +66,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> onnxru
 
 def probe(
     path: Path,
-    feed: Mapping[str, np.ndarray] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
     *,
     device: str = "cpu",
     threads: int = 1,
@@ -68,10 +75,10 @@ def probe(
 ) -> None:
     """Tries a file of unknown origin in a process of its own: onnxruntime crashes on some that are damaged.
 
-    It is checked by `onnxfile.load`, opened, and run once on `feed`, as it will be here.
+    It is checked by `onnxfile.load`, opened, and run once on random inputs, as it will be here.
 
     Args:
-        feed: what it is to be run on; without it, the file is only opened.
+        shapes: of the inputs; without them, the file is only opened.
         seconds: limit of time; one more is added for every 50 MB of the folder's files that the model may use.
         memory: limit of resident bytes; four times the same files are added.
 
@@ -79,14 +86,14 @@ def probe(
         InputError: the file cannot be used, or its process crashed or went beyond the limits.
     """
     size = _bytes_around(path)
-    request = pickle.dumps((path, None if feed is None else dict(feed), device, threads))
+    request = json.dumps([str(path), None if shapes is None else dict(shapes), device, threads])
     package = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
-        stdin.write(request)
+        stdin.write(request.encode())
         stdin.seek(0)
         child = subprocess.Popen(
-            [sys.executable, "-c", "from onnxprune.inference import answer_probe; answer_probe()"],
+            [sys.executable, "-P", "-c", "from onnxprune.inference import answer_probe; answer_probe()"],
             stdin=stdin,
             stdout=stdout,
             stderr=subprocess.DEVNULL,  # native code prints there, and what it says comes back in the answer
@@ -109,15 +116,17 @@ def probe(
 
 def answer_probe() -> None:
     """The other side of `probe`: reads the request from stdin, and prints null or what is wrong as JSON."""
+    from onnxprune.feeds import random_feed
     from onnxprune.onnxfile import load, one_line  # the study's own exports need no onnx here
 
-    path, feed, device, threads = pickle.load(sys.stdin.buffer)
+    name, shapes, device, threads = json.load(sys.stdin)
+    path = Path(name)
     problem = None
     try:
         load(path)
         session = open_session(path, device=device, threads=threads)
-        if feed is not None:
-            session.run(None, feed)
+        if shapes is not None:
+            session.run(None, random_feed(session, shapes))
     except InputError as error:
         problem = str(error)
     except Exception as error:  # onnxruntime's exceptions share no base class
@@ -216,6 +225,25 @@ def _prepare_cuda() -> None:
     if preload is not None:
         with contextlib.redirect_stdout(io.StringIO()):  # prints a line for every library it misses
             preload()
+
+
+def check_cuda() -> None:
+    """Tries CUDA by a session of one operator.
+
+    Raises:
+        InputError: it does not run here.
+    """
+    from onnx import parser
+
+    tiny = parser.parse_model(_TINY).SerializeToString()
+    _prepare_cuda()
+    try:
+        session = onnxruntime.InferenceSession(tiny, _options(1), providers=[_CUDA], enable_fallback=0)
+        session.run(None, {"x": np.ones(1, np.float32)})
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise _no_cuda() from error
+    if session.get_providers()[0] != _CUDA[0]:
+        raise _no_cuda()
 
 
 def _no_cuda() -> InputError:

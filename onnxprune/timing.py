@@ -1,11 +1,13 @@
 """Latency of ONNX files, measured interleaved so that a speed-up is a ratio from one run."""
 
 import contextlib
+import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,8 +16,12 @@ import numpy as np
 import onnxruntime
 
 from onnxprune.errors import InputError
+from onnxprune.feeds import Feed, random_feed
 from onnxprune.inference import open_session
 
+WARMUP_SECONDS = 0.2
+_PROFILED_RUNS = 100
+_CONTAINERS = {"If", "Loop", "Scan"}  # their time is that of the nodes within, which are timed too
 _RUNS_FOR_P99 = 1000  # fewer leave less than ten runs beyond it
 
 
@@ -47,8 +53,27 @@ class Comparison:
     noise: float
 
 
+@dataclass(frozen=True)
+class KernelTime:
+    """Kernels of one operator type, as onnxruntime's own profiler timed them.
+
+    Attributes:
+        operator: after onnxruntime's optimisations, which fuse operators and change layouts.
+        provider: "CPU" or "CUDA".
+        count: kernels a run.
+        ms: milliseconds a run, all of them together.
+        share: percentage of all kernels' time.
+    """
+
+    operator: str
+    provider: str
+    count: int
+    ms: float
+    share: float
+
+
 def interleave(
-    runs: Sequence[Callable[[], Any]], seconds: float, warmup_seconds: float = 0.2, min_runs: int = 20
+    runs: Sequence[Callable[[], Any]], seconds: float, warmup_seconds: float = WARMUP_SECONDS, min_runs: int = 20
 ) -> list[np.ndarray]:
     """Makes every run once a round, and gives each one's milliseconds (rounds,), in order of the rounds.
 
@@ -101,8 +126,7 @@ def compare(
 ) -> Comparison:
     """Times `other_path` against `base_path` in fresh sessions on the same random images.
 
-    On CUDA input and output stay on the device: transfers are not timed, waiting for the result is. Other
-    measurements are kept out by holding `timing_lock` around this.
+    Other measurements are kept out by holding `timing_lock` around this.
 
     Args:
         input_shape: of one sample, without the batch.
@@ -111,9 +135,8 @@ def compare(
     Raises:
         InputError: a file cannot be run on this device, or not on an input of this shape.
     """
-    feed = np.random.default_rng(0).standard_normal((batch, *input_shape)).astype(np.float32)
     paths = (base_path, other_path, base_path, other_path)
-    times = interleave([_bind(path, feed, device, threads) for path in paths], seconds)
+    times = interleave([_fresh_run(path, (batch, *input_shape), device, threads) for path in paths], seconds)
     medians = [float(np.median(part)) for part in times]
     base, other = (summarise(np.concatenate(times[first::2])) for first in (0, 1))
     return Comparison(
@@ -121,6 +144,50 @@ def compare(
         other=other,
         speedup=base.median_ms / other.median_ms,
         noise=sum(abs(first - twin) / min(first, twin) for first, twin in zip(medians[:2], medians[2:], strict=True)),
+    )
+
+
+def time_kernels(
+    path: Path, shapes: Mapping[str, Sequence[int]], *, device: str, threads: int, seconds: float = 1.0
+) -> tuple[KernelTime, ...]:
+    """Times the kernels of the ONNX file by onnxruntime's own profiler, on random inputs; slowest first.
+
+    Raises:
+        InputError: the file cannot be run on this device, or not on inputs of these shapes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(path, device=device, threads=threads, profile_to=Path(folder))
+        run = bound_run(session, random_feed(session, shapes), device)
+        first = time.perf_counter()
+        run()
+        # The profiler keeps at most a million events, and every run adds one a node.
+        runs = max(3, min(_PROFILED_RUNS, int(seconds / (time.perf_counter() - first))))
+        for _ in range(runs - 1):
+            run()
+        events = json.loads(Path(session.end_profiling()).read_text())
+    return _kernel_times(events, runs)
+
+
+def _kernel_times(events: list[dict[str, Any]], runs: int) -> tuple[KernelTime, ...]:
+    """Means over all runs but the first, which warms up: each run's nodes come in the same order."""
+    nodes = [event for event in events if event["cat"] == "Node" and event["name"].endswith("_kernel_time")]
+    nodes = [event for event in nodes[len(nodes) // runs :] if event["args"]["op_name"] not in _CONTAINERS]
+    microseconds: Counter[tuple[str, str]] = Counter()
+    kernels: Counter[tuple[str, str]] = Counter()
+    for event in nodes:
+        key = (event["args"]["op_name"], event["args"]["provider"].removesuffix("ExecutionProvider"))
+        microseconds[key] += event["dur"]
+        kernels[key] += 1
+    total = microseconds.total() or 1
+    return tuple(
+        KernelTime(
+            operator=operator,
+            provider=provider,
+            count=round(kernels[operator, provider] / (runs - 1)),
+            ms=spent / 1000 / (runs - 1),
+            share=100 * spent / total,
+        )
+        for (operator, provider), spent in microseconds.most_common()
     )
 
 
@@ -161,30 +228,16 @@ def _order(round_number: int, count: int) -> list[int]:
     return order[::-1] if round_number % 2 else order
 
 
-def _plain_run(session: onnxruntime.InferenceSession, feed: dict[str, np.ndarray]) -> Callable[[], Any]:
-    return lambda: session.run(None, feed)
+def bound_run(session: onnxruntime.InferenceSession, feed: Feed, device: str) -> Callable[[], Any]:
+    """One run of the session on `feed`, to be called.
 
-
-def _bind(path: Path, feed: np.ndarray, device: str, threads: int) -> Callable[[], Any]:
-    """One run of a fresh session on `feed`, tried once: a wrong input is an error before anything is timed."""
-    session = open_session(path, device=device, threads=threads)
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise InputError(f"{path}: expected a model of one input, got {len(inputs)}")
-    try:
-        run = _device_run(session, feed) if device == "cuda" else _plain_run(session, {inputs[0].name: feed})
-        run()
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise InputError(
-            f"{path}: input {inputs[0].name!r} is {inputs[0].type} of shape {inputs[0].shape}, "
-            f"it does not take float32 of shape {list(feed.shape)}"
-        ) from error
-    return run
-
-
-def _device_run(session: onnxruntime.InferenceSession, feed: np.ndarray) -> Callable[[], Any]:
+    On CUDA input and output stay on the device: transfers are no part of a run, waiting for the result is.
+    """
+    if device == "cpu":
+        return lambda: session.run(None, feed)
     binding = session.io_binding()
-    binding.bind_ortvalue_input(session.get_inputs()[0].name, onnxruntime.OrtValue.ortvalue_from_numpy(feed, "cuda", 0))
+    for name, values in feed.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(values, "cuda", 0))
     for output in session.get_outputs():
         binding.bind_output(output.name, "cuda", 0)
 
@@ -192,4 +245,40 @@ def _device_run(session: onnxruntime.InferenceSession, feed: np.ndarray) -> Call
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
 
+    return run
+
+
+def transfer(session: onnxruntime.InferenceSession, feed: Feed) -> Callable[[], Any]:
+    """Moving the inputs of one run to the GPU and its outputs back, to be called; the run itself is made once, here."""
+    binding = session.io_binding()
+    inputs = {name: onnxruntime.OrtValue.ortvalue_from_numpy(values, "cuda", 0) for name, values in feed.items()}
+    for name, value in inputs.items():
+        binding.bind_ortvalue_input(name, value)
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cuda", 0)
+    session.run_with_iobinding(binding)
+
+    def move() -> None:
+        for name, value in inputs.items():
+            value.update_inplace(feed[name])
+        binding.synchronize_inputs()
+        binding.copy_outputs_to_cpu()
+
+    return move
+
+
+def _fresh_run(path: Path, shape: tuple[int, ...], device: str, threads: int) -> Callable[[], Any]:
+    """One run of a fresh session on its one input, tried once: a wrong input is an error before anything is timed."""
+    session = open_session(path, device=device, threads=threads)
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise InputError(f"{path}: expected a model of one input, got {len(inputs)}")
+    try:
+        run = bound_run(session, random_feed(session, {inputs[0].name: shape}), device)
+        run()
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise InputError(
+            f"{path}: input {inputs[0].name!r} is {inputs[0].type} of shape {inputs[0].shape}, "
+            f"it does not run on shape {list(shape)}"
+        ) from error
     return run

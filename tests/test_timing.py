@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from onnxprune.errors import InputError
-from onnxprune.timing import compare, interleave, summarise, timing_lock
+from onnxprune.timing import compare, interleave, summarise, time_kernels, timing_lock
 
 
 def fake_run(name, calls, seconds=0.0):
@@ -142,3 +142,32 @@ def test_the_lock_is_free_after_an_error(tmp_path, monkeypatch):
         raise RuntimeError
     with timing_lock():
         assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_kernels_are_timed_by_operator(tmp_path):
+    path = graphs.linear(tmp_path / "model.onnx", graphs.ones(64, 3 * 32 * 32))
+    kernels = time_kernels(path, {"input": (8, 3, 32, 32)}, device="cpu", threads=1, seconds=0.05)
+    assert {kernel.operator: (kernel.provider, kernel.count) for kernel in kernels} == {
+        "Flatten": ("CPU", 1),
+        "Gemm": ("CPU", 1),
+    }
+    assert kernels[0].operator == "Gemm"
+    assert kernels[0].ms > kernels[1].ms > 0
+    assert sum(kernel.share for kernel in kernels) == pytest.approx(100)
+
+
+def test_kernels_within_a_loop_are_counted_and_the_loop_is_not(tmp_path):
+    body = """g (float[n] x) => (float[m] y) {
+        trips = Constant <value = int64 {5}> ()
+        on = Constant <value = bool {1}> ()
+        y = Loop (trips, on, x) <body = b (int64 i, bool c, float[k] a) => (bool d, float[k] e) {
+            d = Identity (c)
+            e = Sin (a)
+        }>
+    }"""
+    kernels = time_kernels(
+        graphs.write(tmp_path / "model.onnx", body), {"x": (4,)}, device="cpu", threads=1, seconds=0.01
+    )
+    counts = {kernel.operator: kernel.count for kernel in kernels}
+    assert counts["Sin"] == 5
+    assert "Loop" not in counts

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.commands.options import DEVICE, THREADS
+
 if TYPE_CHECKING:
     from onnxprune.assessment import Assessment
     from onnxprune.classifier import Classifier
@@ -32,8 +34,8 @@ _PAIRS = 10
     help="Of pixels in [0, 1]: one number, or one for each channel, with commas  [default: the file's metadata].",
 )
 @click.option("--std", metavar="NUMBERS", help="Standard deviation; likewise.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it runs.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Of the processor  [default: one for each core].")
+@DEVICE
+@THREADS
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON, with the confusion matrix.")
 def evaluate(
     model: Path,

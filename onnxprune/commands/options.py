@@ -1,0 +1,60 @@
+"""Options that several commands have."""
+
+import re
+
+import click
+
+Shapes = dict[str, tuple[int, ...]]
+
+DEVICE = click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it runs."
+)
+THREADS = click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Of the processor  [default: one for each core]."
+)
+
+
+def _shapes(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> Shapes:
+    shapes: Shapes = {}
+    for text in texts:
+        name, _, sizes = text.rpartition(":")
+        if not name or re.fullmatch(r"[1-9]\d{0,9}(x[1-9]\d{0,9})*", sizes) is None:
+            raise click.BadParameter(f"expected NAME:SIZES like input:1x3x224x224, got {text!r}")
+        if name in shapes:
+            raise click.BadParameter(f"{name!r} is given twice")
+        shapes[name] = tuple(int(size) for size in sizes.split("x"))
+    return shapes
+
+
+INPUTS = click.option(
+    "--input",
+    "inputs",
+    metavar="NAME:SIZES",
+    multiple=True,
+    callback=_shapes,
+    help="Shape of an input that the file leaves open, like input:1x3x224x224; again for another input.",
+)
+
+
+def _batch_sizes(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    if re.fullmatch(r" *[1-9]\d{0,6} *(, *[1-9]\d{0,6} *)*", text) is None:
+        raise click.BadParameter(f"expected numbers from 1 to 9,999,999 with commas between them, got {text!r}")
+    return tuple(dict.fromkeys(int(piece) for piece in text.split(",")))
+
+
+BATCH_SIZES = click.option(
+    "--batch-size",
+    "batch_sizes",
+    metavar="NUMBERS",
+    callback=_batch_sizes,
+    help="Samples a run, with commas: 1,32  [default: what the file fixes, else 1].",
+)
+SECONDS = click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 3600),
+    default=3.0,
+    show_default=True,
+    help="Length of each measurement of latency.",
+)
