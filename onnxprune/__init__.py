@@ -9,9 +9,10 @@ from onnxprune.version import __version__
 if TYPE_CHECKING:
     import pandas as pd
 
+    from onnxprune.profiling import Profile
     from onnxprune.spec import Sweep
 
-__all__ = ["InputError", "OnnxpruneError", "RunError", "__version__", "run_experiment", "sweep"]
+__all__ = ["InputError", "OnnxpruneError", "RunError", "__version__", "profile", "run_experiment", "sweep"]
 
 
 def sweep(
@@ -67,3 +68,21 @@ def run_experiment(
     from onnxprune.spec import Sweep
 
     return _run(Sweep.one_point(settings), out, data_dir)
+
+
+def profile(path: str | Path, **settings: Any) -> "Profile":
+    """Profiles an ONNX file of any framework; neither PyTorch nor NNI is imported.
+
+    Example:
+        >>> found = onnxprune.profile("model.onnx", batch_sizes=(1, 32))
+        >>> found.counts.macs, found.operators, found.nodes, found.latency
+
+    Args:
+        settings: of `onnxprune.profiling.profile`.
+
+    Raises:
+        InputError: not an ONNX file, a damaged one, shapes that do not fit or are missing, or CUDA does not run.
+    """
+    from onnxprune import profiling
+
+    return profiling.profile(path, **settings)

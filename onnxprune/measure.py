@@ -10,6 +10,7 @@ from torch import nn
 
 from onnxprune.counting import Counts, count
 from onnxprune.data import Dataset
+from onnxprune.errors import RunError
 from onnxprune.evaluation import Scores, score
 from onnxprune.export import export, parity, write_metadata
 from onnxprune.inference import open_session, run_batched
@@ -67,7 +68,7 @@ def export_and_measure(
         metadata: what the file's metadata say of how it was made, beside what a deployer needs to know of the data.
 
     Raises:
-        RunError: the file does not compute what the network does.
+        RunError: the file does not compute what the network does, or its MACs cannot be told.
     """
     export(network, path, dataset.input_shape)
     session = open_session(path, device=device.type, threads=torch.get_num_threads())
@@ -80,8 +81,10 @@ def export_and_measure(
     write_metadata(
         path, {**_data_metadata(dataset), **metadata, "accuracy": test.accuracy, "onnxprune_version": __version__}
     )
-    # counted last: the file as it is deployed, its metadata included
-    return Measured(test=test, parity=difference, counts=count(path), batch=batch)
+    counts = count(path)  # last: of the file as it is deployed, its metadata included
+    if not counts.complete:
+        raise RunError(f"the exported file cannot be counted: {'; '.join(counts.notes)}")
+    return Measured(test=test, parity=difference, counts=counts, batch=batch)
 
 
 def validation_accuracy(path: Path, dataset: Dataset, device: torch.device, batch: int) -> float:

@@ -1,6 +1,7 @@
 """ONNX files: read with care, and the shapes of their tensors."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ _MAX_DENSE = 2**28  # of a sparse tensor, which becomes dense
 _MAX_NODES = 1_000_000
 _MAX_MESSAGE = 300  # names in a damaged file can be megabytes long
 _MAX_FUNCTIONS = 300  # Python's recursion ends at 1000 calls, of which each function nested in another takes three
+
+_MAX_PASSES = 20  # of shape inference, each of which tells the outputs of some loops
+_MAX_INFERENCES = 1000  # of all graphs and subgraphs: loops within loops multiply
 
 _COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 _BITS = {  # types smaller than a byte, which are packed
@@ -114,7 +118,7 @@ def _check_functions(path: Path, model: ModelProto) -> None:
 
     def size(nodes: Iterable[NodeProto]) -> int:
         return sum(
-            called((node.domain, node.op_type)) + sum(size(graph.node) for graph in _subgraphs(node)) for node in nodes
+            called((node.domain, node.op_type)) + sum(size(graph.node) for graph in subgraphs(node)) for node in nodes
         )
 
     def called(key: tuple[str, str]) -> int:
@@ -134,7 +138,8 @@ def _check_functions(path: Path, model: ModelProto) -> None:
         raise _damaged(path, f"over {_MAX_NODES} nodes once its functions are inlined")
 
 
-def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs among its attributes."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -151,7 +156,7 @@ def _tensors(nodes: Iterable[NodeProto], graph: GraphProto | None = None) -> Ite
                 yield attribute.t
             yield from attribute.tensors
             sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
-        for subgraph in _subgraphs(node):
+        for subgraph in subgraphs(node):
             yield from _tensors(subgraph.node, subgraph)
     for tensor in sparse:
         if prod(tensor.dims) > _MAX_DENSE or min(tensor.dims, default=0) < 0:
@@ -193,6 +198,18 @@ def _check_tensor(path: Path, tensor: TensorProto, external: dict[Path, int]) ->
         raise ValueError(
             f"tensor {tensor.name!r} of shape {list(tensor.dims)} needs {expected} {unit}, the file has {have}"
         )
+
+
+def tensor_bytes(data_type: int, shape: Shape) -> int:
+    """Of a tensor of this element type; types smaller than a byte are packed."""
+    return _bytes(data_type, prod(shape))
+
+
+def stored_bytes(tensor: TensorProto) -> int:
+    """Of a constant, without the names and lengths around it."""
+    if tensor.data_type == TensorProto.STRING:
+        return sum(map(len, tensor.string_data))
+    return _bytes(tensor.data_type, prod(tensor.dims))
 
 
 def _bytes(data_type: int, elements: int) -> int:
@@ -259,69 +276,283 @@ def _is_large(tensor: TensorProto) -> bool:
 
 
 def input_shapes(
-    path: Path, graph: GraphProto, batch: int | None, input_shape: Sequence[int] | None
+    path: Path, graph: GraphProto, batch: int | None = None, given: Mapping[str, Shape] | None = None
 ) -> dict[str, Shape]:
-    """Input name -> shape for `batch` samples; initializers that are listed as inputs are none.
+    """Name -> shape of every input that is a tensor; initializers that are listed as inputs are none.
 
-    Without `batch`, each input has the number of samples that the file fixes for it, or one.
+    Args:
+        batch: the first size of the inputs that leave it open; without it, one. Other inputs keep theirs.
+        given: input name -> shape with the batch, where the file leaves it open.
 
     Raises:
         InputError: a shape is left open, or does not fit what the file declares.
     """
     initializers = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in initializers]
-    if input_shape is not None and len(inputs) != 1:
-        raise InputError(f"{path}: an input shape can be given for a model of one input, it has {len(inputs)}")
-    return {value.name: _input_shape(path, value, batch, input_shape) for value in inputs}
+    inputs = {value.name: value for value in graph.input if value.name not in initializers}
+    given = given or {}
+    unknown = [name for name in given if name not in inputs]
+    if unknown:
+        raise InputError(f"{path}: there is no input {unknown[0]!r}; the inputs are {_listed(inputs.values())}")
+    shapes = {
+        name: _input_shape(path, value, batch, given.get(name))
+        for name, value in inputs.items()
+        if value.type.HasField("tensor_type")
+    }
+    batched = [shape[0] for shape in shapes.values() if shape]
+    if batch is not None and batched and batch not in batched:
+        raise InputError(f"{path}: it takes no batch of {batch}, but {batched[0]}: {_listed(inputs.values())}")
+    return shapes
 
 
-def _input_shape(path: Path, value: onnx.ValueInfoProto, batch: int | None, input_shape: Sequence[int] | None) -> Shape:
+def _input_shape(path: Path, value: onnx.ValueInfoProto, batch: int | None, given: Shape | None) -> Shape:
     tensor = value.type.tensor_type
     declared = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]
-    if batch is None:
-        batch = next(iter(declared), None) or 1
-    if input_shape is not None:
-        wanted: list[int | None] = [batch, *input_shape]
-    elif not tensor.HasField("shape"):
-        wanted = [None]
-    else:
-        wanted = [batch, *declared[1:]] if declared else []
     name = f"{path}: input {value.name!r}"
-    if None in wanted:
-        raise InputError(f"{name} leaves its shape open ({declared}): give the shape of one sample")
+    if given is not None:
+        wanted: list[int | None] = list(given)
+    elif not tensor.HasField("shape"):
+        raise InputError(f"{name} has no shape: give one, as in --input {value.name}:1x3x224x224")
+    else:
+        wanted = list(declared)
+        if wanted:
+            wanted[0] = wanted[0] or batch or 1
+        if None in wanted:
+            sizes = "x".join(str(size or "?") for size in wanted)
+            raise InputError(f"{name} leaves sizes open, {_listed([value])}: give --input {value.name}:{sizes}")
     fits = [have in (None, want) for have, want in zip(declared, wanted, strict=False)]
     if tensor.HasField("shape") and (len(declared) != len(wanted) or not all(fits)):
-        raise InputError(f"{name} has shape {declared} (None: any), which {wanted} does not fit")
+        raise InputError(f"{name} is {_listed([value])}, which {list(wanted)} does not fit")
     return tuple(size for size in wanted if size is not None)
 
 
-def infer_shapes(path: Path, model: ModelProto, inputs: dict[str, Shape]) -> dict[str, Shape]:
-    """Name -> shape of every tensor whose shape is known once the inputs have theirs."""
+def _listed(values: Iterable[onnx.ValueInfoProto]) -> str:
+    """The inputs as the file declares them: "input [batch, 3, 224, 224]"."""
+    texts = []
+    for value in values:
+        dims = value.type.tensor_type.shape.dim
+        sizes = [str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
+        texts.append(f"{value.name} [{', '.join(sizes)}]")
+    return ", ".join(texts)
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What is known of the tensors of a graph once its inputs have shapes.
+
+    Attributes:
+        shapes: name -> shape, of those whose shape is known.
+        types: name -> element type, of those that are tensors.
+        bodies: position of a node -> attribute -> the same of that subgraph, outer names included.
+    """
+
+    shapes: dict[str, Shape]
+    types: dict[str, int]
+    bodies: dict[int, dict[str, "Inferred"]]
+
+
+def infer_shapes(path: Path, model: ModelProto, inputs: Mapping[str, Shape]) -> Inferred:
+    """Infers the shapes of the model's tensors, subgraphs included.
+
+    Raises:
+        InputError: shapes contradict each other, or are absurd.
+    """
     for name, shape in inputs.items():
         _check_elements(path, name, shape)
     sized = _without_weights(model)
     graph = sized.graph
+    declared = _declared(graph, inputs)
     del graph.value_info[:]  # may hold the sizes of another batch
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
     for value in graph.input:
         if value.name in inputs:
-            shape = value.type.tensor_type.shape
-            del shape.dim[:]
-            for size in inputs[value.name]:
-                shape.dim.add(dim_value=size)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(sized, strict_mode=True, data_prop=True).graph
-    except Exception as error:  # onnx's errors share no base class
-        raise InputError(f"{path}: its shapes do not fit together: {one_line(error)}") from error
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    shapes |= {name: array.shape for name, array in constants(graph)}
-    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
-        dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
-            shapes[value.name] = tuple(dim.dim_value for dim in dims)
-            _check_elements(path, value.name, shapes[value.name])
-    return shapes
+            _set_shape(value, inputs[value.name])
+    return _infer(path, sized, iter(range(_MAX_INFERENCES)), declared)
+
+
+def _declared(graph: GraphProto, inputs: Mapping[str, Shape]) -> dict[str, onnx.ValueInfoProto]:
+    """What the file declares of its other tensors, where that is a shape once the names of dims stand for sizes."""
+    sizes: dict[str, int] = {}
+    for value in graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, inputs.get(value.name, ()), strict=False):
+            if dim.dim_param:
+                sizes[dim.dim_param] = size
+    found = {}
+    for value in [*graph.value_info, *graph.output]:
+        tensor = value.type.tensor_type
+        dims = [dim.dim_value if dim.HasField("dim_value") else sizes.get(dim.dim_param) for dim in tensor.shape.dim]
+        shape = tuple(size for size in dims if size is not None)
+        if tensor.HasField("shape") and len(shape) == len(dims):
+            found[value.name] = helper.make_tensor_value_info(value.name, tensor.elem_type, shape)
+    return found
+
+
+def _infer(
+    path: Path, model: ModelProto, budget: Iterator[int], declared: Mapping[str, onnx.ValueInfoProto]
+) -> Inferred:
+    """Infers a model whose inputs have shapes; what a loop carries has the shape that it comes in and goes out with.
+
+    Args:
+        declared: what is taken for the outputs of operators that ONNX does not know.
+    """
+    for _ in range(_MAX_PASSES):
+        if next(budget, None) is None:
+            raise InputError(f"{path}: its loops are nested too deeply to infer shapes")
+        try:
+            graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+        except Exception as error:  # onnx's errors share no base class
+            raise InputError(f"{path}: its shapes do not fit together: {one_line(error)}") from error
+        found = Inferred({}, {}, {})
+        for tensor in constants(graph):
+            found.shapes[tensor.name], found.types[tensor.name] = tuple(tensor.dims), tensor.data_type
+        for value in [*graph.input, *graph.value_info, *graph.output]:
+            if not value.type.HasField("tensor_type"):
+                continue
+            tensor_type = value.type.tensor_type
+            found.types[value.name] = tensor_type.elem_type
+            if tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor_type.shape.dim):
+                found.shapes[value.name] = tuple(dim.dim_value for dim in tensor_type.shape.dim)
+                _check_elements(path, value.name, found.shapes[value.name])
+        news: list[onnx.ValueInfoProto] = []
+        for index, node in enumerate(graph.node):
+            if "." in operator_type(node):
+                news += [declared[name] for name in node.output if name in declared and name not in found.shapes]
+            bodies = {
+                a.name: _infer_body(path, model, found, node, a.g, budget) for a in node.attribute if a.HasField("g")
+            }
+            if bodies:
+                found.bodies[index] = bodies
+                news += [
+                    helper.make_tensor_value_info(name, found.types[name], shape)
+                    for name, shape in _output_shapes(node, bodies).items()
+                    if name in found.types and name not in found.shapes
+                ]
+        if not news:
+            break
+        known = {value.name for value in news}
+        kept = [value for value in model.graph.value_info if value.name not in known]
+        del model.graph.value_info[:]
+        model.graph.value_info.extend([*kept, *news])
+        for value in model.graph.output:
+            if value.name in known:
+                value.CopyFrom(next(new for new in news if new.name == value.name))
+    return found
+
+
+def _infer_body(
+    path: Path, outer_model: ModelProto, outer: Inferred, node: NodeProto, body: GraphProto, budget: Iterator[int]
+) -> Inferred:
+    """The tensors of a subgraph of `node`, whose inputs have the shapes that the node hands in."""
+    model = ModelProto(ir_version=outer_model.ir_version, opset_import=outer_model.opset_import)
+    model.graph.CopyFrom(body)
+    graph = model.graph
+    del graph.value_info[:]
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+    handed = _handed_in(node, len(graph.input), outer.shapes)
+    for value, shape in zip(graph.input, handed, strict=True):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+            if shape is not None:
+                _set_shape(value, shape)
+    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    own |= {name for inner in graph.node for name in inner.output}
+    for name in used_names(graph) - own:
+        if name in outer.types:
+            graph.input.append(helper.make_tensor_value_info(name, outer.types[name], outer.shapes.get(name)))
+    small = {tensor.name: tensor for tensor in constants(outer_model.graph) if not _is_large(tensor)}
+    graph.initializer.extend(
+        TensorProto.FromString(small[value.name].SerializeToString())
+        for value in graph.input
+        if value.name in small and value.name not in own
+    )
+    found = _infer(path, model, budget, {})
+    carried = _carried(node, len(body.input))
+    changing = [
+        value.name
+        for value, output in zip(graph.input[carried], body.output[_outputs_of(node, carried)], strict=False)
+        if found.shapes.get(value.name) != found.shapes.get(output.name)
+    ]
+    if changing:  # what is carried changes its shape from one round to the next: it is none that can be told
+        for value in graph.input:
+            if value.name in changing:
+                value.type.tensor_type.ClearField("shape")
+        found = _infer(path, model, budget, {})
+    return found
+
+
+def _carried(node: NodeProto, inputs: int) -> slice:
+    """Of a body's inputs, those that are handed from round to round."""
+    if node.op_type == "Loop":
+        return slice(2, inputs)
+    if node.op_type == "Scan":
+        return slice(0, inputs - scanned(node))
+    return slice(0, 0)
+
+
+def _outputs_of(node: NodeProto, carried: slice) -> slice:
+    """Of a body's outputs, those that are the next round's `carried` inputs: a Loop's first one is its condition."""
+    shift = 1 if node.op_type == "Loop" else 0
+    return slice(carried.start - shift, carried.stop - shift)
+
+
+def scanned(node: NodeProto) -> int:
+    """How many of a Scan's inputs it goes through, the last ones."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == "num_scan_inputs"), 0)
+
+
+def scan_axis(node: NodeProto, index: int) -> int:
+    """The axis along which a Scan goes through the `index`-th of these."""
+    axes = next((list(a.ints) for a in node.attribute if a.name == "scan_input_axes"), [0])
+    return axes[index] if index < len(axes) else 0
+
+
+def _handed_in(node: NodeProto, count: int, shapes: Mapping[str, Shape]) -> list[Shape | None]:
+    """Shapes of a body's inputs in the first round."""
+    found: list[Shape | None] = [None] * count
+    if node.op_type == "Loop":
+        found = [(), (), *(shapes.get(name) for name in node.input[2:])]
+    elif node.op_type == "Scan":
+        found = [shapes.get(name) for name in node.input]
+        first = len(found) - scanned(node)
+        for position in range(first, len(found)):
+            shape = found[position]
+            if shape:
+                axis = scan_axis(node, position - first) % len(shape)
+                found[position] = (*shape[:axis], *shape[axis + 1 :])
+    return [*found, *[None] * count][:count]
+
+
+def _output_shapes(node: NodeProto, bodies: Mapping[str, Inferred]) -> dict[str, Shape]:
+    """Shapes of the node's outputs that its subgraphs tell: what is carried, and what both branches agree on."""
+    graphs = {attribute.name: attribute.g for attribute in node.attribute if attribute.name in bodies}
+    if node.op_type == "If" and len(graphs) == 2:
+        per_branch = [[bodies[name].shapes.get(o.name) for o in graph.output] for name, graph in graphs.items()]
+        pairs = zip(node.output, *per_branch, strict=False)
+        return {name: first for name, first, second in pairs if first is not None and first == second}
+    if node.op_type not in ("Loop", "Scan") or "body" not in graphs:
+        return {}
+    carried = _outputs_of(node, _carried(node, len(graphs["body"].input)))
+    shapes = [bodies["body"].shapes.get(output.name) for output in graphs["body"].output[carried]]
+    return {name: shape for name, shape in zip(node.output, shapes, strict=False) if shape is not None}
+
+
+def used_names(graph: GraphProto) -> set[str]:
+    """Names that the graph's nodes and outputs read, subgraphs included."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for inner in subgraphs(node):
+            names |= used_names(inner)
+    return names - {""}
+
+
+def _set_shape(value: onnx.ValueInfoProto, shape: Shape) -> None:
+    proto = value.type.tensor_type.shape
+    del proto.dim[:]
+    proto.SetInParent()
+    for size in shape:
+        proto.dim.add(dim_value=size)
 
 
 def _check_elements(path: Path, name: str, shape: Shape) -> None:
@@ -329,14 +560,25 @@ def _check_elements(path: Path, name: str, shape: Shape) -> None:
         raise InputError(f"{path}: tensor {name!r} has an impossible shape: {list(shape)}")
 
 
-def constants(graph: GraphProto) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and values of every initializer and Constant node."""
-    for tensor in graph.initializer:
-        yield tensor.name, numpy_helper.to_array(tensor)
+def constants(graph: GraphProto) -> Iterator[TensorProto]:
+    """Every initializer and Constant node of the graph itself, by the name it has there."""
+    yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute if operator_type(node) == "Constant" else ():
-            if attribute.name == "value":
-                yield node.output[0], numpy_helper.to_array(attribute.t)
+            tensor = _constant(attribute)
+            if tensor is not None:
+                tensor.name = node.output[0]
+                yield tensor
+
+
+def _constant(attribute: onnx.AttributeProto) -> TensorProto | None:
+    """The value of a Constant node; None for one that is sparse or a string."""
+    if attribute.name == "value":
+        return attribute.t
+    if attribute.name in ("value_int", "value_float", "value_ints", "value_floats"):
+        values = np.asarray(helper.get_attribute_value(attribute))
+        return numpy_helper.from_array(values.astype(np.float32 if "float" in attribute.name else np.int64))
+    return None
 
 
 def operator_type(node: NodeProto) -> str:

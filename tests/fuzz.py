@@ -106,7 +106,7 @@ def _main(check: str, paths: list[str]) -> None:
 
     def shapes(path: Path) -> None:
         model, _ = onnxfile.load(path)
-        onnxfile.infer_shapes(path, model, onnxfile.input_shapes(path, model.graph, None, None))
+        onnxfile.infer_shapes(path, model, onnxfile.input_shapes(path, model.graph))
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for path in map(Path, paths):

@@ -1,0 +1,254 @@
+"""`profile`: any ONNX file."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, Shapes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from onnxprune.counting import NodeCount
+    from onnxprune.profiling import Profile, Value
+
+_MISSING = "-"
+
+
+class _NodeNumber(click.ParamType):
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "all" or value is None:
+            return None
+        if not (isinstance(value, int) or value.isdecimal()):
+            self.fail(f"expected a number or all, got {value!r}", param, ctx)
+        return int(value)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@BATCH_SIZES
+@INPUTS
+@DEVICE
+@THREADS
+@SECONDS
+@click.option("--no-latency", is_flag=True, help="Count only; nothing is run.")
+@click.option("--per-node-time", is_flag=True, help="Time the kernels by onnxruntime's own profiler, by operator.")
+@click.option(
+    "--nodes",
+    type=_NodeNumber(),
+    default=10,
+    metavar="N|all",
+    show_default=True,
+    help="How many of the heaviest to list.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the nodes as CSV, all of them in the order of the graph.")
+def profile(
+    model: Path,
+    batch_sizes: tuple[int, ...],
+    inputs: Shapes,
+    device: str,
+    threads: int | None,
+    seconds: float,
+    no_latency: bool,
+    per_node_time: bool,
+    nodes: int | None,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    """Profile any ONNX file: what it holds, what it costs, how fast it is.
+
+    Parameters, MACs and memory are counted from the graph; latency is measured by onnxruntime on random inputs. Counts
+    are for the first batch size.
+
+    \b
+    Examples:
+      onnxprune profile model.onnx
+      onnxprune profile model.onnx --batch-size 1,32 --threads 1 --per-node-time
+      onnxprune profile model.onnx --input input:1x3x224x224 --no-latency --json
+    """
+    from onnxprune import profiling
+
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    found = profiling.profile(
+        model,
+        batch_sizes=batch_sizes,
+        shapes=inputs,
+        device=device,
+        threads=threads,
+        seconds=seconds,
+        latency=not (no_latency or as_csv),
+        per_node_time=per_node_time and not as_csv,
+    )
+    if as_csv:
+        click.echo(found.nodes.to_csv(index=False), nl=False)
+    elif as_json:
+        click.echo(json.dumps(_as_json(found), indent=1))
+    else:
+        _print(found, nodes)
+    for line in found.missing:
+        click.echo(f"Not measured: {line}", err=True)
+
+
+def _as_json(found: "Profile") -> dict[str, Any]:
+    counts = asdict(found.counts)
+    return {
+        "model": str(found.path),
+        **asdict(found.header),
+        "batch": found.batch,
+        **counts,
+        "sparsity": found.counts.sparsity,
+        "onnx_tool_difference": found.counts.onnx_tool_difference,
+        "device": found.device,
+        "threads": found.threads,
+        "latency": [asdict(entry) for entry in found.latencies],
+        "kernel_times": [asdict(entry) for entry in found.kernels],
+        "not_measured": list(found.missing),
+    }
+
+
+def _print(found: "Profile", nodes: int | None) -> None:
+    from rich.console import Console
+
+    click.echo(_summary(found))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    for title, table in (_operators(found), _nodes(found, nodes), *_latencies(found), *_kernels(found)):
+        click.echo(f"\n{title}")  # not the table's, which would be wrapped to its width
+        console.print(table)
+    for note in found.counts.notes:
+        click.echo(f"Note: {note}")
+
+
+def _summary(found: "Profile") -> str:
+    from onnxprune.tables import compact
+
+    header, counts = found.header, found.counts
+    opsets = ", ".join(f"{domain} {version}" for domain, version in header.opsets.items())
+    at_least = "" if counts.complete else "at least "
+    peak = counts.peak_activation_bytes
+    rows = [
+        ("opset", f"{opsets}, IR {header.ir_version}, by {header.producer or 'an unnamed producer'}"),
+        *(("input", _declared(value)) for value in header.inputs),
+        *(("output", _declared(value)) for value in header.outputs),
+        ("params", f"{counts.params:,}, {counts.nonzero_params:,} of them not zero: sparsity {counts.sparsity:.2f} %"),
+        ("file", f"{counts.file_bytes:,} bytes, of them weights {counts.weight_bytes:,}"),
+        ("activations", "unknown" if peak is None else f"{peak:,} bytes at the peak"),
+        ("MACs", f"{at_least}{counts.macs:,}  =  {at_least}{counts.flops:,} FLOPs (1 MAC = 2 FLOPs)"),
+        ("eff. MACs", f"{at_least}{counts.effective_macs:,} without multiplications by stored zeros"),
+    ]
+    if counts.onnx_tool_ops is None:
+        rows.append(("onnx-tool", f"no total: {counts.onnx_tool_note}"))
+    else:
+        reasons = [
+            f"{compact(abs(ops))} {'more' if ops > 0 else 'fewer'}: {why}"
+            for why, ops in counts.onnx_tool_difference.items()
+        ]
+        rows.append(("onnx-tool", f"{counts.onnx_tool_ops:,} operations" + (", against our MACs" if reasons else "")))
+        rows += [("", reason) for reason in reasons]
+    batch = "" if found.batch is None else f", for batch {found.batch:,}"
+    return "\n".join([f"{found.path}{batch}", *(f"  {name:12}{text}" for name, text in rows)])
+
+
+def _declared(value: "Value") -> str:
+    if value.shape is None:
+        return f"{value.name}: {value.kind}"
+    return f"{value.name}: {value.kind} [{', '.join('?' if dim is None else str(dim) for dim in value.shape)}]"
+
+
+def _table(*columns: str) -> "Table":
+    """A table whose columns that are named with a leading ">" are aligned right; the first one folds if it must."""
+    from rich import box
+    from rich.table import Table
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for index, name in enumerate(columns):
+        align: Literal["left", "right"] = "right" if name.startswith(">") else "left"
+        grid.add_column(name.removeprefix(">"), justify=align, no_wrap=index > 0, overflow="fold")
+    return grid
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f}" if whole else _MISSING
+
+
+def _operators(found: "Profile") -> tuple[str, "Table"]:
+    grid = _table("operator", ">count", ">MACs", ">%", ">params", ">%")
+    counts = found.counts
+    for name, entry in counts.operators.items():
+        macs = "unknown" if name in counts.uncounted else f"{entry.macs:,}"
+        grid.add_row(
+            name,
+            f"{entry.count:,}",
+            macs,
+            _percent(entry.macs, counts.macs),
+            f"{entry.params:,}",
+            _percent(entry.params, counts.params),
+        )
+    return "Operators", grid
+
+
+def _nodes(found: "Profile", number: int | None) -> tuple[str, "Table"]:
+    nodes = found.counts.nodes
+    heaviest = sorted(nodes, key=lambda node: (-node.macs, -node.params))[:number]
+    pruned = [">eff. MACs"] if found.counts.effective_macs != found.counts.macs else []
+    grid = _table("node", "operator", ">MACs", ">%", *pruned, ">onnx-tool", ">params", "output")
+    for node in heaviest:
+        grid.add_row(
+            node.name,
+            node.operator,
+            f"{node.macs:,}",
+            _percent(node.macs, found.counts.macs),
+            *([f"{node.effective_macs:,}"] if pruned else []),
+            _MISSING if node.onnx_tool_ops is None else f"{node.onnx_tool_ops:,}",
+            f"{node.params:,}",
+            _shape(node),
+        )
+    return f"The heaviest {len(heaviest)} of {len(nodes)} nodes", grid
+
+
+def _shape(node: "NodeCount") -> str:
+    return _MISSING if node.output_shape is None else "x".join(map(str, node.output_shape)) or "scalar"
+
+
+def _latencies(found: "Profile") -> list[tuple[str, "Table"]]:
+    if not found.latencies:
+        return []
+    on_gpu = [">transfer"] if found.device == "cuda" else []
+    grid = _table(">batch", ">median", ">p90", ">p99", ">mean", ">std", ">runs", ">samples/s", *on_gpu)
+    for entry in found.latencies:
+        times = entry.latency
+        grid.add_row(
+            _MISSING if entry.batch is None else f"{entry.batch:,}",
+            *(_MISSING if ms is None else f"{ms:.3f}" for ms in (times.median_ms, times.p90_ms, times.p99_ms)),
+            f"{times.mean_ms:.3f}",
+            f"{times.std_ms:.3f}",
+            f"{times.runs:,}",
+            f"{entry.samples_per_second:,.0f}",
+            *([f"{entry.transfer.median_ms:.3f}"] if entry.transfer else []),
+        )
+    title = (
+        f"Latency in ms, by onnxruntime on {found.device}, {found.threads} thread{'' if found.threads == 1 else 's'}, "
+        f"after {found.latencies[0].warmup_seconds:g} s of warm-up"
+    )
+    return [(title, grid)]
+
+
+def _kernels(found: "Profile") -> list[tuple[str, "Table"]]:
+    tables = []
+    for entry in found.kernels:
+        grid = _table("kernel", "on", ">count", ">ms", ">%")
+        for kernel in entry.kernels:
+            grid.add_row(
+                kernel.operator, kernel.provider, f"{kernel.count:,}", f"{kernel.ms:.3f}", f"{kernel.share:.1f}"
+            )
+        batch = "" if entry.batch is None else f" at batch {entry.batch:,}"
+        tables.append((f"Kernels of a run{batch}, by onnxruntime's profiler after its optimisations", grid))
+    return tables

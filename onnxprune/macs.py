@@ -1,0 +1,263 @@
+"""Multiply-accumulates of ONNX's operators, by their definitions.
+
+An operator's MACs are given as products, each with the inputs that may hold its weights. Biases, activations, pooling
+and normalisation are no products; multiplications by padding are counted, and by masked attention scores too.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+from onnx import NodeProto, helper
+
+Shape = tuple[int, ...]
+Shapes = Sequence[Shape | None]
+
+
+class Product(NamedTuple):
+    """MACs, and the positions of the inputs that may be their constant operand, the likeliest first."""
+
+    macs: int
+    operands: tuple[int, ...] = ()
+
+
+class UnknownShapeError(Exception):
+    """A shape that the count needs is not known; the message is its position among the inputs or outputs."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """How an operator is counted.
+
+    Attributes:
+        products: of a node, from the shapes of its inputs and outputs (None: absent or unknown).
+        weights: positions of the inputs that are parameters where they are constant.
+        biases: likewise, without MACs.
+        zero_points: position of a weight -> position of its zero point.
+        channel_axis: of the weight, for zero points that differ by channel.
+        note: what the count leaves open.
+    """
+
+    products: Callable[["Site"], list[Product]]
+    weights: tuple[int, ...] = (1,)
+    biases: tuple[int, ...] = ()
+    zero_points: tuple[tuple[int, int], ...] = ()
+    channel_axis: int = 0
+    note: Callable[["Site"], str | None] = lambda site: None
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node with the shapes around it."""
+
+    node: NodeProto
+    inputs: Shapes
+    outputs: Shapes
+
+    def has(self, position: int) -> bool:
+        """Whether the optional input is there."""
+        return position < len(self.node.input) and bool(self.node.input[position])
+
+    def input(self, position: int) -> Shape:
+        """The shape of an input.
+
+        Raises:
+            UnknownShapeError: it is not known.
+        """
+        shape = self.inputs[position] if position < len(self.inputs) else None
+        if shape is None:
+            raise UnknownShapeError(self.node.input[position] if self.has(position) else f"input {position}")
+        return shape
+
+    def output(self, position: int = 0) -> Shape:
+        """The shape of an output.
+
+        Raises:
+            UnknownShapeError: it is not known.
+        """
+        shape = self.outputs[position] if position < len(self.outputs) else None
+        if shape is None:
+            raise UnknownShapeError(self.node.output[position] if len(self.node.output) > position else "an output")
+        return shape
+
+    def attribute(self, name: str, default: Any) -> Any:
+        """The value of an attribute."""
+        return next((helper.get_attribute_value(a) for a in self.node.attribute if a.name == name), default)
+
+
+def _conv(weight: int = 1) -> Callable[[Site], list[Product]]:
+    # weight (out, in / groups, *kernel)
+    return lambda site: [Product(prod(site.output()) * prod(site.input(weight)[1:]), (weight,))]
+
+
+def _conv_transpose(site: Site) -> list[Product]:
+    # weight (in, out / groups, *kernel)
+    return [Product(prod(site.input(0)) * prod(site.input(1)[1:]), (1,))]
+
+
+def _gemm(weight: int = 1) -> Callable[[Site], list[Product]]:
+    def products(site: Site) -> list[Product]:
+        inner = site.input(0)[0 if site.attribute("transA", 0) else 1]
+        return [Product(prod(site.output()) * inner, (weight, 0))]
+
+    return products
+
+
+def _matmul(weight: int = 1) -> Callable[[Site], list[Product]]:
+    def products(site: Site) -> list[Product]:
+        inner = site.input(0)[-2 if site.attribute("transA", 0) else -1]
+        return [Product(prod(site.output()) * inner, (weight, 0))]
+
+    return products
+
+
+def _matmul_of_few_bits(site: Site) -> list[Product]:
+    # the weight is packed in blocks, of which zeros cannot be told without unpacking
+    return [Product(prod(site.input(0)[:-1]) * site.attribute("K", 0) * site.attribute("N", 0))]
+
+
+def _recurrent(site: Site) -> list[Product]:
+    # X (steps, batch, inputs) or with layout 1 (batch, steps, inputs); W and R hold the gates of all directions
+    rows = prod(site.input(0)[:2])
+    return [Product(rows * prod(site.input(position)), (position,)) for position in (1, 2)]
+
+
+def _recurrent_note(site: Site) -> str | None:
+    return "counted at full length, sequence_lens may make it less" if site.has(4) else None
+
+
+def _attention(site: Site) -> list[Product]:
+    """ai.onnx Attention: scaled dot products of (batch, heads, length, size) or (batch, length, heads * size)."""
+    query, key, value = (site.input(position) for position in range(3))
+    past = site.input(4)[2] if site.has(4) else 0
+    if len(query) == 4:
+        rows, length, width = prod(query[:3]), key[2], query[3] + value[3]
+    else:
+        heads, kv_heads = site.attribute("q_num_heads", 1), site.attribute("kv_num_heads", 1)
+        rows, length = query[0] * query[1] * heads, key[1]
+        width = query[2] // heads + value[2] // kv_heads
+    return [Product(rows * (length + past) * width)]
+
+
+def _fused_attention(past_position: int) -> Callable[[Site], list[Product]]:
+    """com.microsoft Attention: projection of (batch, length, inputs) by one weight, then the dot products."""
+
+    def products(site: Site) -> list[Product]:
+        batch, length, _ = site.input(0)
+        weight = site.input(1)
+        sizes = site.attribute("qkv_hidden_sizes", [weight[1] // 3] * 3)
+        past = site.input(past_position)[3] if site.has(past_position) else 0
+        return [
+            Product(batch * length * prod(weight), (1,)),
+            Product(batch * length * (length + past) * (sizes[0] + sizes[2])),
+        ]
+
+    return products
+
+
+def _multi_head_attention(site: Site) -> list[Product]:
+    """com.microsoft MultiHeadAttention; packed query, packed key, or key and value (batch, heads, length, size) too."""
+    query = site.input(0)
+    past = site.input(6)[2] if site.has(6) else 0
+    if len(query) == 5:  # (batch, length, heads, 3, size)
+        length, width = query[1], 2 * query[2] * query[4]
+    else:
+        key = site.input(1)
+        if len(key) == 5:  # (batch, length, heads, 2, size)
+            length, width = key[1], query[2] + key[2] * key[4]
+        else:
+            value = site.input(2)
+            length = key[2] if len(key) == 4 else key[1]
+            width = query[2] + (value[1] * value[3] if len(value) == 4 else value[2])
+    return [Product(query[0] * query[1] * (length + past) * width)]
+
+
+def _group_query_attention(site: Site) -> list[Product]:
+    query = site.input(0)
+    heads, kv_heads = site.attribute("num_heads", 1), site.attribute("kv_num_heads", 1)
+    size = query[2] // (heads if site.has(1) else heads + 2 * kv_heads)
+    length = site.output(1)[2] if len(site.outputs) > 1 and site.outputs[1] else site.input(3)[2] + query[1]
+    return [Product(query[0] * query[1] * length * 2 * heads * size)]
+
+
+def _einsum(site: Site) -> list[Product]:
+    if len(site.node.input) == 1:
+        return []
+    terms = site.attribute("equation", b"").decode().replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for position, term in enumerate(terms):
+        shape = site.input(position)
+        head, _, tail = term.partition("...")
+        names = list(term)
+        if "..." in term:
+            hidden = len(shape) - len(head) - len(tail)
+            names = [*head, *(f"...{index - hidden}" for index in range(hidden)), *tail]
+        for name, size in zip(names, shape, strict=True):
+            sizes[name] = max(size, sizes.get(name, 1))  # 1 is broadcast
+    pairs = len(terms) - 1
+    return [Product(pairs * prod(sizes.values()), (1, 0) if pairs == 1 else ())]
+
+
+def _einsum_note(site: Site) -> str | None:
+    if len(site.node.input) > 2:
+        return "at most, multiplied term by term over all indices"
+    return None
+
+
+_MICROSOFT = "com.microsoft"
+
+OPERATORS: dict[str, Operator] = {
+    "Attention": Operator(_attention, weights=()),
+    "Conv": Operator(_conv(), biases=(2,)),
+    "ConvInteger": Operator(_conv(), zero_points=((1, 3),)),
+    "ConvTranspose": Operator(_conv_transpose, biases=(2,)),
+    "DeformConv": Operator(_conv(), biases=(3,)),
+    "Einsum": Operator(_einsum, weights=(0, 1), note=_einsum_note),
+    "GRU": Operator(_recurrent, weights=(1, 2), biases=(3,), note=_recurrent_note),
+    "Gemm": Operator(_gemm(), weights=(0, 1), biases=(2,)),
+    "LSTM": Operator(_recurrent, weights=(1, 2), biases=(3, 7), note=_recurrent_note),
+    "MatMul": Operator(_matmul(), weights=(0, 1)),
+    "MatMulInteger": Operator(_matmul(), weights=(0, 1), zero_points=((1, 3),), channel_axis=-1),
+    "QLinearConv": Operator(_conv(3), weights=(3,), biases=(8,), zero_points=((3, 5),)),
+    "QLinearMatMul": Operator(_matmul(3), weights=(0, 3), zero_points=((3, 5),), channel_axis=-1),
+    "RNN": Operator(_recurrent, weights=(1, 2), biases=(3,), note=_recurrent_note),
+}
+OPERATORS |= {
+    f"{_MICROSOFT}.{name}": operator
+    for name, operator in {
+        "Attention": Operator(_fused_attention(4), biases=(2,)),
+        "DynamicQuantizeLSTM": Operator(_recurrent, weights=(1, 2), biases=(3, 7), note=_recurrent_note),
+        "DynamicQuantizeMatMul": Operator(_matmul(), biases=(4,), zero_points=((1, 3),), channel_axis=-1),
+        "FusedConv": OPERATORS["Conv"],
+        "FusedGemm": OPERATORS["Gemm"],
+        "FusedMatMul": OPERATORS["MatMul"],
+        "GroupQueryAttention": Operator(_group_query_attention, weights=()),
+        "MatMulIntegerToFloat": Operator(_matmul(), biases=(6,), zero_points=((1, 5),), channel_axis=-1),
+        "MatMulNBits": Operator(_matmul_of_few_bits),
+        "MultiHeadAttention": Operator(_multi_head_attention, weights=(), biases=(3,)),
+        "QAttention": Operator(_fused_attention(8), biases=(2,), zero_points=((1, 7),), channel_axis=-1),
+        "QGemm": Operator(_gemm(3), weights=(3,), biases=(6,), zero_points=((3, 5),), channel_axis=-1),
+        "QLinearConv": OPERATORS["QLinearConv"],
+    }.items()
+}
+
+# They multiply within, by an amount that is not counted here.
+_UNCOUNTED = {"DFT", "STFT", "SequenceMap"}
+
+# onnxruntime's own operators that are no products.
+_NO_PRODUCTS = {
+    "BiasAdd", "BiasGelu", "BiasSoftmax", "BiasSplitGelu", "DequantizeLinear", "EmbedLayerNormalization", "ExpandDims",
+    "FastGelu", "Gelu", "GroupNorm", "NhwcMaxPool", "QLinearAdd", "QLinearAveragePool", "QLinearConcat",
+    "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
+    "QuantizeLinear", "QuickGelu", "RemovePadding", "RestorePadding", "RotaryEmbedding",
+    "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+}  # fmt: skip
+
+
+def is_uncounted(operator_type: str) -> bool:
+    """True for operators that may multiply, and for which there is no definition here."""
+    domain, _, name = operator_type.rpartition(".")
+    if operator_type in OPERATORS or (domain == _MICROSOFT and name in _NO_PRODUCTS):
+        return False
+    return bool(domain) or operator_type in _UNCOUNTED
