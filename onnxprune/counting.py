@@ -3,7 +3,7 @@
 import contextlib
 import io
 import warnings
-from collections import ChainMap, Counter, defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,6 +148,7 @@ _ONNX_TOOL_COUNTS = {
 _KEEPING = {"Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 _ONNX_TOOL_MOST_BYTES = 2**31  # it works on copies
+_ONNX_TOOL_MOST_NODES = 10_000  # its time grows with their square
 
 
 def count(path: Path, batch: int | None = None, shapes: Mapping[str, Shape] | None = None) -> Counts:
@@ -213,7 +214,7 @@ def count_model(path: Path, model: ModelProto, file_bytes: int, inputs: Mapping[
 
 
 class _Scope:
-    """The names that a graph's nodes see: constants, and the nodes that make what is no constant.
+    """The names that a graph's nodes see: their shapes, and which of them are constants.
 
     A constant's key is its name with the place of its graph, since branches may use the same names.
     """
@@ -222,28 +223,35 @@ class _Scope:
         self.shapes, self.types = inferred.shapes, inferred.types
         self.own = {tensor.name: tensor for tensor in constants(graph)}
         self.used = used_names(graph)
-        own_names = {value.name for value in graph.input} | {name for node in graph.node for name in node.output}
-        keys: dict[str, str | None] = dict.fromkeys(own_names)  # they hide outer constants of the same name
-        keys |= {name: place + name for name in self.own}
-        producers = {name: node for node in graph.node for name in node.output}
-        self.keys: ChainMap[str, str | None] = ChainMap(keys, *(outer.keys.maps if outer else []))
-        self._producers: ChainMap[str, NodeProto] = ChainMap(producers, *(outer._producers.maps if outer else []))
+        self._outer = outer
+        self._producers = {name: node for node in graph.node for name in node.output}
+        self._keys: dict[str, str | None] = dict.fromkeys(value.name for value in graph.input)
+        self._keys |= dict.fromkeys(self._producers)
+        self._keys |= {name: place + name for name in self.own}
+
+    def key(self, name: str) -> str | None:
+        """Key of the constant that has this name, or None; an inner name hides an outer one."""
+        return self._owner(name)._keys.get(name)
 
     def results(self, node: NodeProto) -> list[str]:
         """The node's outputs that are read, as the mask of a Dropout usually is not."""
         return [name for name in node.output if name in self.used]
 
     def constant(self, name: str) -> str | None:
-        """Key of the constant that `name` is or comes from unchanged but for its form, or None."""
+        """Key of the constant that `name` is, or comes from changed in no more than its form, or None."""
         for _ in range(1000):
-            key = self.keys.get(name)
-            if key is not None:
-                return key
-            producer = self._producers.get(name)
-            if producer is None or operator_type(producer) not in _KEEPING or not producer.input:
-                return None
-            name = producer.input[0]
+            owner = self._owner(name)
+            producer = owner._producers.get(name)
+            if owner._keys.get(name) is not None or producer is None or operator_type(producer) not in _KEEPING:
+                return owner._keys.get(name)
+            name = producer.input[0] if producer.input else ""
         return None
+
+    def _owner(self, name: str) -> "_Scope":
+        scope = self
+        while name not in scope._keys and scope._outer is not None:
+            scope = scope._outer
+        return scope
 
 
 class _Walk:
@@ -412,11 +420,9 @@ class _Walk:
             activation_bytes=_sum(
                 _tensor_bytes(name, scope)
                 for name in dict.fromkeys([*node.input, *scope.results(node)])
-                if name and scope.keys.get(name) is None
+                if name and scope.key(name) is None
             ),
-            weight_bytes=sum(
-                self._bytes[key] for key in {scope.keys.get(name) for name in node.input} if key is not None
-            ),
+            weight_bytes=sum(self._bytes[key] for key in {scope.key(name) for name in node.input} if key is not None),
             repeats=times,
             onnx_tool_ops=None,
             note=note,
@@ -430,7 +436,7 @@ class _Walk:
 
     def _nonzero_of(self, key: str) -> int:
         if key not in self._nonzero:
-            self._nonzero[key] = int(np.count_nonzero(self._arrays[key]))
+            self._nonzero[key] = int(np.count_nonzero(self._arrays[key] != 0))  # thrice as fast as without "!= 0"
         return self._nonzero[key]
 
     def _effective(self, macs: int, operands: Sequence[str | None]) -> int:
@@ -504,7 +510,7 @@ def _peak_bytes(graph: GraphProto, scope: _Scope, within: Sequence[int | None]) 
     sizes: dict[str, int] = {}
 
     def come_to_life(names: Iterable[str]) -> int | None:
-        new = [name for name in names if scope.keys.get(name) is None]
+        new = [name for name in names if scope.key(name) is None]
         found = {name: _tensor_bytes(name, scope) for name in new}
         sizes.update({name: size for name, size in found.items() if size is not None})
         return _sum(found.values())
@@ -533,8 +539,9 @@ def _onnx_tool(
 
     It prints, warns and even exits; nothing of that may leave here.
     """
-    if weight_bytes > _ONNX_TOOL_MOST_BYTES:
-        return None, {}, f"onnx-tool is not asked about models over {_ONNX_TOOL_MOST_BYTES / 2**30:.0f} GiB"
+    if weight_bytes > _ONNX_TOOL_MOST_BYTES or len(model.graph.node) > _ONNX_TOOL_MOST_NODES:
+        limits = f"{_ONNX_TOOL_MOST_BYTES / 2**30:.0f} GiB or {_ONNX_TOOL_MOST_NODES:,} nodes"
+        return None, {}, f"onnx-tool is not asked about models over {limits}"
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     for index, node in enumerate(model.graph.node):
         node.name = f"node {index}"
@@ -544,8 +551,7 @@ def _onnx_tool(
             warnings.simplefilter("ignore")
             import onnx_tool
 
-            graph = onnx_tool.Model(model).graph
-            graph.graph_reorder_nodes()
+            graph = onnx_tool.Model(model).graph  # whose nodes are in order, as the checker saw to
             graph.shape_infer(
                 {name: np.zeros(shape, helper.tensor_dtype_to_np_dtype(types[name])) for name, shape in inputs.items()}
             )

@@ -50,7 +50,7 @@ def load(path: Path) -> tuple[ModelProto, int]:
             data is missing or not in its folder.
     """
     model = _parse(path)
-    size = path.stat().st_size + _check_tensors(path, model)
+    external_bytes = _check_tensors(path, model)
     _check_opset(path, model)
     _check_functions(path, model)
     light = _without_weights(model)
@@ -60,13 +60,14 @@ def load(path: Path) -> tuple[ModelProto, int]:
             light = onnx.inliner.inline_local_functions(light)
             _restore_weights(light, model)
             model = light
-        onnx.load_external_data_for_model(model, str(path.parent))
+        if external_bytes:
+            onnx.load_external_data_for_model(model, str(path.parent))
         for sparse in model.graph.sparse_initializer:
             model.graph.initializer.append(numpy_helper.from_array(_dense(sparse), sparse.values.name))
         del model.graph.sparse_initializer[:]
     except Exception as error:  # onnx's errors share no base class
         raise _damaged(path, one_line(error)) from error
-    return model, size
+    return model, path.stat().st_size + external_bytes
 
 
 def _parse(path: Path) -> ModelProto:
@@ -155,7 +156,9 @@ def _tensors(nodes: Iterable[NodeProto], graph: GraphProto | None = None) -> Ite
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+            if attribute.HasField("sparse_tensor"):
+                sparse.append(attribute.sparse_tensor)
+            sparse += attribute.sparse_tensors
         for subgraph in subgraphs(node):
             yield from _tensors(subgraph.node, subgraph)
     for tensor in sparse:

@@ -3,17 +3,16 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, Shapes
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from onnxprune.counting import NodeCount
     from onnxprune.profiling import Profile, Value
+
+Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows
 
 _MISSING = "-"
 
@@ -114,22 +113,18 @@ def _as_json(found: "Profile") -> dict[str, Any]:
 
 
 def _print(found: "Profile", nodes: int | None) -> None:
-    from rich.console import Console
+    from onnxprune.columns import columns
 
     click.echo(_summary(found))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)
-    for title, table in (_operators(found), _nodes(found, nodes), *_latencies(found), *_kernels(found)):
-        click.echo(f"\n{title}")  # not the table's, which would be wrapped to its width
-        console.print(table)
+    for title, headings, rows in (_operators(found), _nodes(found, nodes), *_latencies(found), *_kernels(found)):
+        click.echo(f"\n{title}\n\n{columns(headings, rows)}")
+    if found.counts.notes:
+        click.echo()
     for note in found.counts.notes:
         click.echo(f"Note: {note}")
 
 
 def _summary(found: "Profile") -> str:
-    from onnxprune.tables import compact
-
     header, counts = found.header, found.counts
     opsets = ", ".join(f"{domain} {version}" for domain, version in header.opsets.items())
     at_least = "" if counts.complete else "at least "
@@ -148,8 +143,7 @@ def _summary(found: "Profile") -> str:
         rows.append(("onnx-tool", f"no total: {counts.onnx_tool_note}"))
     else:
         reasons = [
-            f"{compact(abs(ops))} {'more' if ops > 0 else 'fewer'}: {why}"
-            for why, ops in counts.onnx_tool_difference.items()
+            f"{abs(ops):,} {'more' if ops > 0 else 'fewer'}: {why}" for why, ops in counts.onnx_tool_difference.items()
         ]
         rows.append(("onnx-tool", f"{counts.onnx_tool_ops:,} operations" + (", against our MACs" if reasons else "")))
         rows += [("", reason) for reason in reasons]
@@ -163,92 +157,88 @@ def _declared(value: "Value") -> str:
     return f"{value.name}: {value.kind} [{', '.join('?' if dim is None else str(dim) for dim in value.shape)}]"
 
 
-def _table(*columns: str) -> "Table":
-    """A table whose columns that are named with a leading ">" are aligned right; the first one folds if it must."""
-    from rich import box
-    from rich.table import Table
-
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for index, name in enumerate(columns):
-        align: Literal["left", "right"] = "right" if name.startswith(">") else "left"
-        grid.add_column(name.removeprefix(">"), justify=align, no_wrap=index > 0, overflow="fold")
-    return grid
-
-
 def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f}" if whole else _MISSING
 
 
-def _operators(found: "Profile") -> tuple[str, "Table"]:
-    grid = _table("operator", ">count", ">MACs", ">%", ">params", ">%")
+def _operators(found: "Profile") -> Table:
     counts = found.counts
-    for name, entry in counts.operators.items():
-        macs = "unknown" if name in counts.uncounted else f"{entry.macs:,}"
-        grid.add_row(
+    rows = [
+        [
             name,
             f"{entry.count:,}",
-            macs,
+            "unknown" if name in counts.uncounted else f"{entry.macs:,}",
             _percent(entry.macs, counts.macs),
             f"{entry.params:,}",
             _percent(entry.params, counts.params),
-        )
-    return "Operators", grid
+        ]
+        for name, entry in counts.operators.items()
+    ]
+    return "Operators", ["operator", ">count", ">MACs", ">%", ">params", ">%"], rows
 
 
-def _nodes(found: "Profile", number: int | None) -> tuple[str, "Table"]:
-    nodes = found.counts.nodes
+def _nodes(found: "Profile", number: int | None) -> Table:
+    nodes, counts = found.counts.nodes, found.counts
     heaviest = sorted(nodes, key=lambda node: (-node.macs, -node.params))[:number]
-    pruned = [">eff. MACs"] if found.counts.effective_macs != found.counts.macs else []
-    grid = _table("node", "operator", ">MACs", ">%", *pruned, ">onnx-tool", ">params", "output")
-    for node in heaviest:
-        grid.add_row(
-            node.name,
+    pruned = counts.effective_macs != counts.macs
+    rows = [
+        [
             node.operator,
             f"{node.macs:,}",
-            _percent(node.macs, found.counts.macs),
+            _percent(node.macs, counts.macs),
             *([f"{node.effective_macs:,}"] if pruned else []),
             _MISSING if node.onnx_tool_ops is None else f"{node.onnx_tool_ops:,}",
             f"{node.params:,}",
-            _shape(node),
-        )
-    return f"The heaviest {len(heaviest)} of {len(nodes)} nodes", grid
+            _MISSING if node.output_shape is None else "x".join(map(str, node.output_shape)) or "scalar",
+            node.name,
+        ]
+        for node in heaviest
+    ]
+    headings = [
+        "operator",
+        ">MACs",
+        ">%",
+        *([">eff. MACs"] if pruned else []),
+        ">onnx-tool",
+        ">params",
+        "output",
+        "node",
+    ]
+    return f"The heaviest {len(heaviest)} of {len(nodes)} nodes", headings, rows
 
 
-def _shape(node: "NodeCount") -> str:
-    return _MISSING if node.output_shape is None else "x".join(map(str, node.output_shape)) or "scalar"
-
-
-def _latencies(found: "Profile") -> list[tuple[str, "Table"]]:
+def _latencies(found: "Profile") -> list[Table]:
     if not found.latencies:
         return []
     on_gpu = [">transfer"] if found.device == "cuda" else []
-    grid = _table(">batch", ">median", ">p90", ">p99", ">mean", ">std", ">runs", ">samples/s", *on_gpu)
+    rows = []
     for entry in found.latencies:
         times = entry.latency
-        grid.add_row(
-            _MISSING if entry.batch is None else f"{entry.batch:,}",
-            *(_MISSING if ms is None else f"{ms:.3f}" for ms in (times.median_ms, times.p90_ms, times.p99_ms)),
-            f"{times.mean_ms:.3f}",
-            f"{times.std_ms:.3f}",
-            f"{times.runs:,}",
-            f"{entry.samples_per_second:,.0f}",
-            *([f"{entry.transfer.median_ms:.3f}"] if entry.transfer else []),
+        milliseconds = (times.median_ms, times.p90_ms, times.p99_ms, times.mean_ms, times.std_ms)
+        rows.append(
+            [
+                _MISSING if entry.batch is None else f"{entry.batch:,}",
+                *(_MISSING if ms is None else f"{ms:.3f}" for ms in milliseconds),
+                f"{times.runs:,}",
+                f"{entry.samples_per_second:,.0f}",
+                *([f"{entry.transfer.median_ms:.3f}"] if entry.transfer else []),
+            ]
         )
     title = (
         f"Latency in ms, by onnxruntime on {found.device}, {found.threads} thread{'' if found.threads == 1 else 's'}, "
         f"after {found.latencies[0].warmup_seconds:g} s of warm-up"
     )
-    return [(title, grid)]
+    return [(title, [">batch", ">median", ">p90", ">p99", ">mean", ">std", ">runs", ">samples/s", *on_gpu], rows)]
 
 
-def _kernels(found: "Profile") -> list[tuple[str, "Table"]]:
+def _kernels(found: "Profile") -> list[Table]:
     tables = []
     for entry in found.kernels:
-        grid = _table("kernel", "on", ">count", ">ms", ">%")
-        for kernel in entry.kernels:
-            grid.add_row(
-                kernel.operator, kernel.provider, f"{kernel.count:,}", f"{kernel.ms:.3f}", f"{kernel.share:.1f}"
-            )
+        rows = [
+            [kernel.operator, kernel.provider, f"{kernel.count:,}", f"{kernel.ms:.3f}", f"{kernel.share:.1f}"]
+            for kernel in entry.kernels
+        ]
         batch = "" if entry.batch is None else f" at batch {entry.batch:,}"
-        tables.append((f"Kernels of a run{batch}, by onnxruntime's profiler after its optimisations", grid))
+        title = f"Kernels of a run{batch}, by onnxruntime's profiler after its optimisations"
+        tables.append((title, ["kernel", "on", ">count", ">ms", ">%"], rows))
     return tables
