@@ -15,6 +15,7 @@ _COMMANDS = {
     "run": ("onnxprune.commands.study", "Run one point."),
     "results": ("onnxprune.commands.study", "Print the table of a sweep, finished or still running."),
     "profile": ("onnxprune.commands.profile", "Profile any ONNX file: what it holds, what it costs, how fast it is."),
+    "compare": ("onnxprune.commands.compare", "Compare ONNX files: really faster or not, and why."),
     "evaluate": ("onnxprune.commands.evaluate", "Measure the accuracy of an ONNX file on a dataset's full test set."),
     "predict": ("onnxprune.commands.predict", "Classify picture files, by the metadata in an ONNX file."),
     "deploy": ("onnxprune.commands.deploy", "Copy the best model of a sweep, with a model card."),

@@ -60,8 +60,7 @@ def load(path: Path) -> tuple[ModelProto, int]:
             light = onnx.inliner.inline_local_functions(light)
             _restore_weights(light, model)
             model = light
-        if external_bytes:
-            onnx.load_external_data_for_model(model, str(path.parent))
+        onnx.load_external_data_for_model(model, str(path.parent))
         for sparse in model.graph.sparse_initializer:
             model.graph.initializer.append(numpy_helper.from_array(_dense(sparse), sparse.values.name))
         del model.graph.sparse_initializer[:]

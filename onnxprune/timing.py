@@ -53,6 +53,16 @@ class Comparison:
     noise: float
 
 
+def twin_noise(times: Sequence[np.ndarray], twins: Sequence[np.ndarray]) -> float:
+    """The noise floor of a ratio of medians: how far sessions of the same file were apart, relative, all files added.
+
+    Args:
+        times: milliseconds (rounds,) of one session a file; `twins` of another session each.
+    """
+    medians = [[float(np.median(part)) for part in parts] for parts in (times, twins)]
+    return sum(abs(first - twin) / min(first, twin) for first, twin in zip(*medians, strict=True))
+
+
 @dataclass(frozen=True)
 class KernelTime:
     """Kernels of one operator type, as onnxruntime's own profiler timed them.
@@ -137,13 +147,12 @@ def compare(
     """
     paths = (base_path, other_path, base_path, other_path)
     times = interleave([_fresh_run(path, (batch, *input_shape), device, threads) for path in paths], seconds)
-    medians = [float(np.median(part)) for part in times]
     base, other = (summarise(np.concatenate(times[first::2])) for first in (0, 1))
     return Comparison(
         base=base,
         other=other,
         speedup=base.median_ms / other.median_ms,
-        noise=sum(abs(first - twin) / min(first, twin) for first, twin in zip(medians[:2], medians[2:], strict=True)),
+        noise=twin_noise(times[:2], times[2:]),
     )
 
 

@@ -1,0 +1,155 @@
+"""`compare`: ONNX files side by side."""
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, Shapes
+
+if TYPE_CHECKING:
+    from onnxprune.comparison import Entry
+
+_COUNTS = ("file_bytes", "params", "nonzero_params", "macs", "effective_macs")
+_MISSING = "-"
+
+
+@click.command()
+@click.argument("base", type=click.Path(path_type=Path))
+@click.argument("others", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="OTHER...")
+@BATCH_SIZES
+@INPUTS
+@DEVICE
+@THREADS
+@SECONDS
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print as CSV, a row a batch size and file.")
+def compare(
+    base: Path,
+    others: tuple[Path, ...],
+    batch_sizes: tuple[int, ...],
+    inputs: Shapes,
+    device: str,
+    threads: int | None,
+    seconds: float,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    """Compare ONNX files with a base: is a pruned model really faster, and if not, why?
+
+    All are timed in turn by onnxruntime on the same random input, two sessions each, so that the speedup is a ratio
+    from one run, with its confidence interval and its noise floor. The input is the base's: --input names its inputs.
+
+    \b
+    Examples:
+      onnxprune compare base.onnx pruned.onnx
+      onnxprune compare base.onnx a.onnx b.onnx --batch-size 1,32 --threads 1 --json
+    """
+    from onnxprune.comparison import compare as compare_files
+
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    entries = compare_files(
+        base, others, batch_sizes=batch_sizes, shapes=inputs, device=device, threads=threads, seconds=seconds
+    )
+    if as_json:
+        click.echo(json.dumps([_as_json(entry) for entry in entries], indent=1))
+    elif as_csv:
+        click.echo(_as_csv(entries), nl=False)
+    else:
+        _print(entries, device)
+
+
+def _as_json(entry: "Entry") -> dict[str, Any]:
+    parts = {
+        name: None if part is None else asdict(part)
+        for name, part in (("facts", entry.facts), ("verdict", entry.verdict), ("outputs", entry.outputs))
+    }
+    counts = {name: getattr(entry.counts, name) for name in (*_COUNTS, "sparsity", "complete")}
+    return {"model": str(entry.path), "batch": entry.batch, **counts, "latency": asdict(entry.latency), **parts}
+
+
+def _as_csv(entries: "list[Entry]") -> str:
+    rows = []
+    for entry in entries:
+        facts, verdict, outputs = entry.facts, entry.verdict, entry.outputs
+        rows.append(
+            {
+                "model": entry.path,
+                "batch": entry.batch,
+                **{name: getattr(entry.counts, name) for name in _COUNTS},
+                "latency_ms_median": entry.latency.median_ms,
+                "theoretical_speedup": facts and facts.theoretical,
+                "speedup": facts and facts.speedup,
+                "speedup_low": facts and facts.interval[0],
+                "speedup_high": facts and facts.interval[1],
+                "speedup_noise": facts and facts.noise,
+                "output_max_abs_diff": outputs and outputs.max_abs,
+                "outcome": verdict and verdict.outcome,
+            }
+        )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _print(entries: "list[Entry]", device: str) -> None:
+    from onnxprune.columns import columns
+
+    base = entries[0]
+    files = [entry for entry in entries if entry.batch == base.batch]
+    batch = "" if base.batch is None else f", for batch {base.batch:,}"
+    click.echo(f"Costs{batch}; in brackets the base's divided by it\n")
+    headings = [">bytes", ">params", ">not zero", ">MACs", ">eff. MACs", "model"]
+    rows = [[*(_ratio(entry, base, name) for name in _COUNTS), str(entry.path)] for entry in files]
+    click.echo(columns(headings, rows))
+    for start in range(0, len(entries), len(files)):
+        part = entries[start : start + len(files)]
+        batch = "" if base.batch is None else f" at batch {part[0].batch:,}"
+        click.echo(f"\nLatency{batch}, by onnxruntime on {device}, all timed in turn\n")
+        headings = [">median ms", ">speedup", ">95 % interval", ">noise", ">in theory", ">output differs", "model"]
+        click.echo(columns(headings, [_timed(entry) for entry in part]))
+        click.echo()
+        for entry in part[1:]:
+            _print_verdict(entry)
+
+
+def _ratio(entry: "Entry", base: "Entry", name: str) -> str:
+    number, reference = getattr(entry.counts, name), getattr(base.counts, name)
+    return f"{number:,}" + (f" ({reference / number:.2f})" if number and entry is not base else "")
+
+
+def _timed(entry: "Entry") -> list[str]:
+    facts, outputs = entry.facts, entry.outputs
+    if facts is None or outputs is None:
+        return [f"{entry.latency.median_ms:.3f}", *[_MISSING] * 5, str(entry.path)]
+    low, high = facts.interval
+    return [
+        f"{entry.latency.median_ms:.3f}",
+        f"{facts.speedup:.2f}x",
+        f"{low:.2f} to {high:.2f}",
+        f"{100 * facts.noise:.1f} %",
+        f"{facts.theoretical:.2f}x",
+        _MISSING if outputs.max_abs is None else f"{outputs.max_abs:.3g}",
+        str(entry.path),
+    ]
+
+
+def _print_verdict(entry: "Entry") -> None:
+    if entry.facts is None or entry.verdict is None or entry.outputs is None:
+        return
+    click.echo(f"{entry.path}: {entry.verdict.outcome}, {entry.facts.speedup:.2f}x of {entry.facts.theoretical:.2f}x")
+    for reason in entry.verdict.reasons:
+        click.echo(f"  - {reason}")
+    if entry.outputs.note:
+        click.echo(f"  - {entry.outputs.note}")
+    if entry.outputs.same_top1 is not None and entry.outputs.same_top1 < 1:
+        click.echo(
+            f"  - on random input its largest output is the base's for {100 * entry.outputs.same_top1:.0f} % of rows"
+        )
