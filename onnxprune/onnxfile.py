@@ -202,8 +202,10 @@ def _check_tensor(path: Path, tensor: TensorProto, external: dict[Path, int]) ->
         )
 
 
-def tensor_bytes(data_type: int, shape: Shape) -> int:
-    """Of a tensor of this element type; types smaller than a byte are packed."""
+def tensor_bytes(data_type: int, shape: Shape) -> int | None:
+    """Of a tensor of this element type; None for strings and unknown types, types smaller than a byte are packed."""
+    if data_type == TensorProto.STRING or data_type not in TensorProto.DataType.values():
+        return None
     return _bytes(data_type, prod(shape))
 
 

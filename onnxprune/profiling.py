@@ -211,7 +211,9 @@ def _value(value: ValueInfoProto) -> Value:
 
 
 def _type_name(elem_type: int) -> str:
-    name = TensorProto.DataType.Name(elem_type).lower()
+    if elem_type not in TensorProto.DataType.values():
+        return f"type {elem_type}"  # of a later version of ONNX, or damaged
+    name: str = TensorProto.DataType.Name(elem_type).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 

@@ -78,7 +78,7 @@ def outcomes(paths: list[Path], check: str) -> Iterator[tuple[Path, str, str, fl
     """Of each file: "ok", "refused" (InputError), "failed" (another exception) or "crashed"; the message; seconds.
 
     Args:
-        check: "count", "shapes" (reads the file and infers its shapes, at its own batch size) or "probe".
+        check: "profile" (all but latency) or "probe".
     """
     left = list(paths)
     while left:
@@ -100,20 +100,16 @@ def outcomes(paths: list[Path], check: str) -> Iterator[tuple[Path, str, str, fl
 def _main(check: str, paths: list[str]) -> None:
     import signal
 
-    from onnxprune import counting, onnxfile
     from onnxprune.errors import InputError
     from onnxprune.inference import probe
-
-    def shapes(path: Path) -> None:
-        model, _ = onnxfile.load(path)
-        onnxfile.infer_shapes(path, model, onnxfile.input_shapes(path, model.graph))
+    from onnxprune.profiling import profile
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for path in map(Path, paths):
         start = time.monotonic()
         signal.alarm(2 * SECONDS)  # kills the process, which counts as a crash
         try:
-            {"count": counting.count, "shapes": shapes, "probe": probe}[check](path)
+            profile(path, latency=False) if check == "profile" else probe(path)
             row = ["ok", ""]
         except InputError as error:
             row = ["refused", str(error)]

@@ -143,13 +143,13 @@ def test_a_probe_tells_what_does_not_fit(path):
 
 
 def test_foreign_models_are_read():
-    rows = list(fuzz.outcomes(fuzz.foreign_files(), "shapes"))
+    rows = list(fuzz.outcomes(fuzz.foreign_files(), "profile"))
     assert len(rows) >= 100
     assert [row for row in rows if row[1] in ("failed", "crashed")] == []
-    assert sum(row[1] == "ok" for row in rows) >= 0.9 * len(rows)
+    assert all(row[1] == "ok" for row in rows)
 
 
-@pytest.mark.parametrize("number", [100, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_mutants_end_in_a_result_or_one_line(tmp_path, number):
     rng = random.Random(number)
     sources = [graphs.write(tmp_path / "own.onnx", BODY, w=graphs.ones(3, 4))]
@@ -157,8 +157,7 @@ def test_mutants_end_in_a_result_or_one_line(tmp_path, number):
     mutants = [tmp_path / f"{index}.onnx" for index in range(number)]
     for mutant in mutants:
         mutant.write_bytes(fuzz.mutate(rng.choice(sources).read_bytes(), rng))
-    rows = [row for check in ("count", "shapes") for row in fuzz.outcomes(mutants, check)]
-    rows += fuzz.outcomes(mutants[: number // 4], "probe")
+    rows = [*fuzz.outcomes(mutants, "profile"), *fuzz.outcomes(mutants[: number // 4], "probe")]
     assert [row for row in rows if row[1] not in ("ok", "refused") or row[3] > fuzz.SECONDS] == []
     assert all("\n" not in row[2] for row in rows)
 

@@ -52,7 +52,7 @@ def test_only_what_is_beyond_interval_and_noise_is_a_difference(found, outcome):
     ("found", "reason"),
     [
         (facts(1.0, zero_share=0.9), "zeros left in place: 90 %"),
-        (facts(1.2, theoretical=3, misaligned_share=0.5, traffic_ratio=3.0), "channels not aligned: 50 % .* multiple of 16"),
+        (facts(1.2, theoretical=3, misaligned_share=0.5, traffic_ratio=3.0), "channels not aligned: 50 % .* of 16"),
         (facts(0.9, theoretical=1.1, misaligned_share=0.5), "channels not aligned"),
         (facts(2.0, theoretical=8, fixed_share=0.4, traffic_ratio=8.0), "too small to matter: 40 %"),
         (facts(1.5, theoretical=4, traffic_ratio=1.6), "memory-bound: MACs fell 4.00 times, .* 1.60 times"),
