@@ -184,8 +184,8 @@ def _compare(
         else:
             resolved.append(input_shapes(path, model.graph, size, shapes))
         counts.append(count_model(path, model, file_bytes, resolved[-1]))
-    for path, own in zip(paths, resolved, strict=True):
-        probe(path, own, device=device, threads=threads)
+    for path, own, counted in zip(paths, resolved, counts, strict=True):
+        probe(path, own, device=device, threads=threads, file_bytes=counted.file_bytes)
     sessions = [open_session(path, device=device, threads=threads) for path in [*paths, *paths]]
     first = random_feed(sessions[0], resolved[0])
     feeds = [_same_feed(path, session, sessions[0], first) for path, session in zip(paths * 2, sessions, strict=True)]

@@ -70,6 +70,7 @@ def probe(
     *,
     device: str = "cpu",
     threads: int = 1,
+    file_bytes: int | None = None,
     seconds: float = 4,
     memory: int = 4 * 2**30,
 ) -> None:
@@ -79,13 +80,14 @@ def probe(
 
     Args:
         shapes: of the inputs; without them, the file is only opened.
-        seconds: limit of time; one more is added for every 50 MB of the folder's files that the model may use.
-        memory: limit of resident bytes; four times the same files are added.
+        file_bytes: of the file and its external data; without it, those of files beside it with its name count.
+        seconds: limit of time; one more is added for every 50 MB of them.
+        memory: limit of resident bytes; four times as many are added.
 
     Raises:
         InputError: the file cannot be used, or its process crashed or went beyond the limits.
     """
-    size = _bytes_around(path)
+    size = _bytes_around(path) if file_bytes is None else file_bytes
     request = json.dumps([str(path), None if shapes is None else dict(shapes), device, threads])
     package = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}

@@ -43,7 +43,8 @@ _BITS = {  # types smaller than a byte, which are packed
 def load(path: Path) -> tuple[ModelProto, int]:
     """The model, with functions inlined and sparse initializers dense as at run time, and its bytes on disk.
 
-    What a file declares is checked against the bytes that are there before anything is allocated for it.
+    What a file declares is checked against the bytes that are there before anything is allocated for it. External data
+    over 2 GiB stay outside: `values` maps them.
 
     Raises:
         InputError: it cannot be read, is damaged or no ONNX file, its opset is not known here, or its external
@@ -60,7 +61,8 @@ def load(path: Path) -> tuple[ModelProto, int]:
             light = onnx.inliner.inline_local_functions(light)
             _restore_weights(light, model)
             model = light
-        onnx.load_external_data_for_model(model, str(path.parent))
+        if external_bytes <= _PROTOBUF_LIMIT:
+            onnx.load_external_data_for_model(model, str(path.parent))
         for sparse in model.graph.sparse_initializer:
             model.graph.initializer.append(numpy_helper.from_array(_dense(sparse), sparse.values.name))
         del model.graph.sparse_initializer[:]
@@ -200,6 +202,22 @@ def _check_tensor(path: Path, tensor: TensorProto, external: dict[Path, int]) ->
         raise ValueError(
             f"tensor {tensor.name!r} of shape {list(tensor.dims)} needs {expected} {unit}, the file has {have}"
         )
+
+
+def values(path: Path, tensor: TensorProto) -> np.ndarray:
+    """The values of a constant of the model at `path`; those of external data are read when they are used."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return numpy_helper.to_array(tensor)
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    if tensor.data_type in _BITS or not prod(tensor.dims):
+        return numpy_helper.to_array(tensor, str(path.parent))
+    return np.memmap(
+        path.parent / entries["location"],
+        dtype=helper.tensor_dtype_to_np_dtype(tensor.data_type),
+        mode="r",
+        offset=int(entries.get("offset", 0)),
+        shape=tuple(tensor.dims),
+    )
 
 
 def tensor_bytes(data_type: int, shape: Shape) -> int | None:

@@ -177,7 +177,7 @@ def profile(
 
         try:
             for batch, resolved in batches.items():
-                probe(path, resolved, device=device, threads=threads)
+                probe(path, resolved, device=device, threads=threads, file_bytes=file_bytes)
                 if latency:
                     latencies.append(_latency(path, batch, resolved, device, threads, seconds))
                 if per_node_time:

@@ -329,6 +329,31 @@ def test_external_data_belongs_to_the_file(path):
         count(path)
 
 
+@pytest.mark.slow  # writes and reads a sparse file of 2.3 GB
+def test_weights_over_two_gigabytes_are_mapped_and_not_loaded(path):
+    size = 24_000
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[size, size], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="weights.bin")
+    with path.with_name("weights.bin").open("wb") as file:
+        file.truncate(4 * size * size)
+        file.seek(4 * 7)
+        file.write(np.float32(1).tobytes())
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:], [tensor])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom onnxprune.counting import count\n"
+        "found = count(Path(sys.argv[1]))\n"
+        "print(found.macs, found.effective_macs, found.nonzero_params, found.weight_bytes)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    figures, memory = done.stdout.splitlines()
+    assert figures == f"{size * size} 1 1 {4 * size * size}"
+    assert int(memory) < 3 * 2**20  # KiB: the mapped pages count, a copy would make it more
+
+
 def test_an_open_input_shape_must_be_given(path):
     conv(path, graphs.ones(4, 6, 3, 3), size="batch, 6, h, w")
     with pytest.raises(InputError, match=r"'x' leaves sizes open, x \[batch, 6, h, w\]: give --input x:1x6x\?x\?"):
