@@ -1,6 +1,8 @@
 """`predict`: picture files through an ONNX file."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,15 @@ def test_predictions_agree_with_evaluate(model: Path, tmp_path: Path) -> None:
     right = np.mean([NAMED["classes"].index(name) for name in found] == np.load(data)["y_test"])
     shown = onnxprune("evaluate", model, "--dataset", data, "--json")
     assert json.loads(shown.stdout)["accuracy"] == pytest.approx(100 * right)
+
+
+def test_neither_pytorch_nor_nni_is_imported(model: Path, tmp_path: Path) -> None:
+    square(1).save(tmp_path / "picture.png")
+    code = (
+        "import sys, onnxprune.cli\n"
+        f"onnxprune.cli.cli.main(['predict', {str(model)!r}, {str(tmp_path / 'picture.png')!r}], standalone_mode=False)\n"
+        "print(sorted({'torch', 'nni', 'torchvision'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+    assert "middle" in done.stdout
