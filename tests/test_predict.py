@@ -158,9 +158,10 @@ def test_predictions_agree_with_evaluate(model: Path, tmp_path: Path) -> None:
 
 def test_neither_pytorch_nor_nni_is_imported(model: Path, tmp_path: Path) -> None:
     square(1).save(tmp_path / "picture.png")
+    arguments = ["predict", str(model), str(tmp_path / "picture.png")]
     code = (
         "import sys, onnxprune.cli\n"
-        f"onnxprune.cli.cli.main(['predict', {str(model)!r}, {str(tmp_path / 'picture.png')!r}], standalone_mode=False)\n"
+        f"onnxprune.cli.cli.main({arguments!r}, standalone_mode=False)\n"
         "print(sorted({'torch', 'nni', 'torchvision'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
