@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -81,7 +80,8 @@ def sweep() -> list[Figure]:
         )  # fmt: skip
         ours = time.perf_counter() - start
     gaps = [
-        table[(table["technique"] == row.technique) & (table["sparsity"] == row.sparsity)]["accuracy"].item() - row.accuracy
+        table[(table["technique"] == row.technique) & (table["sparsity"] == row.sparsity)]["accuracy"].item()
+        - row.accuracy
         for row in rows[1:]
         if row.sparsity < 60
     ]
@@ -125,7 +125,9 @@ def training() -> list[Figure]:
         hand, ours = (statistics.median(column) for column in zip(*rates, strict=True))
         ratio = statistics.median(ours / hand for hand, ours in rates)
         detail = f"{ours:,.0f} against {hand:,.0f} images/s"
-        figures.append(Figure(f"training of the CNN, batch {batch_size:,}: onnxprune / by hand", ratio, goal, False, detail))
+        figures.append(
+            Figure(f"training of the CNN, batch {batch_size:,}: onnxprune / by hand", ratio, goal, False, detail)
+        )
     return figures
 
 
@@ -145,7 +147,8 @@ def main() -> None:
         for figure in figures:
             met = figure.ratio <= figure.goal if figure.at_most else figure.ratio >= figure.goal
             sign = "at most" if figure.at_most else "at least"
-            print(f"{figure.what}: {figure.ratio:.2f} ({sign} {figure.goal:g}: {'yes' if met else 'NO'}); {figure.detail}")  # noqa: T201
+            verdict = f"{sign} {figure.goal:g}: {'yes' if met else 'NO'}"
+            print(f"{figure.what}: {figure.ratio:.2f} ({verdict}); {figure.detail}")  # noqa: T201
 
 
 if __name__ == "__main__":

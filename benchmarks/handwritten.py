@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import nni
 import nni.compression.pruning as pruners
 import numpy as np
 import onnx_tool
@@ -20,9 +21,7 @@ from nni.compression import TorchEvaluator
 from nni.compression.speedup import ModelSpeedup
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, TensorDataset
-
-import nni
+from torch.utils.data import DataLoader, Dataset
 
 logging.getLogger("nni").setLevel(logging.ERROR)
 
@@ -76,7 +75,7 @@ def prune(model: nn.Module, technique: str, sparsity: int, loader: DataLoader, s
         else:
             optimizer = nni.trace(torch.optim.SGD)(model.parameters(), lr=0.01)
 
-            def run(model, optimizer, training_step, schedulers, max_steps, max_epochs):  # noqa: ANN001, ANN202
+            def run(model, optimizer, training_step, schedulers, max_steps, max_epochs):
                 for batch in loader:
                     optimizer.zero_grad()
                     training_step(batch, model).backward()

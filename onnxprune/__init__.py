@@ -20,6 +20,7 @@ def sweep(
     *,
     out: str | Path = "experiments/runs",
     data_dir: str | Path | None = None,
+    retry_failed: bool = False,
     **settings: Any,
 ) -> "pd.DataFrame":
     """Runs a sweep and returns its table, one row a point; the columns are those of `results.csv`.
@@ -31,6 +32,7 @@ def sweep(
         spec: a spec file; `settings` take precedence over it.
         out: folder that results go under.
         data_dir: folder of the datasets.
+        retry_failed: run points again that failed before.
         settings: fields of `onnxprune.spec.Point`; several values of an axis give the product.
 
     Raises:
@@ -40,13 +42,13 @@ def sweep(
     from onnxprune.spec import Sweep
 
     plan = Sweep.read(Path(spec), settings) if spec is not None else Sweep.parse(settings)
-    return _run(plan, out, data_dir)
+    return _run(plan, out, data_dir, retry_failed)
 
 
-def _run(plan: "Sweep", out: str | Path, data_dir: str | Path | None) -> "pd.DataFrame":
+def _run(plan: "Sweep", out: str | Path, data_dir: str | Path | None, retry_failed: bool) -> "pd.DataFrame":
     from onnxprune.controller import run_sweep
 
-    outcome = run_sweep(plan, Path(out), None if data_dir is None else Path(data_dir))
+    outcome = run_sweep(plan, Path(out), None if data_dir is None else Path(data_dir), retry_failed=retry_failed)
     if outcome.failures:
         listed = "; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items())
         raise RunError(f"{len(outcome.failures)} failed of the sweep in {outcome.folder}: {listed}")
@@ -54,7 +56,11 @@ def _run(plan: "Sweep", out: str | Path, data_dir: str | Path | None) -> "pd.Dat
 
 
 def run_experiment(
-    *, out: str | Path = "experiments/runs", data_dir: str | Path | None = None, **settings: Any
+    *,
+    out: str | Path = "experiments/runs",
+    data_dir: str | Path | None = None,
+    retry_failed: bool = False,
+    **settings: Any,
 ) -> "pd.DataFrame":
     """Runs one point and returns its row, a table of length one.
 
@@ -67,7 +73,7 @@ def run_experiment(
     """
     from onnxprune.spec import Sweep
 
-    return _run(Sweep.one_point(settings), out, data_dir)
+    return _run(Sweep.one_point(settings), out, data_dir, retry_failed)
 
 
 def profile(path: str | Path, **settings: Any) -> "Profile":

@@ -1,7 +1,5 @@
 """The dense network that points start from: trained once, shared, and assessed (IPA)."""
 
-import hashlib
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,14 @@ import torch
 from torch import nn
 
 from onnxprune import environment, store
-from onnxprune.chatter import logged
 from onnxprune.data import Dataset
+from onnxprune.errors import RunError
 from onnxprune.measure import export_and_measure, validation_accuracy
 from onnxprune.models import MODELS
 from onnxprune.opcount import count_training_ops
 from onnxprune.progress import Reporter
 from onnxprune.spec import AUGMENTATIONS, BASES, Point
+from onnxprune.step import Rules, ensure
 from onnxprune.training import (
     Batches,
     Recipe,
@@ -27,6 +26,8 @@ from onnxprune.training import (
     select_device,
     train,
 )
+
+_PROBE_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,23 @@ def recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: int, rate
     )
 
 
+def train_to_numbers(network: nn.Module, batches: Batches, how: Recipe, **arguments: Any) -> TrainingCost:
+    """Trains `network`; `arguments` are those of `training.train`.
+
+    Raises:
+        RunError: training diverged: the loss, the weights, or what the network then answers are no numbers.
+    """
+    cost = train(network, batches, how, **arguments)
+    images, _ = batches.take(torch.arange(min(_PROBE_IMAGES, len(batches))))
+    with torch.inference_mode():
+        if not network(images).isfinite().all():
+            raise RunError(
+                f"training diverged: the trained network's answers are no numbers at learning rate "
+                f"{how.learning_rate:g}; lower --learning-rate or --finetune-learning-rate"
+            )
+    return cost
+
+
 def cost_columns(cost: TrainingCost, flops_per_image: int, prefix: str = "") -> dict[str, Any]:
     """What a training run took; FLOPs are counted, forward and backward."""
     return {
@@ -84,39 +102,36 @@ def cost_columns(cost: TrainingCost, flops_per_image: int, prefix: str = "") -> 
     }
 
 
-def ensure_base(point: Point, dataset: Dataset, runs: Path, reporter: Reporter) -> Base:
+def ensure_base(point: Point, dataset: Dataset, runs: Path, reporter: Reporter, rules: Rules) -> Base:
     """The base of a point, trained now unless `runs` already has it whole.
 
     Raises:
-        RunError: training diverged, or the export differs from the network.
+        RunError: it failed: training diverged, or the export differs from the network.
+        StorageError: its files cannot be written.
     """
     folder = runs / BASES / point.base_id(dataset.checksum)
     reporter.begin(f"base {folder.name}")
-    record = store.read_json(folder / store.METRICS)
+    record, reused = ensure(
+        folder,
+        point.base_settings() | {"data_checksum": dataset.checksum},
+        lambda: _train_and_assess(point, dataset, folder, reporter),
+        rules,
+        reporter,
+    )
     network = build_network(point, dataset)
-    if record is not None:
-        if _digest(folder / store.CHECKPOINT) == record["checkpoint_sha256"] and (folder / store.MODEL).is_file():
-            network.load_state_dict(safetensors.torch.load_file(folder / store.CHECKPOINT))
-            reporter.end(f"reused, accuracy {record['metrics']['base_accuracy']:.2f} %")
-            return Base(folder, network, record["metrics"])
-        reporter.say(f"the base in {folder} is damaged: training it again")
-        shutil.rmtree(folder)
-    store.make_folder(folder)
-    store.write_json(folder / store.CONFIG, point.base_settings() | {"data_checksum": dataset.checksum})
-    with logged(folder / store.LOG):
-        record = _train_and_assess(network, point, dataset, folder, reporter)
-    store.write_json(folder / store.METRICS, record)
+    network.load_state_dict(safetensors.torch.load_file(folder / store.CHECKPOINT))
     metrics = record["metrics"]
-    reporter.end(f"accuracy {metrics['base_accuracy']:.2f} %, trained in {metrics['base_training_seconds']:.0f} s")
+    took = "reused" if reused else f"trained in {metrics['base_training_seconds']:.0f} s"
+    reporter.end(f"accuracy {metrics['base_accuracy']:.2f} %, {took}")
     return Base(folder, network, metrics)
 
 
-def _train_and_assess(
-    network: nn.Module, point: Point, dataset: Dataset, folder: Path, reporter: Reporter
-) -> dict[str, Any]:
+def _train_and_assess(point: Point, dataset: Dataset, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    network = build_network(point, dataset)
     training_recipe = recipe(point, network, dataset, point.epochs, point.learning_rate)
     operators = count_training_ops(network, dataset.input_shape)
-    cost = train(network, training_batches(point, dataset), training_recipe, on_update=reporter.training)
+    batches = training_batches(point, dataset)
+    cost = train_to_numbers(network, batches, training_recipe, on_update=reporter.training)
     reporter.stage("measuring")
     with store.replacing(folder / store.CHECKPOINT) as partial:
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
@@ -143,16 +158,8 @@ def _train_and_assess(
     }
     return {
         "metrics": metrics,
-        "checkpoint_sha256": _digest(folder / store.CHECKPOINT),
         "epoch_losses": cost.epoch_losses,
         "training_operators": asdict(operators),
         "operators": {name: asdict(entry) for name, entry in measured.counts.operators.items()},
-        "environment": environment.describe(point.device),
+        "environment": environment.of_training(point.device),
     }
-
-
-def _digest(path: Path) -> str | None:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return None

@@ -1,7 +1,9 @@
 """The command line: finds the command, and turns errors into one line and an exit code."""
 
+import signal
 import sys
 from importlib import import_module
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -15,30 +17,47 @@ _COMMANDS = {
     "run": ("onnxprune.commands.study", "Run one point."),
     "results": ("onnxprune.commands.study", "Print the table of a sweep, finished or still running."),
     "profile": ("onnxprune.commands.profile", "Profile any ONNX file: what it holds, what it costs, how fast it is."),
-    "compare": ("onnxprune.commands.compare", "Compare ONNX files: really faster or not, and why."),
+    "rerun": ("onnxprune.commands.rerun", "Run a point or a sweep again and say whether it comes out the same."),
+    "compare": ("onnxprune.commands.compare", "Compare ONNX files with a base: really faster or not, and why."),
     "evaluate": ("onnxprune.commands.evaluate", "Measure the accuracy of an ONNX file on a dataset's full test set."),
     "predict": ("onnxprune.commands.predict", "Classify picture files, by the metadata in an ONNX file."),
     "deploy": ("onnxprune.commands.deploy", "Copy the best model of a sweep, with a model card."),
+    "doctor": ("onnxprune.commands.doctor", "Check the installation, the data and the machine."),
     "models": ("onnxprune.commands.listings", "List the models."),
     "datasets": ("onnxprune.commands.listings", "List the datasets."),
     "techniques": ("onnxprune.commands.listings", "List the techniques, the criteria and the schedules."),
 }
 
 
+class _Terminated(BaseException):
+    """The system asked the process to end: SIGTERM."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
 def main() -> NoReturn:
-    """Runs the command line and exits: 0 ok, 1 a run failed, 2 bad input, 130 interrupted."""
+    """Runs the command line and exits: 0 ok, 1 a run failed, 2 bad input, 130 interrupted, 143 terminated."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         cli.main(prog_name="onnxprune", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, _Terminated) as error:
         click.echo("Interrupted. What is finished is kept; the same command again goes on from there.", err=True)
-        sys.exit(130)
+        sys.exit(143 if isinstance(error, _Terminated) else 130)
     except OnnxpruneError as error:
         for line in str(error).splitlines():
             click.echo(f"Error: {line}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that may not be read
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except MemoryError:
+        click.echo("Error: there is not enough memory. What is finished is kept.", err=True)
+        sys.exit(1)
     sys.exit(0)
 
 

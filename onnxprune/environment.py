@@ -1,6 +1,7 @@
 """What a result was measured on."""
 
 import platform
+import shutil
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -37,6 +38,31 @@ def describe(device: str) -> dict[str, Any]:
 
         facts["gpu"] = torch.cuda.get_device_name()
     return facts
+
+
+def of_training(device: str) -> dict[str, Any]:
+    """The same, and the threads that PyTorch trains with."""
+    import torch
+
+    return describe(device) | {"training_threads": torch.get_num_threads()}
+
+
+def available_memory() -> int:
+    """Bytes that can still be had, by the system's account and the limit of the control group, where there is one."""
+    available: int = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # "max": no limit
+        return available
+    return min(available, max(0, limit - used))
+
+
+def free_disk(path: Path) -> int:
+    """Bytes free where `path` is or will be."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def _cpu_name() -> str:

@@ -3,6 +3,8 @@
     OnnxpruneError
     |-- InputError    what the user gave cannot be used: exit code 2
     `-- RunError      a run that was asked for rightly failed: exit code 1
+        |-- BusyError     another process is doing the same
+        `-- StorageError  results cannot be written; nothing more is tried
 
 A message says what is wrong, what was expected and what to do, in one line.
 """
@@ -22,3 +24,11 @@ class InputError(OnnxpruneError):
 
 class RunError(OnnxpruneError):
     """A run that failed on the way: training that diverged, an export that differs from its network."""
+
+
+class BusyError(RunError):
+    """Something that another process is doing just now."""
+
+
+class StorageError(RunError):
+    """A disk that takes no more results: it ends the whole run, and what is finished stays."""

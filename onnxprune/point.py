@@ -2,7 +2,6 @@
 
 import copy
 import datetime
-import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,45 +11,34 @@ import torch
 from torch import Tensor
 
 from onnxprune import environment, store
-from onnxprune.base import Base, build_network, cost_columns, recipe, training_batches
-from onnxprune.chatter import logged
+from onnxprune.base import Base, build_network, cost_columns, recipe, train_to_numbers, training_batches
 from onnxprune.data import Dataset
-from onnxprune.errors import OnnxpruneError
 from onnxprune.measure import Measured, export_and_measure, validation_accuracy
 from onnxprune.opcount import count_training_ops
 from onnxprune.progress import Reporter
 from onnxprune.pruning.prune import Pruned, Request, prune
 from onnxprune.spec import Point
+from onnxprune.step import Rules, ensure
 from onnxprune.timing import compare, timing_lock
-from onnxprune.training import train
 
 
-def run_point(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Reporter) -> dict[str, Any]:
+def run_point(
+    point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Reporter, rules: Rules
+) -> dict[str, Any]:
     """Runs a point and returns its record, which is also in `folder`; a point that is already there is not run again.
 
     Raises:
-        OnnxpruneError: the point failed; its folder says why.
+        BusyError: another process is running the point, and the rules say not to wait.
+        RunError: the point failed; its folder says why.
+        StorageError: its files cannot be written.
     """
     reporter.begin(f"point {folder.name}")
-    record: dict[str, Any] | None = store.read_json(folder / store.METRICS)
-    if record is not None:
-        reporter.end("already done")
-        return record
-    store.make_folder(folder)
-    (folder / store.ERROR).unlink(missing_ok=True)
-    store.write_json(folder / store.CONFIG, point.settings())
-    try:
-        with logged(folder / store.LOG):
-            record = _run(point, base, dataset, folder, reporter)
-    except Exception as error:
-        store.write_text(folder / store.ERROR, traceback.format_exc())
-        reason = str(error) if isinstance(error, OnnxpruneError) else f"{type(error).__name__}: {error}"
-        reporter.end(f"FAILED: {reason}")
-        raise
-    store.write_json(folder / store.METRICS, record)
+    record, reused = ensure(
+        folder, point.settings(), lambda: _run(point, base, dataset, folder, reporter), rules, reporter
+    )
     metrics = record["metrics"]
     timed = f", measured speedup {metrics['speedup']:.2f}" if metrics["speedup"] is not None else ""
-    reporter.end(f"accuracy {metrics['accuracy']:.2f} %, MACs {metrics['macs']:,}{timed}")
+    reporter.end("already done" if reused else f"accuracy {metrics['accuracy']:.2f} %, MACs {metrics['macs']:,}{timed}")
     return record
 
 
@@ -78,7 +66,7 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
         (point.epochs, point.learning_rate) if at_init else (point.finetune_epochs, point.finetune_learning_rate)
     )
     network = copy.deepcopy(pruned.network)
-    cost = train(
+    cost = train_to_numbers(
         network,
         batches,
         recipe(point, network, dataset, epochs, rate),
@@ -115,7 +103,7 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
         "epoch_losses": cost.epoch_losses,
         "training_operators": asdict(operators),
         "operators": {name: asdict(entry) for name, entry in final.counts.operators.items()},
-        "environment": environment.describe(point.device),
+        "environment": environment.of_training(point.device),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

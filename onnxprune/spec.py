@@ -9,6 +9,8 @@ import hashlib
 import itertools
 import json
 import math
+import reprlib
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from onnxprune.registry import Registry
 
 SCHEMA = 1  # part of every id: raised when the same settings come to mean another result
 MAX_POINTS = 100_000
+MAX_NAME = 100  # characters: with what ids add it stays below the 255 that file systems allow
+MAX_SPEC_BYTES = 1_000_000
 BASES = "bases"  # beside the sweeps' folders, so no sweep's name
 STEMS = Registry("stem", {"imagenet": "7x7 stride 2, then pooling", "small": "3x3 stride 1"})
 DEVICES = Registry("device", {"cpu": "the processor", "cuda": "an NVIDIA GPU"})
@@ -48,7 +52,7 @@ def _integer(low: int, high: int = 10**9) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         number = _number(value)
         if number != int(number) or not low <= number <= high:
-            raise InputError(f"expected a whole number from {low} to {high:,}, got {value!r}")
+            raise InputError(f"expected a whole number from {low} to {high:,}, got {_shown(value)}")
         return int(number)
 
     return parse
@@ -58,7 +62,7 @@ def _real(low: float, high: float) -> Callable[[Any], float]:
     def parse(value: Any) -> float:
         number = _number(value)
         if not low <= number <= high:
-            raise InputError(f"expected a number from {low:g} to {high:g}, got {value!r}")
+            raise InputError(f"expected a number from {low:g} to {high:g}, got {_shown(value)}")
         return number
 
     return parse
@@ -67,16 +71,21 @@ def _real(low: float, high: float) -> Callable[[Any], float]:
 def _number(value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"expected a number, got {value!r}")
+        raise InputError(f"expected a number, got {_shown(value)}")
     return number
+
+
+def _shown(value: Any) -> str:
+    """A value as an error message shows it: on one line, and no more of it than one can read."""
+    return reprlib.repr(value)
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise InputError(f"expected true or false, got {value!r}")
+        raise InputError(f"expected true or false, got {_shown(value)}")
     return value
 
 
@@ -88,8 +97,8 @@ def _name(registry: Registry[Any]) -> Callable[[Any], str]:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"expected a name, got {value!r}")
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 1000:
+        raise InputError(f"expected a name, got {_shown(value)}")
     return value
 
 
@@ -156,8 +165,10 @@ class Point:
 
     @property
     def dataset_title(self) -> str:
-        """The dataset's name, or the stem of its file."""
-        return Path(self.dataset).stem if self.dataset.endswith(".npz") else self.dataset
+        """The dataset's name, or the stem of its file, shortened to what a folder's name can hold."""
+        if not self.dataset.endswith(".npz"):
+            return self.dataset
+        return Path(self.dataset).stem.encode()[:MAX_NAME].decode(errors="ignore")
 
     def base_settings(self) -> dict[str, Any]:
         """The settings that decide the base: equal ones share it."""
@@ -281,8 +292,8 @@ class Sweep:
         parsed: dict[str, list[Any]] = {}
         for key, value in given.items():
             if key not in FIELDS:
-                close = get_close_matches(key, [*FIELDS, "seeds", "name"], n=1)
-                errors.append(f"unknown setting '{key}'" + (f": did you mean '{close[0]}'?" if close else ""))
+                close = get_close_matches(str(key)[:MAX_NAME], [*FIELDS, "seeds", "name"], n=1)
+                errors.append(f"unknown setting {_shown(key)}" + (f": did you mean '{close[0]}'?" if close else ""))
                 continue
             errors += _collect(key, _parse_into, parsed, key, value)
         errors += _collect("name", _check_name, values.get("name"))
@@ -302,10 +313,14 @@ class Sweep:
             InputError: no such file, not TOML, or settings that are wrong.
         """
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # reading a device or a pipe may never end
+                raise InputError(f"cannot read the spec {path}: expected a file")
+            if path.stat().st_size > MAX_SPEC_BYTES:
+                raise InputError(f"{path} is no spec: expected at most {MAX_SPEC_BYTES:,} bytes")
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"cannot read the spec {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # TOML and UTF-8 that is none, numbers of thousands of digits
             raise InputError(f"{path} is not a TOML file: {error}") from None
         overrides = overrides or {}
         if "seed" in overrides or "seeds" in overrides:
@@ -318,7 +333,10 @@ class Sweep:
     def to_toml(self) -> str:
         """The spec file that says the same."""
         # JSON's texts, numbers, truth values and lists of them are TOML's too
-        lines = [f"{key} = {json.dumps(value)}" for key, value in {"name": self.name, **self.values}.items()]
+        settings = {"name": self.name, **self.values}
+        lines = [
+            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items() if value is not None
+        ]
         return "\n".join(lines) + "\n"
 
 
@@ -332,6 +350,8 @@ def _collect(key: str, action: Callable[..., Any], *arguments: Any) -> list[str]
 
 
 def _expand_seeds(given: dict[str, Any]) -> None:
+    if "seed" in given:
+        raise InputError("expected either seeds or seed, got both")
     given["seed"] = list(range(_integer(1, 10_000)(given.pop("seeds"))))
 
 
@@ -350,31 +370,35 @@ def _parse_values(key: str, value: Any) -> list[Any]:
         pieces = list(value) if isinstance(value, list | tuple) else [value]
     if not pieces:
         raise InputError("expected at least one value, got none")
-    found: list[Any] = []
+    found: dict[Any, None] = {}  # ordered, each value once
     for piece in pieces:
-        found += (
-            _percent_range(piece) if key == "sparsity" and isinstance(piece, str) and ":" in piece else [parse(piece)]
-        )
-    return list(dict.fromkeys(found))
+        several = key == "sparsity" and isinstance(piece, str) and ":" in piece
+        found |= dict.fromkeys(_percent_range(piece) if several else [parse(piece)])
+        if len(found) > MAX_POINTS:
+            raise InputError(f"expected at most {MAX_POINTS:,} values")
+    return list(found)
 
 
 def _percent_range(text: str) -> list[float]:
     """The percentages of `FROM:TO:STEP`, both ends included."""
     parts = text.split(":")
     if len(parts) != 3:
-        raise InputError(f"expected FROM:TO:STEP, as 0:100:10, got {text!r}")
+        raise InputError(f"expected FROM:TO:STEP, as 0:100:10, got {_shown(text)}")
     start, stop = (_real(0, 100)(part) for part in parts[:2])
     step = _real(0.001, 100)(parts[2])
     if stop < start:
-        raise InputError(f"expected FROM no greater than TO, got {text!r}")
+        raise InputError(f"expected FROM no greater than TO, got {_shown(text)}")
     return [round(start + index * step, 6) for index in range(int((stop - start) / step + 1e-9) + 1)]
 
 
 def _check_name(name: Any) -> None:
     if name is None:
         return
-    if not isinstance(name, str) or not name or name.startswith(".") or not set(name) <= _NAME_CHARACTERS:
-        raise InputError(f"expected letters, digits, '-', '_' and '.', not starting with '.', got {name!r}")
+    fits = isinstance(name, str) and 0 < len(name) <= MAX_NAME and set(name) <= _NAME_CHARACTERS
+    if not fits or name.startswith("."):
+        raise InputError(
+            f"expected up to {MAX_NAME} letters, digits, '-', '_' and '.', not starting with '.', got {_shown(name)}"
+        )
     if name == BASES:
         raise InputError(f"'{BASES}' is the folder of all sweeps' bases: expected another name")
 
@@ -427,4 +451,4 @@ def _default_name(values: Mapping[str, Any], points: list[Point]) -> str:
     clean = "".join(
         letter if letter in _NAME_CHARACTERS else "_" for letter in f"{models}-{datasets}".replace("+", "_")
     )
-    return f"{clean.lstrip('.')}-{content_hash([SCHEMA, [point.settings() for point in points]])}"
+    return f"{clean.lstrip('.')[: MAX_NAME - 9]}-{content_hash([SCHEMA, [point.settings() for point in points]])}"

@@ -17,7 +17,12 @@ from onnxprune.training import Batches
 SHAPE = (1, 32, 32)
 OPTIONS = {"batch_norm": [False, True], "stem": ["imagenet", "small"], "hidden": [128, 0]}
 VARIANTS = [
-    pytest.param(name, {option: value} if option else {}, id=f"{name}-{option}-{value}")
+    pytest.param(
+        name,
+        {option: value} if option else {},
+        id=f"{name}-{option}-{value}",
+        marks=[pytest.mark.slow] if value == "small" else [],
+    )
     for name, model in MODELS.items()
     for option in model.options or [""]
     for value in (OPTIONS[option] if option else [None])

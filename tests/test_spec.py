@@ -4,7 +4,9 @@ import dataclasses
 import itertools
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from onnxprune.errors import InputError
 from onnxprune.models import MODELS
@@ -220,3 +222,81 @@ def test_options_of_models_are_settings() -> None:
     names = {field.name for field in dataclasses.fields(Point)}
     for name, model in MODELS.items():
         assert set(model.options) <= names, name
+
+
+PROPERTY = hypothesis.settings(deadline=None, derandomize=True, database=None)
+# settings as they come: mostly ones that exist, with values of their kind, of another, or extreme
+WORDS = ["slp,cnn", "densenet121", "digits", "weight", "neuron,structured", "l1", "slim", "at-init", "layer", "flip"]
+WORDS += ["0:100:10", "0:1:1e-9", "cuda", "small", "", ",", "nan", "1e999", "-1", "../x", "a\nb", "1,2,3", "x.npz"]
+WORDS += ["\x00.npz"]
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(WORDS), st.text(max_size=20), st.just(10**400)
+)
+VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.dictionaries(st.text(max_size=3), SCALARS, max_size=2))
+SETTINGS = st.dictionaries(st.sampled_from([*FIELDS, "seeds", "name"]) | st.text(max_size=8), VALUES, max_size=5)
+
+
+@PROPERTY
+@hypothesis.given(SETTINGS)
+def test_settings_are_a_plan_or_a_list_of_errors_whatever_they_are(settings: dict) -> None:
+    try:
+        plan = Sweep.parse(settings)
+    except InputError as error:
+        lines = str(error).splitlines()
+        assert lines
+        assert all(line.isprintable() and len(line) < 2000 for line in lines)
+    else:
+        assert 0 < len(plan.points) <= 100_000
+        assert "/" not in plan.name
+
+
+FILES = st.text("aZ. é'\"\\😀/", max_size=9).map(lambda text: f"{text}.npz")
+AXIS = {
+    "model": st.sampled_from(list(MODELS)),
+    "dataset": st.sampled_from(["digits", "mnist"]) | FILES,
+    "batch_size": st.integers(1, 10**9),
+    "sparsity": st.floats(0, 100),
+    "seed": st.integers(0, 10**9),
+}
+
+
+@PROPERTY
+@hypothesis.given(
+    st.fixed_dictionaries(
+        {},
+        optional={name: st.lists(values, min_size=1, max_size=3) for name, values in AXIS.items()}
+        | {"epochs": st.integers(0, 100_000), "learning_rate": st.floats(1e-9, 1e6), "train_limit": st.none()},
+    )
+)
+def test_every_plan_is_read_again_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, settings: dict) -> None:
+    plan = Sweep.parse({"technique": "weight", **settings})
+    path = tmp_path_factory.getbasetemp() / "spec.toml"
+    path.write_text(plan.to_toml(), encoding="utf-8")
+    assert Sweep.read(path) == dataclasses.replace(plan, values={k: v for k, v in plan.values.items() if v is not None})
+
+
+def test_a_long_file_name_makes_names_that_file_systems_take() -> None:
+    (point,) = Sweep.one_point({"dataset": f"{'é' * 120}.npz"}).points
+    assert max(len(name.encode()) for name in (point.base_id("x"), point.point_id("x"))) < 250
+    assert len(Sweep.one_point({"dataset": f"{'a' * 240}.npz"}).name) <= 100
+
+
+@pytest.mark.parametrize(
+    "content", ["a = " + "[" * 100_000, "a = " + "9" * 5_000, "#" * 2_000_000], ids=["deep", "digits", "large"]
+)
+def test_a_spec_that_would_exhaust_the_reader_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"spec\.toml"):
+        Sweep.read(path)
+
+
+def test_a_spec_is_a_file(tmp_path: Path) -> None:
+    for path in (Path("/dev/zero"), tmp_path):
+        with pytest.raises(InputError, match="expected a file"):
+            Sweep.read(path)
+
+
+def test_a_plan_of_a_thousand_million_points_takes_neither_memory_nor_time() -> None:
+    found = errors_of({"sparsity": ",".join(["0:100:0.001"] * 1_000), "seeds": 10_000, "batch_size": "1,2"})
+    assert "100,000" in found[0]

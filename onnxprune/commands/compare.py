@@ -39,7 +39,7 @@ def compare(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    """Compare ONNX files with a base: is a pruned model really faster, and if not, why?
+    """Compare ONNX files with a base: really faster or not, and why.
 
     All are timed in turn by onnxruntime on the same random input, two sessions each, so that the speedup is a ratio
     from one run, with its confidence interval and its noise floor. The input is the base's: --input names its inputs.

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,7 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Folder that results go under.",
         ),
+        click.option("--retry-failed", is_flag=True, help="Run again what failed before; otherwise it is only listed."),
     ):
         command = option(command)
     return command
@@ -85,10 +87,19 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--seeds", help="Run seeds 0 to N-1; the table shows mean and standard deviation.", metavar="N")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its counted cost, run nothing.")
 @_folders
-def sweep(spec: Path | None, dry_run: bool, out: Path, data_dir: Path | None, as_json: bool, **options: Any) -> None:
+def sweep(
+    spec: Path | None,
+    dry_run: bool,
+    out: Path,
+    data_dir: Path | None,
+    retry_failed: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Run a study: every combination of the values given.
 
-    SPEC is a TOML file with the same settings; options override it. The same command again goes on where it stopped.
+    SPEC is a TOML file with the same settings; options override it. The same command again goes on where it stopped;
+    what failed is only listed again, unless --retry-failed.
 
     \b
     Examples:
@@ -103,12 +114,12 @@ def sweep(spec: Path | None, dry_run: bool, out: Path, data_dir: Path | None, as
     if dry_run:
         _print_plan(plan, as_json)
         return
-    _run(plan, out, data_dir, as_json)
+    _run(plan, out, data_dir, retry_failed, as_json)
 
 
 @click.command(cls=_OnePointCommand)
 @_folders
-def run(out: Path, data_dir: Path | None, as_json: bool, **options: Any) -> None:
+def run(out: Path, data_dir: Path | None, retry_failed: bool, as_json: bool, **options: Any) -> None:
     """Run one point.
 
     \b
@@ -117,35 +128,41 @@ def run(out: Path, data_dir: Path | None, as_json: bool, **options: Any) -> None
     """
     from onnxprune.spec import Sweep
 
-    _run(Sweep.one_point(_given(options)), out, data_dir, as_json)
+    _run(Sweep.one_point(_given(options)), out, data_dir, retry_failed, as_json)
 
 
-def _run(plan: "Sweep", out: Path, data_dir: Path | None, as_json: bool) -> None:
+def _run(plan: "Sweep", out: Path, data_dir: Path | None, retry_failed: bool, as_json: bool) -> None:
     from onnxprune.controller import run_sweep
 
-    outcome = run_sweep(plan, out, data_dir)
+    outcome = run_sweep(plan, out, data_dir, retry_failed=retry_failed)
     _print_rows(outcome.table, as_json)
     click.echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
+    _print_failures(outcome.failures)
     if outcome.failures:
-        click.echo(f"{len(outcome.failures)} failed:", err=True)
-        for name, reason in outcome.failures.items():
-            click.echo(f"  {name}: {reason}", err=True)
         sys.exit(1)
 
 
-def _print_plan(plan: "Sweep", as_json: bool) -> None:
-    from onnxprune.controller import plan_cost
+def _print_failures(failures: dict[str, str]) -> None:
+    if failures:
+        click.echo(f"{len(failures)} failed:", err=True)
+    for name, reason in failures.items():
+        click.echo(f"  {name}: {reason}", err=True)
 
-    cost = plan_cost(plan)
+
+def _print_plan(plan: "Sweep", as_json: bool) -> None:
+    from onnxprune.estimate import estimate
+
+    cost = estimate(plan.points)
     if as_json:
         rows = [point.settings() for point in plan.points]
-        click.echo(json.dumps({"name": plan.name, "cost": cost, "points": rows}, indent=1))
+        click.echo(json.dumps({"name": plan.name, "cost": asdict(cost), "points": rows}, indent=1))
         return
     for point in plan.points:
         click.echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
     click.echo(
-        f"{cost['points']} points from {cost['bases']} base(s): at most {cost['training_images']:,} training images "
-        f"and {cost['training_flops'] / 1e12:.3g} TFLOPs of training (1 MAC = 2 FLOPs; networks that shrink take less)."
+        f"{cost.points} points from {cost.bases} base(s): at most {cost.training_images:,} training images "
+        f"and {cost.training_flops / 1e12:.3g} TFLOPs of training (1 MAC = 2 FLOPs; networks that shrink take less), "
+        f"up to {cost.disk_bytes / 1e6:,.0f} MB on disk."
     )
 
 
@@ -164,9 +181,10 @@ def _print_rows(table: "pd.DataFrame", as_json: bool) -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
 def results(folder: Path, as_json: bool, as_csv: bool) -> None:
     """Print the table of a sweep, finished or still running."""
-    from onnxprune.store import result_table
+    from onnxprune.store import failures, result_table
 
     table = result_table(folder)
+    _print_failures(failures(folder))
     if as_csv:
         click.echo(table.to_csv(index=False), nl=False)
         return

@@ -1,0 +1,72 @@
+"""`rerun`: is a result the same when it is made again?"""
+
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from onnxprune.rerun import Repetition
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="New folder to keep the repetition in  [default: a temporary one].",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the datasets  [default: $ONNXPRUNE_DATA, else a cache folder].",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+def rerun(folder: Path, out: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Run a point or a sweep again and say whether it comes out the same.
+
+    FOLDER is that of a point or of a sweep; nothing but its settings is reused, the base is trained again. In the same
+    environment accuracy, loss, counts, masks and weights must be bit-identical. In another one, accuracies may differ
+    by 1 point, losses by 10 % or 0.02, counts by 1 %, and 10 % of the masks. Timings are shown as ratios and decide
+    nothing. The exit code is 1 where something differs.
+
+    \b
+    Examples:
+      onnxprune rerun experiments/runs/demo
+      onnxprune rerun experiments/runs/demo/cnn-digits-b256-weight-l1-s50-seed0-1d0c3e0b
+    """
+    from onnxprune.rerun import rerun as run_again
+
+    with tempfile.TemporaryDirectory(prefix="onnxprune-rerun-") as temporary:
+        repetitions = run_again(folder, out or Path(temporary), data_dir)
+    if as_json:
+        rows = [{**dataclasses.asdict(found), "reproduced": found.reproduced} for found in repetitions]
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        _print(repetitions)
+    if not all(found.reproduced for found in repetitions):
+        sys.exit(1)
+
+
+def _print(repetitions: "list[Repetition]") -> None:
+    for found in repetitions:
+        verdict = "reproduced" if found.reproduced else "DIFFERS"
+        exactness = ", bit for bit" if not found.differences else ", within tolerances" if found.reproduced else ""
+        times = "".join(
+            f", {label} {found.ratios[column]:.2f}x the time"
+            for column, label in (("training_seconds", "training"), ("latency_ms_median", "latency"))
+            if column in found.ratios
+        )
+        click.echo(f"{verdict}{exactness}{times}: {found.folder}")
+        for name, text in found.differences.items():
+            click.echo(f"  {'beyond tolerance: ' if found.changes and name in found.beyond else ''}{name}: {text}")
+    changes = {line for found in repetitions for line in (f"{name}: {text}" for name, text in found.changes.items())}
+    for line in sorted(changes):
+        click.echo(f"environment: {line}")
+    count = sum(found.reproduced for found in repetitions)
+    exact = sum(not found.differences for found in repetitions)
+    click.echo(f"{count} of {len(repetitions)} reproduced, {exact} of them bit for bit.")
