@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
+import itertools
 import math
 import os
 import sys
@@ -97,6 +98,7 @@ class DatasetInfo:
         folder: where torchvision's files of it lie in the data folder; "" for one that needs no files.
         read: reads that folder.
         torchvision_name: torchvision's class that downloads it.
+        mirrors: where it downloads from instead of its own addresses, some of which are not HTTPS.
     """
 
     title: str
@@ -106,6 +108,7 @@ class DatasetInfo:
     folder: str
     read: Callable[[Path], Arrays]
     torchvision_name: str = ""
+    mirrors: tuple[str, ...] = ()
 
 
 def _read_digits(_: Path) -> Arrays:
@@ -149,8 +152,9 @@ def _read_idx(path: Path, checksum: str) -> np.ndarray:
     else:
         raise FileNotFoundError(path)
     dimensions = 3 if "images" in path.name else 1
-    header = np.frombuffer(content[: 4 * (dimensions + 1)], ">u4")
-    if len(header) != dimensions + 1 or header[0] != 0x0800 + dimensions:
+    whole = len(content) >= 4 * (dimensions + 1)
+    header = np.frombuffer(content[: 4 * (dimensions + 1)] if whole else b"", ">u4")
+    if not whole or header[0] != 0x0800 + dimensions:
         raise InputError(f"{path} is corrupt: it does not begin as an IDX file of {dimensions} dimensions; delete it")
     shape = tuple(int(length) for length in header[1:])
     body = content[4 * (dimensions + 1) :]
@@ -204,6 +208,7 @@ DATASETS: Registry[DatasetInfo] = Registry(
                 }
             ),
             "MNIST",
+            ("https://ossci-datasets.s3.amazonaws.com/mnist/",),
         ),
         "fmnist": DatasetInfo(
             "Fashion-MNIST",
@@ -220,6 +225,7 @@ DATASETS: Registry[DatasetInfo] = Registry(
                 }
             ),
             "FashionMNIST",
+            ("https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",),
         ),
         "cifar10": DatasetInfo(
             "CIFAR-10",
@@ -251,7 +257,11 @@ def canonical_name(name: str) -> str:
 
 def default_data_dir() -> Path:
     """`$ONNXPRUNE_DATA`, else a folder in the user's cache."""
-    return Path(os.environ.get("ONNXPRUNE_DATA") or platformdirs.user_cache_path("onnxprune") / "data")
+    return Path(os.environ.get("ONNXPRUNE_DATA") or _cache())
+
+
+def _cache() -> Path:
+    return platformdirs.user_cache_path("onnxprune") / "data"
 
 
 def load(name: str, data_dir: Path | None = None, train_limit: int | None = None) -> Dataset:
@@ -325,12 +335,25 @@ def _find(name: str, data_dir: Path) -> Arrays:
     """The arrays of a named dataset: torchvision's files, else `<name>.npz`, else downloaded."""
     info = DATASETS[name]
     folder, file = data_dir / info.folder, data_dir / f"{name}.npz"
-    with contextlib.suppress(FileNotFoundError):
+    try:
         return _check(info.read(folder), str(folder), info)
+    except FileNotFoundError:
+        pass
+    except InputError as error:
+        if data_dir != _cache():  # a folder of the user's
+            raise
+        kept = _set_aside(folder)
+        sys.stderr.write(f"{error}: kept as {kept}, downloaded again\n")
     if file.is_file():
         return _check(_read_npz(file), str(file), info)
     _download(info, name, data_dir)
     return _check(info.read(folder), str(folder), info)
+
+
+def _set_aside(folder: Path) -> Path:
+    """Renames a damaged folder and returns where it is now."""
+    names = (folder.with_name(f"{folder.name}.damaged-{number}") for number in itertools.count(1))
+    return folder.rename(next(name for name in names if not name.exists()))
 
 
 def _download(info: DatasetInfo, name: str, data_dir: Path) -> None:
@@ -350,7 +373,10 @@ def _download(info: DatasetInfo, name: str, data_dir: Path) -> None:
             tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as partial,
             contextlib.redirect_stdout(sys.stderr),
         ):
-            getattr(torchvision_module().datasets, info.torchvision_name)(partial, download=True)
+            kind = getattr(torchvision_module().datasets, info.torchvision_name)
+            if info.mirrors:
+                kind = type(info.torchvision_name, (kind,), {"mirrors": list(info.mirrors)})
+            kind(partial, download=True)
             _move_missing(Path(partial) / info.folder, data_dir / info.folder)
     except (OSError, RuntimeError, HTTPException) as error:
         # torchvision lists the mirrors it tried; the cause is on the last line

@@ -347,6 +347,7 @@ DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "cut short": (IDX_NAMES[0], lambda content: content[:-1]),
     "too long": (IDX_NAMES[1], lambda content: content + b"\0"),
     "empty": (IDX_NAMES[2], lambda content: b""),
+    "shorter than its header": (IDX_NAMES[2], lambda content: content[:7]),
     "other magic": (IDX_NAMES[3], lambda content: b"\0\0\x0d\x01" + content[4:]),
     "images as labels": (IDX_NAMES[3], lambda content: idx(arrays((28, 28))["x_test"])),
     "lengths beyond int64": (IDX_NAMES[2], lambda content: content[:4] + b"\x80\0\0\0" * 3),
@@ -502,13 +503,42 @@ def test_a_failed_download_says_what_to_do_and_leaves_nothing(
 
 
 def torchvision_that_downloads(content: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    def mnist(root: str, download: bool) -> None:
-        assert download
-        print("chatter")  # noqa: T201
-        write_idx(Path(root) / "MNIST/raw", content)
+    class Mnist:
+        mirrors = ("http://nowhere.example/",)
 
-    fake = SimpleNamespace(datasets=SimpleNamespace(MNIST=mnist))
+        def __init__(self, root: str, download: bool) -> None:
+            assert download
+            assert self.mirrors
+            assert all(mirror.startswith("https://") for mirror in self.mirrors)
+            print("chatter")  # noqa: T201
+            write_idx(Path(root) / "MNIST/raw", content)
+
+    fake = SimpleNamespace(datasets=SimpleNamespace(MNIST=Mnist))
     monkeypatch.setattr(vision, "torchvision_module", lambda: fake)
+
+
+def test_what_torchvision_downloads_without_https_has_other_mirrors() -> None:
+    for _, info in data.DATASETS.items():
+        if info.torchvision_name:
+            kind = getattr(vision.torchvision_module().datasets, info.torchvision_name)
+            addresses = info.mirrors or getattr(kind, "mirrors", None) or [kind.url]
+            assert all(address.startswith("https://") for address in addresses)
+
+
+def test_a_damaged_dataset_in_the_cache_is_set_aside_and_downloaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ONNXPRUNE_DATA", raising=False)
+    monkeypatch.setattr(data.platformdirs, "user_cache_path", lambda _: tmp_path)
+    folder = data.default_data_dir() / "MNIST/raw"
+    write_idx(folder, arrays((28, 28)))
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(b"damaged")
+    torchvision_that_downloads(arrays((28, 28)), monkeypatch)
+    assert len(data.load("mnist").test) == 12
+    assert (folder.parent / "raw.damaged-1/t10k-labels-idx1-ubyte").read_bytes() == b"damaged"
+    message = capsys.readouterr().err
+    assert "t10k-labels-idx1-ubyte is corrupt" in message
+    assert "raw.damaged-1, downloaded again" in message
 
 
 def test_a_download_is_kept_and_read(
