@@ -1,6 +1,10 @@
-"""Plain columns of text: for commands that must start faster than a table library is imported."""
+"""Rows as plain columns of text and as CSV: for commands that must start faster than a table library is imported."""
 
-from collections.abc import Sequence
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -16,3 +20,15 @@ def columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows under the keys of the first one, as CSV; lists and dictionaries within are JSON."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in row.items()}
+        )
+    return text.getvalue()

@@ -12,7 +12,7 @@ from onnxprune.data import Dataset, load
 from onnxprune.errors import BusyError, RunError, StorageError
 from onnxprune.estimate import check_room
 from onnxprune.models import MODELS
-from onnxprune.progress import Reporter
+from onnxprune.progress import Reporter, Verbosity
 from onnxprune.spec import Point, Sweep
 from onnxprune.step import Rules
 
@@ -45,7 +45,12 @@ def load_for(point: Point, data_dir: Path | None) -> Dataset:
 
 
 def run_sweep(
-    plan: Sweep, runs: Path = DEFAULT_RUNS, data_dir: Path | None = None, *, retry_failed: bool = False
+    plan: Sweep,
+    runs: Path = DEFAULT_RUNS,
+    data_dir: Path | None = None,
+    *,
+    retry_failed: bool = False,
+    verbosity: Verbosity = Verbosity.NORMAL,
 ) -> Outcome:
     """Runs every point of the plan that `runs` does not have yet, and writes the tables.
 
@@ -76,7 +81,7 @@ def run_sweep(
         store.write_text(folder / store.SPEC, plan.to_toml())
     failures: dict[str, str] = {}
     bases = len({tuple(point.base_settings().items()) for point in plan.points})
-    with Reporter(total=bases + len(points)) as reporter:
+    with Reporter(bases + len(points), verbosity) as reporter:
         busy = _run_points(points, runs, data_dir, reporter, Rules(retry_failed, wait=False), failures)
         if busy:
             reporter.say(f"{len(busy)} points are being run by another process: waiting for it")

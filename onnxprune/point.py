@@ -38,6 +38,11 @@ def run_point(
     )
     metrics = record["metrics"]
     timed = f", measured speedup {metrics['speedup']:.2f}" if metrics["speedup"] is not None else ""
+    reporter.candidate(
+        folder.name,
+        drop=metrics["base_validation_accuracy"] - metrics["validation_accuracy"],
+        gain=metrics["speedup"] or metrics["theoretical_speedup"],
+    )
     reporter.end("already done" if reused else f"accuracy {metrics['accuracy']:.2f} %, MACs {metrics['macs']:,}{timed}")
     return record
 

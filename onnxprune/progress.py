@@ -1,7 +1,10 @@
 """Progress on stderr: a live line with the time left on a terminal, plain lines elsewhere."""
 
 import sys
+import time
+from enum import IntEnum
 from types import TracebackType
+from typing import SupportsFloat
 
 from rich.console import Console
 from rich.progress import (
@@ -13,6 +16,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+MOST_DROP = 1.0  # points of validation accuracy below the base's, of what may be called the best so far
+_SECONDS_BETWEEN = 0.2  # updates of the live line: reading the loss waits for the device
+
+
+class Verbosity(IntEnum):
+    """How much is told: nothing, each finished step, or what each step is doing too."""
+
+    QUIET = -1
+    NORMAL = 0
+    VERBOSE = 1
+
 
 class Reporter:
     """Tells what is going on; a context manager.
@@ -21,22 +35,28 @@ class Reporter:
         total: steps (bases and points) of the whole run.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, verbosity: Verbosity = Verbosity.NORMAL) -> None:
         # the stream of now: while libraries work, sys.stderr is redirected to a log
-        self._console = Console(file=sys.stderr, soft_wrap=True, highlight=False, markup=False)
+        self._console = Console(
+            file=sys.stderr, soft_wrap=True, highlight=False, markup=False, quiet=verbosity == Verbosity.QUIET
+        )
+        self._live = self._console.is_terminal and verbosity != Verbosity.QUIET
+        self._verbose = verbosity == Verbosity.VERBOSE
         self._progress = Progress(
             SpinnerColumn(),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.description}"),
+            TextColumn("{task.fields[best]}{task.description}"),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._live,
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._progress.add_task("", total=total)
+        self._task = self._progress.add_task("", total=total, best="")
         self._name = ""
+        self._best = 0.0
+        self._shown = 0.0
 
     def __enter__(self) -> "Reporter":
         self._progress.start()
@@ -50,21 +70,40 @@ class Reporter:
     def begin(self, name: str) -> None:
         """A step begins."""
         self._name = name
-        self.stage("")
+        self._describe("")
 
     def stage(self, what: str) -> None:
         """What the current step is doing."""
-        self._progress.update(self._task, description=f"{self._name} {what}")
+        if self._verbose:
+            self.say(f"{self._name}: {what}")
+        self._describe(what)
 
-    def training(self, done: int, updates: int) -> None:
+    def training(self, done: int, updates: int, loss: SupportsFloat) -> None:
         """An update of the current step's training is done."""
-        self.stage(f"update {done}/{updates}")
+        now = time.monotonic()
+        if self._live and (now - self._shown > _SECONDS_BETWEEN or done == updates):
+            self._shown = now
+            self._describe(f"update {done}/{updates}, loss {float(loss):.4f}")
+
+    def candidate(self, name: str, drop: float, gain: float) -> None:
+        """A point is done; the best so far gains the most of those that lose little.
+
+        Args:
+            drop: points of validation accuracy below the base's.
+            gain: speedup.
+        """
+        if drop <= MOST_DROP and gain > self._best:
+            self._best = gain
+            self._progress.update(self._task, best=f"best {gain:.2f}x ({name}) | ")
 
     def end(self, outcome: str) -> None:
         """The current step is over."""
-        self._console.print(f"{self._name}: {outcome}")
+        self.say(f"{self._name}: {outcome}")
         self._progress.advance(self._task)
 
     def say(self, line: str) -> None:
         """A line that stays."""
         self._console.print(line)
+
+    def _describe(self, what: str) -> None:
+        self._progress.update(self._task, description=f"{self._name} {what}")

@@ -199,13 +199,14 @@ def train(
     recipe: Recipe,
     *,
     masks: Mapping[str, Tensor] | None = None,
-    on_update: Callable[[int, int], None] | None = None,
+    on_update: Callable[[int, int, Tensor], None] | None = None,
 ) -> TrainingCost:
     """Trains `network` in place and leaves it in evaluation mode.
 
     Args:
         masks: parameter name -> 0/1 tensor of its shape; masked weights are zero before, during and after.
-        on_update: called after each update with the number of updates done and of updates in all.
+        on_update: called after each update with the number of updates done, of updates in all, and the loss, a
+            scalar tensor.
 
     Raises:
         RunError: the loss stopped being a number.
@@ -234,13 +235,14 @@ def train(
             loss_sum = torch.zeros((), device=batches.images.device)
             for index in torch.randperm(count, generator=generator).split(batch_size):
                 optimizer.zero_grad(set_to_none=True)
-                loss_sum += accumulate_gradients(network, batches, index, recipe.micro_batch, augment) * len(index)
+                loss = accumulate_gradients(network, batches, index, recipe.micro_batch, augment)
+                loss_sum += loss * len(index)
                 optimizer.step()
                 schedule.step()
                 held()
                 done += 1
                 if on_update is not None:
-                    on_update(done, updates)
+                    on_update(done, updates, loss)
             epoch_losses.append(loss_sum.item() / count)
             # the loss is from before the last update, the weights from after it
             if not (math.isfinite(epoch_losses[-1]) and _all_finite(network)):

@@ -1,5 +1,7 @@
 """The command line as a user meets it: streams, exit codes, messages."""
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -114,7 +116,8 @@ def test_listings_name_everything() -> None:
         assert done.stderr == ""
         for word in words:
             assert word in done.stdout
-        assert json.loads(onnxprune(command, "--json").stdout)
+        rows = json.loads(onnxprune(command, "--json").stdout)
+        assert len(rows) == len(list(csv.DictReader(io.StringIO(onnxprune(command, "--csv").stdout)))) > 0
 
 
 def test_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_masked_weights_are_zero_throughout_and_the_others_learn(batches: Batche
     parameters = dict(network.named_parameters())
     largest_masked = []
 
-    def look(done: int, updates: int) -> None:
+    def look(done: int, updates: int, loss: Tensor) -> None:
         largest_masked.append(max(parameters[key][mask == 0].abs().max().item() for key, mask in masks.items()))
 
     train(network, batches, recipe(epochs=4), masks=masks, on_update=look)
@@ -288,11 +288,11 @@ def test_updates_and_images_are_counted(batches: Batches, batch_size: int, updat
         build("slp"),
         batches,
         recipe(epochs=3, batch_size=batch_size),
-        on_update=lambda done, updates: calls.append((done, updates)),
+        on_update=lambda done, updates, loss: calls.append((done, updates, float(loss) >= 0)),
     )
     total = 3 * updates_per_epoch
     assert cost.updates == total
-    assert calls == [(done, total) for done in range(1, total + 1)]
+    assert calls == [(done, total, True) for done in range(1, total + 1)]
     assert cost.images == 3 * 24
     assert len(cost.epoch_losses) == 3
     assert cost.seconds > 0

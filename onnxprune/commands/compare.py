@@ -1,7 +1,5 @@
 """`compare`: ONNX files side by side."""
 
-import csv
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -74,6 +72,8 @@ def _as_json(entry: "Entry") -> dict[str, Any]:
 
 
 def _as_csv(entries: "list[Entry]") -> str:
+    from onnxprune.columns import csv_text
+
     rows = []
     for entry in entries:
         facts, verdict, outputs = entry.facts, entry.verdict, entry.outputs
@@ -92,11 +92,7 @@ def _as_csv(entries: "list[Entry]") -> str:
                 "outcome": verdict and verdict.outcome,
             }
         )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows)
 
 
 def _print(entries: "list[Entry]", device: str) -> None:

@@ -1,10 +1,11 @@
 """`deploy`: the best model of a sweep, under constraints."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from onnxprune.commands.options import machine_readable, print_rows
 
 if TYPE_CHECKING:
     from onnxprune.deployment import Choice, Deployed
@@ -38,8 +39,8 @@ _DROP = 1.0
     show_default=True,
     help="A file, or a Triton model repository.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the index entries as JSON.")
-def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, as_json: bool, **limits: Any) -> None:
+@machine_readable
+def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, output: str | None, **limits: Any) -> None:
     """Copy the best model of a sweep, with a model card.
 
     The best is the fastest measured (the one of the fewest MACs where nothing was timed) of those that satisfy every
@@ -66,10 +67,10 @@ def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, as_json:
             continue
         deployed = deployment.deploy(choice, sweep, out, layout)
         entries.append(deployed.entry)
-        if not as_json:
+        if output is None:
             _print(choice, deployed, [constraint.text for constraint in wanted])
-    if as_json and entries:
-        click.echo(json.dumps(entries, indent=1))
+    if output is not None and entries:
+        print_rows(entries, output)
     if misses:
         raise RunError("\n".join(misses))
 

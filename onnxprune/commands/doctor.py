@@ -1,11 +1,12 @@
 """`doctor`: will it run here?"""
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
 import click
+
+from onnxprune.commands.options import machine_readable, print_rows
 
 
 @click.command()
@@ -21,8 +22,8 @@ import click
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the datasets  [default: $ONNXPRUNE_DATA, else a cache folder].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor(out: Path, data_dir: Path | None, as_json: bool) -> None:
+@machine_readable
+def doctor(out: Path, data_dir: Path | None, output: str | None) -> None:
     """Check the installation, the data and the machine.
 
     Packages against the versions that onnxprune needs, what onnxruntime really runs on, the datasets that are there,
@@ -34,10 +35,10 @@ def doctor(out: Path, data_dir: Path | None, as_json: bool) -> None:
     findings = []
     for finding in examine(out, data_dir or default_data_dir()):
         findings.append(finding)
-        if not as_json:
+        if output is None:
             click.echo(f"{finding.state:6}  {finding.subject}: {finding.text}")
-    if as_json:
-        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+    if output is not None:
+        print_rows([dataclasses.asdict(finding) for finding in findings], output)
     broken = [finding.subject for finding in findings if finding.state == "broken"]
     if broken:
         click.echo(f"Broken: {', '.join(broken)}.", err=True)

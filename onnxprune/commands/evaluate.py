@@ -4,11 +4,11 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DEVICE, THREADS
+from onnxprune.commands.options import DEVICE, THREADS, machine_readable, print_rows
 
 if TYPE_CHECKING:
     from onnxprune.assessment import Assessment
@@ -36,7 +36,7 @@ _PAIRS = 10
 @click.option("--std", metavar="NUMBERS", help="Standard deviation; likewise.")
 @DEVICE
 @THREADS
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON, with the confusion matrix.")
+@machine_readable
 def evaluate(
     model: Path,
     dataset: str,
@@ -45,7 +45,7 @@ def evaluate(
     std: str | None,
     device: str,
     threads: int | None,
-    as_json: bool,
+    output: str | None,
 ) -> None:
     """Measure the accuracy of an ONNX file on a dataset's full test set.
 
@@ -69,11 +69,25 @@ def evaluate(
     if trained_on not in (None, data.name):
         click.echo(f"Note: the file's metadata say it was trained on {trained_on}, not {data.name}.", err=True)
     found = assess(classifier, data, normalisation)
-    if as_json:
+    if output == "csv":
+        print_rows(_class_rows(found), output)
+    elif output == "json":
         used = {"mean": list(normalisation.mean), "std": list(normalisation.std)}
         click.echo(json.dumps({"model": str(model), "dataset": data.name, **used, **found.as_json()}, indent=1))
-        return
-    _print(classifier, data, normalisation, found)
+    else:
+        _print(classifier, data, normalisation, found)
+
+
+def _class_rows(found: "Assessment") -> list[dict[str, Any]]:
+    """One row a true class: its accuracy, and its images by the class predicted."""
+    return [
+        {
+            "class": name,
+            "accuracy": accuracy,
+            **{f"predicted {other}": n for other, n in zip(found.classes, row, strict=True)},
+        }
+        for name, accuracy, row in zip(found.classes, found.class_accuracy, found.confusion.tolist(), strict=True)
+    ]
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

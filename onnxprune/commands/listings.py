@@ -1,25 +1,27 @@
 """`models`, `datasets` and `techniques`: what there is."""
 
-import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxprune.commands.options import machine_readable, print_rows
 
-def _print_listing(rows: list[dict[str, str]], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
+if TYPE_CHECKING:
+    from onnxprune.registry import Registry
+
+
+def _print_listing(rows: list[dict[str, str]], output: str | None) -> None:
+    if output is not None:
+        print_rows(rows, output)
         return
     widths = [max(len(row[key]) for row in rows) for key in rows[0]]
     for row in rows:
         click.echo("  ".join(text.ljust(width) for text, width in zip(row.values(), widths, strict=True)).rstrip())
 
 
-_listing = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-
-
 @click.command()
-@_listing
-def models(as_json: bool) -> None:
+@machine_readable
+def models(output: str | None) -> None:
     """List the models."""
     from onnxprune.models import MODELS
 
@@ -33,12 +35,12 @@ def models(as_json: bool) -> None:
         }
         for name, model in MODELS.items()
     ]
-    _print_listing(rows, as_json)
+    _print_listing(rows, output)
 
 
 @click.command()
-@_listing
-def datasets(as_json: bool) -> None:
+@machine_readable
+def datasets(output: str | None) -> None:
     """List the datasets."""
     from onnxprune.data import DATASETS
 
@@ -51,26 +53,33 @@ def datasets(as_json: bool) -> None:
         }
         for name, entry in DATASETS.items()
     ]
-    _print_listing(rows, as_json)
+    _print_listing(rows, output)
 
 
 @click.command()
-@_listing
-def techniques(as_json: bool) -> None:
+@machine_readable
+def techniques(output: str | None) -> None:
     """List the techniques, the criteria and the schedules."""
     from onnxprune.pruning import CRITERIA, SCHEDULES, TECHNIQUES
 
-    if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "techniques": {name: vars(entry) for name, entry in TECHNIQUES.items()},
-                    "criteria": {name: vars(entry) for name, entry in CRITERIA.items()},
-                    "schedules": dict(SCHEDULES.items()),
-                },
-                indent=1,
-            )
-        )
+    if output is not None:
+        kinds: "dict[str, Registry[Any]]" = {"technique": TECHNIQUES, "criterion": CRITERIA}
+        rows = [
+            {
+                "kind": kind,
+                "name": name,
+                "summary": entry.summary,
+                "criteria": list(getattr(entry, "criteria", ())),
+                "source": getattr(entry, "source", None),
+            }
+            for kind, registry in kinds.items()
+            for name, entry in registry.items()
+        ]
+        rows += [
+            {"kind": "schedule", "name": name, "summary": text, "criteria": [], "source": None}
+            for name, text in SCHEDULES.items()
+        ]
+        print_rows(rows, output)
         return
     click.echo("Techniques (what is removed):")
     _print_listing(
@@ -82,12 +91,12 @@ def techniques(as_json: bool) -> None:
             }
             for name, entry in TECHNIQUES.items()
         ],
-        as_json=False,
+        output=None,
     )
     click.echo("\nCriteria (how importance is judged; the lowest scores go):")
     _print_listing(
         [{"name": f"  {name}", "summary": entry.summary, "source": entry.source} for name, entry in CRITERIA.items()],
-        as_json=False,
+        output=None,
     )
     click.echo("\nSchedules (when):")
-    _print_listing([{"name": f"  {name}", "summary": summary} for name, summary in SCHEDULES.items()], as_json=False)
+    _print_listing([{"name": f"  {name}", "summary": summary} for name, summary in SCHEDULES.items()], output=None)

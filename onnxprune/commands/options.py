@@ -1,6 +1,9 @@
 """Options that several commands have."""
 
+import json
 import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -58,3 +61,21 @@ SECONDS = click.option(
     show_default=True,
     help="Length of each measurement of latency.",
 )
+
+
+def machine_readable(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --json and --csv, as an argument `output` of the command: "json", "csv" or None."""
+    for name in ("csv", "json"):
+        text = f"Print as {name.upper()}."
+        command = click.option(f"--{name}", "output", flag_value=name, default=None, help=text)(command)
+    return command
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], output: str) -> None:
+    """Prints rows as "json" or "csv" to stdout."""
+    from onnxprune.columns import csv_text
+
+    if output == "csv":
+        click.echo(csv_text(rows) if rows else "", nl=False)
+    else:
+        click.echo(json.dumps(rows, indent=1))

@@ -1,16 +1,17 @@
 """`predict`: picture files through an ONNX file."""
 
-import json
 from pathlib import Path
 
 import click
+
+from onnxprune.commands.options import machine_readable, print_rows
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def predict(model: Path, images: tuple[Path, ...], as_json: bool) -> None:
+@machine_readable
+def predict(model: Path, images: tuple[Path, ...], output: str | None) -> None:
     """Classify picture files, by the metadata in an ONNX file.
 
     Each picture becomes grayscale or RGB, as the file takes, and is resized to its images' size, whatever its
@@ -27,7 +28,7 @@ def predict(model: Path, images: tuple[Path, ...], as_json: bool) -> None:
     classifier = open_classifier(model)
     found = predict_files(classifier, list(images))
     _, height, width = shape = picture_shape(classifier)
-    if as_json:
+    if output is not None:
         rows = [
             {
                 "image": str(entry.path),
@@ -39,7 +40,7 @@ def predict(model: Path, images: tuple[Path, ...], as_json: bool) -> None:
             }
             for entry in found
         ]
-        click.echo(json.dumps(rows, indent=1))
+        print_rows(rows, output)
         return
     names = max(len(str(entry.path)) for entry in found)
     for entry in found:

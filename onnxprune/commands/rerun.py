@@ -1,13 +1,14 @@
 """`rerun`: is a result the same when it is made again?"""
 
 import dataclasses
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from onnxprune.commands.options import machine_readable, print_rows
 
 if TYPE_CHECKING:
     from onnxprune.rerun import Repetition
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the datasets  [default: $ONNXPRUNE_DATA, else a cache folder].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
-def rerun(folder: Path, out: Path | None, data_dir: Path | None, as_json: bool) -> None:
+@machine_readable
+def rerun(folder: Path, out: Path | None, data_dir: Path | None, output: str | None) -> None:
     """Run a point or a sweep again and say whether it comes out the same.
 
     FOLDER is that of a point or of a sweep; nothing but its settings is reused, the base is trained again. In the same
@@ -43,9 +44,9 @@ def rerun(folder: Path, out: Path | None, data_dir: Path | None, as_json: bool) 
 
     with tempfile.TemporaryDirectory(prefix="onnxprune-rerun-") as temporary:
         repetitions = run_again(folder, out or Path(temporary), data_dir)
-    if as_json:
+    if output is not None:
         rows = [{**dataclasses.asdict(found), "reproduced": found.reproduced} for found in repetitions]
-        click.echo(json.dumps(rows, indent=1))
+        print_rows(rows, output)
     else:
         _print(repetitions)
     if not all(found.reproduced for found in repetitions):

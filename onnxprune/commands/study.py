@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,14 +55,36 @@ class _OnePointCommand(_PointCommand):
     several = False
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+@dataclass(frozen=True)
+class _How:
+    """The options of every command that runs something."""
+
+    out: Path
+    data_dir: Path | None
+    retry_failed: bool
+    quiet: bool
+    verbose: bool
+    as_json: bool
+    as_csv: bool
+
+
+def _split(options: dict[str, Any]) -> tuple[dict[str, Any], _How]:
+    """The settings of points that are given, and how they are run."""
+    how = _How(**{field.name: options.pop(field.name) for field in fields(_How)})
+    for first, second in (("as_json", "as_csv"), ("quiet", "verbose")):
+        if getattr(how, first) and getattr(how, second):
+            names = [f"--{name.removeprefix('as_')}" for name in (first, second)]
+            raise click.UsageError(f"{names[0]} and {names[1]} exclude each other")
+    return {name: value for name, value in options.items() if value is not None}, how
 
 
 def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that runs something."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON."),
+        click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV."),
+        click.option("--quiet", is_flag=True, help="No progress: only results and errors."),
+        click.option("--verbose", is_flag=True, help="Tell what each step is doing."),
         click.option(
             "--data-dir",
             type=click.Path(path_type=Path, file_okay=False),
@@ -87,15 +109,7 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--seeds", help="Run seeds 0 to N-1; the table shows mean and standard deviation.", metavar="N")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its counted cost, run nothing.")
 @_folders
-def sweep(
-    spec: Path | None,
-    dry_run: bool,
-    out: Path,
-    data_dir: Path | None,
-    retry_failed: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def sweep(spec: Path | None, dry_run: bool, **options: Any) -> None:
     """Run a study: every combination of the values given.
 
     SPEC is a TOML file with the same settings; options override it. The same command again goes on where it stopped;
@@ -109,17 +123,17 @@ def sweep(
     """
     from onnxprune.spec import Sweep
 
-    given = _given(options)
+    given, how = _split(options)
     plan = Sweep.read(spec, given) if spec else Sweep.parse(given)
     if dry_run:
-        _print_plan(plan, as_json)
+        _print_plan(plan, how.as_json)
         return
-    _run(plan, out, data_dir, retry_failed, as_json)
+    _end(_run(plan, how))
 
 
 @click.command(cls=_OnePointCommand)
 @_folders
-def run(out: Path, data_dir: Path | None, retry_failed: bool, as_json: bool, **options: Any) -> None:
+def run(**options: Any) -> None:
     """Run one point.
 
     \b
@@ -128,17 +142,27 @@ def run(out: Path, data_dir: Path | None, retry_failed: bool, as_json: bool, **o
     """
     from onnxprune.spec import Sweep
 
-    _run(Sweep.one_point(_given(options)), out, data_dir, retry_failed, as_json)
+    given, how = _split(options)
+    _end(_run(Sweep.one_point(given), how))
 
 
-def _run(plan: "Sweep", out: Path, data_dir: Path | None, retry_failed: bool, as_json: bool) -> None:
+def _run(plan: "Sweep", how: _How) -> dict[str, str]:
+    """Runs and prints; gives the failures."""
     from onnxprune.controller import run_sweep
+    from onnxprune.progress import Verbosity
 
-    outcome = run_sweep(plan, out, data_dir, retry_failed=retry_failed)
-    _print_rows(outcome.table, as_json)
-    click.echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
-    _print_failures(outcome.failures)
-    if outcome.failures:
+    verbosity = Verbosity.QUIET if how.quiet else Verbosity.VERBOSE if how.verbose else Verbosity.NORMAL
+    outcome = run_sweep(plan, how.out, how.data_dir, retry_failed=how.retry_failed, verbosity=verbosity)
+    _print_rows(outcome.table, how.as_json, how.as_csv)
+    if not how.quiet:
+        click.echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
+    return outcome.failures
+
+
+def _end(failures: dict[str, str]) -> None:
+    """Exits with 1 where something failed."""
+    _print_failures(failures)
+    if failures:
         sys.exit(1)
 
 
@@ -166,11 +190,13 @@ def _print_plan(plan: "Sweep", as_json: bool) -> None:
     )
 
 
-def _print_rows(table: "pd.DataFrame", as_json: bool) -> None:
+def _print_rows(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
     from onnxprune.tables import print_results
 
     if as_json:
         click.echo(table.to_json(orient="records", indent=1))
+    elif as_csv:
+        click.echo(table.to_csv(index=False), nl=False)
     elif len(table):
         print_results(table)
 
@@ -185,9 +211,6 @@ def results(folder: Path, as_json: bool, as_csv: bool) -> None:
 
     table = result_table(folder)
     _print_failures(failures(folder))
-    if as_csv:
-        click.echo(table.to_csv(index=False), nl=False)
-        return
     if not len(table):
         click.echo(f"{folder} has no finished point yet.", err=True)
-    _print_rows(table, as_json)
+    _print_rows(table, as_json, as_csv)
