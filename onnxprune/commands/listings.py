@@ -63,7 +63,7 @@ def techniques(output: str | None) -> None:
     from onnxprune.pruning import CRITERIA, SCHEDULES, TECHNIQUES
 
     if output is not None:
-        kinds: "dict[str, Registry[Any]]" = {"technique": TECHNIQUES, "criterion": CRITERIA}
+        kinds: dict[str, Registry[Any]] = {"technique": TECHNIQUES, "criterion": CRITERIA}
         rows = [
             {
                 "kind": kind,
