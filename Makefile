@@ -13,8 +13,9 @@ demo: $(INSTALLED)
 test: check
 	$(BIN)/python -m pytest
 
-# Also the tests on real datasets (ONNXPRUNE_DATA names their folder), the slow ones and those for CUDA.
+# Also the tests on real datasets (ONNXPRUNE_DATA names their folder), the slow ones, MLflow's and those for CUDA.
 test-all: check
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,mlflow]"
 	$(BIN)/python -m pytest -m "slow or data or gpu or not slow"
 
 check: $(INSTALLED)

@@ -1,5 +1,6 @@
 """onnxprune: what pruning a neural network costs and gains, measured on the ONNX file that would be deployed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ def sweep(
     out: str | Path = "experiments/runs",
     data_dir: str | Path | None = None,
     retry_failed: bool = False,
+    track: Sequence[str] = (),
     **settings: Any,
 ) -> "pd.DataFrame":
     """Runs a sweep and returns its table, one row a point; the columns are those of `results.csv`.
@@ -33,6 +35,7 @@ def sweep(
         out: folder that results go under.
         data_dir: folder of the datasets.
         retry_failed: run points again that failed before.
+        track: names of trackers that get every finished point: "mlflow", "tensorboard".
         settings: fields of `onnxprune.spec.Point`; several values of an axis give the product.
 
     Raises:
@@ -42,13 +45,17 @@ def sweep(
     from onnxprune.spec import Sweep
 
     plan = Sweep.read(Path(spec), settings) if spec is not None else Sweep.parse(settings)
-    return _run(plan, out, data_dir, retry_failed)
+    return _run(plan, out, data_dir, retry_failed, track)
 
 
-def _run(plan: "Sweep", out: str | Path, data_dir: str | Path | None, retry_failed: bool) -> "pd.DataFrame":
+def _run(
+    plan: "Sweep", out: str | Path, data_dir: str | Path | None, retry_failed: bool, track: Sequence[str] = ()
+) -> "pd.DataFrame":
     from onnxprune.controller import run_sweep
 
-    outcome = run_sweep(plan, Path(out), None if data_dir is None else Path(data_dir), retry_failed=retry_failed)
+    outcome = run_sweep(
+        plan, Path(out), None if data_dir is None else Path(data_dir), retry_failed=retry_failed, track=track
+    )
     if outcome.failures:
         listed = "; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items())
         raise RunError(f"{len(outcome.failures)} failed of the sweep in {outcome.folder}: {listed}")

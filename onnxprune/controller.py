@@ -1,7 +1,7 @@
 """The main controller: runs a plan's bases and points, and derives the table."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from onnxprune.models import MODELS
 from onnxprune.progress import Reporter, Verbosity
 from onnxprune.spec import Point, Sweep
 from onnxprune.step import Rules
+from onnxprune.tracking import Tracking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,14 +52,18 @@ def run_sweep(
     *,
     retry_failed: bool = False,
     verbosity: Verbosity = Verbosity.NORMAL,
+    track: Sequence[str] = (),
 ) -> Outcome:
     """Runs every point of the plan that `runs` does not have yet, and writes the tables.
 
     A point that fails is recorded in its folder and listed in the outcome; the others go on. One that failed before is
     only listed, unless `retry_failed`. Points that another process is running are waited for, at the end.
 
+    Args:
+        track: names of the trackers that get every finished point.
+
     Raises:
-        InputError: the data cannot be had, or the device is not there.
+        InputError: the data cannot be had, or the device or a tracker is not there.
         RunError: disk or memory do not suffice for the plan.
         StorageError: results cannot be written any more.
     """
@@ -75,6 +80,7 @@ def run_sweep(
     folder = runs / plan.name
     points = {folder / point.point_id(checksums[_data_settings(point)]): point for point in plan.points}
     check_room([point for path, point in points.items() if not (path / store.METRICS).exists()], runs)
+    tracking = Tracking(track, folder)
     store.make_folder(folder)
     with store.claimed(folder / store.SPEC):
         store.remove_partial(folder)
@@ -82,10 +88,12 @@ def run_sweep(
     failures: dict[str, str] = {}
     bases = len({tuple(point.base_settings().items()) for point in plan.points})
     with Reporter(bases + len(points), verbosity) as reporter:
-        busy = _run_points(points, runs, data_dir, reporter, Rules(retry_failed, wait=False), failures)
+        busy = _run_points(points, runs, data_dir, reporter, tracking, Rules(retry_failed, wait=False), failures)
         if busy:
             reporter.say(f"{len(busy)} points are being run by another process: waiting for it")
-            _run_points(busy, runs, data_dir, reporter, Rules(retry_failed, wait=True), failures)
+            _run_points(busy, runs, data_dir, reporter, tracking, Rules(retry_failed, wait=True), failures)
+        for problem in tracking.problems:
+            reporter.say(problem)
     with store.claimed(folder / store.SPEC):
         return Outcome(folder, store.write_tables(folder), failures)
 
@@ -95,6 +103,7 @@ def _run_points(
     runs: Path,
     data_dir: Path | None,
     reporter: Reporter,
+    tracking: Tracking,
     rules: Rules,
     failures: dict[str, str],
 ) -> dict[Path, Point]:
@@ -130,7 +139,7 @@ def _run_points(
             failures[folder.name] = f"its base {base_id} failed"
             continue
         try:
-            run_point(point, base, dataset, folder, reporter, rules)
+            tracking.point(folder, point.settings(), run_point(point, base, dataset, folder, reporter, rules))
         except BusyError:
             busy[folder] = point
         except StorageError:

@@ -66,6 +66,7 @@ class _How:
     verbose: bool
     as_json: bool
     as_csv: bool
+    track: str | None
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], _How]:
@@ -83,6 +84,7 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON."),
         click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV."),
+        click.option("--track", metavar="NAMES", help="Hand every point to mlflow or tensorboard; both with a comma."),
         click.option("--quiet", is_flag=True, help="No progress: only results and errors."),
         click.option("--verbose", is_flag=True, help="Tell what each step is doing."),
         click.option(
@@ -152,7 +154,14 @@ def _run(plan: "Sweep", how: _How) -> dict[str, str]:
     from onnxprune.progress import Verbosity
 
     verbosity = Verbosity.QUIET if how.quiet else Verbosity.VERBOSE if how.verbose else Verbosity.NORMAL
-    outcome = run_sweep(plan, how.out, how.data_dir, retry_failed=how.retry_failed, verbosity=verbosity)
+    outcome = run_sweep(
+        plan,
+        how.out,
+        how.data_dir,
+        retry_failed=how.retry_failed,
+        verbosity=verbosity,
+        track=how.track.split(",") if how.track else (),
+    )
     _print_rows(outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
         click.echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
