@@ -19,7 +19,6 @@ _COMMANDS = {
     "report": ("onnxprune.commands.report", "Write a page of HTML on sweeps: figures, tables, links to the models."),
     "plot": ("onnxprune.commands.plot", "Draw a figure of a sweep for a paper."),
     "profile": ("onnxprune.commands.profile", "Profile any ONNX file: what it holds, what it costs, how fast it is."),
-    "report": ("onnxprune.commands.report", "Write a page that shows sweeps, finished or still running."),
     "rerun": ("onnxprune.commands.rerun", "Run a point or a sweep again and say whether it comes out the same."),
     "compare": ("onnxprune.commands.compare", "Compare ONNX files with a base: really faster or not, and why."),
     "evaluate": ("onnxprune.commands.evaluate", "Measure the accuracy of an ONNX file on a dataset's full test set."),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxprune.commands.report import PAGE
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -130,7 +132,7 @@ def sweep(spec: Path | None, dry_run: bool, **options: Any) -> None:
     if dry_run:
         _print_plan(plan, how.as_json)
         return
-    _end(_run(plan, how))
+    _end(_run(plan, how, report=True))
 
 
 @click.command(cls=_OnePointCommand)
@@ -148,8 +150,8 @@ def run(**options: Any) -> None:
     _end(_run(Sweep.one_point(given), how))
 
 
-def _run(plan: "Sweep", how: _How) -> dict[str, str]:
-    """Runs and prints; gives the failures."""
+def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
+    """Runs, prints, and writes the page if asked for; gives the failures."""
     from onnxprune.controller import run_sweep
     from onnxprune.progress import Verbosity
 
@@ -165,7 +167,19 @@ def _run(plan: "Sweep", how: _How) -> dict[str, str]:
     _print_rows(outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
         click.echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
+    if report and len(outcome.table):
+        page = outcome.folder / PAGE
+        _write_report(outcome.folder, page)
+        if not how.quiet:
+            click.echo(f"Report: {page}", err=True)
     return outcome.failures
+
+
+def _write_report(folder: Path, page: Path) -> None:
+    from onnxprune.report.page import write
+    from onnxprune.report.sources import read
+
+    write(read([folder]), page)
 
 
 def _end(failures: dict[str, str]) -> None:

@@ -1,0 +1,33 @@
+"""`plot`: a figure of a sweep for a paper."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("sweep", type=click.Path(path_type=Path))
+@click.option("--x", default="sparsity", show_default=True, metavar="COLUMN", help="Across: a column of results.csv.")
+@click.option("--y", default="accuracy", show_default=True, metavar="COLUMN", help="Upwards: likewise.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help="Figure to write; .pdf, .svg or .png decides the format.",
+)
+def plot(sweep: Path, x: str, y: str, out: Path) -> None:
+    """Draw one column of a sweep's results against another, as a figure that fits a column of a paper.
+
+    A curve for each technique; several seeds give their mean and a band of one standard deviation. Networks that
+    have collapsed may lie beyond the axis. Fonts are embedded.
+
+    \b
+    Examples:
+      onnxprune plot experiments/runs/demo --x sparsity --y accuracy --out accuracy.pdf
+      onnxprune plot experiments/runs/demo --x macs --y latency_ms_median --out latency.svg
+    """
+    from onnxprune.figures import plot as draw
+
+    draw(sweep, x, y, out)
+    click.echo(out)

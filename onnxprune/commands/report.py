@@ -1,0 +1,68 @@
+"""`report`: sweeps as one page."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from onnxprune.report.sources import Source
+
+PAGE = "report.html"  # in a sweep's folder
+_SECONDS = 5
+
+
+@click.command()
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Page to write  [default: report.html in the folder of the first sweep].",
+)
+@click.option("--watch", is_flag=True, help="Write it again as points finish, until all are done.")
+def report(sweeps: tuple[Path, ...], out: Path | None, watch: bool) -> None:
+    """Write a page of HTML on sweeps, finished or still running: figures, tables, environment, links to the models.
+
+    One file, for any browser, that needs no network. Several sweeps are compared with each other.
+
+    \b
+    Examples:
+      onnxprune report experiments/runs/demo
+      onnxprune report experiments/runs/demo --watch
+      onnxprune report experiments/runs/l1 experiments/runs/taylor --out comparison.html
+    """
+    from onnxprune.report.page import write
+    from onnxprune.report.sources import read
+
+    page = out or sweeps[0] / PAGE
+    if watch:
+        _watch(list(sweeps), page)
+    else:
+        write(read(list(sweeps)), page)
+    click.echo(page)
+
+
+def _watch(sweeps: list[Path], page: Path) -> None:
+    from onnxprune.report.page import write
+    from onnxprune.report.sources import read
+    from onnxprune.timing import timing_lock
+
+    done = None
+    while True:
+        with timing_lock():  # a page that is made while the sweep is timing would spoil the latency
+            sources = read(sweeps)
+            before, done = done, [_done(source) for source in sources]
+            finished = all(source.finished for source in sources)
+            if done != before:
+                write(sources, page, None if finished else _SECONDS)
+                click.echo(f"{page}: " + "; ".join(done), err=True)
+        if finished:
+            return
+        time.sleep(_SECONDS)
+
+
+def _done(source: "Source") -> str:
+    failed = f", {len(source.failures)} failed" if source.failures else ""
+    return f"{source.name}: {len(source.table)} of {source.planned or '?'} done{failed}"

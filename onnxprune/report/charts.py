@@ -1,0 +1,319 @@
+"""The figures of the report, as plotly describes them; the page colours them and shows the curves that are asked for.
+
+The `meta` of a trace says which curve it belongs to (`series`; None: always shown), whether it is of networks before
+their fine-tuning (`before`), and whether it is drawn in the colour of text (`neutral`). Names from files are escaped:
+plotly understands some HTML.
+"""
+
+import math
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from onnxprune.series import Look, over_seeds, sound_span
+
+# plotly's name of each marker, and the same as an SVG path in a box from -6 to 6
+MARKERS = {
+    "circle": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0z",
+    "square": "M-4.4 -4.4h8.8v8.8h-8.8z",
+    "triangle-up": "M-5.5 4.5h11L0 -5.5z",
+    "diamond": "M0 -6L6 0L0 6L-6 0z",
+    "triangle-down": "M-5.5 -4.5h11L0 5.5z",
+    "cross": "M-2 -6h4v4h4v4h-4v4h-4v-4h-4v-4h4z",
+}
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_SYMBOLS = tuple(MARKERS)
+_FEW = 1000  # points that SVG draws well; more are left to WebGL
+_SCALE = [[0, "#f3f7fb"], [0.5, "#a3c4e3"], [1, "#08306b"]]  # one hue: lightness tells alone
+
+
+def accuracy_over_sparsity(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look]) -> go.Figure:
+    """Mean accuracy of each curve with a band of one standard deviation, and the same before fine-tuning."""
+    figure = _figure("sparsity asked (%)", "test accuracy (%)")
+    for name, look in looks.items():
+        of_name = rows[names == name]
+        points = over_seeds(of_name, "sparsity", "accuracy")
+        if (points["seeds"] > 1).any():
+            figure.add_trace(_band(points, name, look))
+        figure.add_trace(_curve(points, name, look))
+        early = over_seeds(of_name, "sparsity", "before_finetuning_accuracy")
+        figure.add_trace(_curve(early, name, look, before=True))
+    bases = rows.drop_duplicates(["sweep", "base_id"])
+    if bases["batch_size"].nunique() == 1 and bases["sweep"].nunique() == 1:
+        level = bases["base_accuracy"].mean()
+        figure.add_trace(_neutral([0, 100], [level, level], f"base, {level:.2f} %", dash="dot"))
+    low, high = sound_span(rows, "accuracy", "base_accuracy")
+    figure.update_yaxes(range=[low, min(high, 100.4)])
+    return figure
+
+
+def accuracy_over_cost(
+    rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look], column: str, title: str, *, front: bool
+) -> go.Figure:
+    """Every point's accuracy against a cost, and which points no other beats in both."""
+    figure = _figure(title, "test accuracy (%)")
+    known = rows[(rows[column] > 0).fillna(False) & ~rows["collapsed"].astype(bool)]
+    figure.update_xaxes(_logarithmic(known[column]))
+    for name, look in looks.items():
+        figure.add_trace(_points(known[names.reindex(known.index) == name], column, "accuracy", name, look, len(known)))
+    if front:
+        best = pareto_front(known, column)
+        figure.add_trace(
+            _neutral(best[column], best["accuracy"], "Pareto front", dash="dash", shape="hv", mode="lines+markers")
+        )
+        figure.data[-1].update(marker={"symbol": "circle-open", "size": 14, "line": {"width": 1.5}}, hoverinfo="skip")
+    return figure
+
+
+def speedup_measured(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look]) -> go.Figure:
+    """Measured speedup against the one that the counts promise, with the line where both are the same."""
+    figure = _figure("speedup in theory", "measured speedup")
+    known = rows[rows["speedup"].notna() & (rows["effective_macs"] > 0) & ~rows["collapsed"].astype(bool)]
+    known = known.assign(promised=known["base_effective_macs"] / known["effective_macs"])
+    axis = _logarithmic(pd.concat([known["promised"], known["speedup"]]))
+    figure.update_layout(xaxis=axis, yaxis=axis)
+    for name, look in looks.items():
+        of_name = known[names.reindex(known.index) == name]
+        figure.add_trace(_points(of_name, "promised", "speedup", name, look, len(known)))
+    if len(known):
+        ends = [min(1.0, float(known["speedup"].min())), float(max(known["promised"].max(), known["speedup"].max()))]
+        figure.add_trace(_neutral(ends, ends, "measured = theory", dash="dash"))
+        figure.add_trace(_neutral(ends, [1, 1], "no gain", dash="dot"))
+    return figure
+
+
+def pareto_front(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows that no other matches or beats in both accuracy and the column, which is a cost, in order of cost."""
+    ordered = rows.sort_values([column, "accuracy"], ascending=[True, False], kind="stable")
+    accuracy = ordered["accuracy"].astype(float)
+    return ordered[accuracy > accuracy.cummax().shift(fill_value=-math.inf)]
+
+
+def layer_map(rows: pd.DataFrame, layers: Mapping[str, Mapping[str, Mapping[str, int]]]) -> go.Figure:
+    """Percent of each layer's units that is gone at each sparsity, on average over seeds.
+
+    Args:
+        layers: folder of a point -> layer -> `units` and `kept`.
+    """
+    found = pd.DataFrame(
+        [
+            (sparsity, layer, remains["units"], remains["kept"])
+            for sparsity, folder in zip(rows["sparsity"], rows["folder"], strict=True)
+            for layer, remains in layers[folder].items()
+        ],
+        columns=["sparsity", "layer", "units", "kept"],
+    )
+    mean = found.groupby(["layer", "sparsity"], sort=False)[["units", "kept"]].mean()
+    order, levels = list(dict.fromkeys(found["layer"])), sorted(set(found["sparsity"]))
+    kept, units = (
+        mean[column].unstack("sparsity").reindex(index=order, columns=levels).to_numpy(float)
+        for column in ("kept", "units")
+    )
+    figure = _figure("sparsity asked (%)", "")
+    figure.add_trace(
+        go.Heatmap(
+            x=[f"{sparsity:g}" for sparsity in levels],
+            y=[escape(layer) for layer in order],
+            z=100 * (1 - kept / units),
+            text=[[_compact(count) for count in row] for row in kept],
+            customdata=[
+                [f"{left:,.6g} of {count:,.6g} kept" for left, count in zip(*layer, strict=True)]
+                for layer in zip(kept, units, strict=True)
+            ],
+            texttemplate="%{text}",
+            hovertemplate="%{y} at %{x} %: %{customdata}, %{z:.1f} % gone<extra></extra>",
+            zmin=0,
+            zmax=100,
+            colorscale=_SCALE,
+            xgap=1,
+            ygap=1,
+            colorbar=_key("gone (%)"),
+        )
+    )
+    figure.update_layout(
+        yaxis={"autorange": "reversed", "type": "category"},
+        xaxis_type="category",
+        height=max(260, 110 + 24 * len(order)),
+    )
+    return figure
+
+
+def training_curves(
+    rows: pd.DataFrame, losses: Mapping[str, list[float]], base_losses: Mapping[str, list[float]]
+) -> go.Figure:
+    """Training loss of each epoch: of the bases, and after them the fine-tuning of each point, by sparsity."""
+    from plotly.colors import sample_colorscale
+
+    figure = _figure("epoch", "training loss")
+    figure.update_yaxes(type="log")
+    last = 1
+    for base in dict.fromkeys(rows["base_id"]):
+        epochs = base_losses.get(base, [])
+        figure.add_trace(
+            _neutral(list(range(1, len(epochs) + 1)), epochs, escape(base), dash="solid", mode="lines+markers")
+        )
+        last = max(last, len(epochs))
+    for sparsity, of_sparsity in rows.groupby("sparsity"):
+        epoch: list[int | None] = []
+        loss: list[float | None] = []
+        seed: list[int | None] = []
+        for row in of_sparsity.astype(object).to_dict("records"):
+            curve = losses[row["folder"]]
+            first = 1 + (row["epochs"] if row["schedule"] == "one-shot" else 0)
+            last = max(last, first + len(curve) - 1)
+            # the None at the end keeps a seed's curve from going on into the next one's
+            epoch += [*range(first, first + len(curve)), None]
+            loss += [*curve, None]
+            seed += [row["seed"]] * len(curve) + [None]
+        share = float(str(sparsity)) / 100
+        figure.add_trace(
+            go.Scatter(
+                x=epoch,
+                y=loss,
+                customdata=seed,
+                name=f"{sparsity:g} %",
+                mode="lines+markers",
+                line={"color": sample_colorscale("Viridis", [0.1 + 0.75 * share])[0], "width": 1.5},
+                marker={"size": 5},
+                meta={"series": None},
+                hovertemplate="%{fullData.name}, seed %{customdata}<br>epoch %{x}: %{y:.4g}<extra></extra>",
+            )
+        )
+    figure.add_trace(_colour_key())
+    figure.update_xaxes(tick0=0, dtick=math.ceil(last / 12))
+    return figure
+
+
+def _colour_key() -> go.Scatter:
+    return go.Scatter(
+        x=[None],
+        y=[None],
+        mode="markers",
+        hoverinfo="skip",
+        meta={"series": None},
+        marker={
+            "color": [0],
+            "cmin": 0,
+            "cmax": 100,
+            "colorscale": "Viridis",
+            "showscale": True,
+            "colorbar": _key("sparsity (%)"),
+        },
+    )
+
+
+def _key(title: str) -> dict[str, Any]:
+    place = {"lenmode": "pixels", "len": 180, "y": 1, "yanchor": "top", "thickness": 12}
+    return {"title": {"text": title}, **place}
+
+
+def _figure(x: str, y: str) -> go.Figure:
+    return go.Figure(
+        layout={
+            "template": {},
+            "height": 380,
+            "showlegend": False,
+            "hovermode": "closest",
+            "margin": {"l": 56, "r": 12, "t": 36, "b": 48},
+            "xaxis": {"title": {"text": x}, "automargin": True},
+            "yaxis": {"title": {"text": y}, "automargin": True},
+        }
+    )
+
+
+def _logarithmic(values: pd.Series) -> dict[str, Any]:
+    """A logarithmic axis with whole numbers at its ticks: 1, 2 and 5 of each power of ten where it spans much."""
+    numbers = values.to_numpy(float)
+    low, high = (numbers.min(), numbers.max()) if len(numbers) else (1.0, 1.0)
+    spacing = {"dtick": "D2"} if high > 5 * low else {}
+    return {"type": "log", "tickformat": "~s" if high > 1000 else "~g", **spacing}
+
+
+def _curve(points: pd.DataFrame, name: str, look: Look, before: bool = False) -> go.Scatter:
+    spread = [
+        f" ± {std:.2f} of {seeds} seeds" if seeds > 1 else ""
+        for std, seeds in zip(points["std"], points["seeds"], strict=True)
+    ]
+    when = " before fine-tuning" if before else ""
+    return go.Scatter(
+        x=points["x"],
+        y=points["y"],
+        customdata=spread,
+        name=escape(name) + when,
+        mode="lines+markers",
+        opacity=0.55 if before else 1,
+        line={"color": look.colour, "dash": "dot" if before else DASHES[look.dash], "width": 1.5 if before else 2},
+        marker={"symbol": _SYMBOLS[look.marker] + ("-open" if before else ""), "size": 8},
+        meta={"series": name, "before": before},
+        hovertemplate="%{fullData.name}<br>%{x} %: accuracy %{y:.2f} %%{customdata}<extra></extra>",
+    )
+
+
+def _band(points: pd.DataFrame, name: str, look: Look) -> go.Scatter:
+    upper, lower = points["y"] + points["std"], points["y"] - points["std"]
+    red, green, blue = (int(look.colour[start : start + 2], 16) for start in (1, 3, 5))
+    return go.Scatter(
+        x=[*points["x"], *reversed(list(points["x"]))],
+        y=[*upper, *reversed(list(lower))],
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},0.2)",
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        name=f"{escape(name)}, standard deviation",
+        meta={"series": name, "before": False},
+    )
+
+
+def _points(rows: pd.DataFrame, x: str, y: str, name: str, look: Look, total: int) -> go.Scatter | go.Scattergl:
+    kind = go.Scatter if total <= _FEW else go.Scattergl
+    return kind(
+        x=rows[x].astype(float),
+        y=rows[y].astype(float),
+        name=escape(name),
+        mode="markers",
+        customdata=rows["told"],
+        marker={"color": look.colour, "symbol": _SYMBOLS[look.marker], "size": 8, "opacity": 0.85},
+        meta={"series": name, "before": False},
+        hovertemplate="<b>%{fullData.name}</b>, %{customdata}<extra></extra>",
+    )
+
+
+def told(row: Mapping[Any, Any]) -> str:
+    """What hovering over a point says; the rows that are drawn have it in a column `told`."""
+    zeros = f" ({_compact(row['effective_macs'])} without stored zeros)"
+    lines = [
+        f"{row['sparsity']:g} %, seed {row['seed']}",
+        f"accuracy {row['accuracy']:.2f} %, before fine-tuning {row['before_finetuning_accuracy']:.2f} %",
+        f"{_compact(row['macs'])} MACs" + (zeros if row["effective_macs"] != row["macs"] else ""),
+    ]
+    if not pd.isna(row["speedup"]):
+        noise = 100 * row["speedup_noise"]
+        lines.append(f"{row['latency_ms_median']:.3f} ms, measured {row['speedup']:.2f}x, noise {noise:.1f} %")
+    return "<br>".join(lines)
+
+
+def _neutral(x: Any, y: Any, name: str, *, dash: str, shape: str = "linear", mode: str = "lines") -> go.Scatter:
+    return go.Scatter(
+        x=x,
+        y=y,
+        name=name,
+        mode=mode,
+        line={"dash": dash, "width": 1.5, "shape": shape},
+        marker={"size": 5},
+        hoverinfo="name",
+        meta={"series": None, "neutral": True},
+    )
+
+
+def _compact(number: float) -> str:
+    """Three digits and a unit, as 1.12M."""
+    if pd.isna(number):
+        return ""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"

@@ -1,0 +1,207 @@
+"""The page: everything that the sources hold, in one file of HTML that asks nothing of a network."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
+
+from onnxprune import store
+from onnxprune.report import charts
+from onnxprune.report.sources import MAX_DROP, Source
+from onnxprune.series import Look, looks, named_series
+
+# column -> heading, and digits after the point: None for words
+_COLUMNS: dict[str, tuple[str, int | None]] = {
+    "sweep": ("sweep", None),
+    "model": ("model", None),
+    "dataset": ("dataset", None),
+    "batch_size": ("batch", 0),
+    "technique": ("technique", None),
+    "criterion": ("criterion", None),
+    "schedule": ("schedule", None),
+    "sparsity": ("asked %", 1),
+    "achieved_sparsity": ("got %", 1),
+    "seed": ("seed", 0),
+    "base_accuracy": ("IPA accuracy %", 2),
+    "before_finetuning_accuracy": ("acc. before %", 2),
+    "accuracy": ("accuracy %", 2),
+    "accuracy_change": ("change", 2),
+    "cross_entropy": ("loss", 4),
+    "macs": ("MACs", 0),
+    "effective_macs": ("eff. MACs", 0),
+    "nonzero_params": ("non-zero params", 0),
+    "file_bytes": ("bytes", 0),
+    "training_seconds": ("TL s", 1),
+    "training_flops": ("TL FLOPs", 0),
+    "latency_ms_median": ("latency ms", 3),
+    "speedup": ("speedup", 2),
+    "collapsed": ("collapsed", None),
+}
+_ASSESSED = {
+    "model": "model",
+    "dataset": "dataset",
+    "batch_size": "batch",
+    "seed": "seed",
+    "base_accuracy": "accuracy %",
+    "base_top5_accuracy": "top-5 %",
+    "base_cross_entropy": "cross-entropy",
+    "base_training_seconds": "trained s",
+    "base_training_flops": "training FLOPs",
+    "base_macs": "MACs",
+    "base_params": "params",
+    "base_file_bytes": "bytes",
+}
+
+
+def write(sources: list[Source], out: Path, refresh_seconds: int | None = None) -> None:
+    """Writes the page, whole or not at all.
+
+    Args:
+        refresh_seconds: after which the browser is to read it again; None where it stays as it is.
+
+    Raises:
+        RunError: its folder cannot be made.
+    """
+    store.make_folder(out.parent)
+    store.write_text(out, _render(sources, out, refresh_seconds))
+
+
+def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> str:
+    tables = [source.table for source in sources if len(source.table)]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    links = {source.name: _link(source.folder, out) for source in sources}
+    environment = Environment(
+        loader=PackageLoader("onnxprune.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    return environment.get_template("page.html").render(
+        sources=sources,
+        links=links,
+        bases=_bases(table, len(sources)),
+        max_drop=MAX_DROP,
+        refresh_seconds=refresh_seconds,
+        store=store,
+        plotly=Markup(get_plotlyjs()),
+        data=Markup(_embedded(_document(sources, table, links))),
+    )
+
+
+def _link(path: Path, out: Path) -> str:
+    """The address of a file or folder, as seen from the page."""
+    return quote(Path(os.path.relpath(path, out.absolute().parent)).as_posix())
+
+
+def _embedded(value: Any) -> str:
+    """JSON that nothing in it can make end the script element around it."""
+    return json.dumps(value, cls=PlotlyJSONEncoder).replace("<", "\\u003c")
+
+
+def _document(sources: list[Source], table: pd.DataFrame, links: dict[str, str]) -> dict[str, Any]:
+    """What the page's script draws and lists."""
+    if not len(table):
+        return {"studies": [], "columns": [], "rows": []}
+    shown = {key: entry for key, entry in _COLUMNS.items() if key != "sweep" or len(sources) > 1}
+    cells = table.reindex(columns=list(shown)).to_json(orient="values", double_precision=12)
+    folders = zip(table["sweep"], table["folder"], strict=True)
+    return {
+        "studies": [
+            {"title": f"{model} on {_title(str(dataset))}", **_study(sources, rows)}
+            for (model, dataset), rows in table.groupby(["model", "dataset"], sort=False)
+        ],
+        "columns": [{"key": key, "title": title, "digits": digits} for key, (title, digits) in shown.items()],
+        "rows": json.loads(cells),
+        "links": [f"{links[sweep]}/{quote(folder)}/{store.MODEL}" for sweep, folder in folders],
+    }
+
+
+def _title(dataset: str) -> str:
+    return Path(dataset).stem if dataset.endswith(".npz") else dataset
+
+
+def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
+    """The curves and figures of one model and dataset; latencies only where something was timed."""
+    names = named_series(rows)
+    curves = looks(rows, names)
+    rows = rows.assign(told=[charts.told(row) for row in rows.to_dict("records")])
+    conditions = _conditions(rows)
+    figures = {
+        "sparsity": charts.accuracy_over_sparsity(rows, names, curves),
+        "macs": charts.accuracy_over_cost(
+            rows, names, curves, "effective_macs", "MACs of an image, without stored zeros", front=True
+        ),
+        "latency": charts.accuracy_over_cost(
+            rows, names, curves, "latency_ms_median", "median latency of a batch (ms)", front=len(conditions) == 1
+        )
+        if conditions
+        else None,
+        "speedup": charts.speedup_measured(rows, names, curves) if conditions else None,
+    }
+    records = {(source.name, point): record for source in sources for point, record in source.records.items()}
+    losses = {base: loss for source in sources for base, loss in source.base_losses.items()}
+    return {
+        "series": [{"name": name, **_swatch(look)} for name, look in curves.items()],
+        "figures": figures,
+        "timing": conditions,
+        "details": {name: _details(rows[names == name], records, losses) for name in curves},
+    }
+
+
+def _swatch(look: Look) -> dict[str, Any]:
+    return {"colour": look.colour, "path": list(charts.MARKERS.values())[look.marker], "dash": look.dash}
+
+
+def _details(
+    rows: pd.DataFrame, records: dict[tuple[str, str], dict[str, Any]], base_losses: dict[str, list[float]]
+) -> dict[str, Any]:
+    keys = zip(rows["sweep"], rows["folder"], strict=True)
+    found = {folder: records[sweep, folder] for sweep, folder in keys}
+    return {
+        "layers": charts.layer_map(rows, {folder: record.get("layers", {}) for folder, record in found.items()}),
+        "training": charts.training_curves(
+            rows, {folder: record.get("epoch_losses", []) for folder, record in found.items()}, base_losses
+        ),
+    }
+
+
+def _conditions(rows: pd.DataFrame) -> list[str]:
+    """Under what the points were timed: latencies compare only within one of these."""
+    timed = rows[rows["speedup"].notna()]
+    machine = timed["cpu"].where(timed["gpu"].isna(), timed["gpu"])
+    told = [
+        f"batch {batch}, {threads} thread(s), on {device}: {name}"
+        for batch, threads, device, name in zip(
+            timed["latency_batch"], timed["latency_threads"], timed["device"], machine, strict=True
+        )
+    ]
+    return list(dict.fromkeys(told))
+
+
+def _bases(table: pd.DataFrame, sweeps: int) -> list[dict[str, Any]]:
+    """For each base, heading -> value."""
+    if not len(table):
+        return []
+    shown = {**({"sweep": "sweep"} if sweeps > 1 else {}), **_ASSESSED}
+    bases = table.drop_duplicates(["sweep", "base_id"]).reindex(columns=list(shown)).rename(columns=shown)
+    return [{str(heading): value for heading, value in row.items()} for row in bases.to_dict("records")]
+
+
+def _number(value: Any) -> str:
+    """A cell for people: words as they are, whole numbers in full, others with four digits after the point at most."""
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return "-"
+    if value >= 1e12:
+        return f"{value / 1e12:.3g} T"
+    return f"{value:,.4f}".rstrip("0").rstrip(".")

@@ -1,0 +1,89 @@
+"""What the guide says works: its commands are run, its snippets too, and the reference is that of the commands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from test_cli import REPOSITORY
+
+from onnxprune.commands.reference import reference
+from onnxprune.controller import run_sweep
+from onnxprune.models import MODELS, Model, Recipe
+from onnxprune.spec import Sweep
+
+DOCS = REPOSITORY / "docs"
+GUIDE = [
+    pytest.param("first-study", marks=pytest.mark.slow),
+    "profiling",
+    pytest.param("choosing-what-to-ship", marks=pytest.mark.slow),
+    "extending",
+]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", GUIDE)
+def test_the_commands_and_snippets_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "models", tmp_path / "models")
+    parts = re.findall(r"```(sh|python)\n(.*?)```", (DOCS / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert parts
+    script = [
+        "set -eu",
+        f'onnxprune() {{ "{sys.executable}" -m onnxprune "$@"; }}',
+        f'python() {{ "{sys.executable}" "$@"; }}',
+    ]
+    for number, (language, code) in enumerate(parts):
+        if language == "sh":
+            script.append(code)
+        elif "entry = Model(" not in code and "def build(" not in code:  # those are for the test below
+            (tmp_path / f"snippet{number}.py").write_text(code)
+            script.append(f"python snippet{number}.py")
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+
+
+def test_the_model_of_the_guide_can_be_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, entry = (
+        next(block for block in blocks("extending", "python") if mark in block)
+        for mark in ("def build(", "entry = Model(")
+    )
+    module = types.ModuleType("onnxprune.models.lenet")
+    exec(build, module.__dict__)
+    monkeypatch.setitem(sys.modules, "onnxprune.models.lenet", module)
+    names = {"Model": Model, "Recipe": Recipe}
+    exec(entry, names)
+    monkeypatch.setitem(MODELS._entries, "lenet", names["entry"])
+    monkeypatch.setitem(MODELS._names, "lenet", "lenet")
+    settings = {"model": "LeNet", "dataset": "digits", "epochs": 1, "train_limit": 200, "latency_seconds": 0}
+    outcome = run_sweep(Sweep.parse({**settings, "sparsity": [0, 50], "finetune_epochs": 0}), tmp_path)
+    assert outcome.failures == {}
+    assert len(outcome.table) == 8
+    shrunk = outcome.table[(outcome.table["technique"] == "structured") & (outcome.table["sparsity"] == 50)]
+    assert shrunk["macs"].item() < 0.5 * outcome.table["base_macs"].iloc[0]
+
+
+def test_the_reference_is_that_of_the_commands() -> None:
+    written = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert written == reference(), "make it again: python -m onnxprune.commands.reference > docs/cli.md"
+
+
+def test_links_of_the_docs_lead_somewhere() -> None:
+    for page in [*DOCS.glob("*.md"), REPOSITORY / "README.md"]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
