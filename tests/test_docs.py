@@ -78,6 +78,13 @@ def test_the_model_of_the_guide_can_be_swept(tmp_path: Path, monkeypatch: pytest
     assert shrunk["macs"].item() < 0.5 * outcome.table["base_macs"].iloc[0]
 
 
+def test_every_column_of_the_results_is_documented_and_no_other(tmp_path: Path) -> None:
+    plan = {"model": "slp", "dataset": "digits", "technique": "weight", "sparsity": 50, "epochs": 0}
+    table = run_sweep(Sweep.parse({**plan, "train_limit": 50, "latency_seconds": 0}), tmp_path).table
+    documented = re.findall(r"^\| `(\w+)` \|", (DOCS / "columns.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(documented) == sorted(table.columns)
+
+
 def test_the_reference_is_that_of_the_commands() -> None:
     written = (DOCS / "cli.md").read_text(encoding="utf-8")
     assert written == reference(), "make it again: python -m onnxprune.commands.reference > docs/cli.md"
