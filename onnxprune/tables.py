@@ -13,6 +13,22 @@ if TYPE_CHECKING:
 
 _POINT = ["technique", "criterion", "granularity", "channel_align", "sparsity"]
 _MISSING = "-"
+_HEADINGS = (
+    "technique\n", "criterion\n", "asked\n%", "got\n%", "acc before\n%", "acc\n%", "loss\n", "MACs\n", "eff. MACs\n",
+    "non-zero\nparams", "file\nbytes", "TL\ns", "latency\nms", "speedup\n", "",
+)  # fmt: skip
+_LEFT = ("technique\n", "criterion\n", "")
+# What goes first where the terminal is too narrow for all of it.
+_DISPENSABLE = (
+    "loss\n",
+    "TL\ns",
+    "non-zero\nparams",
+    "eff. MACs\n",
+    "latency\nms",
+    "acc before\n%",
+    "got\n%",
+    "criterion\n",
+)
 
 
 def print_results(table: "pd.DataFrame") -> None:
@@ -24,7 +40,7 @@ def print_results(table: "pd.DataFrame") -> None:
     study = [name for name in FIELDS if name in table and name not in (*point, "seed")]
     noise = float(table["speedup_noise"].quantile(0.9))
     for _, rows in table.groupby(study, sort=False, dropna=False):
-        for renderable in _study(rows, point, noise):
+        for renderable in _study(rows, point, noise, console.width):
             console.print(renderable)
     if table["speedup"].notna().any():
         timed = table.iloc[0]
@@ -42,7 +58,7 @@ def print_results(table: "pd.DataFrame") -> None:
         console.print("collapsed: the network predicts the same for every image.")
 
 
-def _study(rows: "pd.DataFrame", point: list[str], noise: float) -> list[RenderableType]:
+def _study(rows: "pd.DataFrame", point: list[str], noise: float, width: int) -> list[RenderableType]:
     """The heading with the base's assessment (IPA), and the table of its points."""
     row = rows.iloc[0]
     bases = rows.drop_duplicates("base_id")
@@ -59,23 +75,38 @@ def _study(rows: "pd.DataFrame", point: list[str], noise: float) -> list[Rendera
         f"trained in {_spread(bases['base_training_seconds'], 1)} s, {bases['base_training_flops'].mean() / 1e12:.3g} "
         f"TFLOPs\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
     )
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("technique\n", "criterion\n"):
-        grid.add_column(name, no_wrap=True)
-    for name in (
-        "asked\n%", "got\n%", "acc before\n%", "acc\n%", "loss\n", "MACs\n", "eff. MACs\n", "non-zero\nparams",
-        "file\nbytes", "TL\ns", "latency\nms", "speedup\n", "",
-    ):  # fmt: skip
-        grid.add_column(name, justify="right" if name else "left", no_wrap=True)
+    cells, sections = [list(_HEADINGS)], []
     previous = None
     for _, seeds in rows.groupby(point, sort=False, dropna=False):
         first = seeds.iloc[0]
-        if previous not in (None, first["technique"]):
-            grid.add_section()
+        sections.append(previous not in (None, first["technique"]))
         previous = first["technique"]
         criterion = first["criterion"] + (" of layers" if seeds["granularity"].eq("layer").any() else "")
-        grid.add_row(first["technique"], criterion, f"{first['sparsity']:g}", *_cells(seeds, noise))
-    return [heading, assessment, grid]
+        cells.append([first["technique"], criterion, f"{first['sparsity']:g}", *_cells(seeds, noise)])
+    kept = _fitting(cells, width)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for index in kept:
+        grid.add_column(_HEADINGS[index], justify="left" if _HEADINGS[index] in _LEFT else "right", no_wrap=True)
+    for line, section in zip(cells[1:], sections, strict=True):
+        if section:
+            grid.add_section()
+        grid.add_row(*(line[index] for index in kept))
+    found: list[RenderableType] = [heading, assessment, grid]
+    left_out = [" ".join(_HEADINGS[index].split()) for index in range(len(_HEADINGS)) if index not in kept]
+    if left_out:
+        found.append(f"Not shown for want of room: {', '.join(left_out)}.")
+    return found
+
+
+def _fitting(lines: list[list[str]], width: int) -> list[int]:
+    """The columns that fit a width in characters, two between neighbours; the first line are the headings."""
+    widths = [max(len(part) for line in lines for part in line[index].split("\n")) for index in range(len(lines[0]))]
+    kept = list(range(len(widths)))
+    for heading in _DISPENSABLE:
+        if sum(widths[index] + 2 for index in kept) <= width:
+            break
+        kept.remove(lines[0].index(heading))
+    return kept
 
 
 def _cells(seeds: "pd.DataFrame", noise: float) -> list[str]:
