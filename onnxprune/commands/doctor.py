@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxprune.commands.options import machine_readable, print_rows
+from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows
 
 
 @click.command()
@@ -17,11 +17,7 @@ from onnxprune.commands.options import machine_readable, print_rows
     show_default=True,
     help="Folder that results will go under.",
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the datasets  [default: $ONNXPRUNE_DATA, else a cache folder].",
-)
+@DATA_DIR
 @machine_readable
 def doctor(out: Path, data_dir: Path | None, output: str | None) -> None:
     """Check the installation, the data and the machine.

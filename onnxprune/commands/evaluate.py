@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DEVICE, THREADS, machine_readable, print_rows
+from onnxprune.commands.options import DATA_DIR, DEVICE, THREADS, machine_readable, print_rows
 
 if TYPE_CHECKING:
     from onnxprune.assessment import Assessment
@@ -23,11 +23,7 @@ _PAIRS = 10
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--dataset", required=True, help="Data: a name of 'onnxprune datasets', or FILE.npz.")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the datasets  [default: $ONNXPRUNE_DATA, else a cache folder].",
-)
+@DATA_DIR
 @click.option(
     "--mean",
     metavar="NUMBERS",

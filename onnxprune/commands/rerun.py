@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.commands.options import machine_readable, print_rows
+from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows
 
 if TYPE_CHECKING:
     from onnxprune.rerun import Repetition
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="New folder to keep the repetition in  [default: a temporary one].",
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the datasets  [default: $ONNXPRUNE_DATA, else a cache folder].",
-)
+@DATA_DIR
 @machine_readable
 def rerun(folder: Path, out: Path | None, data_dir: Path | None, output: str | None) -> None:
     """Run a point or a sweep again and say whether it comes out the same.

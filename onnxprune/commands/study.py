@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxprune.commands.options import DATA_DIR
 from onnxprune.commands.report import PAGE
 
 if TYPE_CHECKING:
@@ -89,11 +90,7 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--track", metavar="NAMES", help="Hand every point to mlflow or tensorboard; both with a comma."),
         click.option("--quiet", is_flag=True, help="No progress: only results and errors."),
         click.option("--verbose", is_flag=True, help="Tell what each step is doing."),
-        click.option(
-            "--data-dir",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="Folder of the datasets  [default: $ONNXPRUNE_DATA, else a cache folder].",
-        ),
+        DATA_DIR,
         click.option(
             "--out",
             type=click.Path(path_type=Path, file_okay=False),
