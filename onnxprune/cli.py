@@ -16,7 +16,7 @@ _COMMANDS = {
     "sweep": ("onnxprune.commands.study", "Run a study: every combination of the values given."),
     "run": ("onnxprune.commands.study", "Run one point."),
     "results": ("onnxprune.commands.study", "Print the table of a sweep, finished or still running."),
-    "report": ("onnxprune.commands.report", "Write a page of HTML on sweeps: figures, tables, links to the models."),
+    "report": ("onnxprune.commands.report", "Write a page on sweeps, finished or still running."),
     "plot": ("onnxprune.commands.plot", "Draw a figure of a sweep for a paper."),
     "profile": ("onnxprune.commands.profile", "Profile any ONNX file: what it holds, what it costs, how fast it is."),
     "rerun": ("onnxprune.commands.rerun", "Run a point or a sweep again and say whether it comes out the same."),

@@ -16,7 +16,16 @@ from onnxprune.errors import InputError
 from onnxprune.feeds import Feed, random_feed
 from onnxprune.inference import check_cuda, open_session, probe
 from onnxprune.onnxfile import Shape, input_shapes, load, one_line
-from onnxprune.timing import Latency, bound_run, interleave, summarise, timing_lock, twin_noise
+from onnxprune.timing import (
+    Latency,
+    bound_run,
+    interleave,
+    on_cpu,
+    summarise,
+    time_kernels,
+    timing_lock,
+    twin_noise,
+)
 
 _RESAMPLES = 1000
 _CONFIDENCE = 95
@@ -83,12 +92,17 @@ class OutputDifference:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file at one batch size; what compares it with the base is None for the base itself."""
+    """A file at one batch size; what compares it with the base is None for the base itself.
+
+    Attributes:
+        placement: what a session on CUDA runs on the CPU all the same; None where that is nothing.
+    """
 
     path: Path
     batch: int | None
     counts: Counts
     latency: Latency
+    placement: str | None
     facts: Facts | None
     verdict: Verdict | None
     outputs: OutputDifference | None
@@ -153,7 +167,8 @@ def compare(
         seconds: length of the measurement at each batch size, all files together.
 
     Raises:
-        InputError: a file cannot be read or run, or does not take the base's input.
+        InputError: a file cannot be read or run, runs nothing on CUDA where that was asked for, or does not take the
+            base's input.
     """
     if device == "cuda":
         check_cuda()
@@ -184,8 +199,10 @@ def _compare(
         else:
             resolved.append(input_shapes(path, model.graph, size, shapes))
         counts.append(count_model(path, model, file_bytes, resolved[-1]))
+    placements: list[str | None] = []
     for path, own, counted in zip(paths, resolved, counts, strict=True):
         probe(path, own, device=device, threads=threads, file_bytes=counted.file_bytes)
+        placements.append(_placement(path, own, threads) if device == "cuda" else None)
     sessions = [open_session(path, device=device, threads=threads) for path in [*paths, *paths]]
     first = random_feed(sessions[0], resolved[0])
     feeds = [_same_feed(path, session, sessions[0], first) for path, session in zip(paths * 2, sessions, strict=True)]
@@ -196,7 +213,7 @@ def _compare(
     batch = next((shape[0] for shape in resolved[0].values() if shape), None)
     firsts, twins = times[: len(paths)], times[len(paths) :]
     latencies = [summarise(np.concatenate(pair)) for pair in zip(firsts, twins, strict=True)]
-    entries = [Entry(base, batch, counts[0], latencies[0], None, None, None)]
+    entries = [Entry(base, batch, counts[0], latencies[0], placements[0], None, None, None)]
     for index in range(1, len(paths)):
         facts = _facts(
             (counts[0], counts[index]),
@@ -206,8 +223,23 @@ def _compare(
             device,
         )
         difference = _difference(answers[0], answers[index])
-        entries.append(Entry(paths[index], batch, counts[index], latencies[index], facts, judge(facts), difference))
+        entries.append(
+            Entry(
+                paths[index],
+                batch,
+                counts[index],
+                latencies[index],
+                placements[index],
+                facts,
+                judge(facts),
+                difference,
+            )
+        )
     return entries
+
+
+def _placement(path: Path, shapes: Mapping[str, Shape], threads: int) -> str | None:
+    return on_cpu(path, time_kernels(path, shapes, device="cuda", threads=threads, seconds=0))
 
 
 def _by_position(path: Path, model: Any, base: Path, shapes: Mapping[str, Shape]) -> dict[str, Shape]:

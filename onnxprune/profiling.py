@@ -78,6 +78,7 @@ class Profile:
         device, threads: where latency was measured.
         latencies: one a batch size; empty where it was not asked for, or could not be measured.
         kernels: likewise.
+        placement: what a session on CUDA runs on the CPU all the same; None where that is nothing.
         missing: what could not be measured, and why.
     """
 
@@ -89,6 +90,7 @@ class Profile:
     threads: int
     latencies: tuple[BatchLatency, ...]
     kernels: tuple[BatchKernels, ...]
+    placement: str | None
     missing: tuple[str, ...]
 
     @property
@@ -151,7 +153,8 @@ def profile(
         per_node_time: whether to time kernels by onnxruntime's profiler, in a session of its own.
 
     Raises:
-        InputError: not an ONNX file, a damaged one, shapes that do not fit or are missing, or CUDA does not run.
+        InputError: not an ONNX file, a damaged one, shapes that do not fit or are missing, or CUDA was asked for and
+            does not run, or runs none of its operators.
     """
     path = Path(path)
     timed = latency or per_node_time
@@ -171,20 +174,27 @@ def profile(
     del model  # it may be large, and a session holds it once more
     latencies: list[BatchLatency] = []
     kernels: list[BatchKernels] = []
+    placement = None
     missing = []
     if timed:
         from onnxprune.inference import probe
+        from onnxprune.timing import on_cpu
 
-        try:
-            for batch, resolved in batches.items():
+        for batch, resolved in batches.items():
+            try:
                 probe(path, resolved, device=device, threads=threads, file_bytes=file_bytes)
-                if latency:
-                    latencies.append(_latency(path, batch, resolved, device, threads, seconds))
-                if per_node_time:
-                    kernels.append(_kernels(path, batch, resolved, device, threads))
-        except InputError as error:
-            missing.append(f"latency: {str(error).removeprefix(f'{path}: ')}")
-    return Profile(path, header, first, counts, device, threads, tuple(latencies), tuple(kernels), tuple(missing))
+            except InputError as error:
+                missing.append(f"latency: {str(error).removeprefix(f'{path}: ')}")
+                break
+            if device == "cuda":
+                placement = on_cpu(path, _kernels(path, batch, resolved, device, threads, seconds=0).kernels)
+            if latency:
+                latencies.append(_latency(path, batch, resolved, device, threads, seconds))
+            if per_node_time:
+                kernels.append(_kernels(path, batch, resolved, device, threads, seconds=1))
+    return Profile(
+        path, header, first, counts, device, threads, tuple(latencies), tuple(kernels), placement, tuple(missing)
+    )
 
 
 def _header(model: ModelProto) -> Header:
@@ -239,11 +249,13 @@ def _latency(
     return BatchLatency(batch, timing.WARMUP_SECONDS, found, 1000 * (batch or 1) / found.median_ms, moved)
 
 
-def _kernels(path: Path, batch: int | None, shapes: Mapping[str, Shape], device: str, threads: int) -> BatchKernels:
+def _kernels(
+    path: Path, batch: int | None, shapes: Mapping[str, Shape], device: str, threads: int, seconds: float
+) -> BatchKernels:
     from onnxprune.timing import time_kernels, timing_lock
 
     with timing_lock():
-        return BatchKernels(batch, time_kernels(path, shapes, device=device, threads=threads))
+        return BatchKernels(batch, time_kernels(path, shapes, device=device, threads=threads, seconds=seconds))
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":

@@ -200,6 +200,21 @@ def _kernel_times(events: list[dict[str, Any]], runs: int) -> tuple[KernelTime, 
     )
 
 
+def on_cpu(path: Path, kernels: Sequence[KernelTime]) -> str | None:
+    """What a session on CUDA runs on the CPU all the same, in words; None where that is nothing.
+
+    Raises:
+        InputError: it is everything: numbers of such a session would be the CPU's.
+    """
+    others = [kernel for kernel in kernels if kernel.provider != "CUDA"]
+    if not others:
+        return None
+    if len(others) == len(kernels):
+        raise InputError(f"{path}: none of its operators runs on CUDA here; use --device cpu")
+    listed = ", ".join(f"{kernel.count} {kernel.operator}" for kernel in others)
+    return f"onnxruntime runs these kernels on the CPU, having none for CUDA: {listed}"
+
+
 @contextlib.contextmanager
 def timing_lock() -> Iterator[None]:
     """Waits until no other onnxprune process of this user is timing, and keeps others waiting meanwhile.

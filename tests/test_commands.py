@@ -8,7 +8,7 @@ from onnxprune.cli import _COMMANDS, cli
 
 @pytest.mark.parametrize("name", _COMMANDS)
 def test_every_command_is_there_and_says_what_the_overview_says(name: str) -> None:
-    context = click.Context(cli)
+    context = click.Context(cli, **cli.context_settings)
     command = cli.get_command(context, name)
     assert command is not None
     assert command.name == name

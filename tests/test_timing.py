@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import graphs
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from onnxprune.errors import InputError
-from onnxprune.timing import compare, interleave, summarise, time_kernels, timing_lock
+from onnxprune.timing import KernelTime, compare, interleave, on_cpu, summarise, time_kernels, timing_lock
 
 
 def fake_run(name, calls, seconds=0.0):
@@ -171,3 +172,19 @@ def test_kernels_within_a_loop_are_counted_and_the_loop_is_not(tmp_path):
     counts = {kernel.operator: kernel.count for kernel in kernels}
     assert counts["Sin"] == 5
     assert "Loop" not in counts
+
+
+def kernels_on(**providers):
+    return [KernelTime(operator, provider, 2, 0.1, 50.0) for operator, provider in providers.items()]
+
+
+def test_what_cuda_leaves_to_the_cpu_is_named():
+    path = Path("model.onnx")
+    assert on_cpu(path, kernels_on(Conv="CUDA", Relu="CUDA")) is None
+    assert "on the CPU" in on_cpu(path, kernels_on(Conv="CUDA", NonZero="CPU", Unique="CPU"))
+    assert on_cpu(path, kernels_on(Conv="CUDA", NonZero="CPU", Unique="CPU")).endswith(": 2 NonZero, 2 Unique")
+
+
+def test_a_file_that_runs_on_the_cpu_alone_has_no_figure_of_cuda():
+    with pytest.raises(InputError, match=r"model\.onnx: none of its operators runs on CUDA here; use --device cpu"):
+        on_cpu(Path("model.onnx"), kernels_on(StringNormalizer="CPU"))

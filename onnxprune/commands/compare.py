@@ -68,7 +68,14 @@ def _as_json(entry: "Entry") -> dict[str, Any]:
         for name, part in (("facts", entry.facts), ("verdict", entry.verdict), ("outputs", entry.outputs))
     }
     counts = {name: getattr(entry.counts, name) for name in (*_COUNTS, "sparsity", "complete")}
-    return {"model": str(entry.path), "batch": entry.batch, **counts, "latency": asdict(entry.latency), **parts}
+    return {
+        "model": str(entry.path),
+        "batch": entry.batch,
+        **counts,
+        "latency": asdict(entry.latency),
+        "placement": entry.placement,
+        **parts,
+    }
 
 
 def _as_csv(entries: "list[Entry]") -> str:
@@ -112,7 +119,9 @@ def _print(entries: "list[Entry]", device: str) -> None:
         headings = [">median ms", ">speedup", ">95 % interval", ">noise", ">in theory", ">output differs", "model"]
         click.echo(columns(headings, [_timed(entry) for entry in part]))
         click.echo()
-        for entry in part[1:]:
+        for entry in part:
+            if entry.placement:
+                click.echo(f"Note: {entry.path}: {entry.placement}")
             _print_verdict(entry)
 
 

@@ -17,10 +17,11 @@ import click
     help="Figure to write; .pdf, .svg or .png decides the format.",
 )
 def plot(sweep: Path, x: str, y: str, out: Path) -> None:
-    """Draw one column of a sweep's results against another, as a figure that fits a column of a paper.
+    """Draw a figure of a sweep for a paper.
 
-    A curve for each technique; several seeds give their mean and a band of one standard deviation. Networks that
-    have collapsed may lie beyond the axis. Fonts are embedded.
+    One column of the results against another, as wide as a column of a paper. A curve for each technique; several
+    seeds give their mean and a band of one standard deviation. Networks that have collapsed may lie beyond the axis.
+    Fonts are embedded.
 
     \b
     Examples:

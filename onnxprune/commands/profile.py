@@ -108,6 +108,7 @@ def _as_json(found: "Profile") -> dict[str, Any]:
         "threads": found.threads,
         "latency": [asdict(entry) for entry in found.latencies],
         "kernel_times": [asdict(entry) for entry in found.kernels],
+        "placement": found.placement,
         "not_measured": list(found.missing),
     }
 
@@ -118,9 +119,10 @@ def _print(found: "Profile", nodes: int | None) -> None:
     click.echo(_summary(found))
     for title, headings, rows in (_operators(found), _nodes(found, nodes), *_latencies(found), *_kernels(found)):
         click.echo(f"\n{title}\n\n{columns(headings, rows)}")
-    if found.counts.notes:
+    notes = [*found.counts.notes, *filter(None, [found.placement])]
+    if notes:
         click.echo()
-    for note in found.counts.notes:
+    for note in notes:
         click.echo(f"Note: {note}")
 
 

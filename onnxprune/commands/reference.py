@@ -34,7 +34,8 @@ _ONNXPRUNE_COMPLETE=fish_source onnxprune | source      # in fish
 
 def reference() -> str:
     """The whole page, as Markdown."""
-    context = click.Context(cli, info_name="onnxprune", terminal_width=_WIDTH, max_content_width=_WIDTH)
+    settings = {**cli.context_settings, "max_content_width": _WIDTH}
+    context = click.Context(cli, info_name="onnxprune", terminal_width=_WIDTH, **settings)
     parts = [_HEAD]
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)

@@ -23,9 +23,10 @@ _SECONDS = 5
 )
 @click.option("--watch", is_flag=True, help="Write it again as points finish, until all are done.")
 def report(sweeps: tuple[Path, ...], out: Path | None, watch: bool) -> None:
-    """Write a page of HTML on sweeps, finished or still running: figures, tables, environment, links to the models.
+    """Write a page on sweeps, finished or still running.
 
-    One file, for any browser, that needs no network. Several sweeps are compared with each other.
+    Figures, tables, the environment and links to the models: one file, for any browser, that needs no network.
+    Several sweeps are compared with each other.
 
     \b
     Examples:
