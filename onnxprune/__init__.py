@@ -23,6 +23,7 @@ def sweep(
     data_dir: str | Path | None = None,
     retry_failed: bool = False,
     track: Sequence[str] = (),
+    workers: int | None = None,
     **settings: Any,
 ) -> "pd.DataFrame":
     """Runs a sweep and returns its table, one row a point; the columns are those of `results.csv`.
@@ -36,6 +37,7 @@ def sweep(
         data_dir: folder of the datasets.
         retry_failed: run points again that failed before.
         track: names of trackers that get every finished point: "mlflow", "tensorboard".
+        workers: processes that run points side by side; default: as many as pay.
         settings: fields of `onnxprune.spec.Point`; several values of an axis give the product.
 
     Raises:
@@ -45,17 +47,13 @@ def sweep(
     from onnxprune.spec import Sweep
 
     plan = Sweep.read(Path(spec), settings) if spec is not None else Sweep.parse(settings)
-    return _run(plan, out, data_dir, retry_failed, track)
+    return _run(plan, out, data_dir, retry_failed=retry_failed, track=track, workers=workers)
 
 
-def _run(
-    plan: "Sweep", out: str | Path, data_dir: str | Path | None, retry_failed: bool, track: Sequence[str] = ()
-) -> "pd.DataFrame":
+def _run(plan: "Sweep", out: str | Path, data_dir: str | Path | None, **how: Any) -> "pd.DataFrame":
     from onnxprune.controller import run_sweep
 
-    outcome = run_sweep(
-        plan, Path(out), None if data_dir is None else Path(data_dir), retry_failed=retry_failed, track=track
-    )
+    outcome = run_sweep(plan, Path(out), None if data_dir is None else Path(data_dir), **how)
     if outcome.failures:
         listed = "; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items())
         raise RunError(f"{len(outcome.failures)} failed of the sweep in {outcome.folder}: {listed}")
@@ -80,7 +78,7 @@ def run_experiment(
     """
     from onnxprune.spec import Sweep
 
-    return _run(Sweep.one_point(settings), out, data_dir, retry_failed)
+    return _run(Sweep.one_point(settings), out, data_dir, retry_failed=retry_failed)
 
 
 def profile(path: str | Path, **settings: Any) -> "Profile":

@@ -1,8 +1,8 @@
 """The dense network that points start from: trained once, shared, and assessed (IPA)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -14,7 +14,7 @@ from onnxprune.errors import RunError
 from onnxprune.measure import export_and_measure, validation_accuracy
 from onnxprune.models import MODELS
 from onnxprune.opcount import count_training_ops
-from onnxprune.progress import Reporter
+from onnxprune.progress import Listener
 from onnxprune.spec import AUGMENTATIONS, BASES, Point
 from onnxprune.step import Rules, ensure
 from onnxprune.training import (
@@ -27,6 +27,9 @@ from onnxprune.training import (
     train,
 )
 
+if TYPE_CHECKING:
+    from onnxprune.pruning.prune import Memory
+
 _PROBE_IMAGES = 64
 
 
@@ -38,11 +41,13 @@ class Base:
         folder: where its files are.
         network: the trained network, in evaluation mode; copy before changing it.
         metrics: its Initial Performance Assessment, column -> value.
+        memory: scores of its units, for the criteria that find the same ones at every sparsity.
     """
 
     folder: Path
     network: nn.Module
     metrics: dict[str, Any]
+    memory: "Memory" = field(default_factory=dict)
 
     @property
     def onnx_path(self) -> Path:
@@ -71,6 +76,7 @@ def recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: int, rate
         augmentation=AUGMENTATIONS[point.augment],
         micro_batch=fitting_micro_batch(network, dataset.input_shape, MODELS[point.model].micro_batch),
         seed=point.seed,
+        precision=point.precision,
     )
 
 
@@ -102,37 +108,49 @@ def cost_columns(cost: TrainingCost, flops_per_image: int, prefix: str = "") -> 
     }
 
 
-def ensure_base(point: Point, dataset: Dataset, runs: Path, reporter: Reporter, rules: Rules) -> Base:
-    """The base of a point, trained now unless `runs` already has it whole.
+def ensure_base(point: Point, dataset: Dataset, runs: Path, listener: Listener, rules: Rules) -> None:
+    """Trains the base of a point unless `runs` already has it whole.
 
     Raises:
         RunError: it failed: training diverged, or the export differs from the network.
         StorageError: its files cannot be written.
     """
     folder = runs / BASES / point.base_id(dataset.checksum)
-    reporter.begin(f"base {folder.name}")
+    listener.begin(f"base {folder.name}")
     record, reused = ensure(
         folder,
         point.base_settings() | {"data_checksum": dataset.checksum},
-        lambda: _train_and_assess(point, dataset, folder, reporter),
+        lambda: _train_and_assess(point, dataset, folder, listener),
         rules,
-        reporter,
+        listener,
     )
-    network = build_network(point, dataset)
-    network.load_state_dict(safetensors.torch.load_file(folder / store.CHECKPOINT))
     metrics = record["metrics"]
     took = "reused" if reused else f"trained in {metrics['base_training_seconds']:.0f} s"
-    reporter.end(f"accuracy {metrics['base_accuracy']:.2f} %, {took}")
-    return Base(folder, network, metrics)
+    listener.end(f"accuracy {metrics['base_accuracy']:.2f} %, {took}")
 
 
-def _train_and_assess(point: Point, dataset: Dataset, folder: Path, reporter: Reporter) -> dict[str, Any]:
+def load_base(point: Point, dataset: Dataset, runs: Path) -> Base:
+    """The base of a point, which `ensure_base` has seen to.
+
+    Raises:
+        RunError: it is not there any more.
+    """
+    folder = runs / BASES / point.base_id(dataset.checksum)
+    record = store.finished_record(folder)
+    if record is None or store.damaged_files(folder, record):
+        raise RunError(f"the base in {folder} was removed or damaged meanwhile; the same command again makes it")
+    network = build_network(point, dataset)
+    network.load_state_dict(safetensors.torch.load_file(folder / store.CHECKPOINT))
+    return Base(folder, network, record["metrics"])
+
+
+def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Listener) -> dict[str, Any]:
     network = build_network(point, dataset)
     training_recipe = recipe(point, network, dataset, point.epochs, point.learning_rate)
     operators = count_training_ops(network, dataset.input_shape)
     batches = training_batches(point, dataset)
-    cost = train_to_numbers(network, batches, training_recipe, on_update=reporter.training)
-    reporter.stage("measuring")
+    cost = train_to_numbers(network, batches, training_recipe, on_update=listener.training)
+    listener.stage("measuring")
     with store.replacing(folder / store.CHECKPOINT) as partial:
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         safetensors.torch.save_file(state, partial)

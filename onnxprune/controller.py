@@ -1,28 +1,32 @@
 """The main controller: runs a plan's bases and points, and derives the table."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxprune import store
 from onnxprune.chatter import hushed
-from onnxprune.data import Dataset, load
+from onnxprune.data import Dataset
 from onnxprune.errors import BusyError, RunError, StorageError
 from onnxprune.estimate import check_room
-from onnxprune.models import MODELS
+from onnxprune.jobs import Job, Materials, in_turn
 from onnxprune.progress import Reporter, Verbosity
 from onnxprune.spec import Point, Sweep
 from onnxprune.step import Rules
 from onnxprune.tracking import Tracking
+from onnxprune.workers import Pool, worker_count
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from onnxprune.base import Base
-
 DEFAULT_RUNS = Path("experiments/runs")
+
+Run = Callable[[Sequence[Job]], Iterator[tuple[Job, RunError | None]]]
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,6 @@ class Outcome:
     failures: dict[str, str]
 
 
-def load_for(point: Point, data_dir: Path | None) -> Dataset:
-    """The data of a point, padded to what its model needs."""
-    return load(point.dataset, data_dir, point.train_limit).padded(MODELS[point.model].minimum_size)
-
-
 def run_sweep(
     plan: Sweep,
     runs: Path = DEFAULT_RUNS,
@@ -53,6 +52,7 @@ def run_sweep(
     retry_failed: bool = False,
     verbosity: Verbosity = Verbosity.NORMAL,
     track: Sequence[str] = (),
+    workers: int | None = None,
 ) -> Outcome:
     """Runs every point of the plan that `runs` does not have yet, and writes the tables.
 
@@ -61,6 +61,7 @@ def run_sweep(
 
     Args:
         track: names of the trackers that get every finished point.
+        workers: processes that run points side by side; 1: this one alone; default: as many as pay.
 
     Raises:
         InputError: the data cannot be had, or the device or a tracker is not there.
@@ -73,13 +74,12 @@ def run_sweep(
     for device in {point.device for point in plan.points}:
         select_device(device)
     # before anything is written or trained: most mistakes show here
-    checksums = {_data_settings(point): "" for point in plan.points}
-    for point in plan.points:
-        if not checksums[_data_settings(point)]:
-            checksums[_data_settings(point)] = load_for(point, data_dir).checksum
+    materials = Materials(data_dir)
     folder = runs / plan.name
-    points = {folder / point.point_id(checksums[_data_settings(point)]): point for point in plan.points}
-    check_room([point for path, point in points.items() if not (path / store.METRICS).exists()], runs)
+    points = {folder / point.point_id(materials.dataset(point).checksum): point for point in plan.points}
+    missing = [point for path, point in points.items() if not (path / store.METRICS).exists()]
+    count = worker_count(missing) if workers is None else min(workers, len(missing))
+    check_room(missing, runs, max(1, count))
     tracking = Tracking(track, folder)
     store.make_folder(folder)
     with store.claimed(folder / store.SPEC):
@@ -87,11 +87,17 @@ def run_sweep(
         store.write_text(folder / store.SPEC, plan.to_toml())
     failures: dict[str, str] = {}
     bases = len({tuple(point.base_settings().items()) for point in plan.points})
-    with Reporter(bases + len(points), verbosity) as reporter:
-        busy = _run_points(points, runs, data_dir, reporter, tracking, Rules(retry_failed, wait=False), failures)
+    with contextlib.ExitStack() as stack:
+        reporter = stack.enter_context(Reporter(bases + len(points), verbosity))
+        run: Run = functools.partial(in_turn, materials=materials, listener=reporter)
+        if count > 1:
+            run = stack.enter_context(Pool(count, reporter)).run
+        rules = Rules(retry_failed, wait=False)
+        busy = _run_points(points, materials, runs, data_dir, run, reporter, tracking, rules, failures)
         if busy:
             reporter.say(f"{len(busy)} points are being run by another process: waiting for it")
-            _run_points(busy, runs, data_dir, reporter, tracking, Rules(retry_failed, wait=True), failures)
+            rules = Rules(retry_failed, wait=True)
+            _run_points(busy, materials, runs, data_dir, run, reporter, tracking, rules, failures)
         for problem in tracking.problems:
             reporter.say(problem)
     with store.claimed(folder / store.SPEC):
@@ -100,58 +106,55 @@ def run_sweep(
 
 def _run_points(
     points: Mapping[Path, Point],
+    materials: Materials,
     runs: Path,
     data_dir: Path | None,
+    run: Run,
     reporter: Reporter,
     tracking: Tracking,
     rules: Rules,
     failures: dict[str, str],
 ) -> dict[Path, Point]:
-    """Runs points in order, each in its folder; returns those that another process is running.
+    """Runs points, those of a base after it; returns those that another process is running.
 
     Args:
+        points: folder -> point, those of a base next to each other.
         failures: gets the name of each base and point that failed, with the reason.
     """
     with hushed():
         from onnxprune.base import ensure_base
-        from onnxprune.point import run_point
 
     busy: dict[Path, Point] = {}
-    dataset: Dataset | None = None
-    loaded: tuple[Any, ...] = ()
-    base: Base | None = None
-    base_id = ""
-    for folder, point in points.items():
-        if dataset is None or _data_settings(point) != loaded:
-            dataset, loaded = load_for(point, data_dir), _data_settings(point)
-        if point.base_id(dataset.checksum) != base_id:
-            base, base_id = None, point.base_id(dataset.checksum)
-            _say_full_batch(point, dataset, reporter)
-            try:
-                # all points need it
-                base = ensure_base(point, dataset, runs, reporter, dataclasses.replace(rules, wait=True))
-            except StorageError:
-                raise
-            except RunError as error:
-                failures[base_id] = str(error)
-                reporter.end(f"FAILED: {error}")
-        if base is None:
-            failures[folder.name] = f"its base {base_id} failed"
-            continue
+    for base_id, group in itertools.groupby(
+        points.items(), lambda item: item[1].base_id(materials.dataset(item[1]).checksum)
+    ):
+        jobs = [Job(folder, point, runs, data_dir, rules) for folder, point in group]
+        first = jobs[0].point
+        _say_full_batch(first, materials.dataset(first), reporter)
         try:
-            tracking.point(folder, point.settings(), run_point(point, base, dataset, folder, reporter, rules))
-        except BusyError:
-            busy[folder] = point
+            # all points need it
+            ensure_base(first, materials.dataset(first), runs, reporter, dataclasses.replace(rules, wait=True))
         except StorageError:
             raise
         except RunError as error:
-            failures[folder.name] = str(error)
+            failures[base_id] = str(error)
             reporter.end(f"FAILED: {error}")
+            failures |= {job.folder.name: f"its base {base_id} failed" for job in jobs}
+            continue
+        for job, problem in run(jobs):
+            if problem is None:
+                record = store.finished_record(job.folder)
+                if record is not None:
+                    tracking.point(job.folder, job.point.settings(), record)
+            elif isinstance(problem, BusyError):
+                busy[job.folder] = job.point
+            elif isinstance(problem, StorageError):
+                raise problem
+            else:
+                failures[job.folder.name] = str(problem)
+                reporter.begin(f"point {job.folder.name}")
+                reporter.end(f"FAILED: {problem}")
     return busy
-
-
-def _data_settings(point: Point) -> tuple[Any, ...]:
-    return (point.dataset, point.train_limit, MODELS[point.model].minimum_size)
 
 
 def _say_full_batch(point: Point, dataset: Dataset, reporter: Reporter) -> None:

@@ -79,18 +79,22 @@ def estimate(points: Sequence[Point]) -> Estimate:
     return Estimate(len(bases), len(points), images, flops, disk, memory)
 
 
-def check_room(points: Sequence[Point], runs: Path) -> None:
+def check_room(points: Sequence[Point], runs: Path, workers: int) -> None:
     """Compares what points take with the disk and the memory that there are.
+
+    Args:
+        workers: points at a time.
 
     Raises:
         RunError: there is not enough of one.
     """
     needed = estimate(points)
     memory, disk = available_memory(), free_disk(runs)
-    if needed.memory_bytes > memory:
+    if needed.memory_bytes * workers > memory:
+        times = f", {workers} times" if workers > 1 else ""
         raise RunError(
-            f"the largest network takes about {_megabytes(needed.memory_bytes)} of memory to train and time, "
-            f"{_megabytes(memory)} are available: lower --hidden or --latency-batch, or free memory"
+            f"the largest network takes about {_megabytes(needed.memory_bytes)} of memory to train and time{times}, "
+            f"{_megabytes(memory)} are available: lower --hidden, --latency-batch or --workers, or free memory"
         )
     if needed.disk_bytes > disk:
         raise RunError(

@@ -1,7 +1,10 @@
 """One point: prune, shrink, fine-tune, export, verify, evaluate, count, time, record."""
 
+import contextlib
 import copy
 import datetime
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,10 @@ from torch import Tensor
 from onnxprune import environment, store
 from onnxprune.base import Base, build_network, cost_columns, recipe, train_to_numbers, training_batches
 from onnxprune.data import Dataset
+from onnxprune.jobs import Alone
 from onnxprune.measure import Measured, export_and_measure, validation_accuracy
 from onnxprune.opcount import count_training_ops
-from onnxprune.progress import Reporter
+from onnxprune.progress import Listener
 from onnxprune.pruning.prune import Pruned, Request, prune
 from onnxprune.spec import Point
 from onnxprune.step import Rules, ensure
@@ -23,31 +27,57 @@ from onnxprune.timing import compare, timing_lock
 
 
 def run_point(
-    point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Reporter, rules: Rules
-) -> dict[str, Any]:
-    """Runs a point and returns its record, which is also in `folder`; a point that is already there is not run again.
+    point: Point,
+    base: Base,
+    dataset: Dataset,
+    folder: Path,
+    listener: Listener,
+    rules: Rules,
+    alone: Alone = nullcontext,
+) -> None:
+    """Runs a point; a point that is already in `folder` is not run again.
+
+    Args:
+        alone: a context in which nothing else of the same run works, for timing.
 
     Raises:
         BusyError: another process is running the point, and the rules say not to wait.
         RunError: the point failed; its folder says why.
         StorageError: its files cannot be written.
     """
-    reporter.begin(f"point {folder.name}")
+    listener.begin(f"point {folder.name}")
     record, reused = ensure(
-        folder, point.settings(), lambda: _run(point, base, dataset, folder, reporter), rules, reporter
+        folder, point.settings(), lambda: _run(point, base, dataset, folder, listener, alone), rules, listener
     )
     metrics = record["metrics"]
     timed = f", measured speedup {metrics['speedup']:.2f}" if metrics["speedup"] is not None else ""
-    reporter.candidate(
+    listener.candidate(
         folder.name,
         drop=metrics["base_validation_accuracy"] - metrics["validation_accuracy"],
         gain=metrics["speedup"] or metrics["theoretical_speedup"],
     )
-    reporter.end("already done" if reused else f"accuracy {metrics['accuracy']:.2f} %, MACs {metrics['macs']:,}{timed}")
-    return record
+    listener.end("already done" if reused else f"accuracy {metrics['accuracy']:.2f} %, MACs {metrics['macs']:,}{timed}")
 
 
-def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Reporter) -> dict[str, Any]:
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(point: Point, base: Base, dataset: Dataset, folder: Path, listener: Listener, alone: Alone) -> dict[str, Any]:
+    # always as many, beside others or not: sums that are split among threads in another way round otherwise
+    with _threads(point.threads):
+        return _run_on_threads(point, base, dataset, folder, listener, alone)
+
+
+def _run_on_threads(
+    point: Point, base: Base, dataset: Dataset, folder: Path, listener: Listener, alone: Alone
+) -> dict[str, Any]:
     batches = training_batches(point, dataset)
     at_init = point.schedule == "at-init"
     device = torch.device(point.device)
@@ -59,10 +89,10 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
         point.channel_align,
         point.seed,
     )
-    reporter.stage("pruning")
-    start = build_network(point, dataset) if at_init else base.network
-    pruned = prune(start, request, batches, dataset.input_shape)
-    reporter.stage("measuring before training")
+    listener.stage("pruning")
+    start, memory = (build_network(point, dataset), None) if at_init else (base.network, base.memory)
+    pruned = prune(start, request, batches, dataset.input_shape, memory)
+    listener.stage("measuring before training")
     model_path = folder / store.MODEL
     metadata = _provenance(point, folder)
     before = export_and_measure(pruned.network, model_path, dataset, device, metadata)
@@ -76,9 +106,9 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
         batches,
         recipe(point, network, dataset, epochs, rate),
         masks=pruned.held,
-        on_update=reporter.training,
+        on_update=listener.training,
     )
-    reporter.stage("measuring")
+    listener.stage("measuring")
     final = export_and_measure(network, model_path, dataset, device, metadata) if epochs else before
     metrics = {
         **base.metrics,
@@ -89,7 +119,7 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, reporter: Rep
         **final.cost_columns(),
         **cost_columns(cost, operators.flops_per_image),
         **_achieved(pruned, final, base.metrics),
-        **_latency(point, base, model_path, dataset, reporter),
+        **_latency(point, base, model_path, dataset, listener, alone),
         "before_finetuning_parity_max_abs_diff": before.parity,
         "parity_max_abs_diff": final.parity,
         "collapsed": final.test.constant,
@@ -150,13 +180,15 @@ def _channels_removed(unit_masks: dict[str, Tensor]) -> float:
     return 100 * (1 - kept.to(torch.float64).mean().item())
 
 
-def _latency(point: Point, base: Base, path: Path, dataset: Dataset, reporter: Reporter) -> dict[str, Any]:
+def _latency(
+    point: Point, base: Base, path: Path, dataset: Dataset, listener: Listener, alone: Alone
+) -> dict[str, Any]:
     """Base and pruned file timed in turn; None in every column where timing was switched off."""
     if point.latency_seconds == 0:
         names = ("latency_ms_median", "latency_ms_p90", "latency_runs", "base_latency_ms_median", "speedup")
         return dict.fromkeys((*names, "speedup_noise"))
-    reporter.stage("timing")
-    with timing_lock():
+    listener.stage("timing")
+    with alone(), timing_lock():
         found = compare(
             base.onnx_path,
             path,

@@ -4,7 +4,7 @@ import sys
 import time
 from enum import IntEnum
 from types import TracebackType
-from typing import SupportsFloat
+from typing import Protocol, SupportsFloat
 
 from rich.console import Console
 from rich.progress import (
@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 MOST_DROP = 1.0  # points of validation accuracy below the base's, of what may be called the best so far
-_SECONDS_BETWEEN = 0.2  # updates of the live line: reading the loss waits for the device
+SECONDS_BETWEEN = 0.2  # updates of the live line: reading the loss waits for the device
 
 
 class Verbosity(IntEnum):
@@ -28,8 +28,35 @@ class Verbosity(IntEnum):
     VERBOSE = 1
 
 
+class Listener(Protocol):
+    """Whoever is told what steps do."""
+
+    def begin(self, name: str) -> None:
+        """A step begins; what follows is about it."""
+
+    def stage(self, what: str) -> None:
+        """What the current step is doing."""
+
+    def training(self, done: int, updates: int, loss: SupportsFloat) -> None:
+        """An update of the current step's training is done."""
+
+    def candidate(self, name: str, drop: float, gain: float) -> None:
+        """A point is done; the best so far gains the most of those that lose little.
+
+        Args:
+            drop: points of validation accuracy below the base's.
+            gain: speedup.
+        """
+
+    def end(self, outcome: str) -> None:
+        """The current step is over."""
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+
+
 class Reporter:
-    """Tells what is going on; a context manager.
+    """Tells a person what is going on: a listener, and a context manager.
 
     Args:
         total: steps (bases and points) of the whole run.
@@ -68,41 +95,30 @@ class Reporter:
         self._progress.stop()
 
     def begin(self, name: str) -> None:
-        """A step begins."""
         self._name = name
         self._describe("")
 
     def stage(self, what: str) -> None:
-        """What the current step is doing."""
         if self._verbose:
             self.say(f"{self._name}: {what}")
         self._describe(what)
 
     def training(self, done: int, updates: int, loss: SupportsFloat) -> None:
-        """An update of the current step's training is done."""
         now = time.monotonic()
-        if self._live and (now - self._shown > _SECONDS_BETWEEN or done == updates):
+        if self._live and (now - self._shown > SECONDS_BETWEEN or done == updates):
             self._shown = now
             self._describe(f"update {done}/{updates}, loss {float(loss):.4f}")
 
     def candidate(self, name: str, drop: float, gain: float) -> None:
-        """A point is done; the best so far gains the most of those that lose little.
-
-        Args:
-            drop: points of validation accuracy below the base's.
-            gain: speedup.
-        """
         if drop <= MOST_DROP and gain > self._best:
             self._best = gain
             self._progress.update(self._task, best=f"best {gain:.2f}x ({name}) | ")
 
     def end(self, outcome: str) -> None:
-        """The current step is over."""
         self.say(f"{self._name}: {outcome}")
         self._progress.advance(self._task)
 
     def say(self, line: str) -> None:
-        """A line that stays."""
         self._console.print(line)
 
     def _describe(self, what: str) -> None:

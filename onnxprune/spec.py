@@ -24,12 +24,15 @@ from onnxprune.models import MODELS
 from onnxprune.pruning import GRANULARITIES, SCHEDULES, TECHNIQUES, resolve_criterion
 from onnxprune.registry import Registry
 
-SCHEMA = 1  # part of every id: raised when the same settings come to mean another result
+SCHEMA = 2  # part of every id: raised when the same settings come to mean another result
 MAX_POINTS = 100_000
 MAX_NAME = 100  # characters: with what ids add it stays below the 255 that file systems allow
 MAX_SPEC_BYTES = 1_000_000
 BASES = "bases"  # beside the sweeps' folders, so no sweep's name
 STEMS = Registry("stem", {"imagenet": "7x7 stride 2, then pooling", "small": "3x3 stride 1"})
+PRECISIONS = Registry(
+    "precision", {"fp32": "single precision", "bf16": "bfloat16 where PyTorch's autocast has it; weights stay fp32"}
+)
 DEVICES = Registry("device", {"cpu": "the processor", "cuda": "an NVIDIA GPU"})
 AUGMENTATIONS: Registry[frozenset[str]] = Registry(
     "augmentation",
@@ -146,17 +149,33 @@ class Point:
     augment: str = _setting(
         "none", "random changes of training images: " + ", ".join(AUGMENTATIONS), _name(AUGMENTATIONS)
     )
+    precision: str = _setting(
+        "fp32",
+        "of training: fp32, or bf16 (autocast; weights and all that is measured stay fp32), faster on processors and "
+        "GPUs that have it",
+        _name(PRECISIONS),
+    )
     train_limit: int | None = _setting(None, "train on the first N images only", _optional(_integer(1)))
     hidden: int = _setting(128, "hidden units of the slp; 0: none", _integer(0, 1_000_000))
     batch_norm: bool = _setting(False, "BatchNorm in the cnn", _flag)
     stem: str = _setting("imagenet", "first layers of densenet121: imagenet or small", _name(STEMS))
     channel_align: int = _setting(
-        8, "kept channels of layers of 32 or more are a multiple of this; 1: any number", _integer(1, 1024)
+        16,
+        "kept channels of layers of 32 or more are a multiple of this, or of its half where less than one would be "
+        "left; 1: any number",
+        _integer(1, 1024),
+    )
+    threads: int = _setting(
+        1, "processor threads of a point; a base gets all cores, and points are run side by side", _integer(1, 1024)
     )
     device: str = _setting("cpu", "where training and inference run: cpu or cuda", _name(DEVICES))
     latency_batch: int = _setting(32, "images per timed inference", _integer(1, 1_000_000))
     latency_threads: int = _setting(1, "threads of timed inference", _integer(1, 1024))
-    latency_seconds: float = _setting(1.0, "seconds of timing a point; 0: no timing", _real(0, 86_400))
+    latency_seconds: float = _setting(
+        1.0,
+        "seconds of timing a point at most, less where its speedup is known to 2 %; 0: no timing",
+        _real(0, 86_400),
+    )
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -180,6 +199,7 @@ class Point:
             "epochs",
             "learning_rate",
             "augment",
+            "precision",
             "train_limit",
             "device",
         )
@@ -192,6 +212,7 @@ class Point:
             "criterion",
             "schedule",
             "sparsity",
+            "threads",
             "latency_batch",
             "latency_threads",
             "latency_seconds",

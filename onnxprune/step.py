@@ -11,7 +11,7 @@ from typing import Any
 from onnxprune import store
 from onnxprune.chatter import logged
 from onnxprune.errors import BusyError, OnnxpruneError, RunError, StorageError
-from onnxprune.progress import Reporter
+from onnxprune.progress import Listener
 
 _STORAGE_ERRORS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)]
 
@@ -34,7 +34,7 @@ def ensure(
     config: dict[str, Any],
     work: Callable[[], dict[str, Any]],
     rules: Rules,
-    reporter: Reporter,
+    listener: Listener,
 ) -> tuple[dict[str, Any], bool]:
     """The record of a step, and whether its files were there already; `work` makes the files and the record otherwise.
 
@@ -47,16 +47,16 @@ def ensure(
     """
     with store.claimed(folder, wait=False) as ours:
         if ours:
-            return _ensure(folder, config, work, rules, reporter)
+            return _ensure(folder, config, work, rules, listener)
     if not rules.wait:
         raise BusyError(f"another process is running {folder}")
-    reporter.say(f"waiting for another process, which is running {folder.name}")
+    listener.say(f"waiting for another process, which is running {folder.name}")
     with store.claimed(folder):
-        return _ensure(folder, config, work, rules, reporter)
+        return _ensure(folder, config, work, rules, listener)
 
 
 def _ensure(
-    folder: Path, config: dict[str, Any], work: Callable[[], dict[str, Any]], rules: Rules, reporter: Reporter
+    folder: Path, config: dict[str, Any], work: Callable[[], dict[str, Any]], rules: Rules, listener: Listener
 ) -> tuple[dict[str, Any], bool]:
     record = store.finished_record(folder)
     if record is not None:
@@ -64,7 +64,7 @@ def _ensure(
         if not damaged:
             return record, True
         kept = store.set_aside(folder)
-        reporter.say(f"{folder.name} is damaged ({', '.join(damaged)}): kept as {kept}, made again")
+        listener.say(f"{folder.name} is damaged ({', '.join(damaged)}): kept as {kept}, made again")
     reason = store.recorded_error(folder)
     if reason is not None and not rules.retry_failed:
         raise RunError(f"{reason} (in an earlier run; --retry-failed tries again)")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 import tempfile
@@ -20,6 +21,9 @@ from onnxprune.feeds import Feed, random_feed
 from onnxprune.inference import open_session
 
 WARMUP_SECONDS = 0.2
+_WARMUP_RUNS = 3  # at least, where a run takes long
+PRECISION = 0.02  # half of the 95 % confidence interval of a point's speedup, relative, where its timing may end
+_ROUNDS_BETWEEN = 10  # looks at the precision so far
 _PROFILED_RUNS = 100
 _CONTAINERS = {"If", "Loop", "Scan"}  # their time is that of the nodes within, which are timed too
 _RUNS_FOR_P99 = 1000  # fewer leave less than ten runs beyond it
@@ -83,7 +87,11 @@ class KernelTime:
 
 
 def interleave(
-    runs: Sequence[Callable[[], Any]], seconds: float, warmup_seconds: float = WARMUP_SECONDS, min_runs: int = 20
+    runs: Sequence[Callable[[], Any]],
+    seconds: float,
+    warmup_seconds: float = WARMUP_SECONDS,
+    min_runs: int = 20,
+    enough: Callable[[list[np.ndarray]], bool] = lambda times: False,
 ) -> list[np.ndarray]:
     """Makes every run once a round, and gives each one's milliseconds (rounds,), in order of the rounds.
 
@@ -92,23 +100,44 @@ def interleave(
     Args:
         runs: what to time, each a call.
         seconds: length of the measurement, all runs together; a longer one where `min_runs` rounds need it.
-        warmup_seconds: for each run, before the first round; at least one call.
+        warmup_seconds: for each run, before the first round; at least three calls.
+        enough: whether the times so far, of which there are `min_runs`, make more rounds unnecessary.
     """
     for run in runs:
         end = time.perf_counter() + warmup_seconds
-        run()
+        for _ in range(_WARMUP_RUNS):
+            run()
         while time.perf_counter() < end:
             run()
     rounds: list[list[int]] = []
     end = time.perf_counter() + seconds
     while len(rounds) < min_runs or time.perf_counter() < end:
+        if len(rounds) >= min_runs and len(rounds) % _ROUNDS_BETWEEN == 0 and enough(_milliseconds(rounds)):
+            break
         nanoseconds = [0] * len(runs)
         for index in _order(len(rounds), len(runs)):
             start = time.perf_counter_ns()
             runs[index]()
             nanoseconds[index] = time.perf_counter_ns() - start
         rounds.append(nanoseconds)
+    return _milliseconds(rounds)
+
+
+def _milliseconds(rounds: list[list[int]]) -> list[np.ndarray]:
     return list(np.array(rounds, dtype=np.float64).T / 1e6)
+
+
+def precise(ratios: np.ndarray) -> bool:
+    """Whether the 95 % confidence interval of the median of independent ratios (rounds,) is within 2 % of it.
+
+    The interval is that of order statistics, which holds for any distribution (Conover 1999, Practical Nonparametric
+    Statistics, section 3.2).
+    """
+    ordered = np.sort(ratios)
+    half = 0.98 * math.sqrt(len(ratios))  # 1.96 standard deviations of the rank, which is binomial
+    low = max(0, math.floor(len(ratios) / 2 - half) - 1)
+    high = min(len(ratios) - 1, math.ceil(len(ratios) / 2 + half))
+    return bool(ordered[high] - ordered[low] <= 2 * PRECISION * np.median(ordered))
 
 
 def summarise(times_ms: np.ndarray) -> Latency:
@@ -140,13 +169,18 @@ def compare(
 
     Args:
         input_shape: of one sample, without the batch.
-        seconds: length of the measurement, both files together.
+        seconds: of the measurement at most, both files together; it ends when the speedup is known to 2 %.
 
     Raises:
         InputError: a file cannot be run on this device, or not on an input of this shape.
     """
     paths = (base_path, other_path, base_path, other_path)
-    times = interleave([_fresh_run(path, (batch, *input_shape), device, threads) for path in paths], seconds)
+    times = interleave(
+        [_fresh_run(path, (batch, *input_shape), device, threads) for path in paths],
+        seconds,
+        0,  # three runs each: the processor has been busy, and the rounds go on with it
+        enough=lambda times: precise((times[0] + times[2]) / (times[1] + times[3])),
+    )
     base, other = (summarise(np.concatenate(times[first::2])) for first in (0, 1))
     return Comparison(
         base=base,

@@ -73,10 +73,18 @@ def test_a_plan_that_does_not_fit_is_refused_before_it_starts(
     resource: str, changes: dict, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = Sweep.parse(changes).points
-    check_room(points, tmp_path)
+    check_room(points, tmp_path, workers=1)
     monkeypatch.setattr(f"onnxprune.estimate.{resource}", lambda *_: 1_000_000)
     with pytest.raises(RunError, match=advice):
-        check_room(points, tmp_path)
+        check_room(points, tmp_path, workers=1)
+
+
+def test_points_side_by_side_take_as_many_times_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = Sweep.parse({"model": "cnn"}).points
+    monkeypatch.setattr("onnxprune.estimate.available_memory", lambda: 2 * estimate(points).memory_bytes)
+    check_room(points, tmp_path, workers=2)
+    with pytest.raises(RunError, match=r"3 times.*--workers"):
+        check_room(points, tmp_path, workers=3)
 
 
 def test_a_network_of_any_size_is_estimated_without_its_memory() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from onnxprune.errors import InputError
-from onnxprune.timing import KernelTime, compare, interleave, on_cpu, summarise, time_kernels, timing_lock
+from onnxprune.timing import KernelTime, compare, interleave, on_cpu, precise, summarise, time_kernels, timing_lock
 
 
 def fake_run(name, calls, seconds=0.0):
@@ -24,12 +24,13 @@ def fake_run(name, calls, seconds=0.0):
 
 
 def rounds_of(names, rounds):
-    """Names in order of the calls, a list a round, without the warm-up (one call each)."""
+    """Names in order of the calls, a list a round, without the warm-up (three calls each)."""
     calls = []
     times = interleave([fake_run(name, calls) for name in names], 0, warmup_seconds=0, min_runs=rounds)
     assert [part.shape for part in times] == [(rounds,)] * len(names)
-    assert calls[: len(names)] == list(names)
-    order = calls[len(names) :]
+    warmup = [name for name in names for _ in range(3)]
+    assert calls[: len(warmup)] == warmup
+    order = calls[len(warmup) :]
     return [order[start : start + len(names)] for start in range(0, len(order), len(names))]
 
 
@@ -64,6 +65,31 @@ def test_seconds_and_warmup_are_kept_to():
     (times,) = interleave([fake_run("a", calls, 0.001)], 0.1, warmup_seconds=0.1, min_runs=1)
     assert time.perf_counter() - start >= 0.2
     assert len(calls) > times.size > 1  # warm-up runs are not in the times
+
+
+def test_it_ends_when_the_times_are_enough_but_not_before_the_least_number_of_rounds():
+    def enough(times):
+        seen.append(len(times[0]))
+        return len(times[0]) >= 30
+
+    seen = []
+    times, _ = interleave([fake_run("a", []), fake_run("b", [])], 60, warmup_seconds=0, min_runs=20, enough=enough)
+    assert seen == [20, 30]
+    assert len(times) == 30
+    times, _ = interleave([fake_run("a", []), fake_run("b", [])], 0, warmup_seconds=0, min_runs=50, enough=enough)
+    assert len(times) == 50
+
+
+def test_a_median_is_precise_when_its_interval_is_within_two_percent():
+    random = np.random.default_rng(0)
+    assert precise(np.full(20, 3.0))
+    assert not precise(random.normal(3, 0.3, 20))
+    assert precise(random.normal(3, 0.3, 2000))
+    inside = [
+        precise(sample) <= (abs(np.median(sample) - 3) < 0.1)  # where it says so, the median is near the truth
+        for sample in (random.normal(3, 0.15, 60) for _ in range(200))
+    ]
+    assert np.mean(inside) > 0.95
 
 
 def test_summary_by_hand():

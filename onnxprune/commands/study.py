@@ -70,6 +70,7 @@ class _How:
     as_json: bool
     as_csv: bool
     track: str | None
+    workers: int | None
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], _How]:
@@ -97,6 +98,12 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
             default=Path("experiments/runs"),
             show_default=True,
             help="Folder that results go under.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1, 1024),
+            metavar="N",
+            help="Processes that run points side by side; 1: one after the other  [default: as many as pay].",
         ),
         click.option("--retry-failed", is_flag=True, help="Run again what failed before; otherwise it is only listed."),
     ):
@@ -160,6 +167,7 @@ def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
         retry_failed=how.retry_failed,
         verbosity=verbosity,
         track=how.track.split(",") if how.track else (),
+        workers=how.workers,
     )
     _print_rows(outcome.table, how.as_json, how.as_csv)
     if not how.quiet:

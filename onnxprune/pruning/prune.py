@@ -32,7 +32,7 @@ class Request:
     Attributes:
         technique, criterion, granularity: canonical names from the registries.
         sparsity: the share of prunable units to remove, in percent.
-        channel_align: kept channels of layers with 32 units or more are rounded to a multiple of this; 1: not.
+        channel_align: see `kept_channels`; 1: any number may be kept.
         seed: decides random criteria and the images that Taylor and slim look at.
     """
 
@@ -64,12 +64,22 @@ class Pruned:
     empty_layers: list[str] = field(default_factory=list)
 
 
-def prune(network: nn.Module, request: Request, batches: Batches, input_shape: tuple[int, int, int]) -> Pruned:
+Memory = dict[tuple[str, str, int], pruners.Metrics]
+
+
+def prune(
+    network: nn.Module,
+    request: Request,
+    batches: Batches,
+    input_shape: tuple[int, int, int],
+    memory: Memory | None = None,
+) -> Pruned:
     """Prunes a copy of `network`, which is left untouched, in evaluation mode.
 
     Args:
         batches: training images, which the taylor and slim criteria look at.
         input_shape: (C, H, W) of one image.
+        memory: keeps scores that are taken from images, the same at every sparsity; of this network alone.
 
     Raises:
         InputError: the network has nothing that the technique could remove.
@@ -78,9 +88,10 @@ def prune(network: nn.Module, request: Request, batches: Batches, input_shape: t
     network = copy.deepcopy(network).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if request.granularity == "layer":
         return _prune_layers(network, request)
+    memory = {} if memory is None else memory
     if TECHNIQUES[request.technique].unit == "weight":
-        return _prune_weights(network, request, batches)
-    return _prune_channels(network, request, batches, input_shape)
+        return _prune_weights(network, request, batches, memory)
+    return _prune_channels(network, request, batches, input_shape, memory)
 
 
 def prunable_layers(network: nn.Module, request: Request) -> list[str]:
@@ -137,12 +148,27 @@ def _nni_share(removed: int, units: int) -> float:
     return (removed + 0.5) / units
 
 
-def _masks(network: nn.Module, pruner_class: Any, config: list[dict[str, Any]], **arguments: Any) -> pruners.Metrics:
+def _masks(
+    network: nn.Module,
+    pruner_class: Any,
+    config: list[dict[str, Any]],
+    request: Request,
+    memory: Memory,
+    **arguments: Any,
+) -> pruners.Metrics:
     """The masks a pruner decides on; the network is as before."""
-    pruner = pruner_class(network, config, **{key: value for key, value in arguments.items() if key != "share"})
+    settings = {key: value for key, value in arguments.items() if key != "share"}
+    pruner = pruners.remembering(pruner_class)(network, config, **settings)
     if "share" in arguments:
         pruner.share = arguments["share"]
-    _, masks = pruner.compress()
+    identity = (request.technique, request.criterion, request.seed)
+    layers = {name for entry in config for name in entry["op_names"]}
+    if layers == memory.get(identity, {}).keys():
+        masks = pruner._generate_sparsity(memory[identity])
+    else:
+        _, masks = pruner.compress()
+        if "evaluator" in arguments:  # others are quicker judged than remembered
+            memory[identity] = pruner.metrics  # without the layers that lose nothing: those NNI does not look at
     pruner.unwrap_model()
     network.eval()
     return {layer: dict(targets) for layer, targets in masks.items()}
@@ -172,7 +198,7 @@ def _evaluator(network: nn.Module, batches: Batches, seed: int, steps: int) -> p
     return pruners.TorchEvaluator(training_func, optimizer, training_step)
 
 
-def _prune_weights(network: nn.Module, request: Request, batches: Batches) -> Pruned:
+def _prune_weights(network: nn.Module, request: Request, batches: Batches, memory: Memory) -> Pruned:
     layers = prunable_layers(network, request)
     share = request.sparsity / 100
     generator = seeded_generator(request.seed, "random criterion")
@@ -194,8 +220,8 @@ def _prune_weights(network: nn.Module, request: Request, batches: Batches) -> Pr
         ]
     if request.criterion == "random":
         pruner = pruners.randomised(pruner, generator)
-    masks = {layer: targets["weight"] for layer, targets in _masks(network, pruner, config, **arguments).items()}
-    masks = {layer: masks[layer] for layer in layers}
+    found = _masks(network, pruner, config, request, memory, **arguments)
+    masks = {layer: found[layer]["weight"] for layer in layers}
     with torch.no_grad():
         for layer, mask in masks.items():
             modules[layer].weight.mul_(mask)
@@ -225,19 +251,21 @@ def _layer_target(weight: Tensor, request: Request) -> dict[str, float]:
 def kept_channels(units: int, share: float, align: int) -> int:
     """How many of `units` output units stay when a `share` of them is to go.
 
-    Layers of 32 units or more keep a multiple of `align`, the nearest one (onnxruntime's kernels lose more on odd
-    widths than the removal gains). At least one unit stays, for no layer can be empty.
+    Layers of 32 units or more keep a multiple of `align`, the nearest one, because onnxruntime's kernels lose more on
+    other widths than the removal gains; where less than one would be left, a multiple of its half. At least one unit
+    stays, for no layer can be empty.
     """
     if share == 0:  # nothing goes, even where the number of units is no multiple
         return units
     kept = units * (1 - share)
     if units < ALIGN_FROM or align == 1:
         return max(1, round(kept))
-    return min(units, max(align, round(kept / align) * align))
+    step = align if kept >= align else align // 2
+    return min(units, max(step, round(kept / step) * step))
 
 
 def _prune_channels(
-    network: nn.Module, request: Request, batches: Batches, input_shape: tuple[int, int, int]
+    network: nn.Module, request: Request, batches: Batches, input_shape: tuple[int, int, int], memory: Memory
 ) -> Pruned:
     layers = prunable_layers(network, request)
     share = request.sparsity / 100
@@ -263,7 +291,7 @@ def _prune_channels(
             else (pruners.ScalingFactorPruner, SLIM_STEPS)
         )
         arguments = {"evaluator": _evaluator(network, batches, request.seed, steps), "training_steps": steps}
-    raw = _masks(network, pruner, config, **arguments)
+    raw = _masks(network, pruner, config, request, memory, **arguments)
     # a unit's mask is the same all over its weights, or is that of its BatchNorm's one weight
     keep = {name: raw[judged[name]]["weight"].reshape(units[name], -1)[:, 0] for name in layers}
     shrunk = _shrink(network, keep, input_shape)

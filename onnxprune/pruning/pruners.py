@@ -30,6 +30,7 @@ __all__ = [
     "TorchEvaluator",
     "global_masks",
     "randomised",
+    "remembering",
 ]
 
 Metrics = dict[str, dict[str, Tensor]]
@@ -101,3 +102,16 @@ def randomised(pruner: type[LevelPruner], generator: torch.Generator) -> type[Le
             }
 
     return Randomised
+
+
+def remembering(pruner: type[LevelPruner]) -> type[LevelPruner]:
+    """The pruner with an attribute `metrics`: the scores it has calculated."""
+
+    class Remembering(pruner):
+        metrics: Metrics
+
+        def _calculate_metrics(self, data: Metrics) -> Metrics:
+            self.metrics = super()._calculate_metrics(data)
+            return self.metrics
+
+    return Remembering
