@@ -1,6 +1,7 @@
 """The study end to end: real training, NNI, ONNX and onnxruntime, on small data."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,33 @@ def test_tables_are_derived_and_open_as_they_are(table: pd.DataFrame, folder: Pa
     assert len(pd.read_csv(study / "results.csv")) == len(table)
     (study / "results.csv").unlink()
     pd.testing.assert_frame_equal(store.write_tables(study), table, check_dtype=False)
+
+
+def test_derived_rows_are_taken_as_long_as_their_records_are_older(
+    table: pd.DataFrame, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Path(shutil.copytree(folder / "runs" / "study", tmp_path / "study"))
+    read = []
+    finished_record = store.finished_record
+    monkeypatch.setattr(store, "finished_record", lambda path: read.append(path.name) or finished_record(path))
+    store.write_tables(study)
+    read.clear()
+    assert store.write_tables(study).equals(store.result_table(study))
+    assert read == [], "nothing has changed"
+    changed, gone, damaged = table["folder"][:3]
+    record = store.read_json(study / changed / store.METRICS)
+    record["metrics"]["accuracy"] = 12.5
+    store.write_json(study / changed / store.METRICS, record)
+    shutil.rmtree(study / gone)
+    (study / damaged / store.METRICS).write_text("{")
+    again = store.result_table(study)
+    assert sorted(read) == sorted([changed, damaged])
+    assert list(again["folder"]) == [name for name in table["folder"] if name not in (gone, damaged)]
+    assert again.set_index("folder").loc[changed, "accuracy"] == 12.5
+    assert list(again.columns) == list(table.columns)
+    assert store.write_tables(study).equals(again)
+    (study / "results.parquet").write_bytes(b"PAR1")
+    pd.testing.assert_frame_equal(store.result_table(study), again, check_dtype=False)
 
 
 def test_the_same_command_runs_nothing_again(table: pd.DataFrame, folder: Path, data: Path) -> None:
