@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all check fix clean
+.PHONY: demo test test-all bench check fix clean
 
 # A real study of 44 points on scikit-learn's handwritten digits, from nothing, in minutes.
 demo: $(INSTALLED)
@@ -17,6 +17,10 @@ test: check
 test-all: check
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,mlflow]"
 	$(BIN)/python -m pytest -m "slow or data or gpu or not slow"
+
+# onnxprune against the same work written by hand, on Fashion-MNIST and CIFAR-10 (ONNXPRUNE_DATA); half an hour.
+bench: $(INSTALLED)
+	$(BIN)/python -W ignore benchmarks/bench.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

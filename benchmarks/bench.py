@@ -6,8 +6,10 @@ Without a part, all of them. The table goes to stdout, the figures to benchmarks
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -25,12 +28,22 @@ sys.path.insert(0, str(FOLDER))
 import handwritten  # noqa: E402
 
 import onnxprune  # noqa: E402
-from onnxprune import data  # noqa: E402
+from onnxprune import data, measure, point  # noqa: E402
+from onnxprune.chatter import hushed  # noqa: E402
+from onnxprune.columns import columns  # noqa: E402
+from onnxprune.controller import run_sweep  # noqa: E402
+from onnxprune.counting import count  # noqa: E402
+from onnxprune.export import export  # noqa: E402
 from onnxprune.models import MODELS  # noqa: E402
+from onnxprune.progress import Verbosity  # noqa: E402
+from onnxprune.pruning.prune import Request, prune  # noqa: E402
+from onnxprune.spec import Sweep  # noqa: E402
+from onnxprune.timing import compare  # noqa: E402
 from onnxprune.training import Batches, Recipe, train  # noqa: E402
 from onnxprune.vision import torchvision_module  # noqa: E402
 
 LIMIT = 3000
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -72,66 +85,245 @@ def sweep() -> list[Figure]:
     sets = (Pictures(dataset.train, dataset, LIMIT), Pictures(dataset.test, dataset))
     rows = list(handwritten.study(network, *sets, dataset.input_shape))
     by_hand = time.perf_counter() - start
+    return [_sweep_figure(precision, rows[1:], by_hand) for precision in PRECISIONS]
+
+
+def _sweep_figure(precision: str, rows: list[handwritten.Row], by_hand: float) -> Figure:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         table = onnxprune.sweep(
             model="cnn", dataset="fmnist", epochs=3, finetune_epochs=1, train_limit=LIMIT, out=folder,
-            learning_rate=0.05, finetune_learning_rate=0.01,
+            learning_rate=0.05, finetune_learning_rate=0.01, precision=precision,
         )  # fmt: skip
         ours = time.perf_counter() - start
     gaps = [
         table[(table["technique"] == row.technique) & (table["sparsity"] == row.sparsity)]["accuracy"].item()
         - row.accuracy
-        for row in rows[1:]
+        for row in rows
         if row.sparsity < 60
     ]
-    return [
-        Figure(
-            f"44-point sweep of the CNN, {LIMIT:,} images: time by hand / onnxprune",
-            by_hand / ours,
-            5,
-            False,
-            f"{by_hand:.0f} s against {ours:.0f} s; accuracy of points under 60 %: onnxprune - by hand "
-            f"{statistics.mean(gaps):+.2f} points in the mean, {min(gaps):+.2f} to {max(gaps):+.2f}",
-        )
-    ]
+    return Figure(
+        f"44-point sweep of the CNN, {LIMIT:,} images, {precision}: time by hand / onnxprune",
+        by_hand / ours,
+        5,
+        False,
+        f"{by_hand:.0f} s against {ours:.0f} s; accuracy of points under 60 %: onnxprune - by hand "
+        f"{statistics.mean(gaps):+.2f} points in the mean, {min(gaps):+.2f} to {max(gaps):+.2f}",
+    )
 
 
-def _images_per_second(dataset: data.Dataset, batch_size: int, images: int) -> tuple[float, float]:
-    """By hand, and by onnxprune: one epoch of the CNN each."""
+def _by_hand_rate(dataset: data.Dataset, batch_size: int, images: int) -> float:
+    """Images per second of one epoch of the CNN, written by hand."""
     network = MODELS["cnn"].build(dataset.input_shape, 10, 0)
-    start = time.perf_counter()
     pictures = Pictures(dataset.train, dataset, images)
     loader = torch.utils.data.DataLoader(pictures, min(batch_size, images), shuffle=True)
+    start = time.perf_counter()
     handwritten.train(network, loader, 1, 0.05)
-    by_hand = time.perf_counter() - start
+    return images / (time.perf_counter() - start)
+
+
+def _rate(dataset: data.Dataset, batch_size: int, images: int, precision: str) -> float:
+    """The same by onnxprune, as a base is trained."""
     network = MODELS["cnn"].build(dataset.input_shape, 10, 0)
-    batches = Batches(
-        data.Split(dataset.train.images[:images], dataset.train.labels[:images]),
-        dataset.mean, dataset.std, torch.device("cpu"),
-    )  # fmt: skip
-    recipe = Recipe(1, batch_size, 0.05, frozenset(), MODELS["cnn"].micro_batch, 0)
-    ours = train(network, batches, recipe).seconds
-    return images / by_hand, images / ours
+    split = data.Split(dataset.train.images[:images], dataset.train.labels[:images])
+    batches = Batches(split, dataset.mean, dataset.std, torch.device("cpu"))
+    recipe = Recipe(1, batch_size, 0.05, frozenset(), MODELS["cnn"].micro_batch, 0, precision)
+    start = time.perf_counter()
+    train(network, batches, recipe)
+    return images / (time.perf_counter() - start)
 
 
 def training() -> list[Figure]:
     """Training throughput of the CNN at each batch size."""
     dataset = data.load("fmnist")
     figures = []
+    own: dict[tuple[int, str], float] = {}
     for batch_size, goal in ((32, 1.5), (256, 2), (4000, 3), (60000, 3)):
         images = len(dataset.train) if batch_size == 60000 else 12000
-        rates = [_images_per_second(dataset, batch_size, images) for _ in range(3)]
-        hand, ours = (statistics.median(column) for column in zip(*rates, strict=True))
-        ratio = statistics.median(ours / hand for hand, ours in rates)
-        detail = f"{ours:,.0f} against {hand:,.0f} images/s"
-        figures.append(
-            Figure(f"training of the CNN, batch {batch_size:,}: onnxprune / by hand", ratio, goal, False, detail)
+        rounds = [
+            (_by_hand_rate(dataset, batch_size, images), *(_rate(dataset, batch_size, images, p) for p in PRECISIONS))
+            for _ in range(3)
+        ]
+        for index, precision in enumerate(PRECISIONS, start=1):
+            own[batch_size, precision] = statistics.median(rates[index] for rates in rounds)
+            figures.append(
+                Figure(
+                    f"training of the CNN, batch {batch_size:,}, {precision}: images/s of onnxprune / by hand",
+                    statistics.median(rates[index] / rates[0] for rates in rounds),
+                    goal,
+                    False,
+                    f"{own[batch_size, precision]:,.0f} against {statistics.median(rates[0] for rates in rounds):,.0f}",
+                )
+            )
+    return figures + [
+        Figure(f"training of the CNN, {p}: images/s at batch 60,000 / 256", own[60000, p] / own[256, p], 0.9, False, "")
+        for p in PRECISIONS
+    ]
+
+
+def memory() -> list[Figure]:
+    """The most memory that training takes: every model and its options, at every batch that fits into minutes."""
+    runs = [("slp", {}, 60000), ("cnn", {}, 60000), ("cnn", {"batch_norm": True}, 60000)]
+    runs += [("densenet121", {"stem": stem}, batch) for stem in ("imagenet", "small") for batch in (32, 256, 1000)]
+    peaks = {}
+    for model, options, batch_size in runs:
+        settings = {"model": model, "batch_size": batch_size, "train_limit": batch_size, "epochs": 1, **options}
+        code = "import onnxprune, sys, json; print(onnxprune.run_experiment(**json.loads(sys.argv[1]))" + (
+            "['base_training_peak_memory_bytes'].item())"
         )
+        with tempfile.TemporaryDirectory() as folder:
+            settings |= {"dataset": "fmnist", "sparsity": 50, "finetune_epochs": 0, "latency_seconds": 0, "out": folder}
+            command = [sys.executable, "-c", code, json.dumps(settings)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[f"{model} {' '.join(map(str, options.values()))} batch {batch_size:,}"] = int(done.stdout) / 2**30
+    worst = max(peaks, key=lambda name: peaks[name])
+    listed = ", ".join(f"{name} {peak:.2f}" for name, peak in peaks.items())
+    return [Figure("peak memory of training in GiB", peaks[worst], 4, True, listed)]
+
+
+class _Clock:
+    """Adds up the seconds spent in functions, the outermost of them."""
+
+    def __init__(self, *functions: tuple[Any, str]) -> None:
+        self.seconds = 0.0
+        self._depth = 0
+        self._functions = functions
+
+    def __enter__(self) -> "_Clock":
+        self._originals = [getattr(module, name) for module, name in self._functions]
+        for (module, name), original in zip(self._functions, self._originals, strict=True):
+            setattr(module, name, self._timed(original))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for (module, name), original in zip(self._functions, self._originals, strict=True):
+            setattr(module, name, original)
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **settings: Any) -> Any:
+            self._depth += 1
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **settings)
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    self.seconds += time.perf_counter() - start
+
+        return timed
+
+
+def _shares(runs: Path, **settings: Any) -> tuple[float, float, float]:
+    """Seconds of all points of a sweep in one process, of its training and evaluating, and of its timing."""
+    plan = Sweep.parse({"dataset": "fmnist", "epochs": 1, **settings})
+    base = dataclasses.replace(plan, points=plan.points[:1])
+    run_sweep(base, runs, workers=1, verbosity=Verbosity.QUIET)  # the base, and what is imported and made once
+    rest = dataclasses.replace(plan, points=plan.points[1:])
+    work = _Clock((measure, "run_batched"), (measure, "score"), (point, "train_to_numbers"))
+    with work, _Clock((point, "compare")) as timing:
+        start = time.perf_counter()
+        outcome = run_sweep(rest, runs, workers=1, verbosity=Verbosity.QUIET)
+        whole = time.perf_counter() - start
+    assert not outcome.failures, outcome.failures
+    return whole, work.seconds, timing.seconds
+
+
+def overhead() -> list[Figure]:
+    """What is neither training nor evaluating: prune, shrink, export, verify, count, time, record."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole, work, timing = _shares(
+            Path(folder) / "cnn", model="cnn", train_limit=12000, finetune_epochs=1, sparsity="0:100:20"
+        )
+    percent = 100 * (whole - work - timing) / whole
+    return [
+        Figure(
+            "CNN, 12,000 images: percent of a sweep that is neither training, evaluating nor timing",
+            percent,
+            10,
+            True,
+            f"with timing {100 * (whole - work) / whole:.1f}",
+        ),
+        *_structure(),
+    ]
+
+
+def _structure() -> list[Figure]:
+    """Prune, shrink, export, verify, count DenseNet-121: a sweep with hardly anything to train on or to evaluate."""
+    split = data.load("cifar10").test
+    images = split.images.transpose(0, 2, 3, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "few.npz"
+        np.savez(
+            file, x_train=images[:256], y_train=split.labels[:256], x_test=images[256:320], y_test=split.labels[256:320]
+        )
+        settings = {
+            "model": "densenet121",
+            "dataset": str(file),
+            "epochs": 1,
+            "finetune_epochs": 0,
+            "latency_seconds": 0,
+        }
+        onnxprune.sweep(technique="weight", sparsity=0, out=folder, **settings)  # trains the base
+        start = time.perf_counter()
+        table = onnxprune.sweep(technique="structured", out=folder, **settings)
+        seconds = time.perf_counter() - start
+    what = "DenseNet-121, 11 structured points, as run by default on 64 test images: seconds"
+    detail = f"{seconds / len(table):.2f} a point"
+    return [Figure(what, seconds, 60, True, detail), Figure(f"{what} a point", seconds / len(table), 3, True, "")]
+
+
+def reuse() -> list[Figure]:
+    """A second sweep over the base of the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"model": "cnn", "dataset": "fmnist", "train_limit": 3000, "technique": "weight", "out": folder}
+        seconds = []
+        for sparsity in (50, 60):
+            start = time.perf_counter()
+            onnxprune.sweep(sparsity=sparsity, **settings)
+            seconds.append(time.perf_counter() - start)
+        bases = len(list(Path(folder).glob("bases/*/metrics.json")))
+    detail = f"the first took {seconds[0]:.1f} s, the second {seconds[1]:.1f} s"
+    return [Figure("bases trained by two sweeps over one", bases, 1, True, detail)]
+
+
+def speedup() -> list[Figure]:
+    """What structured pruning gains when it is measured, at batch 32 on one thread."""
+    figures, slowest = [], {}
+    for name, dataset in (("cnn", "fmnist"), ("densenet121", "cifar10")):
+        shape = data.load(dataset).padded(MODELS[name].minimum_size).input_shape
+        network = MODELS[name].build(shape, 10, 0).eval()
+        with tempfile.TemporaryDirectory() as folder:
+            base, other = Path(folder) / "base.onnx", Path(folder) / "other.onnx"
+            export(network, base, shape)
+            for sparsity in range(10, 100, 10):
+                (settings,) = Sweep.one_point({"technique": "structured", "sparsity": sparsity}).points
+                request = Request("structured", "l1", "unit", sparsity, settings.channel_align, 0)
+                with hushed():
+                    export(prune(network, request, None, shape).network, other, shape)  # type: ignore[arg-type]
+                found = compare(base, other, shape, 32, device="cpu", threads=1, seconds=10)
+                slowest[f"{name} {sparsity} %"] = found.speedup + found.noise
+                theory = count(base).macs / count(other).macs
+                if name == "densenet121" and sparsity == 50:
+                    detail = f"{found.speedup:.2f}x of {theory:.2f}x"
+                    figures.append(
+                        Figure(
+                            "DenseNet-121, structured 50 %: measured / theoretical speedup",
+                            found.speedup / theory,
+                            0.7,
+                            False,
+                            detail,
+                        )
+                    )
+    worst = min(slowest, key=lambda row: slowest[row])
+    figures.append(
+        Figure("the slowest structured row: speedup + noise", slowest[worst], 1, False, f"{worst}, of {len(slowest)}")
+    )
     return figures
 
 
-PARTS: dict[str, Callable[[], list[Figure]]] = {"sweep": sweep, "training": training}
+PARTS: dict[str, Callable[[], list[Figure]]] = {
+    part.__name__: part for part in (sweep, training, memory, overhead, reuse, speedup)
+}
 
 
 def main() -> None:
@@ -140,15 +332,16 @@ def main() -> None:
     chosen = parser.parse_args().parts or list(PARTS)
     file = FOLDER / "results.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    table = []
     for part in chosen:
         figures = PARTS[part]()
         found[part] = [asdict(figure) for figure in figures]
         file.write_text(json.dumps(found, indent=1) + "\n")
         for figure in figures:
             met = figure.ratio <= figure.goal if figure.at_most else figure.ratio >= figure.goal
-            sign = "at most" if figure.at_most else "at least"
-            verdict = f"{sign} {figure.goal:g}: {'yes' if met else 'NO'}"
-            print(f"{figure.what}: {figure.ratio:.2f} ({verdict}); {figure.detail}")  # noqa: T201
+            goal = f"{'at most' if figure.at_most else 'at least'} {figure.goal:g}"
+            table.append([figure.what, f"{figure.ratio:.2f}", goal, "yes" if met else "NO", figure.detail])
+    print(columns(["what", ">figure", "goal", "met", "detail"], table))  # noqa: T201
 
 
 if __name__ == "__main__":
