@@ -83,7 +83,8 @@ def sweep() -> list[Figure]:
     network = MODELS["cnn"].build(dataset.input_shape, 10, 0)
     start = time.perf_counter()
     sets = (Pictures(dataset.train, dataset, LIMIT), Pictures(dataset.test, dataset))
-    rows = list(handwritten.study(network, *sets, dataset.input_shape))
+    with hushed():
+        rows = list(handwritten.study(network, *sets, dataset.input_shape))
     by_hand = time.perf_counter() - start
     return [_sweep_figure(precision, rows[1:], by_hand) for precision in PRECISIONS]
 

@@ -68,6 +68,8 @@ def _study(rows: "pd.DataFrame", point: list[str], noise: float, width: int) -> 
     )
     if row["train_images"] < row["available_train_images"]:
         heading += f" (limited: there are {row['available_train_images']:,})"
+    if row.get("precision") == "bf16":
+        heading += " in bf16"
     heading += f", tested on {row['test_images']:,}"
     assessment = (
         f"IPA: accuracy {_spread(bases['base_accuracy'])} %, top-5 {_spread(bases['base_top5_accuracy'])} %, "

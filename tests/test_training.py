@@ -351,6 +351,30 @@ def test_it_learns(name: str, options: dict) -> None:
         assert (network(normalised(images)).argmax(1) == torch.from_numpy(labels)).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("micro_batch", [8, 24])
+def test_bf16_gradients_are_those_of_fp32_but_for_rounding(batches: Batches, micro_batch: int) -> None:
+    gradients = {}
+    for precision in ("fp32", "bf16"):
+        network = build("cnn")
+        accumulate_gradients(network, batches, torch.arange(len(batches)), micro_batch, precision=precision)
+        gradients[precision] = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+    assert gradients["bf16"].dtype == torch.float32
+    assert not torch.equal(gradients["bf16"], gradients["fp32"]), "nothing was rounded"
+    assert F.cosine_similarity(gradients["bf16"], gradients["fp32"], dim=0) > 0.99
+    assert gradients["bf16"].norm() == pytest.approx(gradients["fp32"].norm(), rel=0.05)
+
+
+def test_bf16_trains_weights_of_single_precision_and_learns_as_well(batches: Batches) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        network = build("cnn")
+        losses[precision] = train(network, batches, recipe(epochs=8, precision=precision)).epoch_losses
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], abs=0.05)
+    assert losses["bf16"][-1] < losses["bf16"][0]
+
+
 def test_batch_norm_statistics_follow_the_training_images(batches: Batches) -> None:
     network = build("cnn", batch_norm=True)
     before = copy.deepcopy(network.norm1)
