@@ -9,9 +9,9 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(BIN)/onnxprune sweep experiments/demo.toml
 
-# Lint, types and the fast tests.
+# Lint, types and the fast tests, the files of tests side by side.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # Also the tests on real datasets (ONNXPRUNE_DATA names their folder), the slow ones, MLflow's and those for CUDA.
 test-all: check

@@ -43,7 +43,16 @@ def train(model: nn.Module, loader: DataLoader, epochs: int, rate: float, masks:
     """SGD over a DataLoader; masked weights are set to zero after every update."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * len(loader))
+    steps = epochs * len(loader)
+    warmup = max(1, steps // 10)
+    schedule = torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [
+            torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup - 1),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup)),
+        ],
+        [warmup],
+    )
     for _ in range(epochs):
         for images, labels in loader:
             optimizer.zero_grad()
