@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from onnxprune import store
 from onnxprune.chatter import hushed
 from onnxprune.data import Dataset
-from onnxprune.errors import BusyError, RunError, StorageError
+from onnxprune.errors import BusyError, InputError, RunError, StorageError
 from onnxprune.estimate import check_room
 from onnxprune.jobs import Job, Materials, in_turn
 from onnxprune.progress import Reporter, Verbosity
 from onnxprune.spec import Point, Sweep
 from onnxprune.step import Rules
 from onnxprune.tracking import Tracking
-from onnxprune.workers import Pool, worker_count
+from onnxprune.workers import POSSIBLE, Pool, worker_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,10 +64,12 @@ def run_sweep(
         workers: processes that run points side by side; 1: this one alone; default: as many as pay.
 
     Raises:
-        InputError: the data cannot be had, or the device or a tracker is not there.
+        InputError: the data cannot be had, or the device or a tracker is not there, or no workers are possible.
         RunError: disk or memory do not suffice for the plan.
         StorageError: results cannot be written any more.
     """
+    if workers is not None and workers > 1 and not POSSIBLE:
+        raise InputError("--workers: this system cannot suspend a process while another is timing; use --workers 1")
     with hushed():
         from onnxprune.training import select_device
 

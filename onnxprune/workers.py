@@ -31,6 +31,7 @@ from onnxprune.jobs import Job, Materials, perform
 from onnxprune.progress import SECONDS_BETWEEN, Listener
 from onnxprune.spec import Point
 
+POSSIBLE = os.name == "posix"  # elsewhere no process can be suspended
 _POINTS_EACH = 4  # fewer are not worth the seconds in which a worker imports its libraries
 _PROCESS_BYTES = 2**30  # data and libraries of a worker
 _TRIES = 2  # of a job whose worker dies
@@ -40,7 +41,7 @@ _ERRORS = {error.__name__: error for error in (BusyError, StorageError, RunError
 
 def worker_count(points: Sequence[Point]) -> int:
     """How many workers pay for points on this machine: no more than cores, memory and points allow; 0: none."""
-    if not points or any(point.device == "cuda" for point in points):
+    if not points or not POSSIBLE or any(point.device == "cuda" for point in points):
         return 0
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(psutil.cpu_count(logical=False) or usable, usable)
@@ -183,12 +184,9 @@ class _Worker:
 
     def suspend(self, suspended: bool) -> None:
         """Stops the process, or lets it go on."""
-        if suspended == self._suspended:
-            return
-        self._suspended = suspended
-        with contextlib.suppress(psutil.Error):  # it has died
-            process = psutil.Process(self._process.pid)
-            process.suspend() if suspended else process.resume()
+        if suspended != self._suspended:
+            self._suspended = suspended
+            self._process.send_signal(signal.SIGSTOP if suspended else signal.SIGCONT)  # nothing to one that is dead
 
     def ending(self) -> str:
         """How a dead one died."""
