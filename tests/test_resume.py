@@ -298,10 +298,12 @@ def test_the_record_says_what_it_was_made_on(undisturbed: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize(("workers", "longest"), [(1, 1.6), (2, 8)])  # seconds; workers take three to start
-def test_a_real_sweep_killed_twenty_times_gives_the_same_table(workers: int, longest: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("workers", "epochs", "longest"), [(1, 1, 1.6), (2, 8, 5)])  # workers take 3 s to start
+def test_a_real_sweep_killed_twenty_times_gives_the_same_table(
+    workers: int, epochs: int, longest: float, tmp_path: Path
+) -> None:
     settings = {"dataset": "fmnist", "train_limit": 20_000, "sparsity": "0:100:10", "workers": workers}
-    settings["technique"] = ",".join(TECHNIQUES)
+    settings |= {"technique": ",".join(TECHNIQUES), "finetune_epochs": epochs}
     commands = [faults.arguments(tmp_path / name, **settings) for name in ("quiet", "disturbed")]
     for name in ("quiet", "disturbed"):
         (tmp_path / name).mkdir()
