@@ -140,6 +140,7 @@ def _loading(file: str, facts: Facts) -> list[str]:
     )
     return [
         "import numpy as np, onnxruntime",
+        "",
         f'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
         f'images = np.load("images.npy").astype(np.float32)  # yours: pixels 0 to 255, (N, {_listed(facts.shape)})',
         f"mean, std = {mean}, {std}",
