@@ -69,6 +69,7 @@ def _timed(plan: Sweep, folder: str | Path, workers: int | None = None) -> tuple
         outcome = run_sweep(plan, Path(folder), workers=workers, verbosity=Verbosity.QUIET)
         seconds = time.perf_counter() - start
     assert not outcome.failures, outcome.failures
+    print(f"{len(plan.points)} points: {seconds:.0f} s, {memory.peak / 2**30:.2f} GiB", file=sys.stderr)  # noqa: T201
     return outcome, seconds, memory.peak / 2**30
 
 
@@ -76,7 +77,9 @@ def points() -> str:
     """Time and memory against the number of points."""
     rows = []
     for technique, sparsity in (("structured", "0:100:10"), (None, "0:100:10"), (None, "0:98.9:2.3")):
-        settings: dict[str, Any] = {**CNN, "sparsity": sparsity} | ({"technique": technique} if technique else {})
+        settings: dict[str, Any] = {**CNN, "train_limit": 1000, "sparsity": sparsity} | (
+            {"technique": technique} if technique else {}
+        )
         plan = Sweep.parse(settings)
         with tempfile.TemporaryDirectory() as folder:
             _, seconds, memory = _timed(plan, folder)
@@ -101,7 +104,7 @@ def workers() -> str:
     """Time and memory against the number of workers."""
     rows = []
     for count in (1, 2):
-        plan = Sweep.parse({**CNN, "train_limit": 12000, "sparsity": "0:100:20"})
+        plan = Sweep.parse({**CNN, "train_limit": 12000, "sparsity": "0,40,80"})
         with tempfile.TemporaryDirectory() as folder:
             _, seconds, memory = _timed(plan, folder, count)
         rows.append([f"{count}", f"{seconds:.0f}", f"{seconds / len(plan.points):.2f}", f"{memory:.2f}"])
