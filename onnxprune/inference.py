@@ -188,13 +188,13 @@ def run_batched(
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise InputError(f"expected a model of one input and one output, it has {len(inputs)} and {len(outputs)}")
-    shift, scale = (np.asarray(value, np.float32).reshape(-1, 1, 1) for value in (mean, std))
+    shift, deviation = (255 * np.asarray(value, np.float32).reshape(-1, 1, 1) for value in (mean, std))
+    scale = 1 / deviation  # dividing every pixel would take longer
     logits = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size].astype(np.float32)
-        batch /= 255
         batch -= shift
-        batch /= scale
+        batch *= scale
         try:
             logits += session.run([outputs[0].name], {inputs[0].name: batch})
         except Exception as error:
