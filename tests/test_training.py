@@ -441,7 +441,7 @@ def variants(images: np.ndarray, augmentation: set[str]) -> dict[bytes, tuple[in
 
 
 @pytest.mark.parametrize(
-    "augmentation", [set(), {"crop"}, {"flip"}, {"crop", "flip"}], ids=lambda names: "+".join(names)
+    "augmentation", [set(), {"crop"}, {"flip"}, {"crop", "flip"}], ids=lambda names: "+".join(sorted(names))
 )
 def test_augmentation_shifts_and_mirrors_and_nothing_else(augmentation: set[str]) -> None:
     split = random_split(count=8, shape=(2, 6, 7))
