@@ -1,5 +1,6 @@
 """The dense network that points start from: trained once, shared, and assessed (IPA)."""
 
+import dataclasses
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from onnxprune.training import (
     select_device,
     train,
 )
+from onnxprune.transfer import load_weights
 
 if TYPE_CHECKING:
     from onnxprune.pruning.prune import Memory
@@ -56,10 +58,33 @@ class Base:
 
 
 def build_network(point: Point, dataset: Dataset) -> nn.Module:
-    """The untrained network of a point, on the point's device; equal seeds give equal weights."""
+    """The network of a point before training, on the point's device: of random weights, which equal seeds make equal,
+    or of those that it starts from.
+
+    Raises:
+        InputError: the weights do not fit the network.
+        RunError: they cannot be downloaded.
+    """
     model = MODELS[point.model]
     network = model.build(dataset.input_shape, len(dataset.classes), point.seed, **point.model_options)
+    if point.weights is not None:
+        load_weights(network, point.weights)
     return network.eval().to(select_device(point.device))
+
+
+def _train_base(network: nn.Module, point: Point, batches: Batches, how: Recipe, listener: Listener) -> TrainingCost:
+    """Trains a base, or its classifier alone."""
+    frozen = [
+        parameter
+        for name, parameter in network.named_parameters()
+        if point.freeze_features and not name.startswith("classifier.")
+    ]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    cost = train_to_numbers(network, batches, how, on_update=listener.training)
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    return cost
 
 
 def training_batches(point: Point, dataset: Dataset) -> Batches:
@@ -67,7 +92,7 @@ def training_batches(point: Point, dataset: Dataset) -> Batches:
     return Batches(dataset.train, dataset.mean, dataset.std, select_device(point.device))
 
 
-def recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: int, rate_at_256: float) -> Recipe:
+def recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: float, rate_at_256: float) -> Recipe:
     """How a point's settings say to train `network`."""
     return Recipe(
         epochs=epochs,
@@ -97,13 +122,17 @@ def train_to_numbers(network: nn.Module, batches: Batches, how: Recipe, **argume
     return cost
 
 
-def cost_columns(cost: TrainingCost, flops_per_image: int, prefix: str = "") -> dict[str, Any]:
-    """What a training run took; FLOPs are counted, forward and backward."""
+def cost_columns(cost: TrainingCost, flops: int, prefix: str = "") -> dict[str, Any]:
+    """What training took.
+
+    Args:
+        flops: of all of it, counted, forward and backward.
+    """
     return {
         f"{prefix}training_seconds": cost.seconds,
         f"{prefix}training_images": cost.images,
         f"{prefix}training_images_per_second": cost.images / cost.seconds if cost.images else None,
-        f"{prefix}training_flops": flops_per_image * cost.images,
+        f"{prefix}training_flops": flops,
         f"{prefix}training_peak_memory_bytes": cost.peak_memory_bytes if cost.images else None,
     }
 
@@ -139,7 +168,7 @@ def load_base(point: Point, dataset: Dataset, runs: Path) -> Base:
     record = store.finished_record(folder)
     if record is None or store.damaged_files(folder, record):
         raise RunError(f"the base in {folder} was removed or damaged meanwhile; the same command again makes it")
-    network = build_network(point, dataset)
+    network = build_network(dataclasses.replace(point, weights=None), dataset)
     network.load_state_dict(safetensors.torch.load_file(folder / store.CHECKPOINT))
     return Base(folder, network, record["metrics"])
 
@@ -149,7 +178,7 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
     training_recipe = recipe(point, network, dataset, point.epochs, point.learning_rate)
     operators = count_training_ops(network, dataset.input_shape)
     batches = training_batches(point, dataset)
-    cost = train_to_numbers(network, batches, training_recipe, on_update=listener.training)
+    cost = _train_base(network, point, batches, training_recipe, listener)
     listener.stage("measuring")
     with store.replacing(folder / store.CHECKPOINT) as partial:
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
@@ -167,7 +196,7 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
             folder / store.MODEL, dataset, torch.device(point.device), measured.batch
         ),
         **measured.cost_columns("base_"),
-        **cost_columns(cost, operators.flops_per_image, "base_"),
+        **cost_columns(cost, operators.flops_per_image * cost.images, "base_"),
         "base_parity_max_abs_diff": measured.parity,
         "train_images": len(dataset.train),
         "available_train_images": dataset.available_train,

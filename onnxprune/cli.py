@@ -27,7 +27,7 @@ _COMMANDS = {
     "doctor": ("onnxprune.commands.doctor", "Check the installation, the data and the machine."),
     "models": ("onnxprune.commands.listings", "List the models."),
     "datasets": ("onnxprune.commands.listings", "List the datasets."),
-    "techniques": ("onnxprune.commands.listings", "List the techniques, the criteria and the schedules."),
+    "techniques": ("onnxprune.commands.listings", "List the techniques, the criteria, the schedules and the controls."),
 }
 
 

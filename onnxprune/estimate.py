@@ -64,7 +64,7 @@ def estimate(points: Sequence[Point]) -> Estimate:
         smallest = MODELS[point.model].minimum_size
         shape = (channels, max(height, smallest), max(width, smallest))
         network = _network(point.model, shape, classes, tuple(point.model_options.items()))
-        epochs = point.epochs if point.schedule == "at-init" else point.finetune_epochs
+        epochs = point.epochs_after_base
         # the file, and of each weight a byte that says whether it was kept
         disk += 5 * network.parameters + _FILES
         base = tuple(point.base_settings().items())
@@ -72,8 +72,8 @@ def estimate(points: Sequence[Point]) -> Estimate:
             bases.add(base)
             epochs += point.epochs
             disk += 8 * network.parameters + _FILES  # the file and the checkpoint
-        images += epochs * count
-        flops += epochs * count * network.flops
+        images += round(epochs * count)
+        flops += round(epochs * count) * network.flops
         timed = network.activation_bytes * point.latency_batch if point.latency_seconds else 0
         memory = max(memory, 4 * network.parameters * _COPIES + (timed if point.device == "cpu" else 0))
     return Estimate(len(bases), len(points), images, flops, disk, memory)

@@ -10,6 +10,7 @@ from torch import nn
 
 from onnxprune.counting import Counts, count
 from onnxprune.data import Dataset
+from onnxprune.elimination import eliminate_dead_units
 from onnxprune.errors import RunError
 from onnxprune.evaluation import Scores, score
 from onnxprune.export import export, parity, write_metadata
@@ -60,17 +61,26 @@ class Measured:
 
 
 def export_and_measure(
-    network: nn.Module, path: Path, dataset: Dataset, device: torch.device, metadata: Mapping[str, Any]
+    network: nn.Module,
+    path: Path,
+    dataset: Dataset,
+    device: torch.device,
+    metadata: Mapping[str, Any],
+    dead_align: int | None = None,
 ) -> Measured:
     """Writes `network` to `path` and measures that file.
 
     Args:
+        dead_align: leave units out of the file that do not change what it computes, so that the width of what is left
+            is a multiple of this; None: leave none out.
         metadata: what the file's metadata say of how it was made, beside what a deployer needs to know of the data.
 
     Raises:
         RunError: the file does not compute what the network does, or its MACs cannot be told.
     """
     export(network, path, dataset.input_shape)
+    if dead_align is not None:
+        eliminate_dead_units(path, dead_align)
     session = open_session(path, device=device.type, threads=torch.get_num_threads())
     batch = fitting_micro_batch(network, dataset.input_shape, EVALUATION_BATCH)
     logits = run_batched(session, dataset.test.images, dataset.mean, dataset.std, batch)

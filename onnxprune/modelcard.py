@@ -120,11 +120,9 @@ def write_card(name: str, file: str, row: Mapping[str, Any], facts: Facts, diges
 def _summary(row: Mapping[str, Any]) -> str:
     model, technique = MODELS[row["model"]], TECHNIQUES[row["technique"]]
     title = DATASETS[row["dataset"]].title if row["dataset"] in DATASETS else row["dataset"]
-    tuned = (
-        f"fine-tuned for {row['finetune_epochs']} epoch(s)"
-        if row["schedule"] == "one-shot"
-        else f"schedule {row['schedule']}"
-    )
+    tuned = f"schedule {row['schedule']}"
+    if row["finetune_epochs"] is not None:
+        tuned += f", fine-tuned for {row['finetune_epochs']} epoch(s)"
     return (
         f"{model.title} that classifies {title}, pruned by {row['sparsity']:g} %: {technique.summary} "
         f"(technique `{row['technique']}`, criterion `{row['criterion']}`), {tuned}. "

@@ -1,7 +1,6 @@
 """One point: prune, shrink, fine-tune, export, verify, evaluate, count, time, record."""
 
 import contextlib
-import copy
 import datetime
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -11,19 +10,22 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from onnxprune import environment, store
-from onnxprune.base import Base, build_network, cost_columns, recipe, train_to_numbers, training_batches
+from onnxprune import environment, schedules, store
+from onnxprune.base import Base, cost_columns, training_batches
 from onnxprune.data import Dataset
 from onnxprune.jobs import Alone
 from onnxprune.measure import Measured, export_and_measure, validation_accuracy
 from onnxprune.opcount import count_training_ops
 from onnxprune.progress import Listener
-from onnxprune.pruning.prune import Pruned, Request, prune
+from onnxprune.pruning import SCHEDULES
+from onnxprune.pruning.prune import Pruned, Request
 from onnxprune.spec import Point
 from onnxprune.step import Rules, ensure
 from onnxprune.timing import compare, timing_lock
+from onnxprune.training import NO_TRAINING
+from onnxprune.work import Work
 
 
 def run_point(
@@ -78,49 +80,42 @@ def _run(point: Point, base: Base, dataset: Dataset, folder: Path, listener: Lis
 def _run_on_threads(
     point: Point, base: Base, dataset: Dataset, folder: Path, listener: Listener, alone: Alone
 ) -> dict[str, Any]:
-    batches = training_batches(point, dataset)
-    at_init = point.schedule == "at-init"
-    device = torch.device(point.device)
-    request = Request(
-        point.technique,
-        point.criterion,
-        point.granularity,
-        point.sparsity,
-        point.channel_align,
-        point.seed,
-    )
-    listener.stage("pruning")
-    start, memory = (build_network(point, dataset), None) if at_init else (base.network, base.memory)
-    pruned = prune(start, request, batches, dataset.input_shape, memory)
-    listener.stage("measuring before training")
     model_path = folder / store.MODEL
     metadata = _provenance(point, folder)
-    before = export_and_measure(pruned.network, model_path, dataset, device, metadata)
-    operators = count_training_ops(pruned.network, dataset.input_shape)
-    epochs, rate = (
-        (point.epochs, point.learning_rate) if at_init else (point.finetune_epochs, point.finetune_learning_rate)
+
+    def measure(network: nn.Module) -> Measured:
+        device = torch.device(point.device)
+        dead_align = None if point.keep_dead else point.channel_align
+        return export_and_measure(network, model_path, dataset, device, metadata, dead_align)
+
+    criterion = "random" if point.control == "random" else point.criterion
+    work = Work(
+        point,
+        base,
+        dataset,
+        training_batches(point, dataset),
+        Request(point.technique, criterion, point.granularity, point.sparsity, point.channel_align, point.seed),
+        listener,
+        measure,
     )
-    network = copy.deepcopy(pruned.network)
-    cost = train_to_numbers(
-        network,
-        batches,
-        recipe(point, network, dataset, epochs, rate),
-        masks=pruned.held,
-        on_update=listener.training,
-    )
+    listener.stage("pruning")
+    pruned = getattr(schedules, SCHEDULES[point.schedule].function)(work)
     listener.stage("measuring")
-    final = export_and_measure(network, model_path, dataset, device, metadata) if epochs else before
+    trained = work.cost is not None and work.cost.updates > 0
+    final = work.before if work.before is not None and not trained else measure(pruned.network)
+    cost = work.cost or NO_TRAINING
+    operators = work.operators or count_training_ops(pruned.network, dataset.input_shape)
+    device = torch.device(point.device)
     metrics = {
         **base.metrics,
-        **before.accuracy_columns("before_finetuning_"),
+        **_before_columns(work.before),
         **final.accuracy_columns(),
         "validation_accuracy": validation_accuracy(model_path, dataset, device, final.batch),
         "accuracy_change": final.test.accuracy - base.metrics["base_accuracy"],
         **final.cost_columns(),
-        **cost_columns(cost, operators.flops_per_image),
+        **cost_columns(cost, work.flops),
         **_achieved(pruned, final, base.metrics),
         **_latency(point, base, model_path, dataset, listener, alone),
-        "before_finetuning_parity_max_abs_diff": before.parity,
         "parity_max_abs_diff": final.parity,
         "collapsed": final.test.constant,
         "empty_layers": len(pruned.empty_layers),
@@ -135,6 +130,7 @@ def _run_on_threads(
         "metrics": metrics,
         "layers": {name: _remaining(mask) for name, mask in pruned.unit_masks.items()},
         "empty_layers": pruned.empty_layers,
+        "path": work.path,
         "epoch_losses": cost.epoch_losses,
         "training_operators": asdict(operators),
         "operators": {name: asdict(entry) for name, entry in final.counts.operators.items()},
@@ -143,9 +139,18 @@ def _run_on_threads(
     }
 
 
+def _before_columns(before: Measured | None) -> dict[str, Any]:
+    """Of the pruned network before training; None where the schedule prunes while it trains."""
+    prefix = "before_finetuning_"
+    if before is None:
+        names = ("accuracy", "top5_accuracy", "cross_entropy", "parity_max_abs_diff")
+        return {f"{prefix}{name}": None for name in names}
+    return {**before.accuracy_columns(prefix), f"{prefix}parity_max_abs_diff": before.parity}
+
+
 def _provenance(point: Point, folder: Path) -> dict[str, Any]:
     """How the file was made, for its metadata."""
-    names = ("model", "technique", "criterion", "schedule", "granularity", "sparsity", "seed")
+    names = ("model", "technique", "criterion", "schedule", "granularity", "sparsity", "control", "seed")
     settings = point.settings()
     return {name: settings[name] for name in names if name in settings} | {"spec_hash": folder.name.rsplit("-", 1)[1]}
 

@@ -5,6 +5,7 @@ file and the arguments of the Python functions are all read off them.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -21,14 +22,15 @@ from typing import Any
 from onnxprune import data
 from onnxprune.errors import InputError
 from onnxprune.models import MODELS
-from onnxprune.pruning import GRANULARITIES, SCHEDULES, TECHNIQUES, resolve_criterion
+from onnxprune.pruning import CONTROLS, GRANULARITIES, SCHEDULES, TECHNIQUES, resolve_criterion
 from onnxprune.registry import Registry
 
-SCHEMA = 2  # part of every id: raised when the same settings come to mean another result
+SCHEMA = 3  # part of every id: raised when the same settings come to mean another result
 MAX_POINTS = 100_000
 MAX_NAME = 100  # characters: with what ids add it stays below the 255 that file systems allow
 MAX_SPEC_BYTES = 1_000_000
 BASES = "bases"  # beside the sweeps' folders, so no sweep's name
+IMAGENET = "imagenet"  # weights that torchvision has
 STEMS = Registry("stem", {"imagenet": "7x7 stride 2, then pooling", "small": "3x3 stride 1"})
 PRECISIONS = Registry(
     "precision", {"fp32": "single precision", "bf16": "bfloat16 where PyTorch's autocast has it; weights stay fp32"}
@@ -135,7 +137,12 @@ class Point:
     )
     schedule: str = _setting("one-shot", "when: " + ", ".join(SCHEDULES), _name(SCHEDULES), axis=True)
     granularity: str = _setting("unit", "what structured removes: unit or layer", _name(GRANULARITIES), axis=True)
-    sparsity: float = _setting(50.0, "percent of prunable units to remove", _real(0, 100), axis=True)
+    sparsity: float = _setting(
+        50.0, "percent of prunable units to remove; with schedule adaptive, at most", _real(0, 100), axis=True
+    )
+    control: str = _setting(
+        "none", "what takes the place of the criterion's choice: " + ", ".join(CONTROLS), _name(CONTROLS), axis=True
+    )
     seed: int = _setting(0, "decides initialisation, data order and random criteria", _integer(0), axis=True)
     # None here and in `criterion` stands for the model's and the technique's default; a plan's points have none left
     epochs: int = _setting(
@@ -146,6 +153,30 @@ class Point:
         None, "peak rate at batch 256 and up, scaled by sqrt(batch/256) below; likewise", _optional(_real(1e-9, 1e6))
     )
     finetune_learning_rate: float = _setting(None, "the same for fine-tuning", _optional(_real(1e-9, 1e6)))
+    rounds: int = _setting(
+        None,
+        "steps of iterative, agp, linear, lottery and adaptive; each has its default",
+        _optional(_integer(1, 1000)),
+    )
+    rewind_epoch: int = _setting(0, "epoch of the base that lottery takes weights back to; 0: before it", _integer(0))
+    max_drop: float = _setting(1.0, "points of validation accuracy that adaptive may lose", _real(0, 100))
+    distill: float = _setting(
+        0.0, "share of the fine-tuning loss that is learning the base's answers; 0: labels alone", _real(0, 1)
+    )
+    recalibrate: bool = _setting(False, "estimate BatchNorm's statistics anew after one-shot pruning", _flag)
+    compensate: bool = _setting(
+        False, "add what removed units still said, constants after BatchNorm, to biases; one-shot", _flag
+    )
+    keep_dead: bool = _setting(
+        False, "leave units in the exported file that can be left out without changing its answers", _flag
+    )
+    weights: str | None = _setting(
+        None,
+        "start from weights instead of chance: FILE of safetensors or of a PyTorch state dict, such as a base's "
+        "checkpoint; or imagenet (densenet121)",
+        _optional(_text),
+    )
+    freeze_features: bool = _setting(False, "train the classifier of the base alone", _flag)
     augment: str = _setting(
         "none", "random changes of training images: " + ", ".join(AUGMENTATIONS), _name(AUGMENTATIONS)
     )
@@ -201,6 +232,8 @@ class Point:
             "augment",
             "precision",
             "train_limit",
+            "weights",
+            "freeze_features",
             "device",
         )
         return {name: getattr(self, name) for name in names} | self.model_options
@@ -212,21 +245,33 @@ class Point:
             "criterion",
             "schedule",
             "sparsity",
+            "control",
+            "keep_dead",
             "threads",
             "latency_batch",
             "latency_threads",
             "latency_seconds",
         ]
-        if self.schedule == "one-shot":
-            names += ["finetune_epochs", "finetune_learning_rate"]
+        names += SCHEDULES[self.schedule].settings
         if TECHNIQUES[self.technique].unit == "channel":
-            names += ["granularity"] + (["channel_align"] if self.granularity == "unit" else [])
+            names += ["granularity"]
+        if self.granularity == "unit" or not self.keep_dead:
+            names += ["channel_align"]
         return self.base_settings() | {name: getattr(self, name) for name in names}
+
+    @property
+    def epochs_after_base(self) -> float:
+        """Epochs of training that the point takes beside those of its base."""
+        if self.control == "scratch":
+            return self.epochs + self.finetune_epochs
+        if "finetune_epochs" in SCHEDULES[self.schedule].settings:
+            return self.finetune_epochs
+        return self.epochs * (self.rounds or 1) + self.rewind_epoch
 
     def base_id(self, checksum: str) -> str:
         """Readable name and hash of all that decides the base, the data's checksum included."""
         title = f"{self.model}-{self.dataset_title}-b{self.batch_size}-seed{self.seed}"
-        return f"{title}-{content_hash([SCHEMA, checksum, self.base_settings()])}"
+        return f"{title}-{content_hash([SCHEMA, checksum, self.base_settings(), *_weights_digest(self.weights)])}"
 
     def point_id(self, checksum: str) -> str:
         """Readable name and hash of all that decides the point, the data's checksum included."""
@@ -234,12 +279,43 @@ class Point:
             f"{self.model}-{self.dataset_title}-b{self.batch_size}-{self.technique}-{self.criterion}"
             f"-s{self.sparsity:g}-seed{self.seed}"
         )
-        return f"{title}-{content_hash([SCHEMA, checksum, self.settings()])}"
+        return f"{title}-{content_hash([SCHEMA, checksum, self.settings(), *_weights_digest(self.weights)])}"
 
     def problems(self) -> list[str]:
         """Why these settings make no sense together; empty where they do."""
         model, technique = MODELS[self.model], TECHNIQUES[self.technique]
         found = []
+        schedule = SCHEDULES[self.schedule]
+        if technique.unit not in schedule.units:
+            able = ", ".join(name for name, entry in TECHNIQUES.items() if entry.unit in schedule.units)
+            found.append(
+                f"schedule '{self.schedule}' moves single weights about: it is not for technique '{self.technique}', "
+                f"but for {able}"
+            )
+        elif self.granularity not in schedule.granularities:
+            able = ", ".join(name for name, entry in SCHEDULES.items() if self.granularity in entry.granularities)
+            found.append(
+                f"schedule '{self.schedule}' is not for granularity '{self.granularity}', because whole layers cannot "
+                f"be zero in place, but {able} are"
+            )
+        if self.schedule == "movement" and self.finetune_epochs == 0:
+            found.append("schedule 'movement' needs training to see what moves: expected --finetune-epochs above 0")
+        if self.control in ("random", "layerwise-random") and schedule.criteria:
+            found.append(f"control '{self.control}' is not for schedule '{self.schedule}', which is its own criterion")
+        elif self.control == "scratch" and self.schedule != "one-shot":
+            found.append(f"control 'scratch' is not for schedule '{self.schedule}' but for one-shot")
+        elif self.control == "layerwise-random" and not schedule.controls:
+            able = ", ".join(name for name, entry in SCHEDULES.items() if entry.controls)
+            found.append(
+                f"control '{self.control}' is not for schedule '{self.schedule}', which decides several times, but for "
+                f"{able}"
+            )
+        if self.rewind_epoch and self.epochs is not None and self.rewind_epoch > self.epochs:
+            found.append(
+                f"rewind_epoch: expected at most the {self.epochs} epochs of the base, got {self.rewind_epoch}"
+            )
+        if self.weights is not None:
+            found += _problems_of_weights(self)
         if self.granularity not in technique.granularities:
             found.append(f"granularity '{self.granularity}' is not for technique '{self.technique}' but for structured")
         if self.granularity == "layer" and not model.removable_layers:
@@ -259,9 +335,37 @@ class Point:
         return found
 
 
+def _problems_of_weights(point: Point) -> list[str]:
+    if point.weights == IMAGENET:
+        if point.model == "densenet121" and point.stem == "imagenet":
+            return []
+        return ["weights 'imagenet' are for densenet121 with --stem imagenet"]
+    if not Path(str(point.weights)).is_file():
+        return [f"weights: no such file {_shown(point.weights)}; or 'imagenet' for densenet121"]
+    return []
+
+
+def _weights_digest(weights: str | None) -> list[str]:
+    """What ids say of a file of weights: its content, wherever it is."""
+    if weights is None or weights == IMAGENET:
+        return []
+    path = Path(weights)
+    try:
+        return [_digest(path, path.stat().st_mtime_ns)]
+    except OSError as error:
+        raise InputError(f"cannot read the weights {path}: {error.strerror}") from None
+
+
+@functools.cache
+def _digest(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 # what a sweep runs over where nothing else is asked for
 STUDY = {"technique": list(TECHNIQUES), "sparsity": [float(percent) for percent in range(0, 101, 10)]}
 FIELDS = {field.name: field for field in dataclasses.fields(Point)}
+SHORTHANDS = ("seeds", "controls", "adaptive")
 AXES = tuple(name for name, field in FIELDS.items() if field.metadata["axis"])
 
 
@@ -284,13 +388,17 @@ class Sweep:
         """The sweep with these settings, as a spec file or a command line gives them.
 
         Axes take one value, a list, or a text with commas; `sparsity` also `FROM:TO:STEP`. `seeds = 3` stands for
-        seeds 0, 1, 2. `name` names the results' folder; by default it is made of the settings. Without technique or
-        sparsity it is all techniques, or 0 to 100 % in tens.
+        seeds 0, 1, 2; `controls` for `control` with "none" before them; `adaptive = true` for that schedule. `name` is
+        the name of the results' folder; by default it is made of the settings. Without technique or sparsity it is all
+        techniques, or 0 to 100 % in tens.
 
         Raises:
             InputError: listing everything that is wrong, a line each.
         """
-        return cls._build({**STUDY, **values})
+        study = dict(STUDY)
+        if values.get("adaptive") is True or values.get("schedule") in ("adaptive", ["adaptive"]):
+            study["sparsity"] = [100.0]  # it finds its own
+        return cls._build({**study, **values})
 
     @classmethod
     def one_point(cls, values: Mapping[str, Any]) -> "Sweep":
@@ -310,10 +418,14 @@ class Sweep:
         errors: list[str] = []
         if "seeds" in given:
             errors += _collect("seeds", _expand_seeds, given)
+        if "controls" in given:
+            errors += _collect("controls", _expand_controls, given)
+        if "adaptive" in given:
+            errors += _collect("adaptive", _expand_adaptive, given)
         parsed: dict[str, list[Any]] = {}
         for key, value in given.items():
             if key not in FIELDS:
-                close = get_close_matches(str(key)[:MAX_NAME], [*FIELDS, "seeds", "name"], n=1)
+                close = get_close_matches(str(key)[:MAX_NAME], [*FIELDS, *SHORTHANDS, "name"], n=1)
                 errors.append(f"unknown setting {_shown(key)}" + (f": did you mean '{close[0]}'?" if close else ""))
                 continue
             errors += _collect(key, _parse_into, parsed, key, value)
@@ -374,6 +486,20 @@ def _expand_seeds(given: dict[str, Any]) -> None:
     if "seed" in given:
         raise InputError("expected either seeds or seed, got both")
     given["seed"] = list(range(_integer(1, 10_000)(given.pop("seeds"))))
+
+
+def _expand_controls(given: dict[str, Any]) -> None:
+    if "control" in given:
+        raise InputError("expected either controls or control, got both")
+    asked = given.pop("controls")
+    given["control"] = list(dict.fromkeys(["none", *_parse_values("control", asked)]))
+
+
+def _expand_adaptive(given: dict[str, Any]) -> None:
+    if _flag(given.pop("adaptive")):
+        if "schedule" in given:
+            raise InputError("expected either adaptive or schedule, got both")
+        given["schedule"] = "adaptive"
 
 
 def _parse_into(parsed: dict[str, list[Any]], key: str, value: Any) -> None:
@@ -449,17 +575,33 @@ def _add_resolved(points: list[Point], point: Point) -> None:
     points.append(
         dataclasses.replace(
             point,
-            criterion=resolve_criterion(point.technique, point.criterion, point.granularity),
+            criterion=resolve_criterion(point.technique, point.criterion, point.granularity, point.schedule),
+            **_rounds(point),
             **{name: default for name, default in recipe.items() if getattr(point, name) is None},
         )
     )
+
+
+def _rounds(point: Point) -> dict[str, Any]:
+    """The schedule's own where the point leaves them open; none where it has none."""
+    default = SCHEDULES[point.schedule].rounds
+    return {"rounds": default and (point.rounds or default)}
 
 
 def _unused_options(parsed: Mapping[str, list[Any]], points: list[Point]) -> list[str]:
     """Options of models that none of the sweep's models has."""
     owners = {option: name for name, model in MODELS.items() for option in model.options}
     used = {option for point in points for option in MODELS[point.model].options}
-    return [
+    read = {name for point in points for name in SCHEDULES[point.schedule].settings}
+    of_schedules = {name: entry for entry in SCHEDULES for name in SCHEDULES[entry].settings}
+    schedules = ", ".join(dict.fromkeys(point.schedule for point in points))
+    unread = [
+        f"{name}: it is read by {', '.join(entry for entry in SCHEDULES if name in SCHEDULES[entry].settings)}, which "
+        f"{schedules} is not"
+        for name in parsed
+        if name in of_schedules and name not in read and not name.startswith("finetune")
+    ]
+    return unread + [
         f"{option}: it is an option of {owners[option]}, which this plan does not run"
         for option in parsed
         if option in owners and option not in used

@@ -11,7 +11,7 @@ from onnxprune.spec import FIELDS
 if TYPE_CHECKING:
     import pandas as pd
 
-_POINT = ["technique", "criterion", "granularity", "channel_align", "sparsity"]
+_POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
 _MISSING = "-"
 _HEADINGS = (
     "technique\n", "criterion\n", "asked\n%", "got\n%", "acc before\n%", "acc\n%", "loss\n", "MACs\n", "eff. MACs\n",
@@ -84,6 +84,8 @@ def _study(rows: "pd.DataFrame", point: list[str], noise: float, width: int) -> 
         sections.append(previous not in (None, first["technique"]))
         previous = first["technique"]
         criterion = first["criterion"] + (" of layers" if seeds["granularity"].eq("layer").any() else "")
+        if first.get("control", "none") != "none":
+            criterion += f", {first['control']}"
         cells.append([first["technique"], criterion, f"{first['sparsity']:g}", *_cells(seeds, noise)])
     kept = _fitting(cells, width)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -138,6 +140,8 @@ def _cells(seeds: "pd.DataFrame", noise: float) -> list[str]:
 
 def _spread(values: "pd.Series", digits: int = 2) -> str:
     """The mean, with the sample standard deviation where there are several values."""
+    if values.isna().any():
+        return _MISSING
     text = f"{values.mean():.{digits}f}"
     return text if len(values) == 1 else f"{text} ± {values.std():.{digits}f}"
 

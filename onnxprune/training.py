@@ -33,7 +33,7 @@ class Recipe:
     """How a network is trained.
 
     Attributes:
-        epochs: passes over the training images.
+        epochs: passes over the training images; the last one may be a part.
         batch_size: images an update is computed from; more than there are means all of them.
         learning_rate: the peak of the schedule: linear warm-up over a tenth of the updates, then a cosine to zero.
         augmentation: names of the random changes made to training images, a subset of {"crop", "flip"}.
@@ -43,13 +43,39 @@ class Recipe:
             bfloat16 needs no loss scaling, Kalamkar et al. 2019, arXiv 1905.12322).
     """
 
-    epochs: int
+    epochs: float
     batch_size: int
     learning_rate: float
     augmentation: frozenset[str]
     micro_batch: int
     seed: int
     precision: str = "fp32"
+
+    def updates(self, images: int) -> int:
+        """Steps of the optimizer for so many training images; at least one, unless there are no epochs."""
+        return math.ceil(self.epochs * math.ceil(images / min(self.batch_size, images)) - 1e-9)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network whose answers another one learns (Hinton et al. 2015, arXiv 1503.02531).
+
+    Attributes:
+        network: in evaluation mode.
+        weight: of its part of the loss, 0 to 1; the labels have the rest.
+        temperature: that both networks' logits are divided by for it.
+    """
+
+    network: nn.Module
+    weight: float
+    temperature: float = 4.0
+
+    def loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """The sum over images (n, C, H, W), in nats, for logits (n, classes) and labels (n,)."""
+        with torch.no_grad():
+            target = F.softmax(self.network(images) / self.temperature, dim=1)
+        learnt = F.cross_entropy(logits / self.temperature, target, reduction="sum") * self.temperature**2
+        return (1 - self.weight) * F.cross_entropy(logits, labels, reduction="sum") + self.weight * learnt
 
 
 @dataclass(frozen=True)
@@ -69,6 +95,20 @@ class TrainingCost:
     updates: int
     peak_memory_bytes: int | None
     epoch_losses: list[float]
+
+    def __add__(self, later: "TrainingCost") -> "TrainingCost":
+        """That of both, one after the other."""
+        peaks = [cost.peak_memory_bytes for cost in (self, later) if cost.peak_memory_bytes is not None]
+        return TrainingCost(
+            self.seconds + later.seconds,
+            self.images + later.images,
+            self.updates + later.updates,
+            max(peaks, default=None),
+            self.epoch_losses + later.epoch_losses,
+        )
+
+
+NO_TRAINING = TrainingCost(0.0, 0, 0, None, [])
 
 
 def scaled_learning_rate(rate_at_256: float, batch_size: int, training_images: int) -> float:
@@ -143,6 +183,11 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it all is."""
+        return self.images.device
+
     def take(self, index: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Float images (n, C, H, W), channels last in memory, and labels (n,) of the positions in `index` (n,)."""
         index = index.to(self.images.device)
@@ -182,8 +227,10 @@ def accumulate_gradients(
     micro_batch: int,
     augment: Callable[[Tensor], Tensor] | None = None,
     precision: str = "fp32",
+    teacher: Teacher | None = None,
 ) -> Tensor:
-    """Adds the gradient of the mean cross-entropy over the images in `index` (n,) to the parameters' gradients.
+    """Adds the gradient of the mean loss over the images in `index` (n,) to the parameters' gradients: of the
+    cross-entropy with the labels, and with the teacher's answers where there is one.
 
     Returns:
         The loss, a scalar tensor without a graph.
@@ -194,7 +241,11 @@ def accumulate_gradients(
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for piece in index.split(micro_batch):
             images, labels = batches.take(piece, augment)
-            loss = F.cross_entropy(network(images), labels, reduction="sum") / len(index)
+            logits = network(images)
+            if teacher is None:
+                loss = F.cross_entropy(logits, labels, reduction="sum") / len(index)
+            else:
+                loss = teacher.loss(images, logits, labels) / len(index)
             loss.backward()
             total += loss.detach()
     return total
@@ -206,12 +257,23 @@ def train(
     recipe: Recipe,
     *,
     masks: Mapping[str, Tensor] | None = None,
+    remask: Callable[[int, int], Mapping[str, Tensor] | None] | None = None,
+    teacher: Teacher | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    stop_after: int | None = None,
     on_update: Callable[[int, int, Tensor], None] | None = None,
 ) -> TrainingCost:
     """Trains `network` in place and leaves it in evaluation mode.
 
+    Parameters that require no gradient, and the statistics of the BatchNorms they belong to, stay as they are.
+
     Args:
         masks: parameter name -> 0/1 tensor of its shape; masked weights are zero before, during and after.
+        remask: called with the number of updates done, and of updates in all, when the gradients of the next one are
+            there; what it returns, unless None, are the masks from then on.
+        teacher: what to learn from beside the labels.
+        optimizer: one that has the learning rate set, in place of our own.
+        stop_after: updates after which to stop, while the learning rate goes on as if all were to come.
         on_update: called after each update with the number of updates done, of updates in all, and the loss, a
             scalar tensor.
 
@@ -222,36 +284,43 @@ def train(
     augment = _augmenter(recipe.augmentation, generator)
     count = len(batches)
     batch_size = min(recipe.batch_size, count)
-    updates = recipe.epochs * math.ceil(count / batch_size)
+    updates = recipe.updates(count)
+    last = updates if stop_after is None else min(updates, stop_after)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=recipe.learning_rate,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        nesterov=True,
-    )
+    optimizer = optimizer or sgd(network, recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, updates))
-    held = _held_weights(network, masks or {})
+    held = HeldWeights(network, masks or {})
     epoch_losses = []
     network.train()
+    for module in network.modules():
+        own = list(module.parameters(recurse=False))
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
     clock = time.thread_time if batches.images.device.type == "cpu" else time.perf_counter
     started = clock()
-    done = 0
+    done = images = 0
     with PeakMemory() as memory:
-        for _ in range(recipe.epochs):
+        while done < last:
             loss_sum = torch.zeros((), device=batches.images.device)
-            for index in torch.randperm(count, generator=generator).split(batch_size):
+            seen = 0
+            for index in torch.randperm(count, generator=generator).split(batch_size)[: last - done]:
                 optimizer.zero_grad(set_to_none=True)
-                loss = accumulate_gradients(network, batches, index, recipe.micro_batch, augment, recipe.precision)
+                loss = accumulate_gradients(
+                    network, batches, index, recipe.micro_batch, augment, recipe.precision, teacher
+                )
+                changed = remask(done, updates) if remask is not None else None
+                if changed is not None:
+                    held = held.replaced(network, changed, optimizer)
                 loss_sum += loss * len(index)
+                seen += len(index)
                 optimizer.step()
                 schedule.step()
-                held()
+                held.apply()
                 done += 1
                 if on_update is not None:
                     on_update(done, updates, loss)
-            epoch_losses.append(loss_sum.item() / count)
+            images += seen
+            epoch_losses.append(loss_sum.item() / seen)
             # the loss is from before the last update, the weights from after it
             if not (math.isfinite(epoch_losses[-1]) and _all_finite(network)):
                 raise RunError(
@@ -261,11 +330,23 @@ def train(
     network.eval()
     return TrainingCost(
         seconds=clock() - started,
-        images=recipe.epochs * count,
-        updates=updates,
+        images=images,
+        updates=done,
         peak_memory_bytes=memory.peak_bytes,
         epoch_losses=epoch_losses,
     )
+
+
+def sgd(network: nn.Module, learning_rate: float, kind: Callable[..., Any] = torch.optim.SGD) -> torch.optim.Optimizer:
+    """The optimizer of all training: Nesterov momentum and weight decay, over the parameters that require gradients."""
+    optimizer: torch.optim.Optimizer = kind(
+        [parameter for parameter in network.parameters() if parameter.requires_grad],
+        lr=learning_rate,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        nesterov=True,
+    )
+    return optimizer
 
 
 def _all_finite(network: nn.Module) -> bool:
@@ -280,19 +361,31 @@ def _rate_factor(step: int, updates: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, updates - warmup)))
 
 
-def _held_weights(network: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], None]:
-    """A function that zeroes the masked weights, all of them in one call."""
-    if not masks:
-        return lambda: None
-    parameters = dict(network.named_parameters())
-    weights: list[Tensor] = [parameters[name] for name in masks]
-    factors: list[Any] = [
-        mask.to(weight.device, weight.dtype) for mask, weight in zip(masks.values(), weights, strict=True)
-    ]
+class HeldWeights:
+    """Keeps masked weights at zero; `masks` is parameter name -> 0/1 tensor of its shape."""
 
-    def hold() -> None:
-        with torch.no_grad():
-            torch._foreach_mul_(weights, factors)
+    def __init__(self, network: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        parameters = dict(network.named_parameters())
+        self._weights: list[Tensor] = [parameters[name] for name in masks]
+        self._factors: list[Any] = [
+            mask.to(weight.device, weight.dtype) for mask, weight in zip(masks.values(), self._weights, strict=True)
+        ]
+        self.apply()
 
-    hold()
-    return hold
+    def apply(self) -> None:
+        """Zeroes the masked weights, all of them in one call."""
+        if self._weights:
+            with torch.no_grad():
+                torch._foreach_mul_(self._weights, self._factors)
+
+    def replaced(
+        self, network: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+    ) -> "HeldWeights":
+        """Those of other masks; a weight that was or is masked moves with no momentum of before."""
+        following = HeldWeights(network, masks)
+        for held in (self, following):
+            for weight, factor in zip(held._weights, held._factors, strict=True):
+                momentum = optimizer.state[weight].get("momentum_buffer")
+                if momentum is not None:
+                    momentum.mul_(factor)
+        return following

@@ -78,7 +78,10 @@ def test_sweep_help_lists_every_setting_and_needs_no_pytorch() -> None:
         (["sweep", "--technique", "magic"], ["unknown technique 'magic'", "unstructured"]),
         (["sweep", "--batch-size", "-5"], ["batch_size", "-5"]),
         (["run", "--sparsity", "0:100:10"], ["expected the settings of one point, got those of 11"]),
-        (["run", "--technique", "neuron", "--criterion", "fpgm"], ["does not accept", "taylor, random"]),
+        (
+            ["run", "--technique", "neuron", "--criterion", "fpgm"],
+            ["does not accept", "taylor, apoz, activation, random"],
+        ),
         (["run", "--model", "slp", "--hidden", "0", "--technique", "neuron"], ["nothing to prune"]),
         (["sweep", "nowhere.toml"], ["nowhere.toml"]),
         (["sweep", "--sparsity", "0", "--dataset", "nowhere.npz"], ["nowhere.npz"]),

@@ -23,7 +23,7 @@ from onnxprune.chatter import logged
 from onnxprune.data import Split
 from onnxprune.errors import InputError
 from onnxprune.models import MODELS
-from onnxprune.pruning import CRITERIA, LAYER_CRITERIA, TECHNIQUES, resolve_criterion
+from onnxprune.pruning import CRITERIA, LAYER_CRITERIA, SCHEDULES, TECHNIQUES, resolve_criterion
 from onnxprune.pruning.prune import Pruned, Request, kept_channels, prunable_layers, prune
 from onnxprune.training import Batches, Recipe, seeded_generator, train
 
@@ -637,7 +637,8 @@ def test_each_technique_has_its_criteria(technique: str) -> None:
 
 
 def test_every_criterion_serves_a_technique() -> None:
-    assert set(CRITERIA) == {criterion for _, entry in TECHNIQUES.items() for criterion in entry.criteria}
+    accepted = {criterion for entry in (*TECHNIQUES.values(), *SCHEDULES.values()) for criterion in entry.criteria}
+    assert set(CRITERIA) == accepted
 
 
 def test_criteria_of_whole_layers() -> None:

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 import torch
 
-from onnxprune import point, store
+from onnxprune import schedules, store, work
 from onnxprune.cli import main
 from onnxprune.controller import Outcome, run_sweep
 from onnxprune.pruning import TECHNIQUES
-from onnxprune.pruning.prune import Pruned, Request, prune
+from onnxprune.pruning.prune import Masks, Request, decide
 from onnxprune.spec import Sweep
 from onnxprune.training import Recipe
 
@@ -205,19 +205,19 @@ def sweep(tmp_path: Path, retry_failed: bool = False, **changes: Any) -> Outcome
 def test_what_failed_is_recorded_listed_again_and_retried_only_when_asked(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def fail_at_50(network: object, request: Request, *arguments: object) -> Pruned:
+    def fail_at_50(network: object, request: Request, *arguments: object) -> Masks:
         if request.sparsity == 50:
             raise error
-        return prune(network, request, *arguments)
+        return decide(network, request, *arguments)
 
-    monkeypatch.setattr(point, "prune", fail_at_50)
+    monkeypatch.setattr(schedules, "decide", fail_at_50)
     first = sweep(tmp_path)
     ((name, reason),) = first.failures.items()
     assert type(error).__name__ in reason
     assert "\n" not in reason
     assert len(first.table) == 2
     assert "Traceback" in (first.folder / name / "error.txt").read_text()
-    monkeypatch.setattr(point, "prune", prune)
+    monkeypatch.setattr(schedules, "decide", decide)
     ((again, reason),) = sweep(tmp_path).failures.items()
     assert again == name
     assert "--retry-failed" in reason
@@ -229,7 +229,7 @@ def test_what_failed_is_recorded_listed_again_and_retried_only_when_asked(
 
 def test_a_point_that_diverges_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = sweep(tmp_path / "quiet").table
-    recipe = point.recipe
+    recipe = work.recipe
     calls = []
 
     def exploding_in_the_middle(*arguments: Any) -> Recipe:
@@ -237,7 +237,7 @@ def test_a_point_that_diverges_spoils_no_other(tmp_path: Path, monkeypatch: pyte
         rate = 1e30 if len(calls) == 2 else arguments[4]
         return recipe(*arguments[:4], rate)
 
-    monkeypatch.setattr(point, "recipe", exploding_in_the_middle)
+    monkeypatch.setattr(work, "recipe", exploding_in_the_middle)
     disturbed = sweep(tmp_path / "disturbed", retry_failed=True)
     (reason,) = disturbed.failures.values()
     assert reason.startswith("training diverged")

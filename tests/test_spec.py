@@ -77,7 +77,10 @@ def test_every_error_is_told_at_once() -> None:
         ({"model": "resnet"}, ["unknown model 'resnet'", "slp, cnn, densenet121"]),
         ({"technique": "weights"}, ["unknown technique", "Did you mean 'weight'?"]),
         ({"criterion": "l3"}, ["unknown criterion 'l3'", "fpgm"]),
-        ({"criterion": "fpgm", "technique": "neuron"}, ["'neuron' does not accept", "taylor, random"]),
+        (
+            {"criterion": "fpgm", "technique": "neuron"},
+            ["'neuron' does not accept", "taylor, apoz, activation, random"],
+        ),
         ({"schedule": "later"}, ["unknown schedule", "at-init"]),
         ({"sparsity": -1}, ["-1"]),
         ({"sparsity": float("nan")}, ["nan"]),
@@ -128,7 +131,9 @@ def test_each_technique_gets_its_own_default_criterion() -> None:
 def test_settings_without_effect_do_not_change_the_identity() -> None:
     (plain,) = Sweep.one_point({"model": "cnn", "technique": "weight"}).points
     assert "hidden" not in plain.settings()
-    assert dataclasses.replace(plain, channel_align=1).point_id("x") == plain.point_id("x")
+    assert dataclasses.replace(plain, rounds=5).point_id("x") == plain.point_id("x")
+    (kept,) = Sweep.one_point({"model": "cnn", "technique": "weight", "keep_dead": True}).points
+    assert dataclasses.replace(kept, channel_align=1).point_id("x") == kept.point_id("x")
     assert dataclasses.replace(plain, stem="small").point_id("x") == plain.point_id("x")
     (channels,) = Sweep.one_point({"model": "cnn", "technique": "structured"}).points
     assert dataclasses.replace(channels, channel_align=1).point_id("x") != channels.point_id("x")
@@ -162,7 +167,7 @@ def test_other_data_are_another_identity() -> None:
 def test_identities_stay_what_they_are() -> None:
     """Folders of finished work are found again only as long as this holds; raise SCHEMA when it must change."""
     (point,) = Sweep.one_point({"model": "cnn", "dataset": "digits", "technique": "structured"}).points
-    assert point.point_id("checksum") == "cnn-digits-b256-structured-l1-s50-seed0-924286f6"
+    assert point.point_id("checksum") == "cnn-digits-b256-structured-l1-s50-seed0-3ba8f1eb"
     assert point.base_id("checksum") == "cnn-digits-b256-seed0-6fff2f48"
 
 

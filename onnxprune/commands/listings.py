@@ -59,11 +59,11 @@ def datasets(output: str | None) -> None:
 @click.command()
 @machine_readable
 def techniques(output: str | None) -> None:
-    """List the techniques, the criteria and the schedules."""
-    from onnxprune.pruning import CRITERIA, SCHEDULES, TECHNIQUES
+    """List the techniques, the criteria, the schedules and the controls."""
+    from onnxprune.pruning import CONTROLS, CRITERIA, SCHEDULES, TECHNIQUES
 
     if output is not None:
-        kinds: dict[str, Registry[Any]] = {"technique": TECHNIQUES, "criterion": CRITERIA}
+        kinds: dict[str, Registry[Any]] = {"technique": TECHNIQUES, "criterion": CRITERIA, "schedule": SCHEDULES}
         rows = [
             {
                 "kind": kind,
@@ -76,8 +76,8 @@ def techniques(output: str | None) -> None:
             for name, entry in registry.items()
         ]
         rows += [
-            {"kind": "schedule", "name": name, "summary": text, "criteria": [], "source": None}
-            for name, text in SCHEDULES.items()
+            {"kind": "control", "name": name, "summary": text, "criteria": [], "source": None}
+            for name, text in CONTROLS.items()
         ]
         print_rows(rows, output)
         return
@@ -99,4 +99,9 @@ def techniques(output: str | None) -> None:
         output=None,
     )
     click.echo("\nSchedules (when):")
-    _print_listing([{"name": f"  {name}", "summary": summary} for name, summary in SCHEDULES.items()], output=None)
+    _print_listing(
+        [{"name": f"  {name}", "summary": entry.summary, "source": entry.source} for name, entry in SCHEDULES.items()],
+        output=None,
+    )
+    click.echo("\nControls (what a criterion is compared with):")
+    _print_listing([{"name": f"  {name}", "summary": text} for name, text in CONTROLS.items()], output=None)

@@ -3,6 +3,8 @@
 A pruner here is NNI's own in all but one step of its pipeline (collect data, calculate metrics, generate masks).
 """
 
+from collections.abc import Callable, Mapping
+
 import torch
 from nni.compression import TorchEvaluator
 from nni.compression.pruning import (
@@ -28,9 +30,13 @@ __all__ = [
     "ScalingFactorPruner",
     "TaylorPruner",
     "TorchEvaluator",
+    "WeightTaylorPruner",
     "global_masks",
+    "lamp",
     "randomised",
     "remembering",
+    "rescored",
+    "scoring_lowest",
 ]
 
 Metrics = dict[str, dict[str, Tensor]]
@@ -67,11 +73,15 @@ class GlobalLevelPruner(_GlobalRanking, LevelPruner):
     """Magnitude pruning with one ranking over all layers."""
 
 
-class GlobalTaylorPruner(_GlobalRanking, TaylorPruner):
-    """Single weights by their first-order Taylor score, with one ranking over all layers."""
+class WeightTaylorPruner(TaylorPruner):
+    """Single weights by their first-order Taylor score, within each layer."""
 
     def _set_default_sparse_granularity(self, target_space: object) -> None:
         return None
+
+
+class GlobalTaylorPruner(_GlobalRanking, WeightTaylorPruner):
+    """Single weights by their first-order Taylor score, with one ranking over all layers."""
 
 
 class ScalingFactorPruner(SlimPruner):
@@ -102,6 +112,39 @@ def randomised(pruner: type[LevelPruner], generator: torch.Generator) -> type[Le
             }
 
     return Randomised
+
+
+def lamp(_: str, magnitudes: Tensor) -> Tensor:
+    """LAMP scores of the weights of a layer: each squared weight, divided by the sum of all that are no smaller (Lee et
+    al. 2021, arXiv 2010.07611); comparable among layers, the largest weight of each has 1."""
+    squares = magnitudes.flatten().to(torch.float64) ** 2
+    order = squares.argsort(descending=True, stable=True)
+    scores = torch.empty_like(squares)
+    scores[order] = squares[order] / squares[order].cumsum(0).clamp_min(torch.finfo(torch.float64).tiny)
+    return scores.view_as(magnitudes)
+
+
+def rescored(pruner: type[LevelPruner], score: Callable[[str, Tensor], Tensor]) -> type[LevelPruner]:
+    """The pruner with scores made from its own: `score` gets the name of a layer and its scores."""
+
+    class Rescored(pruner):
+        def _calculate_metrics(self, data: Metrics) -> Metrics:
+            metrics = super()._calculate_metrics(data)
+            return {
+                layer: {target: score(layer, scores) for target, scores in targets.items()}
+                for layer, targets in metrics.items()
+            }
+
+    return Rescored
+
+
+def scoring_lowest(pruner: type[LevelPruner], gone: Mapping[str, Tensor]) -> type[LevelPruner]:
+    """The pruner for which what is gone already (layer -> 0/1 mask) scores lower than everything else."""
+    return rescored(pruner, lambda layer, scores: _lowest(scores, gone[layer]) if layer in gone else scores)
+
+
+def _lowest(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores.masked_fill(mask.view_as(scores) == 0, -1)  # no criterion has negative scores
 
 
 def remembering(pruner: type[LevelPruner]) -> type[LevelPruner]:

@@ -40,7 +40,8 @@ def accuracy_over_sparsity(rows: pd.DataFrame, names: pd.Series, looks: Mapping[
             figure.add_trace(_band(points, name, look))
         figure.add_trace(_curve(points, name, look))
         early = over_seeds(of_name, "sparsity", "before_finetuning_accuracy")
-        figure.add_trace(_curve(early, name, look, before=True))
+        if len(early):  # schedules that prune while they train have none
+            figure.add_trace(_curve(early, name, look, before=True))
     bases = rows.drop_duplicates(["sweep", "base_id"])
     if bases["batch_size"].nunique() == 1 and bases["sweep"].nunique() == 1:
         level = bases["base_accuracy"].mean()
@@ -162,7 +163,7 @@ def training_curves(
         seed: list[int | None] = []
         for row in of_sparsity.astype(object).to_dict("records"):
             curve = losses[row["folder"]]
-            first = 1 + (row["epochs"] if row["schedule"] == "one-shot" else 0)
+            first = 1 + (row["epochs"] if pd.notna(row["finetune_epochs"]) else 0)
             last = max(last, first + len(curve) - 1)
             # the None at the end keeps a seed's curve from going on into the next one's
             epoch += [*range(first, first + len(curve)), None]
@@ -285,9 +286,10 @@ def _points(rows: pd.DataFrame, x: str, y: str, name: str, look: Look, total: in
 def told(row: Mapping[Any, Any]) -> str:
     """What hovering over a point says; the rows that are drawn have it in a column `told`."""
     zeros = f" ({_compact(row['effective_macs'])} without stored zeros)"
+    early = row["before_finetuning_accuracy"]
     lines = [
         f"{row['sparsity']:g} %, seed {row['seed']}",
-        f"accuracy {row['accuracy']:.2f} %, before fine-tuning {row['before_finetuning_accuracy']:.2f} %",
+        f"accuracy {row['accuracy']:.2f} %" + ("" if pd.isna(early) else f", before fine-tuning {early:.2f} %"),
         f"{_compact(row['macs'])} MACs" + (zeros if row["effective_macs"] != row["macs"] else ""),
     ]
     if not pd.isna(row["speedup"]):
