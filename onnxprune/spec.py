@@ -255,7 +255,8 @@ class Point:
         names += SCHEDULES[self.schedule].settings
         if TECHNIQUES[self.technique].unit == "channel":
             names += ["granularity"]
-        if self.granularity == "unit" or not self.keep_dead:
+        shrinks = TECHNIQUES[self.technique].unit == "channel" and self.granularity == "unit"
+        if shrinks or not self.keep_dead:
             names += ["channel_align"]
         return self.base_settings() | {name: getattr(self, name) for name in names}
 

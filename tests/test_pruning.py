@@ -637,7 +637,7 @@ def test_each_technique_has_its_criteria(technique: str) -> None:
 
 
 def test_every_criterion_serves_a_technique() -> None:
-    accepted = {criterion for entry in (*TECHNIQUES.values(), *SCHEDULES.values()) for criterion in entry.criteria}
+    accepted = {criterion for _, entry in (*TECHNIQUES.items(), *SCHEDULES.items()) for criterion in entry.criteria}
     assert set(CRITERIA) == accepted
 
 
