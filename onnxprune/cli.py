@@ -15,6 +15,8 @@ from onnxprune.version import __version__
 _COMMANDS = {
     "sweep": ("onnxprune.commands.study", "Run a study: every combination of the values given."),
     "run": ("onnxprune.commands.study", "Run one point."),
+    "search": ("onnxprune.commands.search", "Find the highest sparsity that loses no more than allowed."),
+    "sensitivity": ("onnxprune.commands.sensitivity", "Accuracy against sparsity, one layer at a time."),
     "results": ("onnxprune.commands.study", "Print the table of a sweep, finished or still running."),
     "report": ("onnxprune.commands.report", "Write a page on sweeps, finished or still running."),
     "plot": ("onnxprune.commands.plot", "Draw a figure of a sweep for a paper."),

@@ -28,6 +28,17 @@ from onnxprune.registry import Registry
 VALIDATION_SHARE = 0.1
 VALIDATION_MOST = 5_000
 _DIGITS = tuple(str(digit) for digit in range(10))
+_CIFAR100 = tuple(
+    """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard
+    lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
+    pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark
+    shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
+    television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+    """.split()  # noqa: SIM905 - a hundred quoted names are no easier to read
+)
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x_train, y_train, x_test, y_test
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
@@ -164,16 +175,24 @@ def _read_idx(path: Path, checksum: str) -> np.ndarray:
 
 
 def _read_cifar10(folder: Path) -> Arrays:
+    return _read_cifar("CIFAR10", folder)
+
+
+def _read_cifar100(folder: Path) -> Arrays:
+    return _read_cifar("CIFAR100", folder)
+
+
+def _read_cifar(kind: str, folder: Path) -> Arrays:
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     from onnxprune.vision import torchvision_module
 
-    datasets = torchvision_module().datasets
+    dataset = getattr(torchvision_module().datasets, kind)
     splits = []
     for train in (True, False):
         try:
             # torchvision checks the MD5 of every file before it unpickles one
-            split = datasets.CIFAR10(str(folder.parent), train=train, download=False)
+            split = dataset(str(folder.parent), train=train, download=False)
         except (RuntimeError, OSError):
             raise InputError(
                 f"{folder} is corrupt: files are missing or their MD5s are wrong; delete it to have it downloaded again"
@@ -235,6 +254,15 @@ DATASETS: Registry[DatasetInfo] = Registry(
             "cifar-10-batches-py",
             _read_cifar10,
             "CIFAR10",
+        ),
+        "cifar100": DatasetInfo(
+            "CIFAR-100",
+            (3, 32, 32),
+            _CIFAR100,
+            45_000,
+            "cifar-100-python",
+            _read_cifar100,
+            "CIFAR100",
         ),
     },
     aliases={"fashion-mnist": "fmnist"},

@@ -13,6 +13,7 @@ from onnxprune.series import looks, named_series, over_seeds, sound_span
 _FORMATS = (".pdf", ".png", ".svg")
 
 _WIDTH, _HEIGHT = 3.5, 2.6  # inches: a column of a two-column page
+_CELL = (0.42, 0.22)  # inches: of a heat map
 _ROW = 0.15  # inches a line of a legend takes
 _SHORT = 26  # letters of names of which two fit side by side
 _FEW = 6  # curves whose names find room among them
@@ -56,14 +57,23 @@ def plot(sweep: Path, x: str, y: str, out: Path) -> None:
             suffix is no format.
         RunError: the folder of the file cannot be made.
     """
-    if out.suffix.lower() not in _FORMATS:
-        raise InputError(f"cannot tell the format of {out}: expected a name that ends in {', '.join(_FORMATS)}")
+    check_format(out)
     table = store.result_table(sweep)
     if not len(table):
         raise InputError(f"{sweep} has no finished point yet")
     for column in (x, y):
         _check_numeric(table, column)
     _draw(table, x, y, out)
+
+
+def check_format(out: Path) -> None:
+    """Refuses a file name that no figure can have.
+
+    Raises:
+        InputError: its suffix is no format.
+    """
+    if out.suffix.lower() not in _FORMATS:
+        raise InputError(f"cannot tell the format of {out}: expected a name that ends in {', '.join(_FORMATS)}")
 
 
 def _check_numeric(table: pd.DataFrame, column: str) -> None:
@@ -102,10 +112,56 @@ def _draw(table: pd.DataFrame, x: str, y: str, out: Path) -> None:
             columns = 2 if names.str.len().max() <= _SHORT else 1
             figure.set_figheight(_HEIGHT + _ROW * math.ceil(len(axes.lines) / columns))
             figure.legend(loc="outside lower center", ncols=columns)
-        kind = out.suffix.lower().removeprefix(".")
-        undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
-        with store.replacing(out) as partial:
-            figure.savefig(partial, format=kind, dpi=300, metadata=undated.get(kind))
+        _save(figure, out)
+
+
+def heat_map(table: pd.DataFrame, title: str, legend: str, out: Path) -> None:
+    """Draws a table of numbers as shades of one hue, with the numbers in them.
+
+    Args:
+        table: a row a layer, a column a sparsity in percent.
+        legend: what the numbers are.
+
+    Raises:
+        InputError: a file name whose suffix is no format.
+        RunError: the folder of the file cannot be made.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    check_format(out)
+    store.make_folder(out.parent)
+    rows, columns = table.shape
+    with mpl.rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(
+            figsize=(max(_WIDTH, 1.8 + _CELL[0] * columns), max(1.9, 1.1 + _CELL[1] * rows)), layout="constrained"
+        )
+        axes = figure.add_subplot()
+        values = table.to_numpy(float)
+        most = max(1.0, float(values.max()))
+        shades = axes.imshow(values, cmap="Blues", vmin=0, vmax=most, aspect="auto")
+        for row in range(rows):
+            for column in range(columns):
+                value = values[row, column]
+                axes.text(
+                    column, row, f"{value:.1f}", ha="center", va="center", fontsize=6.5,
+                    color="white" if value > 0.6 * most else "black",
+                )  # fmt: skip
+        axes.set_xticks(range(columns), [f"{sparsity:g}" for sparsity in table.columns])
+        axes.set_yticks(range(rows), list(table.index))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel("removed from this layer alone (%)")
+        axes.set_title(title, fontsize=8)
+        figure.colorbar(shades, label=legend, pad=0.02).outline.set_visible(False)
+        _save(figure, out)
+
+
+def _save(figure: Any, out: Path) -> None:
+    kind = out.suffix.lower().removeprefix(".")
+    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    with store.replacing(out) as partial:
+        figure.savefig(partial, format=kind, dpi=300, metadata=undated.get(kind))
 
 
 def _label(column: str) -> str:

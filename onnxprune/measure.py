@@ -5,21 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from onnxprune.counting import Counts, count
-from onnxprune.data import Dataset
+from onnxprune.data import Dataset, Split
 from onnxprune.elimination import eliminate_dead_units
 from onnxprune.errors import RunError
 from onnxprune.evaluation import Scores, score
-from onnxprune.export import export, parity, write_metadata
+from onnxprune.export import export, network_logits, parity, write_metadata
 from onnxprune.inference import open_session, run_batched
 from onnxprune.metadata import NORMALISATION
 from onnxprune.training import Batches, fitting_micro_batch
 from onnxprune.version import __version__
 
 PARITY_IMAGES = 256
+_IMAGES_AT_ONCE = 500  # that are made floats
 EVALUATION_BATCH = 100  # what is computed of a batch then stays in the cache: 500 took a quarter longer
 
 
@@ -102,6 +104,15 @@ def validation_accuracy(path: Path, dataset: Dataset, device: torch.device, batc
     session = open_session(path, device=device.type, threads=torch.get_num_threads())
     logits = run_batched(session, dataset.validation.images, dataset.mean, dataset.std, batch)
     return score(logits, dataset.validation.labels).accuracy
+
+
+def network_accuracy(network: nn.Module, dataset: Dataset, device: torch.device, images: int | None = None) -> float:
+    """Top-1 of a network that is no file yet, on the validation split or its first images, in percent."""
+    split = dataset.validation
+    labels = split.labels[:images]
+    batches = Batches(Split(split.images[:images], labels), dataset.mean, dataset.std, device)
+    pieces = torch.arange(len(labels)).split(_IMAGES_AT_ONCE)
+    return score(np.concatenate([network_logits(network, batches.take(piece)[0]) for piece in pieces]), labels).accuracy
 
 
 def _data_metadata(dataset: Dataset) -> dict[str, Any]:

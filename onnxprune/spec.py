@@ -47,6 +47,24 @@ AUGMENTATIONS: Registry[frozenset[str]] = Registry(
 )
 
 
+# what decides a base, beside the model's own options
+_BASE = (
+    "model",
+    "dataset",
+    "batch_size",
+    "seed",
+    "epochs",
+    "learning_rate",
+    "augment",
+    "precision",
+    "train_limit",
+    "weights",
+    "freeze_features",
+    "device",
+)
+BASE_FIELDS = (*_BASE, *dict.fromkeys(option for _, model in MODELS.items() for option in model.options))
+
+
 def content_hash(value: Any) -> str:
     """Eight hex digits of the SHA-256 of a JSON value in canonical form."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
@@ -222,21 +240,7 @@ class Point:
 
     def base_settings(self) -> dict[str, Any]:
         """The settings that decide the base: equal ones share it."""
-        names = (
-            "model",
-            "dataset",
-            "batch_size",
-            "seed",
-            "epochs",
-            "learning_rate",
-            "augment",
-            "precision",
-            "train_limit",
-            "weights",
-            "freeze_features",
-            "device",
-        )
-        return {name: getattr(self, name) for name in names} | self.model_options
+        return {name: getattr(self, name) for name in _BASE} | self.model_options
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide the point's result; those without effect on it are left out."""

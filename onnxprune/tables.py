@@ -9,7 +9,12 @@ from rich.table import Table
 from onnxprune.spec import FIELDS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
+
+    from onnxprune.search import Search
+    from onnxprune.sensitivity import LayerAccuracy
 
 _POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
 _MISSING = "-"
@@ -33,9 +38,7 @@ _DISPENSABLE = (
 
 def print_results(table: "pd.DataFrame") -> None:
     """Prints a sweep's rows to stdout, one table a study, seeds folded into mean and standard deviation."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)
+    console = _console()
     point = [name for name in _POINT if name in table]
     study = [name for name in FIELDS if name in table and name not in (*point, "seed")]
     noise = float(table["speedup_noise"].quantile(0.9))
@@ -56,6 +59,73 @@ def print_results(table: "pd.DataFrame") -> None:
     )
     if table["collapsed"].any():
         console.print("collapsed: the network predicts the same for every image.")
+
+
+def layers_by_sparsity(found: "Sequence[LayerAccuracy]") -> "pd.DataFrame":
+    """Points of accuracy lost: a row a layer, in the network's order, and a column a sparsity in percent."""
+    import pandas as pd
+
+    table = pd.DataFrame([(entry.layer, entry.sparsity, entry.drop) for entry in found], columns=["layer", "x", "drop"])
+    return table.pivot(index="layer", columns="x", values="drop").loc[list(dict.fromkeys(table["layer"]))]
+
+
+def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
+    """Prints what each layer bears to stdout."""
+    console = _console()
+    drops = layers_by_sparsity(found)
+    units = {entry.layer: entry.units for entry in found}
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in ("layer", "units", *(f"{sparsity:g} %" for sparsity in drops)):
+        grid.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
+    for layer, row in drops.iterrows():
+        grid.add_row(str(layer), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row))
+    console.print(grid)
+    base = found[0].accuracy + found[0].drop
+    console.print(
+        f"Points of validation accuracy lost where that share of one layer alone is removed, of {base:.2f} %, without "
+        "fine-tuning."
+    )
+
+
+def print_search(found: "Sequence[Search]", max_drop: float) -> None:
+    """Prints the highest sparsities to stdout."""
+    console = _console()
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    left = ("technique", "criterion")
+    for heading in (*left, "highest\n%", "val. drop\npoints", "acc\n%", "MACs", "file\nbytes", "speedup", "tried\n%"):
+        grid.add_column(heading, justify="left" if heading in (*left, "tried\n%") else "right")
+    for entry in found:
+        metrics = entry.metrics
+        tried = " ".join(f"{trial.sparsity:g}{'' if trial.accepted else '✗'}" for trial in entry.trials)
+        shown = [_MISSING] * 5
+        if metrics:
+            drop = next(trial.drop for trial in entry.trials if trial.sparsity == entry.sparsity)
+            speedup = metrics.get("speedup")
+            shown = [
+                f"{drop:.2f}",
+                f"{metrics['accuracy']:.2f}",
+                compact(metrics["macs"]),
+                compact(metrics["file_bytes"]),
+                _MISSING if speedup is None else f"{speedup:.2f}x",
+            ]
+        criterion = entry.criterion + ("" if entry.control == "none" else f", {entry.control}")
+        grid.add_row(entry.technique, criterion, f"{entry.sparsity:g}", *shown, tried)
+    console.print(grid)
+    console.print(
+        f"The highest sparsity that loses at most {max_drop:g} points of validation accuracy against the base; 0: none "
+        "does. ✗: lost more."
+    )
+    trainings = sum(entry.trainings for entry in found)
+    reused = sum(entry.reused for entry in found)
+    console.print(f"{_plural(trainings, 'point')} run, {reused} reused.")
+    for entry in found:
+        for folder in entry.folders:
+            console.print(f"{entry.technique}: {folder}", soft_wrap=True)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
 
 
 def _study(rows: "pd.DataFrame", point: list[str], noise: float, width: int) -> list[RenderableType]:

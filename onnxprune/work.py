@@ -6,22 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from onnxprune.base import Base, recipe, train_to_numbers
-from onnxprune.data import Dataset, Split
-from onnxprune.evaluation import score
-from onnxprune.export import network_logits
-from onnxprune.measure import Measured
+from onnxprune.data import Dataset
+from onnxprune.measure import Measured, network_accuracy
 from onnxprune.opcount import TrainingOps, count_training_ops
 from onnxprune.progress import Listener
-from onnxprune.pruning.prune import Masks, Pruned, Request, apply_held, decide, held_weights, remove
+from onnxprune.pruning.prune import Masks, Pruned, Request, decide, held_weights, remove, zeroed
 from onnxprune.spec import Point
 from onnxprune.training import Batches, Recipe, Teacher, TrainingCost
-
-_AT_ONCE = 500  # images that are made floats at once
 
 
 @dataclass
@@ -66,21 +60,11 @@ class Work:
 
     def zeroed(self, network: nn.Module, masks: Masks) -> nn.Module:
         """A copy of `network` of full size with zeros for what the masks remove."""
-        network = copy.deepcopy(network)
-        apply_held(network, self.held(network, masks))
-        return network
+        return zeroed(network, self.request, masks)
 
     def validation_accuracy(self, network: nn.Module, images: int | None = None) -> float:
         """Top-1 of a network on the validation split, or its first images, in percent."""
-        split = self.dataset.validation
-        labels = split.labels[:images]
-        batches = Batches(
-            Split(split.images[:images], labels), self.dataset.mean, self.dataset.std, self.batches.device
-        )
-        logits = [
-            network_logits(network, batches.take(index)[0]) for index in torch.arange(len(labels)).split(_AT_ONCE)
-        ]
-        return score(np.concatenate(logits), labels).accuracy
+        return network_accuracy(network, self.dataset, self.batches.device, images)
 
     def recipe(self, network: nn.Module, epochs: float, rate: float) -> Recipe:
         """How to train `network` at a learning rate for batches of 256."""

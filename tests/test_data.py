@@ -449,6 +449,30 @@ def test_cifar10_batches_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert loaded.classes == data.DATASETS["cifar10"].classes
 
 
+def test_cifar100_is_read_with_its_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cifar100 = vision.torchvision_module().datasets.CIFAR100
+    content = arrays((3, 32, 32), train=200, test=100, classes=100)
+    folder = tmp_path / data.DATASETS["cifar100"].folder
+    assert folder.name == cifar100.base_folder
+    folder.mkdir()
+    md5 = {}
+    for name, part in (("train", "train"), ("test", "test"), ("meta", None)):
+        batch: dict[str, Any] = {"fine_label_names": ["unused"]}
+        if part:
+            fine = content[f"y_{part}"].tolist()
+            flat = content[f"x_{part}"].reshape(len(fine), -1)
+            batch = {"data": flat, "fine_labels": fine, "coarse_labels": [label // 5 for label in fine]}
+        (folder / name).write_bytes(pickle.dumps(batch))
+        md5[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(cifar100, "train_list", [["train", md5["train"]]])
+    monkeypatch.setattr(cifar100, "test_list", [["test", md5["test"]]])
+    monkeypatch.setattr(cifar100, "meta", {**cifar100.meta, "md5": md5["meta"]})
+    loaded = data.load("CIFAR-100", tmp_path)
+    np.testing.assert_array_equal(loaded.test.images, content["x_test"])
+    np.testing.assert_array_equal(loaded.test.labels, content["y_test"])
+    assert (loaded.classes[0], loaded.classes[-1], len(set(loaded.classes))) == ("apple", "worm", 100)
+
+
 class _Bomb:
     """Leaves a trace when it is unpickled."""
 

@@ -15,6 +15,19 @@ DATA_DIR = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the datasets  [default: $ONNXPRUNE_DATA, else a cache folder].",
 )
+RUNS = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("experiments/runs"),
+    show_default=True,
+    help="Folder that results go under.",
+)
+WORKERS = click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Processes that run points side by side; 1: one after the other  [default: as many as pay].",
+)
 DEVICE = click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it runs."
 )

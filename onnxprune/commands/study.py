@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR
+from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS
+from onnxprune.commands.points import PointCommand
 from onnxprune.commands.report import PAGE
 
 if TYPE_CHECKING:
@@ -18,43 +19,7 @@ if TYPE_CHECKING:
     from onnxprune.spec import Sweep
 
 
-class _PointCommand(click.Command):
-    """A command whose options are the fields of a point; they are looked up only when it is used."""
-
-    several = True
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        from onnxprune.spec import FIELDS, STUDY
-
-        known = super().get_params(ctx)
-        names = {parameter.name for parameter in known}
-        options: list[click.Parameter] = []
-        for name, field in FIELDS.items():
-            text = field.metadata["help"]
-            if field.metadata["axis"] and self.several:
-                text += "; several with commas" + (", or FROM:TO:STEP" if name == "sparsity" else "")
-            default = STUDY.get(name, field.default) if self.several else field.default
-            if default is not None and default is not False:
-                shown = (
-                    ",".join(f"{value:g}" if isinstance(value, float) else value for value in default)
-                    if isinstance(default, list)
-                    else default
-                )
-                text += f"  [default: {shown}]"
-            flag = f"--{name.replace('_', '-')}"
-            options.append(
-                click.Option([flag], is_flag=True, flag_value=True, default=None, help=text)
-                if field.default is False
-                else click.Option(
-                    [flag],
-                    metavar="VALUES" if field.metadata["axis"] and self.several else "VALUE",
-                    help=text,
-                )
-            )
-        return [option for option in options if option.name not in names] + known
-
-
-class _OnePointCommand(_PointCommand):
+class _OnePointCommand(PointCommand):
     several = False
 
 
@@ -92,29 +57,26 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--quiet", is_flag=True, help="No progress: only results and errors."),
         click.option("--verbose", is_flag=True, help="Tell what each step is doing."),
         DATA_DIR,
-        click.option(
-            "--out",
-            type=click.Path(path_type=Path, file_okay=False),
-            default=Path("experiments/runs"),
-            show_default=True,
-            help="Folder that results go under.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(1, 1024),
-            metavar="N",
-            help="Processes that run points side by side; 1: one after the other  [default: as many as pay].",
-        ),
+        RUNS,
+        WORKERS,
         click.option("--retry-failed", is_flag=True, help="Run again what failed before; otherwise it is only listed."),
     ):
         command = option(command)
     return command
 
 
-@click.command(cls=_PointCommand)
+@click.command(cls=PointCommand)
 @click.argument("spec", required=False, type=click.Path(path_type=Path))
 @click.option("--name", help="Name of the results' folder  [default: made of the settings].")
 @click.option("--seeds", help="Run seeds 0 to N-1; the table shows mean and standard deviation.", metavar="N")
+@click.option(
+    "--controls",
+    metavar="NAMES",
+    help="The same points as controls too: random, layerwise-random, scratch; with commas.",
+)
+@click.option(
+    "--adaptive", is_flag=True, default=None, help="Short for --schedule adaptive: as far as --max-drop allows."
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and its counted cost, run nothing.")
 @_folders
 def sweep(spec: Path | None, dry_run: bool, **options: Any) -> None:

@@ -229,6 +229,13 @@ def apply_held(network: nn.Module, held: Masks) -> None:
             parameters[name].mul_(mask)
 
 
+def zeroed(network: nn.Module, request: Request, masks: Masks) -> nn.Module:
+    """A copy of `network` of full size with zeros for what the masks remove."""
+    network = copy.deepcopy(network)
+    apply_held(network, held_weights(network, request, masks))
+    return network
+
+
 def _working_copy(network: nn.Module) -> nn.Module:
     # NNI takes views of weights that only the default memory layout allows
     return copy.deepcopy(network).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
