@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from onnxprune.errors import InputError, RunError
-from onnxprune.pruning import TECHNIQUES
+from onnxprune.pruning import CONTROLS, TECHNIQUES
 from onnxprune.spec import FIELDS
 
 if TYPE_CHECKING:
@@ -239,8 +239,9 @@ def _row(folder: Path) -> dict[str, Any] | None:
 def _in_reading_order(table: "pd.DataFrame") -> "pd.DataFrame":
     """Sorted as people read them."""
     study = ["model", "dataset", "batch_size", "schedule"]
-    keys = table[[*study, "technique", "criterion", "sparsity", "seed", "folder"]]
-    keys = keys.assign(technique=keys["technique"].map(list(TECHNIQUES).index))
+    keys = table[[*study, "technique", "criterion", "control", "sparsity", "seed", "folder"]]
+    ranked = {"technique": list(TECHNIQUES), "control": list(CONTROLS)}
+    keys = keys.assign(**{name: keys[name].map(order.index) for name, order in ranked.items()})
     return table.loc[keys.sort_values(list(keys.columns)).index].reset_index(drop=True)
 
 
