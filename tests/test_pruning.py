@@ -455,6 +455,39 @@ def test_slim_removes_the_channels_of_smallest_scale() -> None:
         assert sorted((mask == 0).nonzero().flatten().tolist()) == sorted(small[name].tolist())
 
 
+@pytest.mark.parametrize("network", SIZES)
+def test_lamp_removes_the_lowest_adaptive_magnitudes(network: str) -> None:
+    dense = build(network)
+    found = pruned(dense, "unstructured", "lamp", 70)
+    scores = {}
+    for name, layer in weighted(dense).items():
+        squares = layer.weight.detach().double().flatten() ** 2
+        scores[name] = torch.stack([square / squares[squares >= square].sum() for square in squares])
+    everything = torch.cat([scores[name] for name in found.unit_masks])
+    check_lowest_go(everything, torch.cat([mask.flatten() for mask in found.unit_masks.values()]))
+    assert all(mask.any() for mask in found.unit_masks.values()), "the largest weight of a layer scores 1"
+
+
+@pytest.mark.parametrize("network", SIZES)
+@pytest.mark.parametrize("criterion", ["apoz", "activation"])
+def test_activations_decide_which_units_go(network: str, criterion: str) -> None:
+    dense, batches = build(network), random_batches()
+    found = pruned(dense, "neuron", criterion, 50, batches=batches)
+    values = batches.take(torch.arange(len(batches)))[0]
+    outputs: dict[str, Tensor] = {}
+    if network == "slp":
+        outputs["hidden"] = dense.hidden(values.flatten(1))
+    else:
+        for name, module in dense.named_children():
+            values = module(values)
+            if name in ("conv1", "conv2", "fc", "norm1", "norm2"):
+                outputs[name.replace("norm", "conv")] = values
+    for name, mask in found.unit_masks.items():
+        rectified = outputs[name].detach().clamp_min(0)
+        scores = (rectified > 0).float() if criterion == "apoz" else rectified
+        check_lowest_go(scores.transpose(0, 1).flatten(1).mean(1), mask)
+
+
 def test_criteria_of_a_technique_do_not_all_agree() -> None:
     base = build("cnn+norm")
     for technique, entry in TECHNIQUES.items():

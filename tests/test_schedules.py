@@ -106,9 +106,7 @@ def test_the_sparsity_is_the_one_that_was_asked_for(table: pd.DataFrame, schedul
         ("iterative", lambda step: 100 * (1 - 0.25 ** (step / 3))),
     ],
 )
-def test_gradual_schedules_follow_their_curve(
-    table: pd.DataFrame, folder: Path, schedule: str, curve: Any
-) -> None:
+def test_gradual_schedules_follow_their_curve(table: pd.DataFrame, folder: Path, schedule: str, curve: Any) -> None:
     path = [entry["sparsity"] for entry in record_of(folder, schedule, "unstructured", 75)["path"]]
     rounds = SCHEDULES[schedule].rounds
     # steps that fall on the same update are one

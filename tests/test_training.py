@@ -1,6 +1,7 @@
 """Training: what is computed, what repeats, what the masks hold, and what is refused."""
 
 import copy
+import dataclasses
 import math
 from collections import Counter
 
@@ -279,6 +280,67 @@ def test_a_mask_of_ones_changes_nothing(batches: Batches) -> None:
 
 
 # Cost and progress
+
+
+def test_masks_may_change_between_updates(batches: Batches) -> None:
+    network = build("slp")
+    first, second = torch.ones_like(network.classifier.weight), torch.ones_like(network.classifier.weight)
+    first[:, ::2], second[:, 1::2] = 0, 0
+    calls = []
+
+    def remask(done: int, updates: int) -> dict[str, Tensor] | None:
+        assert network.classifier.weight.grad is not None
+        calls.append((done, bool(network.classifier.weight[:, ::2].any())))
+        return {"classifier.weight": second} if done == updates // 2 else None
+
+    train(network, batches, recipe(epochs=4), masks={"classifier.weight": first}, remask=remask)
+    assert [done for done, _ in calls] == list(range(recipe(epochs=4).updates(len(batches))))
+    assert not network.classifier.weight[:, 1::2].any()
+    grown = network.classifier.weight[:, ::2]
+    assert grown.count_nonzero() > 0.7 * grown.numel(), "what is no longer masked learns, but for units that are silent"
+    assert not any(alive for done, alive in calls if done <= recipe(epochs=4).updates(len(batches)) // 2)
+
+
+def test_a_weight_that_comes_back_has_no_momentum_of_before(batches: Batches) -> None:
+    """Its first update is along its gradient alone."""
+    network = build("slp")
+    weight = network.classifier.weight
+    masked = torch.ones_like(weight)
+    masked[0] = 0
+    gradients, rows = [], []
+
+    def remask(done: int, updates: int) -> dict[str, Tensor] | None:
+        gradients.append(weight.grad[0].clone())
+        rows.append(weight[0].detach().clone())
+        return {"classifier.weight": torch.ones_like(weight)} if done == 2 else None
+
+    train(network, batches, recipe(epochs=4), masks={"classifier.weight": masked}, remask=remask)
+    assert not rows[2].any()
+    torch.testing.assert_close(F.cosine_similarity(rows[3], -gradients[2], dim=0), torch.tensor(1.0))
+
+
+def test_training_stops_early_on_the_path_it_would_take(batches: Batches) -> None:
+    whole, part = build("slp"), build("slp")
+    seen = {}
+
+    def look(done: int, updates: int) -> None:
+        if done == 3:
+            seen.update({name: tensor.clone() for name, tensor in whole.state_dict().items()})
+
+    train(whole, batches, recipe(epochs=4), remask=look)
+    cost = train(part, batches, recipe(epochs=4), stop_after=3)
+    assert cost.updates == 3
+    assert all(torch.equal(tensor, seen[name]) for name, tensor in part.state_dict().items())
+
+
+def test_a_part_of_an_epoch(batches: Batches) -> None:
+    half = dataclasses.replace(recipe(epochs=4), epochs=0.5)
+    cost = train(build("slp"), batches, half)
+    assert (
+        cost.updates
+        == half.updates(len(batches))
+        == math.ceil(recipe(epochs=4).updates(len(batches)) / recipe(epochs=4).epochs / 2)
+    )
 
 
 @pytest.mark.parametrize(("batch_size", "updates_per_epoch"), [(8, 3), (9, 3), (24, 1), (25, 1), (60_000, 1), (1, 24)])
