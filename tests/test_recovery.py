@@ -4,13 +4,13 @@ import copy
 from typing import Any
 
 import numpy as np
-import onnxprune
 import pytest
 import torch
 from test_pruning import SHAPE, build, logits, pruned, random_batches, request
 from torch import nn
 from torch.nn import functional as F
 
+import onnxprune
 from onnxprune.pruning.prune import Request, decide, prune, zeroed
 from onnxprune.recovery import compensate, recalibrate
 from onnxprune.training import Recipe, Teacher, accumulate_gradients, train
