@@ -1,7 +1,9 @@
 """The curves of a figure: which rows make one, what it is called, how it looks, what it is on average over seeds."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,11 @@ from onnxprune.spec import AXES
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _KINDS = len(_COLOURS)
 _VARIANTS = ("sweep", *(axis for axis in AXES if axis not in ("technique", "sparsity", "seed")))
+# how a variant is called, where its value alone does not say it
+_SHOWN: dict[str, Callable[[Any], str]] = {
+    "batch_size": lambda size: f", batch {size}",
+    "control": lambda control: "" if control == "none" else f", control {control}",
+}
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,7 @@ def named_series(table: pd.DataFrame) -> pd.Series:
     names = table["technique"].astype(str)
     for column in _VARIANTS:
         if column in table and table.groupby("technique")[column].nunique(dropna=False).max() > 1:
-            shown = table[column].astype(str).radd("batch ") if column == "batch_size" else table[column].astype(str)
-            names = names + ", " + shown
+            names = names + table[column].map(_SHOWN.get(column, lambda value: f", {value}"))
     return names
 
 

@@ -66,7 +66,7 @@ def test_a_place_that_cannot_be_written_to_is_broken(tmp_path: Path) -> None:
     [
         ("free_disk", {}, "--out"),
         ("available_memory", {}, "--hidden"),
-        ("available_memory", {"latency_batch": 100_000}, "--latency-batch"),
+        ("available_memory", {"latency_batch": 10_000}, "--latency-batch"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused_before_it_starts(

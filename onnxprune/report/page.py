@@ -26,6 +26,7 @@ _COLUMNS: dict[str, tuple[str, int | None]] = {
     "technique": ("technique", None),
     "criterion": ("criterion", None),
     "schedule": ("schedule", None),
+    "control": ("control", None),
     "sparsity": ("asked %", 1),
     "achieved_sparsity": ("got %", 1),
     "seed": ("seed", 0),
