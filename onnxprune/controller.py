@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,14 @@ from onnxprune.workers import POSSIBLE, Pool, worker_count
 if TYPE_CHECKING:
     import pandas as pd
 
+    from onnxprune.cluster import ClusterSettings
+
 DEFAULT_RUNS = Path("experiments/runs")
 
 Run = Callable[[Sequence[Job]], Iterator[tuple[Job, RunError | None]]]
+Groups = Mapping[str, Sequence[Job]]  # name of a base -> the jobs that need it
+# runs groups; yields the name of a base that failed, or a job that is over, with the error, None where it is done
+Executor = Callable[[Groups, Rules], Iterator[tuple[str | Job, RunError | None]]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def run_sweep(
     verbosity: Verbosity = Verbosity.NORMAL,
     track: Sequence[str] = (),
     workers: int | None = None,
+    ray: "ClusterSettings | None" = None,
 ) -> Outcome:
     """Runs every point of the plan that `runs` does not have yet, and writes the tables.
 
@@ -61,26 +66,30 @@ def run_sweep(
 
     Args:
         track: names of the trackers that get every finished point.
-        workers: processes that run points side by side; 1: this one alone; default: as many as pay.
+        workers: processes that run points side by side; 1: this one alone; default: as many as pay. On a cluster: the
+            points that run at a time.
+        ray: run on this Ray cluster instead of this machine.
 
     Raises:
-        InputError: the data cannot be had, or the device or a tracker is not there, or no workers are possible.
+        InputError: the data cannot be had, or the device, the cluster or a tracker is not there, or no workers are
+            possible.
         RunError: disk or memory do not suffice for the plan.
         StorageError: results cannot be written any more.
     """
-    if workers is not None and workers > 1 and not POSSIBLE:
+    if ray is None and workers is not None and workers > 1 and not POSSIBLE:
         raise InputError("--workers: this system cannot suspend a process while another is timing; use --workers 1")
-    with hushed():
-        from onnxprune.training import select_device
+    if ray is None:
+        with hushed():
+            from onnxprune.training import select_device
 
-    for device in {point.device for point in plan.points}:
-        select_device(device)
+        for device in {point.device for point in plan.points}:
+            select_device(device)
     # before anything is written or trained: most mistakes show here
     materials = Materials(data_dir)
     folder = runs / plan.name
     points = {folder / point.point_id(materials.dataset(point).checksum): point for point in plan.points}
     missing = [point for path, point in points.items() if not (path / store.METRICS).exists()]
-    count = worker_count(missing) if workers is None else min(workers, len(missing))
+    count = 0 if ray is not None else worker_count(missing) if workers is None else min(workers, len(missing))
     check_room(missing, runs, max(1, count))
     tracking = Tracking(track, folder)
     store.make_folder(folder)
@@ -91,15 +100,21 @@ def run_sweep(
     bases = len({tuple(point.base_settings().items()) for point in plan.points})
     with contextlib.ExitStack() as stack:
         reporter = stack.enter_context(Reporter(bases + len(points), verbosity))
-        run: Run = functools.partial(in_turn, materials=materials, listener=reporter)
-        if count > 1:
-            run = stack.enter_context(Pool(count, reporter)).run
-        rules = Rules(retry_failed, wait=False)
-        busy = _run_points(points, materials, runs, data_dir, run, reporter, tracking, rules, failures)
+        execute: Executor
+        if ray is not None:
+            from onnxprune.cluster import Cluster
+
+            execute = stack.enter_context(Cluster(ray, plan.points, materials, reporter, workers)).run
+        else:
+            run: Run = functools.partial(in_turn, materials=materials, listener=reporter)
+            if count > 1:
+                run = stack.enter_context(Pool(count, reporter)).run
+            execute = functools.partial(_here, materials=materials, reporter=reporter, run=run)
+        arguments = (materials, runs, data_dir, execute, reporter, tracking)
+        busy = _run_points(points, *arguments, Rules(retry_failed, wait=False), failures)
         if busy:
             reporter.say(f"{len(busy)} points are being run by another process: waiting for it")
-            rules = Rules(retry_failed, wait=True)
-            _run_points(busy, materials, runs, data_dir, run, reporter, tracking, rules, failures)
+            _run_points(busy, *arguments, Rules(retry_failed, wait=True), failures)
         for problem in tracking.problems:
             reporter.say(problem)
     with store.claimed(folder / store.SPEC):
@@ -111,7 +126,7 @@ def _run_points(
     materials: Materials,
     runs: Path,
     data_dir: Path | None,
-    run: Run,
+    execute: Executor,
     reporter: Reporter,
     tracking: Tracking,
     rules: Rules,
@@ -123,40 +138,51 @@ def _run_points(
         points: folder -> point, those of a base next to each other.
         failures: gets the name of each base and point that failed, with the reason.
     """
+    busy: dict[Path, Point] = {}
+    groups: dict[str, list[Job]] = {}
+    for folder, point in points.items():
+        base_id = point.base_id(materials.dataset(point).checksum)
+        if base_id not in groups:
+            _say_full_batch(point, materials.dataset(point), reporter)
+        groups.setdefault(base_id, []).append(Job(folder, point, runs, data_dir, rules))
+    for done, problem in execute(groups, rules):
+        if isinstance(problem, StorageError):
+            raise problem
+        if isinstance(done, str):
+            failures[done] = str(problem)
+            reporter.begin(f"base {done}")
+            reporter.end(f"FAILED: {problem}")
+            failures |= {job.folder.name: f"its base {done} failed" for job in groups[done]}
+        elif problem is None:
+            record = store.finished_record(done.folder)
+            if record is not None:
+                tracking.point(done.folder, done.point.settings(), record)
+        elif isinstance(problem, BusyError):
+            busy[done.folder] = done.point
+        else:
+            failures[done.folder.name] = str(problem)
+            reporter.begin(f"point {done.folder.name}")
+            reporter.end(f"FAILED: {problem}")
+    return busy
+
+
+def _here(
+    groups: Groups, rules: Rules, *, materials: Materials, reporter: Reporter, run: Run
+) -> Iterator[tuple[str | Job, RunError | None]]:
+    """The executor of this machine: each base in this process, then its points."""
     with hushed():
         from onnxprune.base import ensure_base
 
-    busy: dict[Path, Point] = {}
-    for base_id, group in itertools.groupby(
-        points.items(), lambda item: item[1].base_id(materials.dataset(item[1]).checksum)
-    ):
-        jobs = [Job(folder, point, runs, data_dir, rules) for folder, point in group]
-        first = jobs[0].point
-        _say_full_batch(first, materials.dataset(first), reporter)
+    for base_id, jobs in groups.items():
+        first = jobs[0]
         try:
             # all points need it
-            ensure_base(first, materials.dataset(first), runs, reporter, dataclasses.replace(rules, wait=True))
-        except StorageError:
-            raise
+            dataset = materials.dataset(first.point)
+            ensure_base(first.point, dataset, first.runs, reporter, dataclasses.replace(rules, wait=True))
         except RunError as error:
-            failures[base_id] = str(error)
-            reporter.end(f"FAILED: {error}")
-            failures |= {job.folder.name: f"its base {base_id} failed" for job in jobs}
-            continue
-        for job, problem in run(jobs):
-            if problem is None:
-                record = store.finished_record(job.folder)
-                if record is not None:
-                    tracking.point(job.folder, job.point.settings(), record)
-            elif isinstance(problem, BusyError):
-                busy[job.folder] = job.point
-            elif isinstance(problem, StorageError):
-                raise problem
-            else:
-                failures[job.folder.name] = str(problem)
-                reporter.begin(f"point {job.folder.name}")
-                reporter.end(f"FAILED: {problem}")
-    return busy
+            yield base_id, error
+        else:
+            yield from run(jobs)
 
 
 def _say_full_batch(point: Point, dataset: Dataset, reporter: Reporter) -> None:

@@ -58,16 +58,9 @@ def ensure(
 def _ensure(
     folder: Path, config: dict[str, Any], work: Callable[[], dict[str, Any]], rules: Rules, listener: Listener
 ) -> tuple[dict[str, Any], bool]:
-    record = store.finished_record(folder)
+    record = done_before(folder, rules, listener)
     if record is not None:
-        damaged = store.damaged_files(folder, record)
-        if not damaged:
-            return record, True
-        kept = store.set_aside(folder)
-        listener.say(f"{folder.name} is damaged ({', '.join(damaged)}): kept as {kept}, made again")
-    reason = store.recorded_error(folder)
-    if reason is not None and not rules.retry_failed:
-        raise RunError(f"{reason} (in an earlier run; --retry-failed tries again)")
+        return record, True
     try:
         store.begin(folder, config)
         with logged(folder / store.LOG):
@@ -83,6 +76,25 @@ def _ensure(
             "goes on from there"
         ) from None
     raise RunError(reason)
+
+
+def done_before(folder: Path, rules: Rules, listener: Listener) -> dict[str, Any] | None:
+    """The record of a claimed folder whose step is done; None where it is to be done. Damaged files are set aside.
+
+    Raises:
+        RunError: the step failed before, and the rules say not to try again.
+    """
+    record = store.finished_record(folder)
+    if record is not None:
+        damaged = store.damaged_files(folder, record)
+        if not damaged:
+            return record
+        kept = store.set_aside(folder)
+        listener.say(f"{folder.name} is damaged ({', '.join(damaged)}): kept as {kept}, made again")
+    reason = store.recorded_error(folder)
+    if reason is not None and not rules.retry_failed:
+        raise RunError(f"{reason} (in an earlier run; --retry-failed tries again)")
+    return None
 
 
 def _attempt(work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any] | None, str, str]:

@@ -16,7 +16,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +128,20 @@ def finish(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     record = {**record, "files": {name: digest(folder / name) for name in _CHECKED if (folder / name).is_file()}}
     write_json(folder / METRICS, record)
     return record
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a base or point, done or failed: name -> content."""
+    names = (*_CHECKED, LOG, ERROR, METRICS)
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+
+
+def receive(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Puts the files of a base or point that was made elsewhere into a claimed folder; the record comes last."""
+    begin(folder, {})
+    for name in sorted(files, key=lambda name: name == METRICS):
+        with replacing(folder / name) as partial:
+            partial.write_bytes(files[name])
 
 
 def finished_record(folder: Path) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Options that several commands have."""
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,46 @@ WORKERS = click.option(
     metavar="N",
     help="Processes that run points side by side; 1: one after the other  [default: as many as pay].",
 )
+
+
+def executor(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where points run, as an argument `ray` of the command: settings of a cluster, or None."""
+
+    @functools.wraps(command)
+    def inner(*arguments: Any, executor: str, address: str | None, gpus_per_point: float | None, **rest: Any) -> Any:
+        ray = None
+        if executor == "ray":
+            from onnxprune.cluster import ClusterSettings
+
+            ray = ClusterSettings(address, 1.0 if gpus_per_point is None else gpus_per_point)
+        elif address is not None or gpus_per_point is not None:
+            raise click.UsageError("--address and --gpus-per-point are for --executor ray")
+        return command(*arguments, ray=ray, **rest)
+
+    for option in (
+        click.option(
+            "--gpus-per-point",
+            type=click.FloatRange(0, min_open=True),
+            metavar="SHARE",
+            help="With Ray and --device cuda: how much of a GPU a point gets; 0.25: four share one  [default: 1].",
+        ),
+        click.option(
+            "--address",
+            metavar="URL",
+            help="Of a running Ray cluster, as ray://host:10001, or auto  [default: one of this machine].",
+        ),
+        click.option(
+            "--executor",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="Where points run: on this machine, or on a Ray cluster (pip install 'onnxprune[ray]').",
+        ),
+    ):
+        inner = option(inner)
+    return inner
+
+
 DEVICE = click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it runs."
 )

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS
+from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS, executor
 from onnxprune.commands.points import PointCommand
 from onnxprune.commands.report import PAGE
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from onnxprune.cluster import ClusterSettings
     from onnxprune.spec import Sweep
 
 
@@ -36,6 +37,7 @@ class _How:
     as_csv: bool
     track: str | None
     workers: int | None
+    ray: "ClusterSettings | None"
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], _How]:
@@ -62,7 +64,7 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--retry-failed", is_flag=True, help="Run again what failed before; otherwise it is only listed."),
     ):
         command = option(command)
-    return command
+    return executor(command)
 
 
 @click.command(cls=PointCommand)
@@ -130,6 +132,7 @@ def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
         verbosity=verbosity,
         track=how.track.split(",") if how.track else (),
         workers=how.workers,
+        ray=how.ray,
     )
     _print_rows(outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
