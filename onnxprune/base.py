@@ -102,6 +102,7 @@ def recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: float, ra
         micro_batch=fitting_micro_batch(network, dataset.input_shape, MODELS[point.model].micro_batch),
         seed=point.seed,
         precision=point.precision,
+        devices=point.devices,
     )
 
 

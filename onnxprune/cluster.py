@@ -241,7 +241,9 @@ class Cluster:
             group.base = ray.put(store.contents(folder))
             return None
         task = _base_task.options(
-            num_cpus=self._threads, num_gpus=1 if group.first.device == "cuda" else 0, max_retries=_RETRIES
+            num_cpus=max(self._threads, group.first.devices),
+            num_gpus=group.first.devices if group.first.device == "cuda" else 0,
+            max_retries=_RETRIES,
         )
         running[task.remote(group.first, group.dataset, self._threads)] = _Running(folder, base_id, None, claim)
         return None
@@ -263,8 +265,8 @@ class Cluster:
             self._tell([("begin", (f"point {job.folder.name}",)), ("end", ("already done",))])
             return (None,)
         task = _point_task.options(
-            num_cpus=job.point.threads,
-            num_gpus=self._settings.gpus_per_point if job.point.device == "cuda" else 0,
+            num_cpus=max(job.point.threads, job.point.devices),
+            num_gpus=self._gpus(job.point),
             max_retries=_RETRIES,
         )
         reference = task.remote(job.point, job.folder.name, base_id, group.dataset, group.base, self._namespace)
@@ -290,6 +292,11 @@ class Cluster:
                 )
         self._tell(made.events)
         return None if made.error is None else RunError(made.error)
+
+    def _gpus(self, point: Point) -> float:
+        if point.device != "cuda":
+            return 0
+        return self._settings.gpus_per_point if point.devices == 1 else point.devices
 
     def _tell(self, events: Events) -> None:
         for method, arguments in events:

@@ -33,7 +33,12 @@ BASES = "bases"  # beside the sweeps' folders, so no sweep's name
 IMAGENET = "imagenet"  # weights that torchvision has
 STEMS = Registry("stem", {"imagenet": "7x7 stride 2, then pooling", "small": "3x3 stride 1"})
 PRECISIONS = Registry(
-    "precision", {"fp32": "single precision", "bf16": "bfloat16 where PyTorch's autocast has it; weights stay fp32"}
+    "precision",
+    {
+        "fp32": "single precision",
+        "bf16": "bfloat16 where PyTorch's autocast has it; weights stay fp32",
+        "fp16": "float16 likewise, with scaled losses",
+    },
 )
 DEVICES = Registry("device", {"cpu": "the processor", "cuda": "an NVIDIA GPU"})
 AUGMENTATIONS: Registry[frozenset[str]] = Registry(
@@ -60,6 +65,7 @@ _BASE = (
     "train_limit",
     "weights",
     "freeze_features",
+    "devices",
     "device",
 )
 BASE_FIELDS = (*_BASE, *dict.fromkeys(option for _, model in MODELS.items() for option in model.options))
@@ -200,8 +206,8 @@ class Point:
     )
     precision: str = _setting(
         "fp32",
-        "of training: fp32, or bf16 (autocast; weights and all that is measured stay fp32), faster on processors and "
-        "GPUs that have it",
+        "of training: fp32, bf16 or fp16 (autocast; weights and all that is measured stay fp32), faster on processors "
+        "and GPUs that have it",
         _name(PRECISIONS),
     )
     train_limit: int | None = _setting(None, "train on the first N images only", _optional(_integer(1)))
@@ -216,6 +222,12 @@ class Point:
     )
     threads: int = _setting(
         1, "processor threads of a point; a base gets all cores, and points are run side by side", _integer(1, 1024)
+    )
+    devices: int = _setting(
+        1,
+        "processes that train a network together, each on a GPU of its own or on a share of the processor's threads; "
+        "the result is the same but for rounding, with BatchNorm about the same",
+        _integer(1, 64),
     )
     device: str = _setting("cpu", "where training and inference run: cpu or cuda", _name(DEVICES))
     latency_batch: int = _setting(32, "images per timed inference", _integer(1, 1_000_000))
@@ -303,6 +315,10 @@ class Point:
                 f"schedule '{self.schedule}' is not for granularity '{self.granularity}', because whole layers cannot "
                 f"be zero in place, but {able} are"
             )
+        if self.schedule == "movement" and self.devices > 1:
+            found.append("schedule 'movement' trains in one process, because NNI does it: expected --devices 1")
+        if self.schedule == "movement" and self.precision == "fp16":
+            found.append("schedule 'movement' is not for precision 'fp16', whose scaled losses its scores cannot take")
         if self.schedule == "movement" and self.finetune_epochs == 0:
             found.append("schedule 'movement' needs training to see what moves: expected --finetune-epochs above 0")
         if self.control in ("random", "layerwise-random") and schedule.criteria:

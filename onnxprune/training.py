@@ -6,6 +6,7 @@ batch in one piece. With BatchNorm each micro-batch is normalised by its own sta
 normalisation", Hoffer et al. 2017, arXiv 1705.08741).
 """
 
+import copy
 import hashlib
 import math
 import time
@@ -17,13 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from onnxprune import parallel
 from onnxprune.data import Split
 from onnxprune.errors import InputError, RunError
 from onnxprune.memory import PeakMemory
+from onnxprune.parallel import ALONE, Crew
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 WARMUP_SHARE = 0.1
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precision -> what matrix products are computed in
 CROP_PADDING = 2
 ACTIVATION_BYTES = 2**30  # what a micro-batch may keep for its backward pass
 
@@ -39,8 +43,9 @@ class Recipe:
         augmentation: names of the random changes made to training images, a subset of {"crop", "flip"}.
         micro_batch: images in one forward and backward pass.
         seed: decides the order of the images and the augmentation.
-        precision: "fp32", or "bf16" for autocast to bfloat16 (Micikevicius et al. 2018, arXiv 1710.03740; the range of
-            bfloat16 needs no loss scaling, Kalamkar et al. 2019, arXiv 1905.12322).
+        precision: "fp32", or "bf16" or "fp16" for autocast (Micikevicius et al. 2018, arXiv 1710.03740). The loss is
+            scaled for float16; the range of bfloat16 needs none of that (Kalamkar et al. 2019, arXiv 1905.12322).
+        devices: processes that share the micro-batches of a batch; see `onnxprune.parallel`.
     """
 
     epochs: float
@@ -50,6 +55,7 @@ class Recipe:
     micro_batch: int
     seed: int
     precision: str = "fp32"
+    devices: int = 1
 
     def updates(self, images: int) -> int:
         """Steps of the optimizer for so many training images; at least one, unless there are no epochs."""
@@ -183,41 +189,73 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device) -> "Batches":
+        """The same on another device."""
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            setattr(moved, name, value.to(device))
+        return moved
+
     @property
     def device(self) -> torch.device:
         """Where it all is."""
         return self.images.device
 
-    def take(self, index: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def take(self, index: Tensor, changes: "Changes | None" = None) -> tuple[Tensor, Tensor]:
         """Float images (n, C, H, W), channels last in memory, and labels (n,) of the positions in `index` (n,)."""
         index = index.to(self.images.device)
         images = self.images[index]
-        if augment is not None:
-            images = augment(images)
+        if changes is not None:
+            images = changes.apply(images)
         floats = (images.to(torch.float32) - self._mean) * self._scale
         return floats.contiguous(memory_format=torch.channels_last), self.labels[index]
 
 
-def _augmenter(names: frozenset[str], generator: torch.Generator) -> Callable[[Tensor], Tensor] | None:
-    """Random crops of the image padded by two black pixels, random mirror images, or both; uint8 in, uint8 out."""
-    if not names:
-        return None
+@dataclass(frozen=True)
+class Changes:
+    """Random crops of images padded by two black pixels, random mirror images, or both; uint8 in, uint8 out.
 
-    def augment(images: Tensor) -> Tensor:
+    They are drawn for a whole batch, so that they do not depend on its micro-batches.
+
+    Attributes:
+        shift: (2, n), rows and columns, from 0 to 4; None: no crops.
+        mirrored: (n,); None: none.
+    """
+
+    shift: Tensor | None
+    mirrored: Tensor | None
+
+    @classmethod
+    def draw(cls, names: frozenset[str], count: int, generator: torch.Generator) -> "Changes":
+        """Those of `count` images."""
+        return cls(
+            torch.randint(0, 2 * CROP_PADDING + 1, (2, count), generator=generator) if "crop" in names else None,
+            torch.rand(count, generator=generator) < 0.5 if "flip" in names else None,
+        )
+
+    def part(self, which: slice) -> "Changes":
+        """Those of some of the images."""
+        return Changes(
+            None if self.shift is None else self.shift[:, which],
+            None if self.mirrored is None else self.mirrored[which],
+        )
+
+    def apply(self, images: Tensor) -> Tensor:
+        """The images (n, C, H, W) changed."""
         count, _, height, width = images.shape
-        if "crop" in names:
-            shift = torch.randint(0, 2 * CROP_PADDING + 1, (2, count), generator=generator).to(images.device)
+        if self.shift is not None:
+            shift = self.shift.to(images.device)
             padded = F.pad(images, (CROP_PADDING,) * 4)
             rows = shift[0].view(-1, 1, 1) + torch.arange(height, device=images.device).view(1, -1, 1)
             columns = shift[1].view(-1, 1, 1) + torch.arange(width, device=images.device).view(1, 1, -1)
             picture = torch.arange(count, device=images.device).view(-1, 1, 1)
             images = padded.permute(0, 2, 3, 1)[picture, rows, columns].permute(0, 3, 1, 2)
-        if "flip" in names:
-            mirrored = torch.rand(count, generator=generator).to(images.device) < 0.5
-            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+        if self.mirrored is not None:
+            images = torch.where(self.mirrored.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
         return images
 
-    return augment
+
+NO_CHANGES = Changes(None, None)
 
 
 def accumulate_gradients(
@@ -225,12 +263,19 @@ def accumulate_gradients(
     batches: Batches,
     index: Tensor,
     micro_batch: int,
-    augment: Callable[[Tensor], Tensor] | None = None,
+    changes: Changes = NO_CHANGES,
     precision: str = "fp32",
     teacher: Teacher | None = None,
+    crew: Crew = ALONE,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
     """Adds the gradient of the mean loss over the images in `index` (n,) to the parameters' gradients: of the
     cross-entropy with the labels, and with the teacher's answers where there is one.
+
+    Args:
+        network: as the crew wraps it.
+        crew: whose first one does the first micro-batch, and so on in turn.
+        scaler: multiplies the gradients, so that float16 can hold them.
 
     Returns:
         The loss, a scalar tensor without a graph.
@@ -238,17 +283,25 @@ def accumulate_gradients(
     device = batches.images.device
     total = torch.zeros((), device=device)
     # one context an update: within it the weights are converted once, and after it they change
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        for piece in index.split(micro_batch):
-            images, labels = batches.take(piece, augment)
-            logits = network(images)
-            if teacher is None:
-                loss = F.cross_entropy(logits, labels, reduction="sum") / len(index)
-            else:
-                loss = teacher.loss(images, logits, labels) / len(index)
-            loss.backward()
+    with torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
+        size = crew.piece(len(index), micro_batch)
+        count = -(-len(index) // size)
+        for number in range(crew.rank, max(count, crew.size), crew.size):
+            # one without images of its own joins in with one that does not count
+            which = slice(number * size, (number + 1) * size) if number < count else slice(0, 1)
+            images, labels = batches.take(index[which], changes.part(which))
+            with crew.last(network, number + crew.size >= count):
+                logits = network(images)
+                if teacher is None:
+                    loss = F.cross_entropy(logits, labels, reduction="sum") / len(index)
+                else:
+                    loss = teacher.loss(images, logits, labels) / len(index)
+                if number >= count:
+                    loss = loss * 0
+                wanted = loss * crew.size  # all of them take the mean
+                (wanted if scaler is None else scaler.scale(wanted)).backward()
             total += loss.detach()
-    return total
+    return crew.sum(total)
 
 
 def train(
@@ -262,6 +315,7 @@ def train(
     optimizer: torch.optim.Optimizer | None = None,
     stop_after: int | None = None,
     on_update: Callable[[int, int, Tensor], None] | None = None,
+    crew: Crew | None = None,
 ) -> TrainingCost:
     """Trains `network` in place and leaves it in evaluation mode.
 
@@ -276,12 +330,28 @@ def train(
         stop_after: updates after which to stop, while the learning rate goes on as if all were to come.
         on_update: called after each update with the number of updates done, of updates in all, and the loss, a
             scalar tensor.
+        crew: that this process is part of; None: as many as the recipe says are called together, this one being first.
 
     Raises:
         RunError: the loss stopped being a number.
     """
+    if crew is None and recipe.devices > 1:
+        device = batches.device
+        arguments = {"network": network, "recipe": recipe, "masks": masks, "teacher": teacher, "stop_after": stop_after}
+        with parallel.crew(recipe.devices, device, batches, arguments, watched=remask is not None) as found:
+            return train(
+                network,
+                batches,
+                recipe,
+                masks=masks,
+                remask=remask,
+                teacher=teacher,
+                stop_after=stop_after,
+                on_update=on_update,
+                crew=found,
+            )
+    crew = crew or ALONE
     generator = seeded_generator(recipe.seed, "training order and augmentation")
-    augment = _augmenter(recipe.augmentation, generator)
     count = len(batches)
     batch_size = min(recipe.batch_size, count)
     updates = recipe.updates(count)
@@ -289,6 +359,7 @@ def train(
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimizer or sgd(network, recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, updates))
+    scaler = torch.amp.GradScaler(batches.device.type) if recipe.precision == "fp16" else None
     held = HeldWeights(network, masks or {})
     epoch_losses = []
     network.train()
@@ -299,21 +370,24 @@ def train(
     clock = time.thread_time if batches.images.device.type == "cpu" else time.perf_counter
     started = clock()
     done = images = 0
-    with PeakMemory() as memory:
+    with PeakMemory() as memory, crew.together(network) as wrapped:
         while done < last:
             loss_sum = torch.zeros((), device=batches.images.device)
             seen = 0
             for index in torch.randperm(count, generator=generator).split(batch_size)[: last - done]:
                 optimizer.zero_grad(set_to_none=True)
+                changes = Changes.draw(recipe.augmentation, len(index), generator)
                 loss = accumulate_gradients(
-                    network, batches, index, recipe.micro_batch, augment, recipe.precision, teacher
+                    wrapped, batches, index, recipe.micro_batch, changes, recipe.precision, teacher, crew, scaler
                 )
-                changed = remask(done, updates) if remask is not None else None
+                if scaler is not None:
+                    scaler.unscale_(optimizer)
+                changed = crew.agree(remask(done, updates) if remask is not None else None)
                 if changed is not None:
                     held = held.replaced(network, changed, optimizer)
                 loss_sum += loss * len(index)
                 seen += len(index)
-                optimizer.step()
+                _step(optimizer, scaler)
                 schedule.step()
                 held.apply()
                 done += 1
@@ -335,6 +409,14 @@ def train(
         peak_memory_bytes=memory.peak_bytes,
         epoch_losses=epoch_losses,
     )
+
+
+def _step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)  # not where gradients are no numbers: the scale was too large
+        scaler.update()
 
 
 def sgd(network: nn.Module, learning_rate: float, kind: Callable[..., Any] = torch.optim.SGD) -> torch.optim.Optimizer:

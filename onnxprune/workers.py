@@ -45,7 +45,7 @@ def worker_count(points: Sequence[Point]) -> int:
         return 0
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(psutil.cpu_count(logical=False) or usable, usable)
-    by_cores = cores // max(point.threads for point in points)
+    by_cores = cores // max(max(point.threads, point.devices) for point in points)
     by_memory = available_memory() // (estimate(points).memory_bytes + _PROCESS_BYTES)
     count = min(by_cores, by_memory, len(points) // _POINTS_EACH)
     return count if count > 1 else 0

@@ -413,6 +413,7 @@ def test_the_scratch_control_starts_from_weights_of_its_own(dataset: Dataset) ->
         ({"schedule": "agp", "model": "densenet121", "technique": "structured", "granularity": "layer"}, ["whole"]),
         ({"schedule": "movement", "technique": "weight", "finetune_epochs": 0}, ["movement", "above 0"]),
         ({"schedule": "movement", "technique": "weight", "criterion": "l1"}, ["accepts movement"]),
+        ({"schedule": "movement", "technique": "weight", "precision": "fp16"}, ["fp16"]),
         ({"criterion": "movement", "technique": "weight"}, ["does not accept", "movement"]),
         ({"schedule": "agp", "control": "layerwise-random", "technique": "weight"}, ["decides several times"]),
         ({"schedule": "agp", "control": "scratch", "technique": "weight"}, ["one-shot"]),

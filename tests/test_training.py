@@ -413,28 +413,30 @@ def test_it_learns(name: str, options: dict) -> None:
         assert (network(normalised(images)).argmax(1) == torch.from_numpy(labels)).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
 @pytest.mark.parametrize("micro_batch", [8, 24])
-def test_bf16_gradients_are_those_of_fp32_but_for_rounding(batches: Batches, micro_batch: int) -> None:
+def test_half_gradients_are_those_of_fp32_but_for_rounding(batches: Batches, micro_batch: int, half: str) -> None:
     gradients = {}
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", half):
         network = build("cnn")
         accumulate_gradients(network, batches, torch.arange(len(batches)), micro_batch, precision=precision)
         gradients[precision] = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
-    assert gradients["bf16"].dtype == torch.float32
-    assert not torch.equal(gradients["bf16"], gradients["fp32"]), "nothing was rounded"
-    assert F.cosine_similarity(gradients["bf16"], gradients["fp32"], dim=0) > 0.99
-    assert gradients["bf16"].norm().item() == pytest.approx(gradients["fp32"].norm().item(), rel=0.05)
+    assert gradients[half].dtype == torch.float32
+    assert not torch.equal(gradients[half], gradients["fp32"]), "nothing was rounded"
+    assert F.cosine_similarity(gradients[half], gradients["fp32"], dim=0) > 0.99
+    assert gradients[half].norm().item() == pytest.approx(gradients["fp32"].norm().item(), rel=0.05)
 
 
-def test_bf16_trains_weights_of_single_precision_and_learns_as_well(batches: Batches) -> None:
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+def test_half_trains_weights_of_single_precision_and_learns_as_well(batches: Batches, half: str) -> None:
     losses = {}
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", half):
         network = build("cnn")
         losses[precision] = train(network, batches, recipe(epochs=8, precision=precision)).epoch_losses
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
-    assert losses["bf16"] != losses["fp32"]
-    assert losses["bf16"] == pytest.approx(losses["fp32"], abs=0.05)
-    assert losses["bf16"][-1] < losses["bf16"][0]
+    assert losses[half] != losses["fp32"]
+    assert losses[half] == pytest.approx(losses["fp32"], abs=0.05)
+    assert losses[half][-1] < losses[half][0]
 
 
 def test_batch_norm_statistics_follow_the_training_images(batches: Batches) -> None:
