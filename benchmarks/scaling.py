@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parent
 CNN = {"model": "cnn", "dataset": "fmnist", "train_limit": 3000, "epochs": 3, "finetune_epochs": 1}
 
 
-def _table(headings: list[str], rows: Iterable[Iterable[str]]) -> str:
+def table(headings: list[str], rows: Iterable[Iterable[str]]) -> str:
     lines = ["| " + " | ".join(headings) + " |", "|" + " ---: |" * len(headings)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
@@ -85,7 +85,7 @@ def points() -> str:
             _, seconds, memory = _timed(plan, folder)
         count = len(plan.points)
         rows.append([f"{count}", f"{seconds:.0f}", f"{seconds / count:.2f}", f"{memory:.2f}"])
-    return _table(["points", "s", "s a point", "GiB"], rows)
+    return table(["points", "s", "s a point", "GiB"], rows)
 
 
 def images() -> str:
@@ -97,7 +97,7 @@ def images() -> str:
             _, seconds, memory = _timed(plan, folder)
         count = len(plan.points)
         rows.append([f"{limit:,}", f"{seconds:.0f}", f"{seconds / count:.2f}", f"{memory:.2f}"])
-    return _table(["training images", "s", "s a point", "GiB"], rows)
+    return table(["training images", "s", "s a point", "GiB"], rows)
 
 
 def workers() -> str:
@@ -108,7 +108,7 @@ def workers() -> str:
         with tempfile.TemporaryDirectory() as folder:
             _, seconds, memory = _timed(plan, folder, count)
         rows.append([f"{count}", f"{seconds:.0f}", f"{seconds / len(plan.points):.2f}", f"{memory:.2f}"])
-    return _table(["workers", "s", "s a point", "GiB"], rows)
+    return table(["workers", "s", "s a point", "GiB"], rows)
 
 
 def tables() -> str:
@@ -140,7 +140,7 @@ def tables() -> str:
                 groups[["accuracy", "macs", "file_bytes"]].agg(["mean", "std"])
                 times.append(time.perf_counter() - start)
             rows.append([f"{len(table):,}", f"{derived:.2f}", f"{statistics.median(times):.2f}"])
-    return _table(["rows", "s to derive from the points", "s to read and summarise"], rows)
+    return table(["rows", "s to derive from the points", "s to read and summarise"], rows)
 
 
 def matrix() -> str:
@@ -171,7 +171,7 @@ def matrix() -> str:
             ]
         )
     rows.append(["all", f"{len(whole):,}", "", "", "", f"{total:.1f}"])
-    return _table(["model", "points", "training images", "images/s", "other s a point", "hours"], rows)
+    return table(["model", "points", "training images", "images/s", "other s a point", "hours"], rows)
 
 
 PARTS: dict[str, Callable[[], str]] = {part.__name__: part for part in (points, images, workers, tables, matrix)}

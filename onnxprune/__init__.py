@@ -10,6 +10,7 @@ from onnxprune.version import __version__
 if TYPE_CHECKING:
     import pandas as pd
 
+    from onnxprune.cluster import ClusterSettings
     from onnxprune.profiling import Profile
     from onnxprune.spec import Sweep
 
@@ -24,6 +25,7 @@ def sweep(
     retry_failed: bool = False,
     track: Sequence[str] = (),
     workers: int | None = None,
+    ray: "ClusterSettings | None" = None,
     **settings: Any,
 ) -> "pd.DataFrame":
     """Runs a sweep and returns its table, one row a point; the columns are those of `results.csv`.
@@ -38,6 +40,7 @@ def sweep(
         retry_failed: run points again that failed before.
         track: names of trackers that get every finished point: "mlflow", "tensorboard".
         workers: processes that run points side by side; default: as many as pay.
+        ray: run on this cluster instead: `onnxprune.cluster.ClusterSettings`.
         settings: fields of `onnxprune.spec.Point`; several values of an axis give the product.
 
     Raises:
@@ -47,7 +50,7 @@ def sweep(
     from onnxprune.spec import Sweep
 
     plan = Sweep.read(Path(spec), settings) if spec is not None else Sweep.parse(settings)
-    return _run(plan, out, data_dir, retry_failed=retry_failed, track=track, workers=workers)
+    return _run(plan, out, data_dir, retry_failed=retry_failed, track=track, workers=workers, ray=ray)
 
 
 def _run(plan: "Sweep", out: str | Path, data_dir: str | Path | None, **how: Any) -> "pd.DataFrame":
