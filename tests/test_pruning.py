@@ -462,7 +462,9 @@ def test_lamp_removes_the_lowest_adaptive_magnitudes(network: str) -> None:
     scores = {}
     for name, layer in weighted(dense).items():
         squares = layer.weight.detach().double().flatten() ** 2
-        scores[name] = torch.stack([square / squares[squares >= square].sum() for square in squares])
+        ordered = squares.sort().values
+        no_smaller = ordered.flip(0).cumsum(0).flip(0)  # at a place, the sum of it and what comes after
+        scores[name] = squares / no_smaller[torch.searchsorted(ordered, squares)]
     everything = torch.cat([scores[name] for name in found.unit_masks])
     check_lowest_go(everything, torch.cat([mask.flatten() for mask in found.unit_masks.values()]))
     assert all(mask.any() for mask in found.unit_masks.values()), "the largest weight of a layer scores 1"
