@@ -117,6 +117,8 @@ class _Group:
 class Cluster:
     """An executor, as a context manager.
 
+    Claims stay with the driver: a folder is claimed when its task is handed to Ray, and until its files are there.
+
     Args:
         points: of the whole plan, to see beforehand that the cluster can run them.
         workers: tasks that are given to Ray at a time; None: as many as keep it busy.
@@ -125,17 +127,17 @@ class Cluster:
         InputError: the cluster cannot be reached, or has not what the points need.
     """
 
+    _listener: Listener
+
     def __init__(
         self,
         settings: ClusterSettings,
         points: Sequence[Point],
         materials: Materials,
-        listener: Listener,
         workers: int | None,
     ) -> None:
         self._settings = settings
         self._materials = materials
-        self._listener = listener
         self._data: dict[tuple[Any, ...], Any] = {}
         self._namespace = f"onnxprune-{uuid.uuid4().hex[:8]}"
         self._started = not ray.is_initialized()
@@ -179,8 +181,11 @@ class Cluster:
                     "Ray to give away; start nodes with --num-gpus, or use --device cpu"
                 )
 
-    def run(self, groups: Mapping[str, Sequence[Job]], rules: Rules) -> Iterator[tuple[str | Job, RunError | None]]:
+    def run(
+        self, groups: Mapping[str, Sequence[Job]], rules: Rules, listener: Listener
+    ) -> Iterator[tuple[str | Job, RunError | None]]:
         """Runs bases and their points; yields a base that failed, or a point that is over, with its error."""
+        self._listener = listener
         states = {base_id: _Group(deque(jobs), jobs[0].point, jobs[0].runs) for base_id, jobs in groups.items()}
         bases = deque(states)
         ready: deque[str] = deque()

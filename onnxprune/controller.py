@@ -23,7 +23,7 @@ from onnxprune.workers import POSSIBLE, Pool, worker_count
 if TYPE_CHECKING:
     import pandas as pd
 
-    from onnxprune.cluster import ClusterSettings
+    from onnxprune.cluster import Cluster, ClusterSettings
 
 DEFAULT_RUNS = Path("experiments/runs")
 
@@ -92,24 +92,22 @@ def run_sweep(
     count = 0 if ray is not None else worker_count(missing) if workers is None else min(workers, len(missing))
     check_room(missing, runs, max(1, count))
     tracking = Tracking(track, folder)
-    store.make_folder(folder)
-    with store.claimed(folder / store.SPEC):
-        store.remove_partial(folder)
-        store.write_text(folder / store.SPEC, plan.to_toml())
-    failures: dict[str, str] = {}
-    bases = len({tuple(point.base_settings().items()) for point in plan.points})
     with contextlib.ExitStack() as stack:
+        cluster = None if ray is None else stack.enter_context(_cluster(ray, plan.points, materials, workers))
+        store.make_folder(folder)
+        with store.claimed(folder / store.SPEC):
+            store.remove_partial(folder)
+            store.write_text(folder / store.SPEC, plan.to_toml())
+        failures: dict[str, str] = {}
+        bases = len({tuple(point.base_settings().items()) for point in plan.points})
         reporter = stack.enter_context(Reporter(bases + len(points), verbosity))
-        execute: Executor
-        if ray is not None:
-            from onnxprune.cluster import Cluster
-
-            execute = stack.enter_context(Cluster(ray, plan.points, materials, reporter, workers)).run
+        if cluster is not None:
+            execute: Executor = functools.partial(cluster.run, listener=reporter)
         else:
             run: Run = functools.partial(in_turn, materials=materials, listener=reporter)
             if count > 1:
                 run = stack.enter_context(Pool(count, reporter)).run
-            execute = functools.partial(_here, materials=materials, reporter=reporter, run=run)
+            execute = functools.partial(_here, materials=materials, listener=reporter, run=run)
         arguments = (materials, runs, data_dir, execute, reporter, tracking)
         busy = _run_points(points, *arguments, Rules(retry_failed, wait=False), failures)
         if busy:
@@ -119,6 +117,14 @@ def run_sweep(
             reporter.say(problem)
     with store.claimed(folder / store.SPEC):
         return Outcome(folder, store.write_tables(folder), failures)
+
+
+def _cluster(
+    settings: "ClusterSettings", points: Sequence[Point], materials: Materials, workers: int | None
+) -> "Cluster":
+    from onnxprune.cluster import Cluster
+
+    return Cluster(settings, points, materials, workers)
 
 
 def _run_points(
@@ -167,7 +173,7 @@ def _run_points(
 
 
 def _here(
-    groups: Groups, rules: Rules, *, materials: Materials, reporter: Reporter, run: Run
+    groups: Groups, rules: Rules, *, materials: Materials, listener: Reporter, run: Run
 ) -> Iterator[tuple[str | Job, RunError | None]]:
     """The executor of this machine: each base in this process, then its points."""
     with hushed():
@@ -178,7 +184,7 @@ def _here(
         try:
             # all points need it
             dataset = materials.dataset(first.point)
-            ensure_base(first.point, dataset, first.runs, reporter, dataclasses.replace(rules, wait=True))
+            ensure_base(first.point, dataset, first.runs, listener, dataclasses.replace(rules, wait=True))
         except RunError as error:
             yield base_id, error
         else:

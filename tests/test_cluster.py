@@ -100,7 +100,7 @@ def test_what_a_cluster_cannot_do_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(onnxprune.InputError, match=words):
         on(nodes, tmp_path / "runs", {**STUDY, **settings})
-    assert not (tmp_path / "runs" / "bases").exists()
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow  # Ray tries for half a minute
@@ -111,6 +111,7 @@ def test_a_cluster_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "no Ray cluster can be reached" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_options_of_ray_without_ray_are_refused() -> None:
