@@ -37,11 +37,16 @@ def adaptive(work: Work) -> Pruned:
     layers = [_ALL] if work.request.globally else prunable_layers(work.base.network, work.request)
     paces = _paces(work, layers)
     best = _State(copy.deepcopy(work.base.network), dict.fromkeys(layers, 0.0), {})
-    step = _FIRST_STEP
-    for number in range(1, point.rounds + 1):
+    step, number = _FIRST_STEP, 0
+    rejected: dict[str, int] | None = None  # what was kept of each layer
+    while number < point.rounds and step >= _LAST_STEP:
         trial = _further(work, best, paces, step)
         if trial is None:
             break
+        if _kept(trial.masks) == rejected:  # channels go in multiples: a smaller step may come to the same
+            step /= 2
+            continue
+        number += 1
         held = work.held(trial.network, trial.masks)
         work.listener.stage(f"round {number}")
         work.finetune(trial.network, point.finetune_epochs / point.rounds, masks=held)
@@ -60,9 +65,8 @@ def adaptive(work: Work) -> Pruned:
         if accepted:
             best = trial
         else:
+            rejected = _kept(trial.masks)
             step /= 2
-            if step < _LAST_STEP:
-                break
     return work.remove(best.network, best.masks or _decide(work, best.network, best.shares, {}))
 
 
@@ -92,6 +96,10 @@ def _further(work: Work, state: _State, paces: dict[str, float], step: float) ->
         masks = _decide(work, network, shares, state.masks)
         if _percent(masks) > _percent(state.masks):
             return _State(network, shares, masks)
+
+
+def _kept(masks: Masks) -> dict[str, int]:
+    return {layer: int(mask.sum()) for layer, mask in masks.items()}
 
 
 def _percent(masks: Masks) -> float:

@@ -144,7 +144,7 @@ def heat_map(table: pd.DataFrame, title: str, legend: str, out: Path) -> None:
             for column in range(columns):
                 value = values[row, column]
                 axes.text(
-                    column, row, f"{value:.1f}", ha="center", va="center", fontsize=6.5,
+                    column, row, f"{round(value, 1) + 0:.1f}", ha="center", va="center", fontsize=6.5,
                     color="white" if value > 0.6 * most else "black",
                 )  # fmt: skip
         axes.set_xticks(range(columns), [f"{sparsity:g}" for sparsity in table.columns])

@@ -68,9 +68,7 @@ def test_killed_again_and_again_the_table_is_that_of_an_undisturbed_run(undistur
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_it_ends_says_how_to_go_on_and_does(
-    number: int, code: int, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_stopped_it_ends_says_how_to_go_on_and_does(number: int, code: int, undisturbed: Path, tmp_path: Path) -> None:
     process = faults.start(faults.arguments(tmp_path), tmp_path / "log.txt")
     while not list(tmp_path.glob("slp-*/*/metrics.json")):
         time.sleep(0.01)
