@@ -112,8 +112,8 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
         grid.add_row(entry.technique, criterion, f"{entry.sparsity:g}", *shown, tried)
     console.print(grid)
     console.print(
-        f"The highest sparsity that loses at most {max_drop:g} points of validation accuracy against the base; 0: none "
-        "does. ✗: lost more."
+        f"The highest sparsity that loses at most {max_drop:g} point(s) of validation accuracy against the base; 0: "
+        "none does. ✗: lost more."
     )
     trainings = sum(entry.trainings for entry in found)
     reused = sum(entry.reused for entry in found)
