@@ -1,6 +1,7 @@
 """The dense network that points start from: trained once, shared, and assessed (IPA)."""
 
 import dataclasses
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from onnxprune.training import (
     select_device,
     train,
 )
-from onnxprune.transfer import load_weights
+from onnxprune.transfer import CLASSES, load_weights
 
 if TYPE_CHECKING:
     from onnxprune.pruning.prune import Memory
@@ -68,7 +69,7 @@ def build_network(point: Point, dataset: Dataset) -> nn.Module:
     model = MODELS[point.model]
     network = model.build(dataset.input_shape, len(dataset.classes), point.seed, **point.model_options)
     if point.weights is not None:
-        load_weights(network, point.weights)
+        load_weights(network, point.weights, dataset.classes)
     return network.eval().to(select_device(point.device))
 
 
@@ -183,7 +184,7 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
     listener.stage("measuring")
     with store.replacing(folder / store.CHECKPOINT) as partial:
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-        safetensors.torch.save_file(state, partial)
+        safetensors.torch.save_file(state, partial, {CLASSES: json.dumps(dataset.classes)})
     measured = export_and_measure(
         network,
         folder / store.MODEL,

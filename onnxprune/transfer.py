@@ -1,7 +1,9 @@
 """Transfer learning: weights from elsewhere for a network that is built here."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -12,18 +14,21 @@ from onnxprune.errors import InputError, RunError
 from onnxprune.spec import IMAGENET
 from onnxprune.vision import torchvision_module
 
+CLASSES = "classes"  # of a checkpoint's metadata: their names, as JSON
 _HEAD = "classifier."  # every model's last layer
 _SHOWN = 3  # names of parameters in a message
 
 
-def load_weights(network: nn.Module, source: str) -> None:
+def load_weights(network: nn.Module, source: str, classes: Sequence[str]) -> None:
     """Puts weights from elsewhere into `network`, in place.
 
-    The classifier keeps its random weights where the file's is for other classes. The first convolution takes those for
+    The classifier keeps its random weights where the file's is for other classes: another number of them or, where the
+    file tells, as a base's checkpoint does, others of the same number. The first convolution takes those for
     colours on grey images too, added up, which is what it would answer to grey in three channels.
 
     Args:
         source: a file of safetensors or of a PyTorch state dict, or "imagenet" for torchvision's.
+        classes: names of those that the network is to tell apart.
 
     Raises:
         InputError: no such file, or weights of another network.
@@ -47,7 +52,8 @@ def load_weights(network: nn.Module, source: str) -> None:
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise InputError(f"{source}: not the weights of this network: {'; '.join(sorted(wrong)[:_SHOWN])}{more}")
-    if {name for name in own if name.startswith(_HEAD)} - fitting.keys():  # all of the head, or nothing
+    others = source != IMAGENET and _classes(Path(source)) not in (None, list(classes))
+    if others or {name for name in own if name.startswith(_HEAD)} - fitting.keys():  # all of the head, or nothing
         fitting = {name: value for name, value in fitting.items() if not name.startswith(_HEAD)}
     network.load_state_dict(fitting, strict=False)
 
@@ -67,6 +73,17 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(given, Mapping) or not all(isinstance(value, Tensor) for value in given.values()):
         raise InputError(f"{path}: expected a state dict, parameter names with tensors")
     return {str(name).removeprefix("module."): value for name, value in given.items()}  # of a DataParallel
+
+
+def _classes(path: Path) -> Any:
+    """The classes that the metadata of a safetensors file name; None where there are none."""
+    if path.suffix != ".safetensors":
+        return None
+    with safetensors.safe_open(path, "pt") as file:
+        try:
+            return json.loads((file.metadata() or {}).get(CLASSES, "null"))
+        except ValueError:
+            return None
 
 
 def _imagenet() -> Mapping[str, Tensor]:

@@ -20,6 +20,7 @@ from onnxprune.training import train
 from onnxprune.vision import torchvision_module
 
 SHAPE = (1, 8, 8)
+CLASSES = ("a", "b", "c", "d")
 
 
 def cnn(classes: int = 4, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> nn.Module:
@@ -34,7 +35,7 @@ def test_weights_of_both_formats_are_taken(tmp_path: Path, suffix: str) -> None:
         torch.save(source.state_dict(), path)
     else:
         safetensors.torch.save_file(source.state_dict(), path)
-    transfer.load_weights(target, str(path))
+    transfer.load_weights(target, str(path), CLASSES)
     assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in target.state_dict().items())
 
 
@@ -42,23 +43,39 @@ def test_forms_in_which_training_scripts_save(tmp_path: Path) -> None:
     source, target = cnn(seed=1), cnn(seed=2)
     state = {f"module.{name}": tensor for name, tensor in source.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "checkpoint.pth")
-    transfer.load_weights(target, str(tmp_path / "checkpoint.pth"))
+    transfer.load_weights(target, str(tmp_path / "checkpoint.pth"), CLASSES)
     assert torch.equal(target.conv1.weight, source.conv1.weight)
 
 
 def test_a_head_for_other_classes_stays_as_it_was(tmp_path: Path) -> None:
     source, target, fresh = cnn(seed=1, classes=7), cnn(seed=2), cnn(seed=2)
     safetensors.torch.save_file(source.state_dict(), tmp_path / "w.safetensors")
-    transfer.load_weights(target, str(tmp_path / "w.safetensors"))
+    transfer.load_weights(target, str(tmp_path / "w.safetensors"), CLASSES)
     assert torch.equal(target.fc.weight, source.fc.weight)
     assert torch.equal(target.classifier.weight, fresh.classifier.weight)
     assert torch.equal(target.classifier.bias, fresh.classifier.bias)
 
 
+def test_a_head_for_as_many_other_classes_stays_too_where_the_file_tells(tmp_path: Path) -> None:
+    source, fresh = cnn(seed=1), cnn(seed=2)
+    for name, metadata, taken in (
+        ("others", {"classes": '["w", "x", "y", "z"]'}, False),
+        ("same", {"classes": '["a", "b", "c", "d"]'}, True),
+        ("silent", None, True),
+    ):
+        target = cnn(seed=2)
+        path = tmp_path / f"{name}.safetensors"
+        safetensors.torch.save_file(source.state_dict(), path, metadata)
+        transfer.load_weights(target, str(path), CLASSES)
+        assert torch.equal(target.fc.weight, source.fc.weight)
+        expected = source if taken else fresh
+        assert torch.equal(target.classifier.weight, expected.classifier.weight), name
+
+
 def test_a_grey_network_answers_as_the_coloured_one_to_grey(tmp_path: Path) -> None:
     source, target = cnn(seed=1, shape=(3, 8, 8)), cnn(seed=2)
     torch.save(source.state_dict(), tmp_path / "w.pt")
-    transfer.load_weights(target, str(tmp_path / "w.pt"))
+    transfer.load_weights(target, str(tmp_path / "w.pt"), CLASSES)
     grey = torch.rand(5, 1, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(target(grey), source(grey.expand(-1, 3, -1, -1)))
@@ -83,7 +100,7 @@ def test_what_does_not_fit_is_refused(
     monkeypatch.chdir(tmp_path)
     torch.save(content, "w.pt")
     with pytest.raises(onnxprune.InputError, match=problem):
-        transfer.load_weights(cnn(), "w.pt")
+        transfer.load_weights(cnn(), "w.pt", CLASSES)
     assert not Path("exploded").exists()
 
 
@@ -91,10 +108,10 @@ def test_garbage_and_other_shapes_are_refused(tmp_path: Path) -> None:
     for name in ("w.safetensors", "w.pt"):
         (tmp_path / name).write_bytes(b"no weights at all")
         with pytest.raises(onnxprune.InputError, match="neither safetensors"):
-            transfer.load_weights(cnn(), str(tmp_path / name))
+            transfer.load_weights(cnn(), str(tmp_path / name), CLASSES)
     safetensors.torch.save_file(cnn(shape=(1, 12, 12)).state_dict(), tmp_path / "large.safetensors")
     with pytest.raises(onnxprune.InputError, match=r"fc.weight is \(128, 576\), expected \(128, 256\)"):
-        transfer.load_weights(cnn(), str(tmp_path / "large.safetensors"))
+        transfer.load_weights(cnn(), str(tmp_path / "large.safetensors"), CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +132,7 @@ def test_torchvisions_densenet_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     source = torchvision_module().models.densenet121(weights=None).eval()
     monkeypatch.setattr(transfer, "_imagenet", source.state_dict)
     target = MODELS["densenet121"].build((3, 32, 32), 1000, 0, stem="imagenet").eval()
-    transfer.load_weights(target, "imagenet")
+    transfer.load_weights(target, "imagenet", CLASSES)
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(target(images), source(images))
@@ -128,7 +145,7 @@ def test_without_a_network_there_is_no_imagenet(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", refuse)
     with pytest.raises(onnxprune.RunError, match=r"cannot be downloaded .*no network.*--weights") as caught:
-        transfer.load_weights(MODELS["densenet121"].build((3, 32, 32), 10, 0), "imagenet")
+        transfer.load_weights(MODELS["densenet121"].build((3, 32, 32), 10, 0), "imagenet", CLASSES)
     assert "\n" not in str(caught.value)
 
 
