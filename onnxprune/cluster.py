@@ -354,22 +354,23 @@ def _point_task(point: Point, name: str, base_id: str, dataset: Dataset, base: F
     loaded = _load_base(point, base_id, dataset, base)
     gate = _gate(namespace)
     own = os.getpid()
-    ray.get(gate.register.remote(own))
+    # never ray.get: Ray would count the task as waiting and start another one in its place meanwhile
+    gate.register.remote(own)
 
     @contextlib.contextmanager
     def alone() -> Iterator[None]:
-        ray.get(gate.enter.remote(own))
+        gate.enter.remote(own).future().result()
         try:
             yield
         finally:
-            ray.get(gate.leave.remote(own))
+            gate.leave.remote(own)
 
     try:
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as sweep:
             folder = Path(sweep) / name
             return _made(folder, lambda listener: run_point(point, loaded, dataset, folder, listener, Rules(), alone))
     finally:
-        ray.get(gate.unregister.remote(own))
+        gate.unregister.remote(own)
 
 
 def _made(folder: Path, work: Any) -> _Made:
