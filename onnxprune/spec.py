@@ -207,7 +207,7 @@ class Point:
     precision: str = _setting(
         "fp32",
         "of training: fp32, bf16 or fp16 (autocast; weights and all that is measured stay fp32), faster on processors "
-        "and GPUs that have it",
+        "and GPUs that have it; fp16 is for GPUs, without which it is far slower",
         _name(PRECISIONS),
     )
     train_limit: int | None = _setting(None, "train on the first N images only", _optional(_integer(1)))
