@@ -1,5 +1,6 @@
 """Training: what is computed, what repeats, what the masks hold, and what is refused."""
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -24,6 +25,7 @@ from onnxprune.training import (
     Recipe,
     accumulate_gradients,
     fitting_micro_batch,
+    pooling_first,
     scaled_learning_rate,
     seeded_generator,
     select_device,
@@ -411,6 +413,26 @@ def test_it_learns(name: str, options: dict) -> None:
     assert not network.training
     with torch.no_grad():
         assert (network(normalised(images)).argmax(1) == torch.from_numpy(labels)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("name", "options"), [("cnn", {}), ("cnn", {"batch_norm": True}), ("densenet121", {})])
+def test_pooling_first_changes_no_bit(name: str, options: dict, precision: str) -> None:
+    """In bfloat16 many numbers of a pool are equal, and in any precision many are not positive."""
+    network = MODELS[name].build((1, 32, 32), CLASSES, 0, **options).train()
+    order = [type(module) for module in network.modules()]
+    images = torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = []
+    for context in (contextlib.nullcontext(), pooling_first(network)):
+        with context, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            during = [type(module) for module in network.modules()]
+            logits = network(images.contiguous(memory_format=torch.channels_last))
+            F.cross_entropy(logits, torch.arange(8) % CLASSES).backward()
+        found.append([logits, *(parameter.grad for parameter in network.parameters())])
+        network.zero_grad(set_to_none=True)
+    assert during != order
+    assert [type(module) for module in network.modules()] == order
+    assert all(torch.equal(before, after) for before, after in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("half", ["bf16", "fp16"])
