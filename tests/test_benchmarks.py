@@ -1,0 +1,28 @@
+"""Benchmarks keep up with the package: what they import, and what they take the time of, is there."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from onnxprune.chatter import hushed
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
+def test_a_benchmark_finds_what_it_imports(name: str) -> None:
+    with hushed():
+        importlib.import_module(name)
+
+
+def test_what_is_clocked_is_there() -> None:
+    with hushed():
+        bench = importlib.import_module("bench")
+    for module, name in (*bench.WORK, *bench.TIMING):
+        assert callable(getattr(module, name))
