@@ -39,8 +39,10 @@ class Row:
     seconds: float
 
 
-def train(model: nn.Module, loader: DataLoader, epochs: int, rate: float, masks: dict | None = None) -> None:
-    """SGD over a DataLoader; masked weights are set to zero after every update."""
+def train(
+    model: nn.Module, loader: DataLoader, epochs: int, rate: float, masks: dict | None = None, bf16: bool = False
+) -> None:
+    """SGD over a DataLoader, with autocast if `bf16`; masked weights are set to zero after every update."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
     steps = epochs * len(loader)
@@ -56,7 +58,9 @@ def train(model: nn.Module, loader: DataLoader, epochs: int, rate: float, masks:
     for _ in range(epochs):
         for images, labels in loader:
             optimizer.zero_grad()
-            F.cross_entropy(model(images), labels).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = F.cross_entropy(model(images), labels)
+            loss.backward()
             optimizer.step()
             schedule.step()
             if masks:
@@ -170,6 +174,7 @@ def study(
     finetune_rate: float = 0.01,
     sparsities: range = range(0, 101, 10),
     latency_seconds: float = 1.0,
+    bf16: bool = False,
 ) -> Iterator[Row]:
     """Trains the base, then every point of four techniques; yields the base as technique "base" first."""
     train_loader = DataLoader(train_set, batch_size, shuffle=True)
@@ -183,12 +188,12 @@ def study(
             return Row(technique, sparsity, before, *found, time.perf_counter() - start)
 
         start = time.perf_counter()
-        train(model, train_loader, epochs, rate)
+        train(model, train_loader, epochs, rate, bf16=bf16)
         yield measure(model, "base", 0, float("nan"), start)
         for technique in ("weight", "neuron", "structured", "unstructured"):
             for sparsity in sparsities:
                 start = time.perf_counter()
                 network, masks = prune(model, technique, sparsity, train_loader, shape)
                 before = accuracy_in_torch(network, test_loader)
-                train(network, train_loader, finetune_epochs, finetune_rate, masks)
+                train(network, train_loader, finetune_epochs, finetune_rate, masks, bf16)
                 yield measure(network, technique, sparsity, before, start)

@@ -75,7 +75,7 @@ MODELS: Registry[Model] = Registry(
             "CNN",
             "two 3x3 convolutions (32 and 64) with max-pooling, then 128 units (--batch-norm: BatchNorm)",
             "onnxprune.models.cnn",
-            micro_batch=64,
+            micro_batch=128,
             recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.1, finetune_learning_rate=0.05),
             minimum_size=4,
             options=("batch_norm",),
