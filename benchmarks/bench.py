@@ -182,18 +182,28 @@ def training() -> list[Figure]:
 
 def memory() -> list[Figure]:
     """The most memory that training takes: every model and its options, at every batch that fits into minutes."""
-    runs = [("slp", {}, 60000), ("cnn", {}, 60000), ("cnn", {"batch_norm": True}, 60000)]
+    runs: list[tuple[str, dict[str, Any], int]] = [
+        ("slp", {}, 60000),
+        ("cnn", {}, 60000),
+        ("cnn", {"batch_norm": True}, 60000),
+    ]
     runs += [("densenet121", {"stem": stem}, batch) for stem in ("imagenet", "small") for batch in (32, 256, 1000)]
     peaks = {}
     whole, test = data.load("fmnist").train, data.load("fmnist").test
     for model, options, batch_size in runs:
-        settings = {"model": model, "batch_size": batch_size, "train_limit": batch_size, "epochs": 1, **options}
+        settings: dict[str, Any] = {
+            "model": model,
+            "batch_size": batch_size,
+            "train_limit": batch_size,
+            "epochs": 1,
+            **options,
+        }
         code = "import onnxprune, sys, json; print(onnxprune.run_experiment(**json.loads(sys.argv[1]))" + (
             "['base_training_peak_memory_bytes'].item())"
         )
         with tempfile.TemporaryDirectory() as folder:
             file = str(Path(folder) / "few-to-test.npz")  # training is what is looked at
-            train_set = {"x_train": whole.images[:, 0], "y_train": whole.labels}
+            train_set: dict[str, Any] = {"x_train": whole.images[:, 0], "y_train": whole.labels}
             np.savez(file, **train_set, x_test=test.images[:64, 0], y_test=test.labels[:64])
             settings |= {"dataset": file, "sparsity": 50, "finetune_epochs": 0, "latency_seconds": 0, "out": folder}
             command = [sys.executable, "-c", code, json.dumps(settings)]
@@ -278,7 +288,7 @@ def _structure() -> list[Figure]:
         np.savez(
             file, x_train=images[:256], y_train=split.labels[:256], x_test=images[256:320], y_test=split.labels[256:320]
         )
-        settings = {
+        settings: dict[str, Any] = {
             "model": "densenet121",
             "dataset": str(file),
             "epochs": 1,
@@ -297,7 +307,13 @@ def _structure() -> list[Figure]:
 def reuse() -> list[Figure]:
     """A second sweep over the base of the first."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"model": "cnn", "dataset": "fmnist", "train_limit": 3000, "technique": "weight", "out": folder}
+        settings: dict[str, Any] = {
+            "model": "cnn",
+            "dataset": "fmnist",
+            "train_limit": 3000,
+            "technique": "weight",
+            "out": folder,
+        }
         seconds = []
         for sparsity in (50, 60):
             start = time.perf_counter()

@@ -62,7 +62,7 @@ def overhead() -> str:
                     Sweep(f"of-{count}", {}, plan.points),
                     runs,
                     verbosity=Verbosity.QUIET,
-                    **how,  # type: ignore[arg-type]
+                    **how,
                 )
                 seconds[where].append(time.perf_counter() - start)
                 assert len(outcome.table) == count, outcome.failures

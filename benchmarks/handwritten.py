@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nni
 import nni.compression.pruning as pruners
@@ -89,7 +90,7 @@ def prune(model: nn.Module, technique: str, sparsity: int, loader: DataLoader, s
         else:
             optimizer = nni.trace(torch.optim.SGD)(model.parameters(), lr=0.01)
 
-            def run(model, optimizer, training_step, schedulers, max_steps, max_epochs):
+            def run(model: Any, optimizer: Any, training_step: Any, *_: Any) -> None:
                 for batch in loader:
                     optimizer.zero_grad()
                     training_step(batch, model).backward()

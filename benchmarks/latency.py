@@ -29,7 +29,7 @@ def bare_loop(path: Path, batch: int | None, threads: int, seconds: float) -> fl
     )
     for _ in range(20):
         session.run(None, feed)
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 20:
         start = time.perf_counter()

@@ -135,11 +135,11 @@ def tables() -> str:
             times = []
             for _ in range(3):
                 start = time.perf_counter()
-                table = store.result_table(large)
-                groups = table.groupby(["model", "dataset", "batch_size", "technique", "criterion", "sparsity"])
+                results = store.result_table(large)
+                groups = results.groupby(["model", "dataset", "batch_size", "technique", "criterion", "sparsity"])
                 groups[["accuracy", "macs", "file_bytes"]].agg(["mean", "std"])
                 times.append(time.perf_counter() - start)
-            rows.append([f"{len(table):,}", f"{derived:.2f}", f"{statistics.median(times):.2f}"])
+            rows.append([f"{len(results):,}", f"{derived:.2f}", f"{statistics.median(times):.2f}"])
     return table(["rows", "s to derive from the points", "s to read and summarise"], rows)
 
 
@@ -151,13 +151,13 @@ def matrix() -> str:
         plan = Sweep.parse({"model": model, "dataset": dataset, "train_limit": limit, "epochs": 1, "sparsity": "0,50"})
         with tempfile.TemporaryDirectory() as folder:
             outcome, seconds, _ = _timed(plan, folder)
-        table = outcome.table
+        results = outcome.table
         own = [point for point in whole if point.model == model]
         cost = estimate(own)
         # side by side, each on its thread: what training takes of the wall time, and the rest, which no image changes
-        training = float(table["training_seconds"].sum()) / 2
-        fixed = (seconds - training) / len(table)
-        rate = float(table["training_images"].sum()) / training
+        training = float(results["training_seconds"].sum()) / 2
+        fixed = (seconds - training) / len(results)
+        rate = float(results["training_images"].sum()) / training
         hours = (cost.training_images / rate + fixed * len(own)) / 3600
         total += hours
         rows.append(
