@@ -28,19 +28,22 @@ sys.path.insert(0, str(FOLDER))
 import handwritten  # noqa: E402
 
 import onnxprune  # noqa: E402
-from onnxprune import data, measure, point, work  # noqa: E402
-from onnxprune.chatter import hushed  # noqa: E402
-from onnxprune.columns import columns  # noqa: E402
-from onnxprune.controller import run_sweep  # noqa: E402
-from onnxprune.counting import count  # noqa: E402
-from onnxprune.export import export  # noqa: E402
+from onnxprune.bridge import measure  # noqa: E402
+from onnxprune.bridge.export import export  # noqa: E402
+from onnxprune.commands.columns import columns  # noqa: E402
+from onnxprune.common.progress import Verbosity  # noqa: E402
+from onnxprune.common.quiet import hushed  # noqa: E402
+from onnxprune.common.torchvision import torchvision_module  # noqa: E402
+from onnxprune.data import dataset as data  # noqa: E402
+from onnxprune.graph.counting import count  # noqa: E402
 from onnxprune.models import MODELS  # noqa: E402
-from onnxprune.progress import Verbosity  # noqa: E402
 from onnxprune.pruning.prune import Request, prune  # noqa: E402
-from onnxprune.spec import Sweep  # noqa: E402
-from onnxprune.timing import compare  # noqa: E402
-from onnxprune.training import Batches, Recipe, train  # noqa: E402
-from onnxprune.vision import torchvision_module  # noqa: E402
+from onnxprune.runtime.timing import compare  # noqa: E402
+from onnxprune.schedules import context as work  # noqa: E402
+from onnxprune.settings.spec import Sweep  # noqa: E402
+from onnxprune.study import point  # noqa: E402
+from onnxprune.study.controller import run_sweep  # noqa: E402
+from onnxprune.training.loop import Batches, Recipe, train  # noqa: E402
 
 PRECISIONS = ("fp32", "bf16")
 WORK = ((measure, "run_batched"), (measure, "score"), (work, "train_to_numbers"))  # evaluating and training

@@ -20,11 +20,11 @@ import ray
 from ray.cluster_utils import Cluster
 from scaling import CNN, table
 
-from onnxprune.cluster import ClusterSettings
-from onnxprune.controller import run_sweep
-from onnxprune.data import DATASETS
-from onnxprune.progress import Verbosity
-from onnxprune.spec import Point, Sweep
+from onnxprune.common.progress import Verbosity
+from onnxprune.data.dataset import DATASETS
+from onnxprune.settings.spec import Point, Sweep
+from onnxprune.study.cluster import ClusterSettings
+from onnxprune.study.controller import run_sweep
 
 FOLDER = Path(__file__).parent
 SEEDS = 5
@@ -123,8 +123,8 @@ def simulate(tasks_a_second: float = 200.0) -> str:
 def _simulated(plan: list[Point], slots: int, handing: float) -> tuple[float, float, float]:
     """Seconds until all is done, seconds of work, and seconds of the longest base with its longest point.
 
-    The policy is that of `onnxprune.cluster`: twice as many tasks in flight as slots, points before bases; the driver
-    hands out one task after the other, which takes it `handing` seconds each.
+    The policy is that of `onnxprune.study.cluster`: twice as many tasks in flight as slots, points before bases; the
+    driver hands out one task after the other, which takes it `handing` seconds each.
     """
     bases: dict[str, int] = {}
     points: list[deque[_Task]] = []

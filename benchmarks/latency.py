@@ -12,9 +12,9 @@ import statistics
 import time
 from pathlib import Path
 
-from onnxprune.feeds import random_feed
-from onnxprune.inference import open_session
-from onnxprune.profiling import profile
+from onnxprune.analysis.profiling import profile
+from onnxprune.runtime.random_inputs import random_feed
+from onnxprune.runtime.session import open_session
 
 
 def bare_loop(path: Path, batch: int | None, threads: int, seconds: float) -> float:

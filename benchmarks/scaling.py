@@ -19,11 +19,11 @@ from typing import Any
 
 import psutil
 
-from onnxprune import store
-from onnxprune.controller import Outcome, run_sweep
-from onnxprune.estimate import estimate
-from onnxprune.progress import Verbosity
-from onnxprune.spec import Sweep
+from onnxprune.common.progress import Verbosity
+from onnxprune.results import store
+from onnxprune.settings.spec import Sweep
+from onnxprune.study.controller import Outcome, run_sweep
+from onnxprune.study.estimate import estimate
 
 FOLDER = Path(__file__).parent
 CNN = {"model": "cnn", "dataset": "fmnist", "train_limit": 3000, "epochs": 3, "finetune_epochs": 1}

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.errors import InputError, OnnxpruneError, RunError
+from onnxprune.common.errors import InputError, OnnxpruneError, RunError
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from onnxprune.cluster import ClusterSettings
-    from onnxprune.profiling import Profile
-    from onnxprune.spec import Sweep
+    from onnxprune.analysis.profiling import Profile
+    from onnxprune.settings.spec import Sweep
+    from onnxprune.study.cluster import ClusterSettings
 
 __all__ = ["InputError", "OnnxpruneError", "RunError", "__version__", "profile", "run_experiment", "sweep"]
 
@@ -40,21 +40,21 @@ def sweep(
         retry_failed: run points again that failed before.
         track: names of trackers that get every finished point: "mlflow", "tensorboard".
         workers: processes that run points side by side; default: as many as pay.
-        ray: run on this cluster instead: `onnxprune.cluster.ClusterSettings`.
-        settings: fields of `onnxprune.spec.Point`; several values of an axis give the product.
+        ray: run on this cluster instead: `onnxprune.study.cluster.ClusterSettings`.
+        settings: fields of `onnxprune.settings.spec.Point`; several values of an axis give the product.
 
     Raises:
         InputError: settings or data that cannot be used.
         RunError: points failed; the others' results are on disk.
     """
-    from onnxprune.spec import Sweep
+    from onnxprune.settings.spec import Sweep
 
     plan = Sweep.read(Path(spec), settings) if spec is not None else Sweep.parse(settings)
     return _run(plan, out, data_dir, retry_failed=retry_failed, track=track, workers=workers, ray=ray)
 
 
 def _run(plan: "Sweep", out: str | Path, data_dir: str | Path | None, **how: Any) -> "pd.DataFrame":
-    from onnxprune.controller import run_sweep
+    from onnxprune.study.controller import run_sweep
 
     outcome = run_sweep(plan, Path(out), None if data_dir is None else Path(data_dir), **how)
     if outcome.failures:
@@ -79,7 +79,7 @@ def run_experiment(
         InputError: settings of several points, or settings or data that cannot be used.
         RunError: the point failed.
     """
-    from onnxprune.spec import Sweep
+    from onnxprune.settings.spec import Sweep
 
     return _run(Sweep.one_point(settings), out, data_dir, retry_failed=retry_failed)
 
@@ -92,11 +92,11 @@ def profile(path: str | Path, **settings: Any) -> "Profile":
         >>> found.counts.macs, found.operators, found.nodes, found.latency
 
     Args:
-        settings: of `onnxprune.profiling.profile`.
+        settings: of `onnxprune.analysis.profiling.profile`.
 
     Raises:
         InputError: not an ONNX file, a damaged one, shapes that do not fit or are missing, or CUDA does not run.
     """
-    from onnxprune import profiling
+    from onnxprune.analysis import profiling
 
     return profiling.profile(path, **settings)

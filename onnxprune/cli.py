@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import click
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.common.errors import OnnxpruneError
 from onnxprune.version import __version__
 
 # command -> the module of it and its summary: help needs no import, and a command imports only what it needs

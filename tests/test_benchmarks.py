@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.chatter import hushed
+from onnxprune.common.quiet import hushed
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

@@ -9,11 +9,11 @@ import types
 from pathlib import Path
 
 import pytest
-from test_cli import REPOSITORY
+from command_line import REPOSITORY
 
-from onnxprune.controller import run_sweep
 from onnxprune.models import MODELS, Model, Recipe
-from onnxprune.spec import Sweep
+from onnxprune.settings.spec import Sweep
+from onnxprune.study.controller import run_sweep
 
 DOCS = REPOSITORY / "docs"
 GUIDE = [

@@ -10,7 +10,7 @@ import click
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, Shapes
 
 if TYPE_CHECKING:
-    from onnxprune.comparison import Entry
+    from onnxprune.analysis.comparison import Entry
 
 _COUNTS = ("file_bytes", "params", "nonzero_params", "macs", "effective_macs")
 _MISSING = "-"
@@ -47,7 +47,7 @@ def compare(
       onnxprune compare base.onnx pruned.onnx
       onnxprune compare base.onnx a.onnx b.onnx --batch-size 1,32 --threads 1 --json
     """
-    from onnxprune.comparison import compare as compare_files
+    from onnxprune.analysis.comparison import compare as compare_files
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
@@ -79,7 +79,7 @@ def _as_json(entry: "Entry") -> dict[str, Any]:
 
 
 def _as_csv(entries: "list[Entry]") -> str:
-    from onnxprune.columns import csv_text
+    from onnxprune.commands.columns import csv_text
 
     rows = []
     for entry in entries:
@@ -103,7 +103,7 @@ def _as_csv(entries: "list[Entry]") -> str:
 
 
 def _print(entries: "list[Entry]", device: str) -> None:
-    from onnxprune.columns import columns
+    from onnxprune.commands.columns import columns
 
     base = entries[0]
     files = [entry for entry in entries if entry.batch == base.batch]

@@ -8,7 +8,7 @@ import click
 from onnxprune.commands.options import machine_readable, print_rows
 
 if TYPE_CHECKING:
-    from onnxprune.deployment import Choice, Deployed
+    from onnxprune.delivery.deployment import Choice, Deployed
 
 _DROP = 1.0
 
@@ -52,8 +52,8 @@ def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, output: 
       onnxprune deploy experiments/runs/demo
       onnxprune deploy experiments/runs/demo --max-drop 0.5 --min-speedup 2 --layout triton
     """
-    from onnxprune import deployment
-    from onnxprune.errors import RunError
+    from onnxprune.common.errors import RunError
+    from onnxprune.delivery import deployment
 
     if max_drop is None and limits["min_accuracy"] is None:
         max_drop = _DROP

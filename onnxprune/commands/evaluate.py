@@ -11,10 +11,10 @@ import click
 from onnxprune.commands.options import DATA_DIR, DEVICE, THREADS, machine_readable, print_rows
 
 if TYPE_CHECKING:
-    from onnxprune.assessment import Assessment
-    from onnxprune.classifier import Classifier
-    from onnxprune.data import Dataset
-    from onnxprune.metadata import Normalisation
+    from onnxprune.analysis.assessment import Assessment
+    from onnxprune.analysis.classifier import Classifier
+    from onnxprune.data.dataset import Dataset
+    from onnxprune.graph.metadata import Normalisation
 
 _MOST_COLUMNS = 20  # of a confusion matrix that fits a terminal
 _PAIRS = 10
@@ -52,9 +52,9 @@ def evaluate(
       onnxprune evaluate model.onnx --dataset fmnist
       onnxprune evaluate other.onnx --dataset cifar10 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26 --json
     """
-    from onnxprune.assessment import assess
-    from onnxprune.classifier import open_classifier
-    from onnxprune.data import canonical_name, load
+    from onnxprune.analysis.assessment import assess
+    from onnxprune.analysis.classifier import open_classifier
+    from onnxprune.data.dataset import canonical_name, load
 
     name = canonical_name(dataset)
     classifier = open_classifier(model, device=device, threads=threads or os.cpu_count() or 1)
@@ -87,7 +87,7 @@ def _class_rows(found: "Assessment") -> list[dict[str, Any]]:
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    from onnxprune.errors import InputError
+    from onnxprune.common.errors import InputError
 
     if text is None:
         return None
@@ -108,8 +108,8 @@ def _normalisation(
     Raises:
         InputError: there is none.
     """
-    from onnxprune.errors import InputError
-    from onnxprune.metadata import Normalisation
+    from onnxprune.common.errors import InputError
+    from onnxprune.graph.metadata import Normalisation
 
     recorded = classifier.metadata.normalisation
     if recorded is None:

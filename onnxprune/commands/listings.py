@@ -7,7 +7,7 @@ import click
 from onnxprune.commands.options import machine_readable, print_rows
 
 if TYPE_CHECKING:
-    from onnxprune.registry import Registry
+    from onnxprune.common.registry import Registry
 
 
 def _print_listing(rows: list[dict[str, str]], output: str | None) -> None:
@@ -42,7 +42,7 @@ def models(output: str | None) -> None:
 @machine_readable
 def datasets(output: str | None) -> None:
     """List the datasets."""
-    from onnxprune.data import DATASETS
+    from onnxprune.data.dataset import DATASETS
 
     rows = [
         {
@@ -60,7 +60,7 @@ def datasets(output: str | None) -> None:
 @machine_readable
 def techniques(output: str | None) -> None:
     """List the techniques, the criteria, the schedules and the controls."""
-    from onnxprune.pruning import CONTROLS, CRITERIA, SCHEDULES, TECHNIQUES
+    from onnxprune.settings.vocabulary import CONTROLS, CRITERIA, SCHEDULES, TECHNIQUES
 
     if output is not None:
         kinds: dict[str, Registry[Any]] = {"technique": TECHNIQUES, "criterion": CRITERIA, "schedule": SCHEDULES}

@@ -38,7 +38,7 @@ def executor(command: Callable[..., Any]) -> Callable[..., Any]:
     def inner(*arguments: Any, executor: str, address: str | None, gpus_per_point: float | None, **rest: Any) -> Any:
         ray = None
         if executor == "ray":
-            from onnxprune.cluster import ClusterSettings
+            from onnxprune.study.cluster import ClusterSettings
 
             ray = ClusterSettings(address, 1.0 if gpus_per_point is None else gpus_per_point)
         elif address is not None or gpus_per_point is not None:
@@ -133,7 +133,7 @@ def machine_readable(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def print_rows(rows: Sequence[Mapping[str, Any]], output: str) -> None:
     """Prints rows as "json" or "csv" to stdout."""
-    from onnxprune.columns import csv_text
+    from onnxprune.commands.columns import csv_text
 
     if output == "csv":
         click.echo(csv_text(rows) if rows else "", nl=False)

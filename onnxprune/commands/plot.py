@@ -28,7 +28,7 @@ def plot(sweep: Path, x: str, y: str, out: Path) -> None:
       onnxprune plot experiments/runs/demo --x sparsity --y accuracy --out accuracy.pdf
       onnxprune plot experiments/runs/demo --x macs --y latency_ms_median --out latency.svg
     """
-    from onnxprune.figures import plot as draw
+    from onnxprune.report.figures import plot as draw
 
     draw(sweep, x, y, out)
     click.echo(out)

@@ -21,9 +21,9 @@ def predict(model: Path, images: tuple[Path, ...], output: str | None) -> None:
     Example:
       onnxprune predict model.onnx shoe.png shirt.jpg
     """
-    from onnxprune.classifier import open_classifier, shape_text
-    from onnxprune.prediction import picture_shape
-    from onnxprune.prediction import predict as predict_files
+    from onnxprune.analysis.classifier import open_classifier, shape_text
+    from onnxprune.analysis.prediction import picture_shape
+    from onnxprune.analysis.prediction import predict as predict_files
 
     classifier = open_classifier(model)
     found = predict_files(classifier, list(images))

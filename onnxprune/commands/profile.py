@@ -10,7 +10,7 @@ import click
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, Shapes
 
 if TYPE_CHECKING:
-    from onnxprune.profiling import Profile, Value
+    from onnxprune.analysis.profiling import Profile, Value
 
 Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows
 
@@ -71,7 +71,7 @@ def profile(
       onnxprune profile model.onnx --batch-size 1,32 --threads 1 --per-node-time
       onnxprune profile model.onnx --input input:1x3x224x224 --no-latency --json
     """
-    from onnxprune import profiling
+    from onnxprune.analysis import profiling
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
@@ -114,7 +114,7 @@ def _as_json(found: "Profile") -> dict[str, Any]:
 
 
 def _print(found: "Profile", nodes: int | None) -> None:
-    from onnxprune.columns import columns
+    from onnxprune.commands.columns import columns
 
     click.echo(_summary(found))
     for title, headings, rows in (_operators(found), _nodes(found, nodes), *_latencies(found), *_kernels(found)):

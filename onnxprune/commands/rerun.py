@@ -11,7 +11,7 @@ import click
 from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows
 
 if TYPE_CHECKING:
-    from onnxprune.rerun import Repetition
+    from onnxprune.study.rerun import Repetition
 
 
 @click.command()
@@ -36,7 +36,7 @@ def rerun(folder: Path, out: Path | None, data_dir: Path | None, output: str | N
       onnxprune rerun experiments/runs/demo
       onnxprune rerun experiments/runs/demo/cnn-digits-b256-weight-l1-s50-seed0-1d0c3e0b
     """
-    from onnxprune.rerun import rerun as run_again
+    from onnxprune.study.rerun import rerun as run_again
 
     with tempfile.TemporaryDirectory(prefix="onnxprune-rerun-") as temporary:
         repetitions = run_again(folder, out or Path(temporary), data_dir)

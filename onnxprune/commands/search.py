@@ -12,7 +12,7 @@ from onnxprune.commands.points import PointCommand
 
 class _SearchCommand(PointCommand):
     def fields(self) -> set[str]:
-        from onnxprune.spec import FIELDS
+        from onnxprune.settings.spec import FIELDS
 
         return FIELDS.keys() - {"sparsity"}
 
@@ -61,9 +61,9 @@ def search(
       onnxprune search --model cnn --dataset fmnist --max-drop 1.0
       onnxprune search --model cnn --technique structured --max-drop 0.5 --seeds 3 --step 5
     """
-    from onnxprune.progress import Verbosity
-    from onnxprune.search import search as bisect
-    from onnxprune.spec import Sweep
+    from onnxprune.common.progress import Verbosity
+    from onnxprune.settings.spec import Sweep
+    from onnxprune.study.search import search as bisect
 
     given = {name: value for name, value in options.items() if value is not None}
     plan = Sweep.parse({**given, "sparsity": 50})
@@ -72,6 +72,6 @@ def search(
     if output is not None:
         print_rows([dataclasses.asdict(entry) for entry in found], output)
         return
-    from onnxprune.tables import print_search
+    from onnxprune.commands.tables import print_search
 
     print_search(found, max_drop)

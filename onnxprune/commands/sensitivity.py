@@ -17,7 +17,7 @@ class _SensitivityCommand(PointCommand):
     several = False
 
     def fields(self) -> Collection[str]:
-        from onnxprune.spec import BASE_FIELDS
+        from onnxprune.settings.spec import BASE_FIELDS
 
         return {*BASE_FIELDS, "technique", "criterion", "channel_align"}
 
@@ -62,18 +62,18 @@ def sensitivity(
       onnxprune sensitivity --model cnn --technique structured --figure sensitivity.png
       onnxprune sensitivity --model densenet121 --dataset cifar10 --technique weight --sparsity 50,90 --images 500
     """
-    from onnxprune.chatter import hushed
-    from onnxprune.progress import Verbosity
-    from onnxprune.spec import Sweep
-    from onnxprune.tables import layers_by_sparsity, print_sensitivity
+    from onnxprune.commands.tables import layers_by_sparsity, print_sensitivity
+    from onnxprune.common.progress import Verbosity
+    from onnxprune.common.quiet import hushed
+    from onnxprune.settings.spec import Sweep
 
     plan = Sweep.parse({"technique": "weight"} | {name: value for name, value in options.items() if value is not None})
     if figure is not None:
-        from onnxprune.figures import check_format
+        from onnxprune.report.figures import check_format
 
         check_format(figure)
     with hushed():
-        from onnxprune.sensitivity import sensitivity as accuracies
+        from onnxprune.study.sensitivity import sensitivity as accuracies
 
     found = accuracies(plan, out, data_dir, images, Verbosity.QUIET if quiet else Verbosity.NORMAL)
     if output is not None:
@@ -81,7 +81,7 @@ def sensitivity(
     else:
         print_sensitivity(found)
     if figure is not None:
-        from onnxprune.figures import heat_map
+        from onnxprune.report.figures import heat_map
 
         first = plan.points[0]
         title = f"{first.model} on {first.dataset_title}, {first.technique} ({first.criterion})"

@@ -16,8 +16,8 @@ from onnxprune.commands.report import PAGE
 if TYPE_CHECKING:
     import pandas as pd
 
-    from onnxprune.cluster import ClusterSettings
-    from onnxprune.spec import Sweep
+    from onnxprune.settings.spec import Sweep
+    from onnxprune.study.cluster import ClusterSettings
 
 
 class _OnePointCommand(PointCommand):
@@ -93,7 +93,7 @@ def sweep(spec: Path | None, dry_run: bool, **options: Any) -> None:
       onnxprune sweep --model slp,cnn --batch-size 32,256 --sparsity 50,75,87.5
       onnxprune sweep experiments/demo.toml --dry-run
     """
-    from onnxprune.spec import Sweep
+    from onnxprune.settings.spec import Sweep
 
     given, how = _split(options)
     plan = Sweep.read(spec, given) if spec else Sweep.parse(given)
@@ -112,7 +112,7 @@ def run(**options: Any) -> None:
     Example:
       onnxprune run --model cnn --technique structured --sparsity 50
     """
-    from onnxprune.spec import Sweep
+    from onnxprune.settings.spec import Sweep
 
     given, how = _split(options)
     _end(_run(Sweep.one_point(given), how))
@@ -120,8 +120,8 @@ def run(**options: Any) -> None:
 
 def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
     """Runs, prints, and writes the page if asked for; gives the failures."""
-    from onnxprune.controller import run_sweep
-    from onnxprune.progress import Verbosity
+    from onnxprune.common.progress import Verbosity
+    from onnxprune.study.controller import run_sweep
 
     verbosity = Verbosity.QUIET if how.quiet else Verbosity.VERBOSE if how.verbose else Verbosity.NORMAL
     outcome = run_sweep(
@@ -167,7 +167,7 @@ def _print_failures(failures: dict[str, str]) -> None:
 
 
 def _print_plan(plan: "Sweep", as_json: bool) -> None:
-    from onnxprune.estimate import estimate
+    from onnxprune.study.estimate import estimate
 
     cost = estimate(plan.points)
     if as_json:
@@ -184,7 +184,7 @@ def _print_plan(plan: "Sweep", as_json: bool) -> None:
 
 
 def _print_rows(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
-    from onnxprune.tables import print_results
+    from onnxprune.commands.tables import print_results
 
     if as_json:
         click.echo(table.to_json(orient="records", indent=1))
@@ -200,7 +200,7 @@ def _print_rows(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
 def results(folder: Path, as_json: bool, as_csv: bool) -> None:
     """Print the table of a sweep, finished or still running."""
-    from onnxprune.store import failures, result_table
+    from onnxprune.results.store import failures, result_table
 
     table = result_table(folder)
     _print_failures(failures(folder))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.registry import Registry
+from onnxprune.common.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from onnxprune.vision import torchvision_module
+from onnxprune.common.torchvision import torchvision_module
 
 _DENSE_LAYER = re.compile(r"features\.denseblock\d+\.denselayer\d+")
 

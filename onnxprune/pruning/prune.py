@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.fx import symbolic_trace
 from torch.nn import functional as F
 
-from onnxprune.elimination import ALIGN_FROM
-from onnxprune.errors import InputError
+from onnxprune.common.errors import InputError
+from onnxprune.graph.elimination import ALIGN_FROM
 from onnxprune.models.densenet import removable_layers, remove_layers
-from onnxprune.pruning import TECHNIQUES, pruners
-from onnxprune.training import Batches, fitting_micro_batch, seeded_generator
+from onnxprune.pruning import pruners
+from onnxprune.settings.vocabulary import TECHNIQUES
+from onnxprune.training.loop import Batches, fitting_micro_batch, seeded_generator
 
 CALIBRATION_STEPS = 10
 CALIBRATION_BATCH = 256

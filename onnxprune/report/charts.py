@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from onnxprune.series import Look, over_seeds, sound_span
+from onnxprune.report.series import Look, over_seeds, sound_span
 
 # plotly's name of each marker, and the same as an SVG path in a box from -6 to 6
 MARKERS = {

@@ -12,10 +12,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
-from onnxprune import store
 from onnxprune.report import charts
+from onnxprune.report.series import Look, looks, named_series
 from onnxprune.report.sources import MAX_DROP, Source
-from onnxprune.series import Look, looks, named_series
+from onnxprune.results import store
 
 # column -> heading, and digits after the point: None for words
 _COLUMNS: dict[str, tuple[str, int | None]] = {

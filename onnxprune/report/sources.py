@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from onnxprune import store
-from onnxprune.deployment import choose, constraints, studies
-from onnxprune.errors import InputError, OnnxpruneError
-from onnxprune.modelcard import command
-from onnxprune.spec import BASES, Sweep
+from onnxprune.common.errors import InputError, OnnxpruneError
+from onnxprune.delivery.deployment import choose, constraints, studies
+from onnxprune.delivery.modelcard import command
+from onnxprune.results import store
+from onnxprune.settings.spec import BASES, Sweep
 
 MAX_DROP = 1.0  # percentage points, as `deploy` has it by default
 

@@ -1,0 +1,74 @@
+"""How good a network's answers are: accuracy and cross-entropy from logits."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.common.errors import InputError
+
+_TOP = 5
+_SAME = 1e-6  # logits that differ by no more than this between images are the same
+
+
+@dataclass(frozen=True)
+class Scores:
+    """
+    Attributes:
+        accuracy: top-1, percent.
+        top5_accuracy: percent; with up to 5 classes it is 100 by definition, whatever the network answers.
+        cross_entropy: mean over the images, in nats; NaN where any logit is not finite.
+        constant: the network has collapsed: every image gets the same prediction, and no logit varies by more
+            than 1e-6 between images.
+    """
+
+    accuracy: float
+    top5_accuracy: float
+    cross_entropy: float
+    constant: bool
+
+
+def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
+    """Scores of logits (N, classes) against integer labels (N,).
+
+    Classes with equal logits rank by their index, as argmax does: equal logits for all classes are right where
+    class 0 is (top-1) or classes 0 to 4 are (top-5). An image with a logit that is not finite counts as wrong.
+
+    Raises:
+        InputError: there are no images, or logits and labels do not fit together.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not labels.size:
+        raise InputError(f"logits of shape {logits.shape} do not fit labels of shape {labels.shape}")
+    classes = logits.shape[1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise InputError(f"labels {labels.min()} to {labels.max()} do not fit a model of {classes} classes")
+    logits = logits.astype(np.float64)
+    finite = np.isfinite(logits).all(axis=1)
+    rank = _rank_of_label(logits, labels)
+    return Scores(
+        accuracy=_percent(finite & (rank < 1)),
+        top5_accuracy=_percent(finite & (rank < _TOP)),
+        cross_entropy=_cross_entropy(logits, labels) if finite.all() else float("nan"),
+        constant=bool(finite.all() and _is_constant(logits)),
+    )
+
+
+def _rank_of_label(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes rank before the true one, for each image (N,); equal logits rank by class index."""
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    lower_index = np.arange(logits.shape[1]) < labels[:, None]
+    return ((logits > own) | ((logits == own) & lower_index)).sum(axis=1)
+
+
+def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    shifted = logits - logits.max(axis=1, keepdims=True)  # the largest exponential is 1: no overflow
+    own = np.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]
+    return float((np.log(np.exp(shifted).sum(axis=1)) - own).mean())
+
+
+def _is_constant(logits: np.ndarray) -> bool:
+    predictions = logits.argmax(axis=1)
+    return bool((predictions == predictions[0]).all() and np.ptp(logits, axis=0).max() <= _SAME)
+
+
+def _percent(correct: np.ndarray) -> float:
+    return 100 * float(correct.mean())

@@ -1,0 +1,127 @@
+"""Picture files through a classifier's ONNX file, by what its metadata say."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from onnxprune.analysis.classifier import Classifier, softmax
+from onnxprune.common.errors import InputError
+from onnxprune.data.dataset import DATASETS
+
+_MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
+_TOP = 3
+_DEEP = ("I", "F")  # Pillow's modes of more than 8 bits a channel begin so; it clips them at 255
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """
+    Attributes:
+        size: (width, height) of the picture in its file, in pixels.
+        top: the three classes of the highest probability, 0 to 1, and these, best first.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    top: tuple[tuple[str, float], ...]
+
+
+def picture_shape(classifier: Classifier) -> tuple[int, int, int]:
+    """(C, H, W) that pictures are brought to, before any black border: the shape of the images it was trained on.
+
+    Raises:
+        InputError: neither the file's metadata nor its input say it, or they contradict each other.
+    """
+    shape = classifier.metadata.input_shape or tuple(size for size in classifier.shape if size is not None)
+    if len(shape) != 3:
+        raise InputError(f"{classifier.path}: neither its input nor its metadata say the size of its images")
+    if not classifier.takes(shape):
+        raise InputError(f"{classifier.path}: its metadata say images of {shape}, its input is {classifier.shape}")
+    if shape[0] not in _MODES:
+        raise InputError(f"{classifier.path}: takes images of {shape[0]} channels, pictures have 1 or 3")
+    known = {name: info.shape for name, info in DATASETS.items()}.get(classifier.metadata.dataset or "")
+    # a model that needs larger images than its dataset has was trained on them with a border
+    if known and known[0] == shape[0] and known[1] <= shape[1] and known[2] <= shape[2]:
+        return known
+    return shape
+
+
+def predict(classifier: Classifier, paths: list[Path]) -> list[Prediction]:
+    """What the file says of each picture.
+
+    A picture becomes grayscale or RGB, as the file takes, and is resized to its images' size, whatever its
+    proportions, by Pillow's antialiased bilinear filter.
+
+    Raises:
+        InputError: the file's metadata do not say how to prepare a picture; or a line for each picture that cannot be
+            read.
+    """
+    metadata = classifier.metadata
+    if metadata.normalisation is None or metadata.classes is None:
+        missing = "normalisation" if metadata.normalisation is None else "classes"
+        reason = (
+            "; ".join(metadata.problems) or "the files of a sweep have them, and 'onnxprune evaluate' takes options"
+        )
+        raise InputError(f"{classifier.path}: its metadata do not say the {missing} ({reason})")
+    shape = picture_shape(classifier)
+    loaded, errors = [], []
+    for path in paths:
+        try:
+            loaded.append(_load(path, shape))
+        except InputError as error:
+            errors.append(str(error))
+    if errors:
+        raise InputError("\n".join(errors))
+    images = np.stack([_bordered(pixels, classifier, shape) for pixels, _ in loaded])
+    logits = classifier.logits(images, metadata.normalisation)
+    if logits.shape[1] != len(metadata.classes):
+        raise InputError(
+            f"{classifier.path}: answers with {logits.shape[1]} classes, its metadata name {len(metadata.classes)}"
+        )
+    if not np.isfinite(logits).all():
+        raise InputError(f"{classifier.path}: its answer is not finite numbers: the model is damaged")
+    probabilities = softmax(logits)
+    return [
+        Prediction(path, size, _top(row, metadata.classes))
+        for path, (_, size), row in zip(paths, loaded, probabilities, strict=True)
+    ]
+
+
+def _load(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """The picture as uint8 (C, H, W), and its own (width, height)."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                file.load()
+                picture = ImageOps.exif_transpose(file)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise InputError(f"{path}: the picture has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except Exception as error:  # Pillow's readers raise whatever their format's parser does
+        raise InputError(f"{path}: not a picture that Pillow can read, or a damaged one") from error
+    if picture.mode.startswith(_DEEP):
+        raise InputError(f"{path}: has more than 8 bits a channel (Pillow's mode {picture.mode}): convert it first")
+    channels, height, width = shape
+    size = picture.size
+    picture = picture.convert(_MODES[channels])
+    if size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
+    return pixels, size
+
+
+def _bordered(pixels: np.ndarray, classifier: Classifier, shape: tuple[int, int, int]) -> np.ndarray:
+    """With the black border of `Dataset.padded` where the file takes larger images."""
+    taken = classifier.metadata.input_shape or shape
+    gaps = [have - size for have, size in zip(taken[1:], pixels.shape[1:], strict=True)]
+    return np.pad(pixels, ((0, 0), *((gap // 2, gap - gap // 2) for gap in gaps)))
+
+
+def _top(probabilities: np.ndarray, classes: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+    order = np.argsort(-probabilities, kind="stable")[:_TOP]
+    return tuple((classes[index], float(probabilities[index])) for index in order)

@@ -1,0 +1,1 @@
+"""Where networks of PyTorch become ONNX files, and the files are measured."""

@@ -1,0 +1,127 @@
+"""Exports a network and measures the file: parity, accuracy, counts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from onnxprune.analysis.evaluation import Scores, score
+from onnxprune.bridge.export import export, network_logits, parity, write_metadata
+from onnxprune.common.errors import RunError
+from onnxprune.data.dataset import Dataset, Split
+from onnxprune.graph.counting import Counts, count
+from onnxprune.graph.elimination import eliminate_dead_units
+from onnxprune.graph.metadata import NORMALISATION
+from onnxprune.runtime.session import open_session, run_batched
+from onnxprune.training.loop import Batches, fitting_micro_batch
+from onnxprune.version import __version__
+
+PARITY_IMAGES = 256
+_IMAGES_AT_ONCE = 500  # that are made floats
+EVALUATION_BATCH = 100  # what is computed of a batch then stays in the cache: 500 took a quarter longer
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found on an exported file.
+
+    Attributes:
+        test: scores of the file under onnxruntime on the full test set.
+        parity: largest absolute difference between the network's logits and the file's, on 256 test images.
+        counts: MACs, parameters and bytes of the file.
+        batch: images that were run through it at once, as many as memory is meant to hold.
+    """
+
+    test: Scores
+    parity: float
+    counts: Counts
+    batch: int
+
+    def accuracy_columns(self, prefix: str = "") -> dict[str, Any]:
+        """Accuracies in percent and cross-entropy in nats, on the test set."""
+        return {
+            f"{prefix}accuracy": self.test.accuracy,
+            f"{prefix}top5_accuracy": self.test.top5_accuracy,
+            f"{prefix}cross_entropy": self.test.cross_entropy,
+        }
+
+    def cost_columns(self, prefix: str = "") -> dict[str, Any]:
+        """Counts per image, and the file's size."""
+        return {
+            f"{prefix}macs": self.counts.macs,
+            f"{prefix}effective_macs": self.counts.effective_macs,
+            f"{prefix}flops": self.counts.flops,
+            f"{prefix}onnx_tool_ops": self.counts.onnx_tool_ops,
+            f"{prefix}params": self.counts.params,
+            f"{prefix}nonzero_params": self.counts.nonzero_params,
+            f"{prefix}file_bytes": self.counts.file_bytes,
+        }
+
+
+def export_and_measure(
+    network: nn.Module,
+    path: Path,
+    dataset: Dataset,
+    device: torch.device,
+    metadata: Mapping[str, Any],
+    dead_align: int | None = None,
+) -> Measured:
+    """Writes `network` to `path` and measures that file.
+
+    Args:
+        dead_align: leave units out of the file that do not change what it computes, so that the width of what is left
+            is a multiple of this; None: leave none out.
+        metadata: what the file's metadata say of how it was made, beside what a deployer needs to know of the data.
+
+    Raises:
+        RunError: the file does not compute what the network does, or its MACs cannot be told.
+    """
+    export(network, path, dataset.input_shape)
+    if dead_align is not None:
+        eliminate_dead_units(path, dead_align)
+    session = open_session(path, device=device.type, threads=torch.get_num_threads())
+    batch = fitting_micro_batch(network, dataset.input_shape, EVALUATION_BATCH)
+    logits = run_batched(session, dataset.test.images, dataset.mean, dataset.std, batch)
+    probe = Batches(dataset.test, dataset.mean, dataset.std, device)
+    images, _ = probe.take(torch.arange(min(PARITY_IMAGES, len(probe))))
+    difference = parity(network, logits[: len(images)], images)
+    test = score(logits, dataset.test.labels)
+    write_metadata(
+        path, {**_data_metadata(dataset), **metadata, "accuracy": test.accuracy, "onnxprune_version": __version__}
+    )
+    counts = count(path)  # last: of the file as it is deployed, its metadata included
+    if not counts.complete:
+        raise RunError(f"the exported file cannot be counted: {'; '.join(counts.notes)}")
+    return Measured(test=test, parity=difference, counts=counts, batch=batch)
+
+
+def validation_accuracy(path: Path, dataset: Dataset, device: torch.device, batch: int) -> float:
+    """Top-1 of an exported file on the validation split, in percent: what decisions may look at."""
+    session = open_session(path, device=device.type, threads=torch.get_num_threads())
+    logits = run_batched(session, dataset.validation.images, dataset.mean, dataset.std, batch)
+    return score(logits, dataset.validation.labels).accuracy
+
+
+def network_accuracy(network: nn.Module, dataset: Dataset, device: torch.device, images: int | None = None) -> float:
+    """Top-1 of a network that is no file yet, on the validation split or its first images, in percent."""
+    split = dataset.validation
+    labels = split.labels[:images]
+    batches = Batches(Split(split.images[:images], labels), dataset.mean, dataset.std, device)
+    pieces = torch.arange(len(labels)).split(_IMAGES_AT_ONCE)
+    return score(np.concatenate([network_logits(network, batches.take(piece)[0]) for piece in pieces]), labels).accuracy
+
+
+def _data_metadata(dataset: Dataset) -> dict[str, Any]:
+    """What whoever runs the file must know of its input and output."""
+    return {
+        "dataset": dataset.name,
+        "classes": list(dataset.classes),
+        "input_shape": list(dataset.input_shape),
+        "normalisation": NORMALISATION,
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+    }

@@ -1,0 +1,228 @@
+"""Tables for people: what a sweep found, as text that fits a terminal."""
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from onnxprune.settings.spec import FIELDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from onnxprune.study.search import Search
+    from onnxprune.study.sensitivity import LayerAccuracy
+
+_POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
+_MISSING = "-"
+_HEADINGS = (
+    "technique\n", "criterion\n", "asked\n%", "got\n%", "acc before\n%", "acc\n%", "loss\n", "MACs\n", "eff. MACs\n",
+    "non-zero\nparams", "file\nbytes", "TL\ns", "latency\nms", "speedup\n", "",
+)  # fmt: skip
+_LEFT = ("technique\n", "criterion\n", "")
+# What goes first where the terminal is too narrow for all of it.
+_DISPENSABLE = (
+    "loss\n",
+    "TL\ns",
+    "non-zero\nparams",
+    "eff. MACs\n",
+    "latency\nms",
+    "acc before\n%",
+    "got\n%",
+    "criterion\n",
+)
+
+
+def print_results(table: "pd.DataFrame") -> None:
+    """Prints a sweep's rows to stdout, one table a study, seeds folded into mean and standard deviation."""
+    console = _console()
+    point = [name for name in _POINT if name in table]
+    study = [name for name in FIELDS if name in table and name not in (*point, "seed")]
+    noise = float(table["speedup_noise"].quantile(0.9))
+    for _, rows in table.groupby(study, sort=False, dropna=False):
+        for renderable in _study(rows, point, noise, console.width):
+            console.print(renderable)
+    if table["speedup"].notna().any():
+        timed = table.iloc[0]
+        console.print(
+            f"Speedup: median latency of base / pruned, timed in turn by onnxruntime on {timed['device']}, batch "
+            f"{timed['latency_batch']}, {_plural(timed['latency_threads'], 'thread')}. Sessions of the same file "
+            f"differed by up to {100 * noise:.1f} % in nine rows of ten: differences within that, marked ~, are ties."
+        )
+    console.print(
+        "acc: top-1 on the full test set by the ONNX file under onnxruntime, before and after fine-tuning. 1 MAC = 2 "
+        "FLOPs. eff. MACs: without multiplications by stored zeros, which a dense runtime performs all the same. TL: "
+        "training cost of the point."
+    )
+    if table["collapsed"].any():
+        console.print("collapsed: the network predicts the same for every image.")
+
+
+def layers_by_sparsity(found: "Sequence[LayerAccuracy]") -> "pd.DataFrame":
+    """Points of accuracy lost: a row a layer, in the network's order, and a column a sparsity in percent."""
+    import pandas as pd
+
+    table = pd.DataFrame([(entry.layer, entry.sparsity, entry.drop) for entry in found], columns=["layer", "x", "drop"])
+    return table.pivot(index="layer", columns="x", values="drop").loc[list(dict.fromkeys(table["layer"]))]
+
+
+def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
+    """Prints what each layer bears to stdout."""
+    console = _console()
+    drops = layers_by_sparsity(found)
+    units = {entry.layer: entry.units for entry in found}
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in ("layer", "units", *(f"{sparsity:g} %" for sparsity in drops)):
+        grid.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
+    for layer, row in drops.iterrows():
+        grid.add_row(str(layer), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row))
+    console.print(grid)
+    base = found[0].accuracy + found[0].drop
+    console.print(
+        f"Points of validation accuracy lost where that share of one layer alone is removed, of {base:.2f} %, without "
+        "fine-tuning."
+    )
+
+
+def print_search(found: "Sequence[Search]", max_drop: float) -> None:
+    """Prints the highest sparsities to stdout."""
+    console = _console()
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    left = ("technique", "criterion")
+    for heading in (*left, "highest\n%", "val. drop\npoints", "acc\n%", "MACs", "file\nbytes", "speedup", "tried\n%"):
+        grid.add_column(heading, justify="left" if heading in (*left, "tried\n%") else "right")
+    for entry in found:
+        metrics = entry.metrics
+        tried = " ".join(f"{trial.sparsity:g}{'' if trial.accepted else '✗'}" for trial in entry.trials)
+        shown = [_MISSING] * 5
+        if metrics:
+            drop = next(trial.drop for trial in entry.trials if trial.sparsity == entry.sparsity)
+            speedup = metrics.get("speedup")
+            shown = [
+                f"{drop:.2f}",
+                f"{metrics['accuracy']:.2f}",
+                compact(metrics["macs"]),
+                compact(metrics["file_bytes"]),
+                _MISSING if speedup is None else f"{speedup:.2f}x",
+            ]
+        criterion = entry.criterion + ("" if entry.control == "none" else f", {entry.control}")
+        grid.add_row(entry.technique, criterion, f"{entry.sparsity:g}", *shown, tried)
+    console.print(grid)
+    console.print(
+        f"The highest sparsity that loses at most {max_drop:g} point(s) of validation accuracy against the base; 0: "
+        "none does. ✗: lost more."
+    )
+    trainings = sum(entry.trainings for entry in found)
+    reused = sum(entry.reused for entry in found)
+    console.print(f"{_plural(trainings, 'point')} run, {reused} reused.")
+    for entry in found:
+        for folder in entry.folders:
+            console.print(f"{entry.technique}: {folder}", soft_wrap=True)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def _study(rows: "pd.DataFrame", point: list[str], noise: float, width: int) -> list[RenderableType]:
+    """The heading with the base's assessment (IPA), and the table of its points."""
+    row = rows.iloc[0]
+    bases = rows.drop_duplicates("base_id")
+    heading = (
+        f"\n[bold]{row['model']} on {row['dataset']}[/], batch {row['batch_size']:,}, {row['schedule']}, "
+        f"{_plural(len(bases), 'seed')}; trained on {row['train_images']:,} images"
+    )
+    if row["train_images"] < row["available_train_images"]:
+        heading += f" (limited: there are {row['available_train_images']:,})"
+    if row.get("precision") == "bf16":
+        heading += " in bf16"
+    heading += f", tested on {row['test_images']:,}"
+    assessment = (
+        f"IPA: accuracy {_spread(bases['base_accuracy'])} %, top-5 {_spread(bases['base_top5_accuracy'])} %, "
+        f"cross-entropy {_spread(bases['base_cross_entropy'], 4)}; "
+        f"trained in {_spread(bases['base_training_seconds'], 1)} s, {bases['base_training_flops'].mean() / 1e12:.3g} "
+        f"TFLOPs\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
+    )
+    cells, sections = [list(_HEADINGS)], []
+    previous = None
+    for _, seeds in rows.groupby(point, sort=False, dropna=False):
+        first = seeds.iloc[0]
+        sections.append(previous not in (None, first["technique"]))
+        previous = first["technique"]
+        criterion = first["criterion"] + (" of layers" if seeds["granularity"].eq("layer").any() else "")
+        if first.get("control", "none") != "none":
+            criterion += f", {first['control']}"
+        cells.append([first["technique"], criterion, f"{first['sparsity']:g}", *_cells(seeds, noise)])
+    kept = _fitting(cells, width)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for index in kept:
+        grid.add_column(_HEADINGS[index], justify="left" if _HEADINGS[index] in _LEFT else "right", no_wrap=True)
+    for line, section in zip(cells[1:], sections, strict=True):
+        if section:
+            grid.add_section()
+        grid.add_row(*(line[index] for index in kept))
+    found: list[RenderableType] = [heading, assessment, grid]
+    left_out = [" ".join(_HEADINGS[index].split()) for index in range(len(_HEADINGS)) if index not in kept]
+    if left_out:
+        found.append(f"Not shown for want of room: {', '.join(left_out)}.")
+    return found
+
+
+def _fitting(lines: list[list[str]], width: int) -> list[int]:
+    """The columns that fit a width in characters, two between neighbours; the first line are the headings."""
+    widths = [max(len(part) for line in lines for part in line[index].split("\n")) for index in range(len(lines[0]))]
+    kept = list(range(len(widths)))
+    for heading in _DISPENSABLE:
+        if sum(widths[index] + 2 for index in kept) <= width:
+            break
+        kept.remove(lines[0].index(heading))
+    return kept
+
+
+def _cells(seeds: "pd.DataFrame", noise: float) -> list[str]:
+    mean = seeds.mean(numeric_only=True)
+    timed = seeds["speedup"].notna().all()
+    speedup = f"{mean['speedup']:.2f}x" if timed else _MISSING
+    if timed and abs(mean["speedup"] - 1) <= max(noise, mean["speedup_noise"]):
+        speedup = f"~{speedup}"
+    remarks = ["collapsed"] if seeds["collapsed"].any() else []
+    if seeds["empty_layers"].any() and not seeds["collapsed"].all():
+        remarks.append(_plural(int(seeds["empty_layers"].max()), "empty layer"))
+    return [
+        f"{mean['achieved_sparsity']:.1f}",
+        _spread(seeds["before_finetuning_accuracy"]),
+        _spread(seeds["accuracy"]),
+        _spread(seeds["cross_entropy"], 3),
+        compact(mean["macs"]),
+        compact(mean["effective_macs"]),
+        compact(mean["nonzero_params"]),
+        compact(mean["file_bytes"]),
+        f"{mean['training_seconds']:.1f}",
+        f"{mean['latency_ms_median']:.3f}" if timed else _MISSING,
+        speedup,
+        ", ".join(remarks),
+    ]
+
+
+def _spread(values: "pd.Series", digits: int = 2) -> str:
+    """The mean, with the sample standard deviation where there are several values."""
+    if values.isna().any():
+        return _MISSING
+    text = f"{values.mean():.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {values.std():.{digits}f}"
+
+
+def compact(number: float) -> str:
+    """A count to four digits: 57829376 is "57.83M"; exact below 10,000."""
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if number >= factor:
+            return f"{number / (1e3 if unit == 'k' else factor):.4g}{unit}"
+    return f"{number:.0f}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

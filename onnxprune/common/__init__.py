@@ -1,0 +1,1 @@
+"""What every room may use: errors, progress, registries, the environment; knows nothing of pruning."""

@@ -1,0 +1,573 @@
+"""What an ONNX file costs to run and to store: MACs, parameters, operators, bytes."""
+
+import contextlib
+import io
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxprune.graph.macs import OPERATORS, Site, UnknownShapeError, is_uncounted
+from onnxprune.graph.onnxfile import (
+    Inferred,
+    Shape,
+    constants,
+    infer_shapes,
+    input_shapes,
+    load,
+    one_line,
+    operator_type,
+    scan_axis,
+    scanned,
+    stored_bytes,
+    subgraphs,
+    tensor_bytes,
+    used_names,
+    values,
+)
+
+
+@dataclass(frozen=True)
+class OpCount:
+    """Nodes of one operator type, their MACs and their parameters; shared ones count at the first user."""
+
+    count: int
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class NodeCount:
+    """
+    Attributes:
+        name: the node's, or that of its first output; "outer/attribute/inner" within a subgraph.
+        operator: "Conv", "com.microsoft.QAttention".
+        macs, effective_macs: of all its runs.
+        params: of the tensors that no node before it uses.
+        output_shape: of its first output; None where it is not known.
+        weight_shape: of the constant that its MACs multiply by; None where there is none.
+        activation_bytes: of its inputs and outputs that are not constant, one run; None where a shape is not known.
+        weight_bytes: of the constants that it reads, as stored.
+        repeats: runs, within a loop of known length.
+        onnx_tool_ops: onnx-tool's figure; None where it has none.
+        note: what the count leaves open.
+    """
+
+    name: str
+    operator: str
+    macs: int
+    effective_macs: int
+    params: int
+    output_shape: Shape | None
+    weight_shape: Shape | None
+    activation_bytes: int | None
+    weight_bytes: int
+    repeats: int
+    onnx_tool_ops: int | None
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """
+    Attributes:
+        macs: multiply-accumulates of all products (`onnxprune.graph.macs`). Biases are not counted; multiplications by
+            padding are.
+        effective_macs: those without the multiplications by zeros that a constant weight stores.
+        flops: 2 * macs.
+        params: elements of floating-point initializers, and of other constants that are the weight or bias of
+            such an operator. Shapes and indices are no parameters.
+        nonzero_params: those that are not zero (quantized ones: not at their zero point).
+        file_bytes: of the file and of the external data it names.
+        weight_bytes: of all constants, as stored.
+        peak_activation_bytes: the most that inputs, intermediate tensors and outputs take at once, when nodes run in
+            the order of the file and a tensor lives until its last use; None where a size is not known. Runtimes
+            that fuse operators or work in place need less.
+        operators: operator type ("domain.Type" outside ONNX's own) -> its nodes, most MACs first.
+        nodes: in the order of the file, those of subgraphs after the node that runs them.
+        onnx_tool_ops: onnx-tool's total, which also counts biases, activations, pooling and BatchNorm (31 an
+            element); None where it cannot handle the file.
+        onnx_tool_note: why it is None.
+        uncounted: operator type -> number of nodes that may multiply outside `macs`.
+        complete: whether nothing that multiplies is missing from `macs`.
+        notes: what the counts leave open, a line each.
+    """
+
+    macs: int
+    effective_macs: int
+    flops: int
+    params: int
+    nonzero_params: int
+    file_bytes: int
+    weight_bytes: int
+    peak_activation_bytes: int | None
+    operators: dict[str, OpCount]
+    nodes: tuple[NodeCount, ...]
+    onnx_tool_ops: int | None
+    onnx_tool_note: str | None
+    uncounted: dict[str, int]
+    complete: bool
+    notes: tuple[str, ...]
+
+    @property
+    def sparsity(self) -> float:
+        """Percentage of the parameters that are zero; 0 where there are none."""
+        return 100 * (1 - self.nonzero_params / self.params) if self.params else 0.0
+
+    @property
+    def onnx_tool_difference(self) -> dict[str, int]:
+        """What onnx-tool's total has more than `macs` (less: negative), by reason, largest first."""
+        if self.onnx_tool_ops is None:
+            return {}
+        found: Counter[str] = Counter()
+        for node in self.nodes:
+            if node.onnx_tool_ops is not None and node.onnx_tool_ops != node.macs:
+                reason = _ONNX_TOOL_COUNTS.get(
+                    node.operator, "counted as well" if not node.macs else "counted otherwise"
+                )
+                found[f"{node.operator}: {reason}"] += node.onnx_tool_ops - node.macs
+        rest = self.onnx_tool_ops - self.macs - found.total()
+        if rest:
+            found["nodes that only one of the two counts"] += rest
+        return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
+
+
+_ONNX_TOOL_COUNTS = {
+    "BatchNormalization": "31 an element",
+    "Conv": "biases",
+    "ConvTranspose": "biases",
+    "Gemm": "biases",
+    "MaxPool": "one for each element under the window",
+    "AveragePool": "one for each element under the window",
+}
+
+# A constant keeps its number of elements and of zeros through these.
+_KEEPING = {"Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+
+_PIECE = 2**24
+
+_ONNX_TOOL_MOST_BYTES = 2**31  # it works on copies
+_ONNX_TOOL_MOST_NODES = 10_000  # its time grows with their square
+
+
+def count(path: Path, batch: int | None = None, shapes: Mapping[str, Shape] | None = None) -> Counts:
+    """Counts of an ONNX file.
+
+    Args:
+        batch: samples, where the inputs leave their first size open; default one.
+        shapes: input name -> shape with the batch, where the file leaves more open.
+
+    Raises:
+        InputError: not an ONNX file, or the shapes of its inputs are missing or do not fit.
+    """
+    model, file_bytes = load(path)
+    return count_model(path, model, file_bytes, input_shapes(path, model.graph, batch, shapes))
+
+
+def count_model(path: Path, model: ModelProto, file_bytes: int, inputs: Mapping[str, Shape]) -> Counts:
+    """Counts of a loaded model, which is used up by it.
+
+    Args:
+        file_bytes: of the file and its external data.
+        inputs: shapes of all inputs.
+
+    Raises:
+        InputError: shapes contradict each other, or are absurd.
+    """
+    walk = _Walk(path, infer_shapes(path, model, inputs), model.graph)
+    nodes = walk.nodes
+    ops, per_node, note = _onnx_tool(model, inputs, walk.weight_bytes)  # last: it may change the model
+    nodes = [
+        node if index is None else replace(node, onnx_tool_ops=per_node.get(index))
+        for index, node in zip(walk.positions, nodes, strict=True)
+    ]
+    operators: dict[str, OpCount] = {}
+    for node in nodes:
+        before = operators.get(node.operator, OpCount(0, 0, 0))
+        operators[node.operator] = OpCount(before.count + 1, before.macs + node.macs, before.params + node.params)
+    macs = sum(node.macs for node in nodes)
+    uncounted = Counter(node.operator for node in nodes if is_uncounted(node.operator))
+    return Counts(
+        macs=macs,
+        effective_macs=sum(node.effective_macs for node in nodes),
+        flops=2 * macs,
+        params=walk.params,
+        nonzero_params=walk.nonzero_params,
+        file_bytes=file_bytes,
+        weight_bytes=walk.weight_bytes,
+        peak_activation_bytes=walk.peak_bytes,
+        operators=dict(sorted(operators.items(), key=lambda item: (-item[1].macs, item[0]))),
+        nodes=tuple(nodes),
+        onnx_tool_ops=ops,
+        onnx_tool_note=note,
+        uncounted=dict(sorted(uncounted.items())),
+        complete=walk.complete and not uncounted,
+        notes=tuple(
+            [
+                f"{name}: not counted, there is no definition of it here (nodes: {number})"
+                for name, number in sorted(uncounted.items())
+            ]
+            + [f"{node.operator} {node.name!r}: {node.note}" for node in nodes if node.note]
+        ),
+    )
+
+
+class _Scope:
+    """The names that a graph's nodes see: their shapes, and which of them are constants.
+
+    A constant's key is its name with the place of its graph, since branches may use the same names.
+    """
+
+    def __init__(self, graph: GraphProto, inferred: Inferred, place: str, outer: "_Scope | None") -> None:
+        self.shapes, self.types = inferred.shapes, inferred.types
+        self.own = {tensor.name: tensor for tensor in constants(graph)}
+        self.used = used_names(graph)
+        self._outer = outer
+        self._producers = {name: node for node in graph.node for name in node.output}
+        self._keys: dict[str, str | None] = dict.fromkeys(value.name for value in graph.input)
+        self._keys |= dict.fromkeys(self._producers)
+        self._keys |= {name: place + name for name in self.own}
+
+    def key(self, name: str) -> str | None:
+        """Key of the constant that has this name, or None; an inner name hides an outer one."""
+        return self._owner(name)._keys.get(name)
+
+    def results(self, node: NodeProto) -> list[str]:
+        """The node's outputs that are read, as the mask of a Dropout usually is not."""
+        return [name for name in node.output if name in self.used]
+
+    def constant(self, name: str) -> str | None:
+        """Key of the constant that `name` is, or comes from changed in no more than its form, or None."""
+        for _ in range(1000):
+            owner = self._owner(name)
+            producer = owner._producers.get(name)
+            if owner._keys.get(name) is not None or producer is None or operator_type(producer) not in _KEEPING:
+                return owner._keys.get(name)
+            name = producer.input[0] if producer.input else ""
+        return None
+
+    def _owner(self, name: str) -> "_Scope":
+        scope = self
+        while name not in scope._keys and scope._outer is not None:
+            scope = scope._outer
+        return scope
+
+
+class _Walk:
+    """Goes once through a graph and its subgraphs.
+
+    Attributes:
+        nodes: their counts; `positions` are their places in the main graph, None within subgraphs.
+        complete: whether all MACs could be told.
+        peak_bytes: of activations; None where a shape is not known.
+    """
+
+    def __init__(self, path: Path, inferred: Inferred, graph: GraphProto) -> None:
+        self._path = path
+        self.nodes: list[NodeCount] = []
+        self.positions: list[int | None] = []
+        self.complete = True
+        self._arrays: dict[str, np.ndarray] = {}
+        self._bytes: dict[str, int] = {}
+        self._nonzero: dict[str, int] = {}
+        self._parameters: set[str] = set()
+        self._attributed: set[str] = set()
+        self.peak_bytes = self._graph(graph, inferred, "", None, 1, None)
+
+    @property
+    def params(self) -> int:
+        """Elements of the parameters."""
+        return sum(self._arrays[key].size for key in self._parameters)
+
+    @property
+    def nonzero_params(self) -> int:
+        """Those that are not zero."""
+        return sum(self._nonzero_of(key) for key in self._parameters)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all constants, as stored."""
+        return sum(self._bytes.values())
+
+    def _graph(
+        self, graph: GraphProto, inferred: Inferred, place: str, outer: _Scope | None, times: int, note: str | None
+    ) -> int | None:
+        """Counts a graph that runs `times` times (0: not at all), and gives its peak of activations in bytes."""
+        scope = _Scope(graph, inferred, place, outer)
+        for name, tensor in scope.own.items():
+            key = place + name
+            if tensor.data_type != TensorProto.STRING:
+                self._arrays[key] = values(self._path, tensor)
+            self._bytes[key] = stored_bytes(tensor)
+        self._parameters.update(place + tensor.name for tensor in graph.initializer if _is_floating(tensor))
+        within: list[int | None] = []
+        for index, node in enumerate(graph.node):
+            if not (operator_type(node) == "Constant" and node.output[0] in scope.own):
+                self.nodes.append(self._node(node, scope, place, times, note))
+                self.positions.append(index if outer is None else None)
+            bodies = inferred.bodies.get(index, {})
+            within.append(self._bodies(node, bodies, scope, place, times) if bodies else 0)
+        return _peak_bytes(graph, scope, within)
+
+    def _bodies(
+        self, node: NodeProto, bodies: Mapping[str, Inferred], scope: _Scope, place: str, times: int
+    ) -> int | None:
+        """Counts the subgraphs of a node, and gives the most that one of them takes at once."""
+        graphs = {attribute.name: attribute.g for attribute in node.attribute if attribute.name in bodies}
+        place = f"{place}{_label(node)}/"
+        if node.op_type == "If":
+            return self._branches(node, graphs, bodies, scope, place, times)
+        repeats, note = self._repeats(node, scope)
+        if note:
+            self._note(note)
+        peaks = [
+            self._graph(graph, bodies[name], f"{place}{name}/", scope, times * repeats, None)
+            for name, graph in graphs.items()
+        ]
+        return None if None in peaks else max((peak for peak in peaks if peak is not None), default=0)
+
+    def _branches(
+        self,
+        node: NodeProto,
+        graphs: Mapping[str, GraphProto],
+        bodies: Mapping[str, Inferred],
+        scope: _Scope,
+        place: str,
+        times: int,
+    ) -> int | None:
+        """Counts the branch of more MACs; the nodes of the other are listed without any."""
+        spans, peaks = [], []
+        for name, graph in graphs.items():
+            first = len(self.nodes)
+            peaks.append(self._graph(graph, bodies[name], f"{place}{name}/", scope, times, None))
+            spans.append(slice(first, len(self.nodes)))
+        totals = [sum(entry.macs for entry in self.nodes[span]) for span in spans]
+        taken = totals.index(max(totals))
+        for number, span in enumerate(spans):
+            if number != taken:
+                self.nodes[span] = [replace(entry, macs=0, effective_macs=0) for entry in self.nodes[span]]
+        if len(set(totals)) > 1:
+            owner = spans[0].start - 1
+            self.nodes[owner] = replace(
+                self.nodes[owner], note=f"counted as {list(graphs)[taken]}, which has more MACs"
+            )
+        return None if None in peaks else max((peak for peak in peaks if peak is not None), default=0)
+
+    def _note(self, note: str) -> None:
+        """Notes what is open at the node that was counted last."""
+        self.nodes[-1] = replace(self.nodes[-1], note=note)
+
+    def _repeats(self, node: NodeProto, scope: _Scope) -> tuple[int, str | None]:
+        """Rounds of a Loop or Scan, and what is open about them."""
+        if node.op_type == "Scan":
+            first = len(node.input) - scanned(node)
+            shape = scope.shapes.get(node.input[first]) if scanned(node) else None
+            if shape:
+                return shape[scan_axis(node, 0)], None
+        elif node.op_type == "Loop":
+            trips = self._scalar(node.input[0], scope) if node.input[0] else None
+            if trips is not None:
+                endless = not node.input[1] or self._scalar(node.input[1], scope) == 1
+                kept = endless and _keeps_condition(node, self._scalar)
+                return max(0, trips), None if kept else f"counted for {trips} rounds, its condition may end it before"
+        self.complete = False
+        return 1, "a loop of unknown length: one round is counted"
+
+    def _scalar(self, name: str, scope: _Scope) -> int | None:
+        key = scope.constant(name)
+        array = self._arrays.get(key) if key is not None else None
+        return int(array.item()) if array is not None and array.size == 1 else None
+
+    def _node(self, node: NodeProto, scope: _Scope, place: str, times: int, note: str | None) -> NodeCount:
+        kind = operator_type(node)
+        operator = OPERATORS.get(kind)
+        origins = [scope.constant(name) if name else None for name in node.input]
+        macs = effective = 0
+        weight: str | None = None
+        if operator is not None:
+            self._parameters.update(
+                key
+                for position in (*operator.weights, *operator.biases)
+                if (key := _at(origins, position)) is not None and key in self._arrays
+            )
+            for position, zero in operator.zero_points:
+                self._set_zero_point(_at(origins, position), _at(origins, zero), operator.channel_axis)
+            site = Site(node, *([scope.shapes.get(name) for name in names] for names in (node.input, node.output)))
+            weight = next(
+                (key for position in operator.weights if (key := _at(origins, position)) in self._arrays), None
+            )
+            try:
+                for product in operator.products(site):
+                    macs += product.macs
+                    effective += self._effective(product.macs, [_at(origins, place) for place in product.operands])
+                note = operator.note(site) or note
+            except UnknownShapeError as error:
+                macs, effective, note = 0, 0, f"not counted, the shape of {str(error)!r} is not known"
+                self.complete = False
+            except (ValueError, IndexError, ZeroDivisionError):
+                macs, effective, note = 0, 0, "not counted, its shapes are not those of its definition"
+                self.complete = False
+        elif kind == "DequantizeLinear":
+            self._set_zero_point(_at(origins, 0), _at(origins, 2), Site(node, [], []).attribute("axis", 1))
+        return NodeCount(
+            name=place + _label(node),
+            operator=kind,
+            macs=macs * times,
+            effective_macs=effective * times,
+            params=self._first_used(origins[1:] if kind in _KEEPING else origins),
+            output_shape=scope.shapes.get(node.output[0]) if node.output else None,
+            weight_shape=None if weight is None else tuple(self._arrays[weight].shape),
+            activation_bytes=_sum(
+                _tensor_bytes(name, scope)
+                for name in dict.fromkeys([*node.input, *scope.results(node)])
+                if name and scope.key(name) is None
+            ),
+            weight_bytes=sum(self._bytes[key] for key in {scope.key(name) for name in node.input} if key is not None),
+            repeats=times,
+            onnx_tool_ops=None,
+            note=note,
+        )
+
+    def _first_used(self, origins: Sequence[str | None]) -> int:
+        """Elements of the parameters among them that no node has used yet."""
+        new = {key for key in origins if key is not None and key in self._parameters} - self._attributed
+        self._attributed |= new
+        return sum(self._arrays[key].size for key in new)
+
+    def _nonzero_of(self, key: str) -> int:
+        if key not in self._nonzero:
+            self._nonzero[key] = _count_different(self._arrays[key], np.zeros((), self._arrays[key].dtype))
+        return self._nonzero[key]
+
+    def _effective(self, macs: int, operands: Sequence[str | None]) -> int:
+        """MACs without those by stored zeros: each element of a weight takes part in equally many."""
+        for key in operands:
+            if key in self._arrays and self._arrays[key].size:
+                return macs * self._nonzero_of(key) // self._arrays[key].size
+        return macs
+
+    def _set_zero_point(self, key: str | None, zero_key: str | None, axis: int) -> None:
+        """Counts a weight's elements against the zero point that a node reads them with."""
+        if key not in self._arrays or zero_key not in self._arrays:
+            return
+        array, zero = self._arrays[key], self._arrays[zero_key]
+        if zero.size > 1 and array.ndim:
+            axis %= array.ndim
+            if zero.ndim == 1:
+                zero = np.expand_dims(zero, [other for other in range(array.ndim) if other != axis])
+            else:  # blocks along the axis
+                zero = np.repeat(zero, -(-array.shape[axis] // zero.shape[axis]), axis)
+                zero = zero.take(range(array.shape[axis]), axis)
+        self._nonzero[key] = _count_different(array, zero) if zero.size == 1 else int(np.count_nonzero(array != zero))
+
+
+def _count_different(array: np.ndarray, value: np.ndarray) -> int:
+    """Elements that are not `value`, in pieces: `array` may be a file larger than memory."""
+    flat = array.reshape(-1)
+    pieces = (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
+    return sum(int(np.count_nonzero(piece != value)) for piece in pieces)
+
+
+def _at(origins: Sequence[str | None], position: int) -> str | None:
+    return origins[position] if position < len(origins) else None
+
+
+def _label(node: NodeProto) -> str:
+    return node.name or next(iter(node.output), "") or node.op_type
+
+
+def _is_floating(tensor: TensorProto) -> bool:
+    return TensorProto.DataType.Name(tensor.data_type).startswith(("FLOAT", "BFLOAT", "DOUBLE"))
+
+
+def _keeps_condition(node: NodeProto, scalar: Callable[[str, _Scope], int | None]) -> bool:
+    """Whether a Loop's body hands on the condition that it was handed, or a constant true one."""
+    body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
+    producers = {name: inner for inner in body.node for name in inner.output}
+    name = body.output[0].name
+    while name in producers and operator_type(producers[name]) == "Identity":
+        name = producers[name].input[0]
+    scope = _Scope(body, Inferred({}, {}, {}), "", None)
+    if len(body.input) > 1 and name == body.input[1].name:
+        return True
+    tensor = scope.own.get(name)
+    return tensor is not None and bool(numpy_helper.to_array(tensor).all())
+
+
+def _tensor_bytes(name: str, scope: _Scope) -> int | None:
+    shape, kind = scope.shapes.get(name), scope.types.get(name)
+    return None if shape is None or not kind else tensor_bytes(kind, shape)
+
+
+def _sum(sizes: Iterable[int | None]) -> int | None:
+    total = 0
+    for size in sizes:
+        if size is None:
+            return None
+        total += size
+    return total
+
+
+def _peak_bytes(graph: GraphProto, scope: _Scope, within: Sequence[int | None]) -> int | None:
+    """The most bytes of activations that live at once; `within` is what each node's subgraphs take beside them."""
+    last: dict[str, int] = {value.name: len(graph.node) for value in graph.output}
+    for index, node in enumerate(graph.node):
+        for name in [*node.input, *(name for inner in subgraphs(node) for name in used_names(inner))]:
+            last[name] = max(index, last.get(name, 0))
+    sizes: dict[str, int] = {}
+
+    def come_to_life(names: Iterable[str]) -> int | None:
+        new = [name for name in names if scope.key(name) is None]
+        found = {name: _tensor_bytes(name, scope) for name in new}
+        sizes.update({name: size for name, size in found.items() if size is not None})
+        return _sum(found.values())
+
+    live = come_to_life(value.name for value in graph.input)
+    if live is None:
+        return None
+    ends: dict[int, list[str]] = defaultdict(list)
+    for name, index in last.items():
+        ends[index].append(name)
+    peak = live
+    for index, node in enumerate(graph.node):
+        new, inside = come_to_life(scope.results(node)), within[index]
+        if new is None or inside is None:
+            return None
+        live += new
+        peak = max(peak, live + inside)
+        live -= sum(sizes.get(name, 0) for name in ends[index])
+    return peak
+
+
+def _onnx_tool(
+    model: ModelProto, inputs: Mapping[str, Shape], weight_bytes: int
+) -> tuple[int | None, dict[int, int], str | None]:
+    """onnx-tool's total and its figures by position of the node, or None, nothing and why.
+
+    It prints, warns and even exits; nothing of that may leave here.
+    """
+    if weight_bytes > _ONNX_TOOL_MOST_BYTES or len(model.graph.node) > _ONNX_TOOL_MOST_NODES:
+        limits = f"{_ONNX_TOOL_MOST_BYTES / 2**30:.0f} GiB or {_ONNX_TOOL_MOST_NODES:,} nodes"
+        return None, {}, f"onnx-tool is not asked about models over {limits}"
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    for index, node in enumerate(model.graph.node):
+        node.name = f"node {index}"
+    silent = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import onnx_tool
+
+            graph = onnx_tool.Model(model).graph  # whose nodes are in order, as the checker saw to
+            graph.shape_infer(
+                {name: np.zeros(shape, helper.tensor_dtype_to_np_dtype(types[name])) for name, shape in inputs.items()}
+            )
+            graph.profile()
+            found = {int(name.removeprefix("node ")): int(node.macs[0]) for name, node in graph.nodemap.items()}
+            return int(graph.macs[0]), found, None
+    except (Exception, SystemExit) as error:
+        return None, {}, f"onnx-tool failed: {one_line(error)}"

@@ -1,0 +1,87 @@
+"""What makes up for removed units without training."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from onnxprune.pruning.prune import Pruned, masks_of_inputs
+from onnxprune.training.loop import Batches, seeded_generator
+
+_IMAGES = 4096
+_BATCH = 64
+
+
+def recalibrate(network: nn.Module, batches: Batches, seed: int) -> None:
+    """Estimates the statistics of all BatchNorms anew, from up to 4,096 training images; in place.
+
+    The mean over batches of 64 takes the place of the moving average, as in EagleEye (Li et al. 2020, arXiv
+    2007.02491).
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches, each counting the same
+        norm.train()
+    order = torch.randperm(len(batches), generator=seeded_generator(seed, "recalibration"))
+    whole = max(_BATCH, min(_IMAGES, len(batches)) // _BATCH * _BATCH)
+    with torch.no_grad():
+        for index in order[:whole].split(_BATCH):
+            network(batches.take(index)[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    """Adds to the biases of a network that shrank what its removed units still said where they were zeroed in place.
+
+    A zeroed unit is a constant after the BatchNorms that it feeds, and shrinking drops that constant. The network then
+    computes what the base with these units zeroed does, but for the borders of convolutions that pad with zeros.
+
+    Args:
+        base: the network of full size, which is left untouched.
+        input_shape: (C, H, W) of one image.
+    """
+    zeroed = copy.deepcopy(base).eval()
+    with torch.no_grad():
+        for layer, mask in pruned.unit_masks.items():
+            for parameter in zeroed.get_submodule(layer).parameters():
+                parameter.mul_(mask.view(-1, *[1] * (parameter.dim() - 1)))
+    silent = masks_of_inputs(zeroed, pruned.unit_masks)
+    inputs: dict[str, Tensor] = {}
+    hooks = []
+    for name in silent:
+        module = zeroed.get_submodule(name)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            hooks.append(
+                module.register_forward_pre_hook(lambda _, given, name=name: inputs.__setitem__(name, given[0][0]))
+            )
+    device = next(zeroed.parameters()).device
+    with torch.no_grad():
+        zeroed(torch.zeros(1, *input_shape, device=device))
+        for name, given in inputs.items():
+            dead = silent[name] == 0
+            module = zeroed.get_submodule(name)
+            assert isinstance(module, nn.Conv2d | nn.Linear)
+            weights = module.weight.flatten(2).sum(2) if isinstance(module, nn.Conv2d) else module.weight
+            constants = given.flatten(1)[:, 0] if given.dim() == 3 else given
+            missing = weights[:, dead] @ constants[dead]
+            if missing.any():
+                _add_to_bias(pruned, name, missing)
+    for hook in hooks:
+        hook.remove()
+
+
+def _add_to_bias(pruned: Pruned, layer: str, values: Tensor) -> None:
+    """Adds `values` (units,) of the layer of full size to the bias of the layer that is left of it."""
+    target = pruned.network.get_submodule(layer)
+    if layer in pruned.unit_masks and len(target.weight) != len(values):  # type: ignore[arg-type]
+        mask = pruned.unit_masks[layer].bool()
+        values = values[mask] if mask.any() else values[:1] * 0
+    if target.bias is None:
+        target.bias = nn.Parameter(torch.zeros_like(values))
+    target.bias.add_(values)  # type: ignore[operator]

@@ -1,0 +1,116 @@
+"""One step of a sweep, a base or a point: done once, whole or not at all, by one process at a time."""
+
+import errno
+import os
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxprune.common.errors import BusyError, OnnxpruneError, RunError, StorageError
+from onnxprune.common.progress import Listener
+from onnxprune.common.quiet import logged
+from onnxprune.results import store
+
+_STORAGE_ERRORS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How steps that are not simply missing are met.
+
+    Attributes:
+        retry_failed: do again what failed before.
+        wait: for another process that is doing the same step.
+    """
+
+    retry_failed: bool = False
+    wait: bool = True
+
+
+def ensure(
+    folder: Path,
+    config: dict[str, Any],
+    work: Callable[[], dict[str, Any]],
+    rules: Rules,
+    listener: Listener,
+) -> tuple[dict[str, Any], bool]:
+    """The record of a step, and whether its files were there already; `work` makes the files and the record otherwise.
+
+    A step whose files do not fit the checksums in its record is set aside and done again.
+
+    Raises:
+        BusyError: another process is doing the step, and the rules say not to wait.
+        RunError: the step failed, now or before; its folder says why.
+        StorageError: nothing can be written any more; the step counts as not begun.
+    """
+    with store.claimed(folder, wait=False) as ours:
+        if ours:
+            return _ensure(folder, config, work, rules, listener)
+    if not rules.wait:
+        raise BusyError(f"another process is running {folder}")
+    listener.say(f"waiting for another process, which is running {folder.name}")
+    with store.claimed(folder):
+        return _ensure(folder, config, work, rules, listener)
+
+
+def _ensure(
+    folder: Path, config: dict[str, Any], work: Callable[[], dict[str, Any]], rules: Rules, listener: Listener
+) -> tuple[dict[str, Any], bool]:
+    record = done_before(folder, rules, listener)
+    if record is not None:
+        return record, True
+    try:
+        store.begin(folder, config)
+        with logged(folder / store.LOG):
+            record, reason, trace = _attempt(work)
+        if record is not None:
+            return store.finish(folder, record), False
+        if any(text in reason for text in _STORAGE_ERRORS):
+            raise OSError(reason)
+        store.write_error(folder, reason, trace)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {folder}: {error.strerror or error}; what is finished is kept, the same command again "
+            "goes on from there"
+        ) from None
+    raise RunError(reason)
+
+
+def done_before(folder: Path, rules: Rules, listener: Listener) -> dict[str, Any] | None:
+    """The record of a claimed folder whose step is done; None where it is to be done. Damaged files are set aside.
+
+    Raises:
+        RunError: the step failed before, and the rules say not to try again.
+    """
+    record = store.finished_record(folder)
+    if record is not None:
+        damaged = store.damaged_files(folder, record)
+        if not damaged:
+            return record
+        kept = store.set_aside(folder)
+        listener.say(f"{folder.name} is damaged ({', '.join(damaged)}): kept as {kept}, made again")
+    reason = store.recorded_error(folder)
+    if reason is not None and not rules.retry_failed:
+        raise RunError(f"{reason} (in an earlier run; --retry-failed tries again)")
+    return None
+
+
+def _attempt(work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any] | None, str, str]:
+    """The record, or None with the reason and the traceback, as texts: what the failed work held is freed.
+
+    Every exception is caught: it must not lose the other steps.
+    """
+    try:
+        return work(), "", ""
+    except Exception as error:
+        return None, _reason(error), traceback.format_exc()
+
+
+def _reason(error: Exception) -> str:
+    """One line; a crash, unlike an error meant for the user, says its type."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OnnxpruneError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""When units are removed, and a point in the making."""

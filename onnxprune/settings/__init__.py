@@ -1,0 +1,1 @@
+"""What can be asked for: the words, the values, points and sweeps."""

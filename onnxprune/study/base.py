@@ -1,0 +1,215 @@
+"""The dense network that points start from: trained once, shared, and assessed (IPA)."""
+
+import dataclasses
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from onnxprune.bridge.measure import export_and_measure, validation_accuracy
+from onnxprune.common import environment
+from onnxprune.common.errors import RunError
+from onnxprune.common.progress import Listener
+from onnxprune.data.dataset import Dataset
+from onnxprune.models import MODELS
+from onnxprune.results import store
+from onnxprune.results.step import Rules, ensure
+from onnxprune.settings.spec import AUGMENTATIONS, BASES, Point
+from onnxprune.training.loop import (
+    Batches,
+    Recipe,
+    TrainingCost,
+    fitting_micro_batch,
+    scaled_learning_rate,
+    select_device,
+    train,
+)
+from onnxprune.training.opcount import count_training_ops
+from onnxprune.training.transfer import CLASSES, load_weights
+
+if TYPE_CHECKING:
+    from onnxprune.pruning.prune import Memory
+
+_PROBE_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Base:
+    """A trained base.
+
+    Attributes:
+        folder: where its files are.
+        network: the trained network, in evaluation mode; copy before changing it.
+        metrics: its Initial Performance Assessment, column -> value.
+        memory: scores of its units, for the criteria that find the same ones at every sparsity.
+    """
+
+    folder: Path
+    network: nn.Module
+    metrics: dict[str, Any]
+    memory: "Memory" = field(default_factory=dict)
+
+    @property
+    def onnx_path(self) -> Path:
+        """The exported base."""
+        return self.folder / store.MODEL
+
+
+def build_network(point: Point, dataset: Dataset) -> nn.Module:
+    """The network of a point before training, on the point's device: of random weights, which equal seeds make equal,
+    or of those that it starts from.
+
+    Raises:
+        InputError: the weights do not fit the network.
+        RunError: they cannot be downloaded.
+    """
+    model = MODELS[point.model]
+    network = model.build(dataset.input_shape, len(dataset.classes), point.seed, **point.model_options)
+    if point.weights is not None:
+        load_weights(network, point.weights, dataset.classes)
+    return network.eval().to(select_device(point.device))
+
+
+def _train_base(network: nn.Module, point: Point, batches: Batches, how: Recipe, listener: Listener) -> TrainingCost:
+    """Trains a base, or its classifier alone."""
+    frozen = [
+        parameter
+        for name, parameter in network.named_parameters()
+        if point.freeze_features and not name.startswith("classifier.")
+    ]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    cost = train_to_numbers(network, batches, how, on_update=listener.training)
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    return cost
+
+
+def training_batches(point: Point, dataset: Dataset) -> Batches:
+    """The training images of a point on the point's device."""
+    return Batches(dataset.train, dataset.mean, dataset.std, select_device(point.device))
+
+
+def recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: float, rate_at_256: float) -> Recipe:
+    """How a point's settings say to train `network`."""
+    return Recipe(
+        epochs=epochs,
+        batch_size=point.batch_size,
+        learning_rate=scaled_learning_rate(rate_at_256, point.batch_size, len(dataset.train)),
+        augmentation=AUGMENTATIONS[point.augment],
+        micro_batch=fitting_micro_batch(network, dataset.input_shape, MODELS[point.model].micro_batch),
+        seed=point.seed,
+        precision=point.precision,
+        devices=point.devices,
+    )
+
+
+def train_to_numbers(network: nn.Module, batches: Batches, how: Recipe, **arguments: Any) -> TrainingCost:
+    """Trains `network`; `arguments` are those of `training.train`.
+
+    Raises:
+        RunError: training diverged: the loss, the weights, or what the network then answers are no numbers.
+    """
+    cost = train(network, batches, how, **arguments)
+    images, _ = batches.take(torch.arange(min(_PROBE_IMAGES, len(batches))))
+    with torch.inference_mode():
+        if not network(images).isfinite().all():
+            raise RunError(
+                f"training diverged: the trained network's answers are no numbers at learning rate "
+                f"{how.learning_rate:g}; lower --learning-rate or --finetune-learning-rate"
+            )
+    return cost
+
+
+def cost_columns(cost: TrainingCost, flops: int, prefix: str = "") -> dict[str, Any]:
+    """What training took.
+
+    Args:
+        flops: of all of it, counted, forward and backward.
+    """
+    return {
+        f"{prefix}training_seconds": cost.seconds,
+        f"{prefix}training_images": cost.images,
+        f"{prefix}training_images_per_second": cost.images / cost.seconds if cost.images else None,
+        f"{prefix}training_flops": flops,
+        f"{prefix}training_peak_memory_bytes": cost.peak_memory_bytes if cost.images else None,
+    }
+
+
+def ensure_base(point: Point, dataset: Dataset, runs: Path, listener: Listener, rules: Rules) -> None:
+    """Trains the base of a point unless `runs` already has it whole.
+
+    Raises:
+        RunError: it failed: training diverged, or the export differs from the network.
+        StorageError: its files cannot be written.
+    """
+    folder = runs / BASES / point.base_id(dataset.checksum)
+    listener.begin(f"base {folder.name}")
+    record, reused = ensure(
+        folder,
+        point.base_settings() | {"data_checksum": dataset.checksum},
+        lambda: _train_and_assess(point, dataset, folder, listener),
+        rules,
+        listener,
+    )
+    metrics = record["metrics"]
+    took = "reused" if reused else f"trained in {metrics['base_training_seconds']:.0f} s"
+    listener.end(f"accuracy {metrics['base_accuracy']:.2f} %, {took}")
+
+
+def load_base(point: Point, dataset: Dataset, runs: Path) -> Base:
+    """The base of a point, which `ensure_base` has seen to.
+
+    Raises:
+        RunError: it is not there any more.
+    """
+    folder = runs / BASES / point.base_id(dataset.checksum)
+    record = store.finished_record(folder)
+    if record is None or store.damaged_files(folder, record):
+        raise RunError(f"the base in {folder} was removed or damaged meanwhile; the same command again makes it")
+    network = build_network(dataclasses.replace(point, weights=None), dataset)
+    network.load_state_dict(safetensors.torch.load_file(folder / store.CHECKPOINT))
+    return Base(folder, network, record["metrics"])
+
+
+def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Listener) -> dict[str, Any]:
+    network = build_network(point, dataset)
+    training_recipe = recipe(point, network, dataset, point.epochs, point.learning_rate)
+    operators = count_training_ops(network, dataset.input_shape)
+    batches = training_batches(point, dataset)
+    cost = _train_base(network, point, batches, training_recipe, listener)
+    listener.stage("measuring")
+    with store.replacing(folder / store.CHECKPOINT) as partial:
+        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        safetensors.torch.save_file(state, partial, {CLASSES: json.dumps(dataset.classes)})
+    measured = export_and_measure(
+        network,
+        folder / store.MODEL,
+        dataset,
+        torch.device(point.device),
+        {"model": point.model, "seed": point.seed, "base_id": folder.name},
+    )
+    metrics = {
+        **measured.accuracy_columns("base_"),
+        "base_validation_accuracy": validation_accuracy(
+            folder / store.MODEL, dataset, torch.device(point.device), measured.batch
+        ),
+        **measured.cost_columns("base_"),
+        **cost_columns(cost, operators.flops_per_image * cost.images, "base_"),
+        "base_parity_max_abs_diff": measured.parity,
+        "train_images": len(dataset.train),
+        "available_train_images": dataset.available_train,
+        "test_images": len(dataset.test),
+        "scaled_learning_rate": training_recipe.learning_rate,
+    }
+    return {
+        "metrics": metrics,
+        "epoch_losses": cost.epoch_losses,
+        "training_operators": asdict(operators),
+        "operators": {name: asdict(entry) for name, entry in measured.counts.operators.items()},
+        "environment": environment.of_training(point.device),
+    }

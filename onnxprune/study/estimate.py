@@ -1,0 +1,146 @@
+"""What points will take, estimated on untrained networks before anything is run, and whether there is room for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.common.environment import available_memory, free_disk
+from onnxprune.common.errors import RunError
+from onnxprune.common.quiet import hushed
+from onnxprune.data.dataset import DATASETS, load
+from onnxprune.models import MODELS
+from onnxprune.settings.spec import Point
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_COPIES = 6  # of the weights at a point's peak: base, pruned, fine-tuned, gradients, momentum, exported file
+_FILES = 64 * 1024  # bytes of a folder's small files
+
+
+@dataclass(frozen=True)
+class Network:
+    """A dense network on its dataset.
+
+    Attributes:
+        parameters: numbers in it.
+        flops: of training on one image, forward and backward.
+        activation_bytes: the largest input and output that one layer has at the same time, for one image.
+    """
+
+    parameters: int
+    flops: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """
+    Attributes:
+        bases, points: networks to train, and to prune.
+        training_images: images passed forward and backward.
+        training_flops: counted; an upper bound, as networks that shrink are fine-tuned at less.
+        disk_bytes: size of the results, about.
+        memory_bytes: what the largest network takes, about; data and libraries not counted.
+    """
+
+    bases: int
+    points: int
+    training_images: int
+    training_flops: int
+    disk_bytes: int
+    memory_bytes: int
+
+
+def estimate(points: Sequence[Point]) -> Estimate:
+    """What points and their bases will take; no named dataset is loaded and no weight is allocated for it."""
+    training_set = cache(_training_set)
+    bases: set[tuple[Any, ...]] = set()
+    images = flops = disk = memory = 0
+    for point in points:
+        count, (channels, height, width), classes = training_set(point.dataset, point.train_limit)
+        smallest = MODELS[point.model].minimum_size
+        shape = (channels, max(height, smallest), max(width, smallest))
+        network = _network(point.model, shape, classes, tuple(point.model_options.items()))
+        epochs = point.epochs_after_base
+        # the file, and of each weight a byte that says whether it was kept
+        disk += 5 * network.parameters + _FILES
+        base = tuple(point.base_settings().items())
+        if base not in bases:
+            bases.add(base)
+            epochs += point.epochs
+            disk += 8 * network.parameters + _FILES  # the file and the checkpoint
+        images += round(epochs * count)
+        flops += round(epochs * count) * network.flops
+        timed = network.activation_bytes * point.latency_batch if point.latency_seconds else 0
+        memory = max(memory, 4 * network.parameters * _COPIES + (timed if point.device == "cpu" else 0))
+    return Estimate(len(bases), len(points), images, flops, disk, memory)
+
+
+def check_room(points: Sequence[Point], runs: Path, workers: int) -> None:
+    """Compares what points take with the disk and the memory that there are.
+
+    Args:
+        workers: points at a time.
+
+    Raises:
+        RunError: there is not enough of one.
+    """
+    needed = estimate(points)
+    memory, disk = available_memory(), free_disk(runs)
+    if needed.memory_bytes * workers > memory:
+        times = f", {workers} times" if workers > 1 else ""
+        raise RunError(
+            f"the largest network takes about {_megabytes(needed.memory_bytes)} of memory to train and time{times}, "
+            f"{_megabytes(memory)} are available: lower --hidden, --latency-batch or --workers, or free memory"
+        )
+    if needed.disk_bytes > disk:
+        raise RunError(
+            f"the results take up to {_megabytes(needed.disk_bytes)}, {_megabytes(disk)} are free at {runs}: free "
+            "some, or choose another place with --out"
+        )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"
+
+
+@cache
+def _network(model: str, shape: tuple[int, int, int], classes: int, options: tuple[tuple[str, Any], ...]) -> Network:
+    with hushed():
+        import torch
+
+        from onnxprune.training.opcount import count_training_ops
+
+    with torch.device("meta"):  # shapes without memory
+        network = MODELS[model].build(shape, classes, seed=0, **dict(options))
+    return Network(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        flops=count_training_ops(network, shape).flops_per_image,
+        activation_bytes=max(_layer_bytes(network, torch.zeros(2, *shape, device="meta"))) // 2,
+    )
+
+
+def _layer_bytes(network: "nn.Module", images: "Tensor") -> list[int]:
+    """Bytes of input and output together of each layer of a network in evaluation mode."""
+    found: list[int] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, inputs, output: found.append(inputs[0].nbytes + output.nbytes))
+        for layer in network.modules()
+        if not list(layer.children())
+    ]
+    network.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _training_set(dataset: str, train_limit: int | None) -> tuple[int, tuple[int, int, int], int]:
+    """Training images, the shape (C, H, W) of one, and the number of classes."""
+    if dataset.endswith(".npz"):
+        own = load(dataset, None, train_limit)
+        return len(own.train), own.input_shape, len(own.classes)
+    info = DATASETS[dataset]
+    return min(info.train_images, train_limit or info.train_images), info.shape, len(info.classes)

@@ -1,0 +1,113 @@
+"""Points as jobs that any process can do, given nothing but their settings and the folder of the runs."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.common.errors import RunError
+from onnxprune.common.progress import Listener
+from onnxprune.common.quiet import hushed
+from onnxprune.data.dataset import Dataset, load
+from onnxprune.models import MODELS
+from onnxprune.results.step import Rules
+from onnxprune.settings.spec import Point
+
+if TYPE_CHECKING:
+    from onnxprune.study.base import Base
+
+Alone = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A point whose base is there.
+
+    Attributes:
+        folder: of the point.
+        runs: what the bases are under.
+    """
+
+    folder: Path
+    point: Point
+    runs: Path
+    data_dir: Path | None
+    rules: Rules
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        paths = {"folder": str(self.folder), "runs": str(self.runs), "data_dir": self.data_dir and str(self.data_dir)}
+        return paths | {"point": dataclasses.asdict(self.point), "rules": dataclasses.asdict(self.rules)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Job":
+        """The job that `to_json` was called on."""
+        return cls(
+            folder=Path(values["folder"]),
+            point=Point(**values["point"]),
+            runs=Path(values["runs"]),
+            data_dir=None if values["data_dir"] is None else Path(values["data_dir"]),
+            rules=Rules(**values["rules"]),
+        )
+
+
+class Materials:
+    """The data and the base of the latest job, kept because the next one mostly needs the same."""
+
+    def __init__(self, data_dir: Path | None) -> None:
+        self._data_dir = data_dir
+        self._data: tuple[Any, Dataset] | None = None
+        self._base: tuple[str, Base] | None = None
+
+    def dataset(self, point: Point) -> Dataset:
+        """The data of a point, padded to what its model needs.
+
+        Raises:
+            InputError: they cannot be had.
+        """
+        settings = (point.dataset, point.train_limit, MODELS[point.model].minimum_size)
+        if self._data is None or self._data[0] != settings:
+            dataset = load(point.dataset, self._data_dir, point.train_limit).padded(MODELS[point.model].minimum_size)
+            self._data = (settings, dataset)
+        return self._data[1]
+
+    def base(self, point: Point, runs: Path) -> "Base":
+        """The finished base of a point."""
+        from onnxprune.study.base import load_base
+
+        identity = point.base_id(self.dataset(point).checksum)
+        if self._base is None or self._base[0] != identity:
+            self._base = (identity, load_base(point, self.dataset(point), runs))
+        return self._base[1]
+
+
+def perform(job: Job, materials: Materials, listener: Listener, alone: Alone = nullcontext) -> None:
+    """Runs the point of a job, unless it is there already.
+
+    Args:
+        alone: a context in which nothing else of the same run works, for timing.
+
+    Raises:
+        BusyError: another process is running the point, and the rules say not to wait.
+        RunError: the point failed; its folder says why.
+        StorageError: its files cannot be written.
+    """
+    with hushed():
+        from onnxprune.study.point import run_point
+
+    point = job.point
+    base = materials.base(point, job.runs)
+    run_point(point, base, materials.dataset(point), job.folder, listener, job.rules, alone)
+
+
+def in_turn(jobs: Iterable[Job], materials: Materials, listener: Listener) -> Iterator[tuple[Job, RunError | None]]:
+    """Does jobs one after the other in this process; yields each with its error, None where it is done."""
+    for job in jobs:
+        try:
+            perform(job, materials, listener)
+        except RunError as error:
+            yield job, error
+        else:
+            yield job, None

@@ -1,0 +1,293 @@
+"""Jobs side by side, each in a process of its own with its own few threads.
+
+A worker is this package in a fresh Python process, which takes jobs as lines of JSON on its standard input and tells
+on its standard output what it does. While one is timing, the others are suspended, so that nothing else of the run
+works. A worker that dies takes nothing with it: its job is done once more by another one.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, SupportsFloat
+
+import psutil
+
+from onnxprune.common.environment import available_memory
+from onnxprune.common.errors import BusyError, OnnxpruneError, RunError, StorageError
+from onnxprune.common.progress import SECONDS_BETWEEN, Listener
+from onnxprune.common.quiet import hushed
+from onnxprune.results import store
+from onnxprune.settings.spec import Point
+from onnxprune.study.estimate import estimate
+from onnxprune.study.jobs import Job, Materials, perform
+
+POSSIBLE = os.name == "posix"  # elsewhere no process can be suspended
+_POINTS_EACH = 4  # fewer are not worth the seconds in which a worker imports its libraries
+_PROCESS_BYTES = 2**30  # data and libraries of a worker
+_TRIES = 2  # of a job whose worker dies
+_SECONDS_TO_END = 5
+_ERRORS = {error.__name__: error for error in (BusyError, StorageError, RunError)}
+
+
+def worker_count(points: Sequence[Point]) -> int:
+    """How many workers pay for points on this machine: no more than cores, memory and points allow; 0: none."""
+    if not points or not POSSIBLE or any(point.device == "cuda" for point in points):
+        return 0
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(psutil.cpu_count(logical=False) or usable, usable)
+    by_cores = cores // max(max(point.threads, point.devices) for point in points)
+    by_memory = available_memory() // (estimate(points).memory_bytes + _PROCESS_BYTES)
+    count = min(by_cores, by_memory, len(points) // _POINTS_EACH)
+    return count if count > 1 else 0
+
+
+class Pool:
+    """Workers, as a context manager; they start at once, importing what they need while the caller goes on."""
+
+    def __init__(self, count: int, listener: Listener) -> None:
+        self._listener = listener
+        self._events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self._workers = [_Worker(self._events) for _ in range(count)]
+        self._timing: deque[_Worker] = deque()  # the first has the machine, the others wait for it
+        self._deaths: Counter[Path] = Counter()
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.end()
+        for worker in self._workers:
+            worker.wait()
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, RunError | None]]:
+        """Does the jobs; yields each when it is over with its error, None where it is done."""
+        waiting = deque(jobs)
+        while True:
+            for number, worker in enumerate(self._workers):
+                if waiting and worker.job is None:
+                    if worker.dead:
+                        self._workers[number] = worker = _Worker(self._events)
+                    worker.begin(waiting.popleft())
+            if all(worker.job is None for worker in self._workers):
+                return
+            worker, event = self._events.get()
+            if event is None:
+                worker.dead = True
+                self._withdraw(worker)
+                if worker.job is not None:
+                    lost, worker.job = worker.job, None
+                    self._deaths[lost.folder] += 1
+                    if self._deaths[lost.folder] < _TRIES:
+                        self._listener.say(f"point {lost.folder.name}: {worker.ending()}; it is run again")
+                        waiting.appendleft(lost)
+                    else:
+                        yield lost, self._lose(lost, worker.ending())
+            elif "tell" in event:
+                self._tell(*event["tell"])
+            elif "alone" in event:
+                if event["alone"]:
+                    self._timing.append(worker)
+                    if self._timing[0] is worker:
+                        self._grant()
+                else:
+                    self._withdraw(worker)
+            elif worker.job is not None:
+                done, worker.job = worker.job, None
+                yield done, None if event["over"] is None else _ERRORS[event["over"][0]](event["over"][1])
+
+    def _tell(self, name: str, method: str, arguments: list[Any]) -> None:
+        self._listener.begin(name)
+        getattr(self._listener, method)(*arguments)
+
+    def _lose(self, job: Job, ending: str) -> RunError:
+        reason = f"{ending}, {_TRIES} times: perhaps there is not enough memory; --workers 1 takes the least"
+        with store.claimed(store.make_folder(job.folder)):
+            store.write_error(job.folder, reason, "")
+        return RunError(reason)
+
+    def _grant(self) -> None:
+        """Gives the machine to the first that waits for it."""
+        while self._timing:
+            for worker in self._workers:
+                worker.suspend(worker is not self._timing[0])
+            if self._timing[0].send({"go": True}):
+                return
+            self._timing.popleft()
+        for worker in self._workers:
+            worker.suspend(False)
+
+    def _withdraw(self, worker: "_Worker") -> None:
+        """The worker does not need the machine, or not any more."""
+        if worker in self._timing:
+            first = self._timing[0] is worker
+            self._timing.remove(worker)
+            if first:
+                self._grant()
+
+
+class _Worker:
+    """A worker as its caller sees it; `job` is what it is doing."""
+
+    def __init__(self, events: "queue.Queue[tuple[_Worker, dict[str, Any] | None]]") -> None:
+        package = str(Path(__file__).resolve().parents[2])
+        paths = filter(None, [package, os.environ.get("PYTHONPATH")])
+        self.job: Job | None = None
+        self.dead = False
+        self._suspended = False
+        self._events = events
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", "from onnxprune.study.pool import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # what goes wrong comes back as an event
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            # Ctrl-C is the caller's; and the system ends a stopped member of a group that loses its parent
+            process_group=0,
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with contextlib.suppress(ValueError):  # the last line of one that was killed
+                self._events.put((self, json.loads(line)))
+        self._process.wait()
+        self._events.put((self, None))
+
+    def begin(self, job: Job) -> None:
+        self.job = job
+        self.send({"job": job.to_json()})
+
+    def send(self, message: dict[str, Any]) -> bool:
+        """Whether it went out; to one that has died it does not, which an event tells as well."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            return False
+        return True
+
+    def suspend(self, suspended: bool) -> None:
+        """Stops the process, or lets it go on."""
+        if suspended != self._suspended:
+            self._suspended = suspended
+            self._process.send_signal(signal.SIGSTOP if suspended else signal.SIGCONT)  # nothing to one that is dead
+
+    def ending(self) -> str:
+        """How a dead one died."""
+        code = self._process.returncode
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return f"its process was killed ({signal.Signals(-code).name})"
+        return f"its process ended with exit code {code}"
+
+    def end(self) -> None:
+        """Makes it end; what it is in the middle of is dropped."""
+        self.suspend(False)
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            if self.job is None:
+                self._process.stdin.close()  # it has nothing to put in order, which would take a second
+            else:
+                self._process.terminate()
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        try:
+            self._process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class _Relay:
+    """A listener in a worker: what it is told goes to the caller."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._name = ""
+        self._told = 0.0
+
+    def send(self, message: dict[str, Any]) -> None:
+        self._channel.write(json.dumps(message) + "\n")
+        self._channel.flush()
+
+    def begin(self, name: str) -> None:
+        self._name = name
+
+    def stage(self, what: str) -> None:
+        self._tell("stage", what)
+
+    def training(self, done: int, updates: int, loss: SupportsFloat) -> None:
+        now = time.monotonic()
+        if now - self._told > SECONDS_BETWEEN:
+            self._told = now
+            self._tell("training", done, updates, float(loss))
+
+    def candidate(self, name: str, drop: float, gain: float) -> None:
+        self._tell("candidate", name, drop, gain)
+
+    def end(self, outcome: str) -> None:
+        self._tell("end", outcome)
+
+    def say(self, line: str) -> None:
+        self._tell("say", line)
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        self.send({"tell": [self._name, method, arguments]})
+
+
+def serve() -> None:
+    """The worker: does the jobs on standard input until that ends, which is when its caller does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is not for the caller
+    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_receive, args=(messages,), daemon=True).start()
+    relay = _Relay(channel)
+    materials: Materials | None = None
+    with hushed():
+        import onnxprune.study.point  # noqa: F401 - while there is no job yet
+
+    @contextlib.contextmanager
+    def alone() -> Iterator[None]:
+        relay.send({"alone": True})
+        messages.get()  # the go
+        try:
+            yield
+        finally:
+            relay.send({"alone": False})
+
+    while True:
+        job = Job.from_json(messages.get()["job"])
+        materials = materials or Materials(job.data_dir)
+        error = None
+        try:
+            perform(job, materials, relay, alone)
+        except OnnxpruneError as caught:
+            name = type(caught).__name__
+            error = [name if name in _ERRORS else RunError.__name__, str(caught)]
+        except Exception as caught:  # it must not end the worker
+            error = [RunError.__name__, f"{type(caught).__name__}: {' '.join(str(caught).split())}"]
+        relay.send({"over": error})
+
+
+def _receive(messages: "queue.Queue[dict[str, Any]]") -> None:
+    for line in sys.stdin:
+        messages.put(json.loads(line))
+    os._exit(1)  # the caller is gone: nothing is waited for any more

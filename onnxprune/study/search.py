@@ -1,0 +1,168 @@
+"""The highest sparsity that loses no more than allowed, by bisection over points."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.progress import Verbosity
+from onnxprune.results import store
+from onnxprune.settings.spec import Point, Sweep
+from onnxprune.study.controller import run_sweep
+from onnxprune.study.jobs import Materials
+
+_HIGHEST = 100
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A sparsity that was looked at.
+
+    Attributes:
+        sparsity: in percent.
+        drop: points of validation accuracy lost, on average over seeds.
+        accepted: whether that is within what may be lost.
+        reused: whether all of its points had been run before.
+    """
+
+    sparsity: float
+    drop: float
+    accepted: bool
+    reused: bool
+
+
+@dataclass
+class Search:
+    """The highest sparsity of one way to prune.
+
+    Attributes:
+        technique, criterion, schedule, control: of its points.
+        trials: what was looked at, in that order.
+        trainings: points that were run for it.
+        reused: points that had been run before.
+        sparsity: the answer, in percent; 0 where every trial lost too much: then the base is the answer.
+        folders: of its points, one a seed; none for the base.
+        metrics: means over them of the columns that have numbers.
+    """
+
+    technique: str
+    criterion: str
+    schedule: str
+    control: str
+    trials: list[Trial] = field(default_factory=list)
+    trainings: int = 0
+    reused: int = 0
+    sparsity: float = 0.0
+    folders: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def search(
+    plan: Sweep,
+    max_drop: float,
+    runs: Path,
+    data_dir: Path | None = None,
+    *,
+    step: int = 1,
+    verbosity: Verbosity = Verbosity.NORMAL,
+    workers: int | None = None,
+) -> list[Search]:
+    """Bisects sparsity, for every combination of the plan's other settings; seeds are averaged.
+
+    It takes for granted that loss rises with sparsity. Points that any sweep in `runs` has finished are looked at first
+    and not run again. The validation split decides, never the test set.
+
+    Args:
+        plan: points of one sparsity, which does not matter.
+        max_drop: points of validation accuracy that may be lost against the base.
+        step: sparsities that are multiples of it are looked at, in percent.
+
+    Raises:
+        InputError: a schedule that finds its own sparsity, or settings or data that cannot be used.
+        RunError: a point failed.
+    """
+    if any(point.schedule == "adaptive" for point in plan.points):
+        raise InputError("schedule 'adaptive' finds its own sparsity: search is for the others")
+    materials = Materials(data_dir)
+    tried: list[float] = []
+
+    def run(points: list[Point]) -> None:
+        tried.append(points[0].sparsity)
+        values = {**plan.values, "sparsity": sorted(set(tried))}
+        outcome = run_sweep(
+            dataclasses.replace(plan, values=values, points=points),
+            runs,
+            data_dir,
+            verbosity=verbosity,
+            workers=workers,
+        )
+        if outcome.failures:
+            raise RunError("; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items()))
+
+    ways: dict[Point, list[Point]] = {}
+    for point in plan.points:
+        ways.setdefault(dataclasses.replace(point, sparsity=0.0, seed=0), []).append(point)
+    grid = [float(percent) for percent in (*range(step, _HIGHEST, step), _HIGHEST)]
+    return [_Bisection(points, max_drop, runs, materials, run).search(grid) for points in ways.values()]
+
+
+@dataclass(frozen=True)
+class _Bisection:
+    points: Sequence[Point]  # one a seed
+    max_drop: float
+    runs: Path
+    materials: Materials
+    run: Callable[[list[Point]], None]
+
+    def search(self, grid: list[float]) -> Search:
+        first = self.points[0]
+        found = Search(first.technique, first.criterion, first.schedule, first.control)
+        low, high = 0.0, math.inf
+        for sparsity in grid:
+            if all(self._folder(point) is not None for point in self._at(sparsity)):
+                found.reused += len(self.points)
+                if not self._passes(found, sparsity, reused=True):
+                    high = sparsity
+                    break
+                low = sparsity
+        while between := [sparsity for sparsity in grid if low < sparsity < high]:
+            sparsity = between[len(between) // 2]
+            missing = [point for point in self._at(sparsity) if self._folder(point) is None]
+            self.run(missing)
+            found.trainings += len(missing)
+            found.reused += len(self.points) - len(missing)
+            if self._passes(found, sparsity, reused=False):
+                low = sparsity
+            else:
+                high = sparsity
+        found.sparsity = low
+        if low:
+            found.folders = [str(self._folder(point)) for point in self._at(low)]
+            rows = self._rows(low)
+            found.metrics = {
+                name: fmean(row[name] for row in rows)
+                for name, value in rows[0].items()
+                if isinstance(value, int | float) and not isinstance(value, bool)
+            }
+        return found
+
+    def _passes(self, found: Search, sparsity: float, reused: bool) -> bool:
+        drop = fmean(row["base_validation_accuracy"] - row["validation_accuracy"] for row in self._rows(sparsity))
+        found.trials.append(Trial(sparsity, drop, drop <= self.max_drop, reused))
+        return drop <= self.max_drop
+
+    def _at(self, sparsity: float) -> list[Point]:
+        return [dataclasses.replace(point, sparsity=sparsity) for point in self.points]
+
+    def _rows(self, sparsity: float) -> list[dict[str, Any]]:
+        folders = [self._folder(point) for point in self._at(sparsity)]
+        return [store.read_json(folder / store.METRICS)["metrics"] for folder in folders if folder is not None]
+
+    def _folder(self, point: Point) -> Path | None:
+        """Of a finished point, in whatever sweep has run it."""
+        name = point.point_id(self.materials.dataset(point).checksum)
+        return next((path for path in self.runs.glob(f"*/{name}") if store.finished_record(path) is not None), None)

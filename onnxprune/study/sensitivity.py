@@ -1,0 +1,88 @@
+"""How much each layer bears: accuracy when units are removed from one layer alone, without fine-tuning."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from onnxprune.bridge.measure import network_accuracy
+from onnxprune.common.errors import InputError
+from onnxprune.common.progress import Reporter, Verbosity
+from onnxprune.common.quiet import hushed
+from onnxprune.pruning.prune import Request, decide, prunable_layers, zeroed
+from onnxprune.results.step import Rules
+from onnxprune.settings.spec import FIELDS, Sweep
+from onnxprune.study.base import ensure_base, training_batches
+from onnxprune.study.jobs import Materials
+
+
+@dataclass(frozen=True)
+class LayerAccuracy:
+    """What is left when one layer alone loses units.
+
+    Attributes:
+        layer: its name.
+        units: how many it has: weights, or output units.
+        sparsity: percent of them that were to go.
+        removed: units that went.
+        accuracy: top-1 on the validation split, in percent, before any fine-tuning.
+        drop: percentage points below the base's on the same images.
+    """
+
+    layer: str
+    units: int
+    sparsity: float
+    removed: int
+    accuracy: float
+    drop: float
+
+
+def sensitivity(
+    plan: Sweep,
+    runs: Path,
+    data_dir: Path | None = None,
+    images: int | None = None,
+    verbosity: Verbosity = Verbosity.NORMAL,
+) -> list[LayerAccuracy]:
+    """Removes each share of the plan from each layer of its base in turn (Li et al. 2017, arXiv 1608.08710).
+
+    The base is trained unless `runs` has it. Units are zeroed in place, which computes what the shrunk network does.
+
+    Args:
+        plan: points that differ in sparsity alone.
+        images: of the validation split, the first ones; default: all.
+
+    Raises:
+        InputError: points that differ in more, nothing to prune, or data that cannot be had.
+        RunError: the base failed.
+    """
+    first = plan.points[0]
+    for name in FIELDS:
+        if name != "sparsity" and len({getattr(point, name) for point in plan.points}) > 1:
+            raise InputError(f"sensitivity is of one network, pruned in one way: expected one {name}, got several")
+    materials = Materials(data_dir)
+    dataset = materials.dataset(first)
+    device = torch.device(first.device)
+    found = []
+    with Reporter(1 + len(plan.points), verbosity) as reporter:
+        ensure_base(first, dataset, runs, reporter, Rules())
+        base = materials.base(first, runs)
+        batches = training_batches(first, dataset)
+        whole = network_accuracy(base.network, dataset, device, images)
+        for point in plan.points:
+            reporter.begin(f"{point.sparsity:g} % of each layer")
+            request = Request(point.technique, point.criterion, "unit", 0, point.channel_align, point.seed)
+            worst = whole
+            for layer in prunable_layers(base.network, request):
+                reporter.stage(layer)
+                alone = dataclasses.replace(request, shares={layer: point.sparsity / 100})
+                with hushed():
+                    masks = decide(base.network, alone, batches, base.memory)
+                accuracy = network_accuracy(zeroed(base.network, alone, masks), dataset, device, images)
+                mask = masks[layer]
+                removed = mask.numel() - int(mask.sum())
+                found.append(LayerAccuracy(layer, mask.numel(), point.sparsity, removed, accuracy, whole - accuracy))
+                worst = min(worst, accuracy)
+            reporter.end(f"validation accuracy at least {worst:.2f} %, of {whole:.2f} %")
+    return found

@@ -1,0 +1,98 @@
+"""Transfer learning: weights from elsewhere for a network that is built here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.torchvision import torchvision_module
+from onnxprune.settings.spec import IMAGENET
+
+CLASSES = "classes"  # of a checkpoint's metadata: their names, as JSON
+_HEAD = "classifier."  # every model's last layer
+_SHOWN = 3  # names of parameters in a message
+
+
+def load_weights(network: nn.Module, source: str, classes: Sequence[str]) -> None:
+    """Puts weights from elsewhere into `network`, in place.
+
+    The classifier keeps its random weights where the file's is for other classes: another number of them or, where the
+    file tells, as a base's checkpoint does, others of the same number. The first convolution takes those for
+    colours on grey images too, added up, which is what it would answer to grey in three channels.
+
+    Args:
+        source: a file of safetensors or of a PyTorch state dict, or "imagenet" for torchvision's.
+        classes: names of those that the network is to tell apart.
+
+    Raises:
+        InputError: no such file, or weights of another network.
+        RunError: torchvision's weights cannot be downloaded.
+    """
+    given = _imagenet() if source == IMAGENET else _read(Path(source))
+    own = network.state_dict()
+    fitting: dict[str, Tensor] = {}
+    wrong = [f"{name} is missing" for name in own if name not in given]
+    wrong += [f"{name} is unknown" for name in given if name not in own]
+    for name in own.keys() & given.keys():
+        value = given[name]
+        if value.dim() == 4 and own[name].shape[1] == 1 and value.shape[1] == 3:
+            value = value.sum(1, keepdim=True)
+        if value.shape == own[name].shape:
+            fitting[name] = value
+        elif name.startswith(_HEAD):
+            continue
+        else:
+            wrong.append(f"{name} is {tuple(value.shape)}, expected {tuple(own[name].shape)}")
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise InputError(f"{source}: not the weights of this network: {'; '.join(sorted(wrong)[:_SHOWN])}{more}")
+    others = source != IMAGENET and _classes(Path(source)) not in (None, list(classes))
+    if others or {name for name in own if name.startswith(_HEAD)} - fitting.keys():  # all of the head, or nothing
+        fitting = {name: value for name, value in fitting.items() if not name.startswith(_HEAD)}
+    network.load_state_dict(fitting, strict=False)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        given = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"cannot read the weights {path}: {error.strerror or error}") from None
+    except Exception as error:  # damaged files raise whatever their reader trips over; safetensors its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{path} is neither safetensors nor a PyTorch state dict of plain tensors: {reason}") from None
+    if isinstance(given, Mapping) and isinstance(given.get("state_dict"), Mapping):  # as training scripts save them
+        given = given["state_dict"]
+    if not isinstance(given, Mapping) or not all(isinstance(value, Tensor) for value in given.values()):
+        raise InputError(f"{path}: expected a state dict, parameter names with tensors")
+    return {str(name).removeprefix("module."): value for name, value in given.items()}  # of a DataParallel
+
+
+def _classes(path: Path) -> Any:
+    """The classes that the metadata of a safetensors file name; None where there are none."""
+    if path.suffix != ".safetensors":
+        return None
+    with safetensors.safe_open(path, "pt") as file:
+        try:
+            return json.loads((file.metadata() or {}).get(CLASSES, "null"))
+        except ValueError:
+            return None
+
+
+def _imagenet() -> Mapping[str, Tensor]:
+    models = torchvision_module().models
+    try:
+        network: nn.Module = models.densenet121(weights=models.DenseNet121_Weights.IMAGENET1K_V1, progress=False)
+    except OSError as error:  # urllib's errors are of this kind
+        raise RunError(
+            f"torchvision's ImageNet weights cannot be downloaded ({error}): without a network, give a file with "
+            "--weights"
+        ) from None
+    return network.state_dict()

@@ -1,0 +1,203 @@
+"""`onnxprune compare`: the command, the verdicts, and the statistics behind them."""
+
+import csv
+import dataclasses
+import io
+import json
+import re
+import subprocess
+import sys
+
+import graphs
+import numpy as np
+import pytest
+
+from onnxprune.analysis.comparison import Facts, compare, confidence_interval, judge
+from onnxprune.common.errors import InputError
+
+PLAIN = Facts(
+    speedup=1.0,
+    interval=(0.99, 1.01),
+    noise=0.01,
+    theoretical=1.0,
+    bytes_ratio=1.0,
+    zero_share=0.0,
+    misaligned_share=0.0,
+    vector=16,
+    traffic_ratio=1.0,
+    fixed_share=0.01,
+)
+
+
+def facts(speedup, **changes):
+    return dataclasses.replace(PLAIN, speedup=speedup, interval=(speedup - 0.01, speedup + 0.01), **changes)
+
+
+@pytest.mark.parametrize(
+    ("found", "outcome"),
+    [
+        (PLAIN, "no real difference"),
+        (facts(2.0, theoretical=2.2), "faster"),
+        (facts(0.8), "slower"),
+        (facts(1.05, noise=0.06), "no real difference"),  # within the noise, though the interval is above 1
+        (facts(1.05, noise=0.03), "faster"),
+        (facts(0.95, noise=0.06), "no real difference"),
+    ],
+)
+def test_only_what_is_beyond_interval_and_noise_is_a_difference(found, outcome):
+    assert judge(found).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (facts(1.0, zero_share=0.9), "zeros left in place: 90 %"),
+        (facts(1.2, theoretical=3, misaligned_share=0.5, traffic_ratio=3.0), "channels not aligned: 50 % .* of 16"),
+        (facts(0.9, theoretical=1.1, misaligned_share=0.5), "channels not aligned"),
+        (facts(2.0, theoretical=8, fixed_share=0.4, traffic_ratio=8.0), "too small to matter: 40 %"),
+        (facts(1.5, theoretical=4, traffic_ratio=1.6), "memory-bound: MACs fell 4.00 times, .* 1.60 times"),
+        (facts(1.0, theoretical=1.1, bytes_ratio=4.0), "4.00 times smaller all the same"),
+        (PLAIN, "the same work"),
+        (facts(1.0, theoretical=3, traffic_ratio=None), "no reason is apparent"),
+    ],
+)
+def test_a_verdict_says_why(found, reason):
+    (only,) = judge(found).reasons
+    assert re.search(reason, only)
+
+
+def test_what_is_as_fast_as_it_can_be_needs_no_reason():
+    assert judge(facts(2.0, theoretical=2.2, misaligned_share=0.5, fixed_share=0.5, traffic_ratio=1.0)).reasons == ()
+
+
+def test_the_interval_covers_the_ratio_of_medians_and_narrows_with_rounds():
+    random = np.random.default_rng(1)
+
+    def interval(rounds):
+        base, other = (random.gamma(50, scale, (rounds, 2)) for scale in (0.04, 0.02))
+        return confidence_interval(base, other)
+
+    low, high = interval(2000)
+    assert low < 2 < high
+    assert high - low < 0.1
+    few = interval(50)
+    assert few[1] - few[0] > high - low
+
+
+def test_the_interval_of_rounds_that_go_together_is_wider():
+    drift = np.repeat(np.random.default_rng(0).normal(1, 0.2, 20), 50)[:, None]
+    base = drift * np.ones((1000, 2))
+    shuffled = np.random.default_rng(1).permutation(base)
+    other = np.ones((1000, 2))
+    wide, narrow = confidence_interval(base, other), confidence_interval(shuffled, other)
+    assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A classifier, the same one under other names, one with zeros, and one that is far smaller."""
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((512, 3 * 32 * 32)).astype(np.float32)
+    zeros = weight * (random.random(weight.shape) > 0.9)
+    body = """other (float[n, c, h, w] picture) => (float[n, classes] scores) {
+        flat = Flatten (picture)
+        scores = Gemm <transB = 1> (flat, weight, bias)
+    }"""
+    return [
+        graphs.linear(tmp_path / "base.onnx", weight),
+        graphs.write(tmp_path / "same.onnx", body, weight=weight, bias=np.zeros(512, np.float32)),
+        graphs.linear(tmp_path / "zeros.onnx", zeros.astype(np.float32)),
+        graphs.linear(tmp_path / "small.onnx", weight[:16]),
+    ]
+
+
+SHAPES = {"input": (32, 3, 32, 32)}
+
+
+def test_files_are_compared_with_the_base(files):
+    base, same, zeros, small = compare(files[0], files[1:], shapes=SHAPES, threads=1, seconds=1)
+    assert (base.facts, base.verdict, base.outputs) == (None, None, None)
+    assert same.outputs.max_abs == 0
+    assert same.outputs.same_top1 == 1
+    assert same.facts.theoretical == 1
+    assert zeros.facts.zero_share == pytest.approx(0.9, abs=0.01)
+    assert zeros.outputs.max_abs > 0
+    assert zeros.outputs.same_top1 < 1
+    assert any("zeros left in place" in reason for reason in zeros.verdict.reasons)
+    assert small.facts.theoretical == 512 / 16
+    assert small.facts.speedup == base.latency.median_ms / small.latency.median_ms
+    assert small.facts.interval[0] <= small.facts.speedup * 1.05
+    assert small.verdict.outcome == "faster"
+    assert "shape" in small.outputs.note
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "onnxprune", "compare", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+OPTIONS = ("--input", "input:8x3x32x32", "--seconds", "0.3", "--threads", "1")
+
+
+def test_the_page_for_people(files):
+    done = run(files[0], files[2], *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "1,572,864" in done.stdout
+    assert "Latency at batch 8, by onnxruntime on cpu" in done.stdout
+    assert f"{files[2]}: " in done.stdout
+    assert "  - zeros left in place: 90 % of its multiplications" in done.stdout
+
+
+def test_json_and_csv(files):
+    base, other = json.loads(run(files[0], files[2], *OPTIONS, "--json").stdout)
+    assert base["facts"] is None
+    assert other["params"] == base["params"]
+    assert other["facts"]["interval"][0] <= other["facts"]["interval"][1]
+    assert other["verdict"]["outcome"] in ("faster", "slower", "no real difference")
+    rows = list(csv.DictReader(io.StringIO(run(files[0], files[2], *OPTIONS, "--csv").stdout)))
+    assert [row["model"] for row in rows] == [str(files[0]), str(files[2])]
+    assert rows[0]["speedup"] == ""
+    assert float(rows[1]["speedup"]) > 0
+
+
+def test_batches_each_have_their_own_rounds(tmp_path):
+    body = "g (float[batch, 64] x) => (float[batch, 64] y) { y = MatMul (x, w) }"
+    path = graphs.write(tmp_path / "model.onnx", body, w=graphs.ones(64, 64))
+    entries = compare(path, [path], batch_sizes=(1, 4), threads=1, seconds=0.1)
+    assert [entry.batch for entry in entries] == [1, 1, 4, 4]
+    assert [entry.counts.macs for entry in entries] == [4096, 4096, 16384, 16384]
+
+
+def test_files_that_do_not_take_the_same_input_are_one_line(tmp_path, files):
+    two = "g (float[n, 4] x, float[n, 4] z) => (float[n, 4] y) { y = Add (x, z) }"
+    graphs.write(tmp_path / "two.onnx", two)
+    graphs.write(tmp_path / "flat.onnx", "g (float[n, 4] x) => (float[n, 4] y) { y = Relu (x) }")
+    graphs.write(tmp_path / "int.onnx", "g (int64[n, 4] x) => (int64[n, 4] y) { y = Identity (x) }")
+    with pytest.raises(InputError, match=r"has 2 inputs, .* has 1"):
+        compare(tmp_path / "flat.onnx", [tmp_path / "two.onnx"])
+    with pytest.raises(InputError, match=r"int64.* the base's is .*float"):
+        compare(tmp_path / "flat.onnx", [tmp_path / "int.onnx"])
+    with pytest.raises(InputError, match=r"x \[n, 4\], which \[8, 3, 32, 32\] does not fit"):
+        compare(files[0], [tmp_path / "flat.onnx"], shapes={"input": (8, 3, 32, 32)})
+    done = run(files[0], tmp_path / "nowhere.onnx", *OPTIONS)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_torch_is_not_imported(files):
+    code = (
+        "import sys\nfrom onnxprune.cli import main\n"
+        "try:\n    main()\nfinally:\n    print([name for name in ('torch', 'nni') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "compare", str(files[0]), str(files[1]), *OPTIONS],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

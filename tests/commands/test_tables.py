@@ -1,0 +1,55 @@
+"""Tables for people."""
+
+import pytest
+
+from onnxprune.commands.tables import _HEADINGS, _fitting, compact
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        (0, "0"),
+        (9999, "9999"),
+        (10_000, "10k"),
+        (408_044, "408k"),
+        (1_688_550, "1.689M"),
+        (57_829_376, "57.83M"),
+        (2_834_161_664, "2.834G"),
+        (6.87e12, "6.87T"),
+    ],
+)
+def test_counts_are_shown_to_four_digits(number: float, shown: str) -> None:
+    assert compact(number) == shown
+
+
+LINES = [
+    [*_HEADINGS],
+    [
+        "unstructured",
+        "l1",
+        "100",
+        "100.0",
+        "97.50",
+        "97.50",
+        "0.068",
+        "4.241M",
+        "4.241M",
+        "421.6k",
+        "1.689M",
+        "14.0",
+        "1.970",
+        "~1.01x",
+        "collapsed",
+    ],
+]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 140])
+def test_a_table_keeps_the_columns_that_matter_and_fits(width: int) -> None:
+    kept = _fitting(LINES, width)
+    assert sum(max(map(len, (LINES[1][index], *_HEADINGS[index].split("\n")))) + 2 for index in kept) <= max(width, 66)
+    assert {"technique\n", "asked\n%", "acc\n%", "MACs\n", "speedup\n"} <= {_HEADINGS[index] for index in kept}
+
+
+def test_a_wide_terminal_shows_every_column() -> None:
+    assert _fitting(LINES, 140) == list(range(15))

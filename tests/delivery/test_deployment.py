@@ -1,0 +1,288 @@
+"""`deploy`: the choice among a sweep's points, the copy, the card and the index."""
+
+import hashlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from command_line import REPOSITORY, onnxprune, small_npz
+from PIL import Image
+
+import onnxprune as package
+from onnxprune.common.errors import InputError, OnnxpruneError, RunError
+from onnxprune.delivery import deployment
+from onnxprune.delivery.deployment import choose, constraints
+from onnxprune.results import store
+from onnxprune.settings.spec import Sweep
+
+
+def rows(*changes: dict[str, Any]) -> pd.DataFrame:
+    usual = {
+        "model": "cnn",
+        "dataset": "fmnist",
+        "technique": "structured",
+        "criterion": "l1",
+        "sparsity": 50.0,
+        "accuracy": 90.0,
+        "validation_accuracy": 90.0,
+        "base_validation_accuracy": 91.0,
+        "collapsed": False,
+        "macs": 1000,
+        "file_bytes": 4000,
+        "latency_ms_median": 0.5,
+        "speedup": 2.0,
+        "speedup_noise": 0.01,
+    }
+    return pd.DataFrame(
+        [{**usual, "folder": f"point{index}", **change} for index, change in enumerate(changes)]
+    ).convert_dtypes()
+
+
+def chosen(table: pd.DataFrame, **limits: Any) -> str:
+    return str(choose(table, constraints(**limits)).row["folder"])
+
+
+def test_the_fastest_that_satisfies_every_constraint_is_chosen() -> None:
+    table = rows(
+        {"speedup": 2.0},
+        {"speedup": 3.0, "validation_accuracy": 89.9},
+        {"speedup": 2.5, "file_bytes": 5000},
+        {"speedup": 9.0, "collapsed": True},
+    )
+    assert chosen(table, max_drop=2) == "point1"
+    assert chosen(table, max_drop=1.0) == "point2"  # exactly at the limit
+    assert chosen(table, max_drop=1.0, max_bytes=4000) == "point0"
+    assert chosen(table, min_accuracy=90) == "point2"
+    assert chosen(table, max_drop=2, min_speedup=2.9) == "point1"
+
+
+def test_the_test_accuracy_has_no_say() -> None:
+    table = rows({"accuracy": 99.0, "validation_accuracy": 80.0, "speedup": 3}, {"accuracy": 10.0})
+    assert chosen(table, max_drop=1) == "point1"
+
+
+def test_speedups_within_the_noise_are_ties_that_validation_accuracy_breaks() -> None:
+    table = rows({"speedup": 3.02}, {"speedup": 3.0, "validation_accuracy": 90.8}, {"speedup": 2.9})
+    choice = choose(table, constraints(max_drop=1))
+    assert (choice.row["folder"], choice.tied, choice.candidates, choice.points) == ("point1", 2, 3, 3)
+
+
+def test_without_timing_the_fewest_macs_decide() -> None:
+    untimed = {"speedup": None, "speedup_noise": None, "latency_ms_median": None}
+    table = rows(
+        {"macs": 500, **untimed},
+        {"macs": 400, "validation_accuracy": 90.1, **untimed},
+        {"macs": 400, "validation_accuracy": 90.2, **untimed},
+    )
+    choice = choose(table, constraints(max_drop=1))
+    assert (choice.row["folder"], choice.by) == ("point2", "macs")
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"max_drop": 1, "min_speedup": 4}, ["structured l1 80 %", "speedup 3.00", "speedup at least 4"]),
+        ({"max_drop": 0.5}, ["structured l1 50 %", "1.00 point(s) below", "at most 0.5"]),
+        ({"max_bytes": 3000}, ["structured l1 50 %", "4,000 bytes", "at most 3,000 bytes"]),
+        ({"max_latency_ms": 0.1}, ["latency 0.500 ms", "at most 0.1 ms"]),
+        ({"min_accuracy": 95}, ["validation accuracy 90.00 %", "at least 95 %"]),
+    ],
+)
+def test_without_a_candidate_the_nearest_miss_is_named(limits: dict[str, Any], words: list[str]) -> None:
+    table = rows({}, {"sparsity": 80.0, "speedup": 3.0, "validation_accuracy": 89.9, "file_bytes": 9000})
+    with pytest.raises(RunError) as caught:
+        chosen(table, **limits)
+    assert "\n" not in str(caught.value)
+    for word in ["cnn on fmnist", "none of 2 models", *words]:
+        assert word in str(caught.value)
+
+
+def test_a_sweep_of_collapsed_networks_has_none() -> None:
+    with pytest.raises(RunError, match="collapsed"):
+        chosen(rows({"collapsed": True}), max_drop=100)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real one: two sparsities of an MLP on small pictures."""
+    folder = tmp_path_factory.mktemp("study")
+    data = small_npz(folder / "my squares.npz")
+    package.sweep(
+        model="slp", hidden=64, dataset=str(data), batch_size=32, epochs=4, finetune_epochs=1, latency_seconds=0.02,
+        technique="structured", sparsity=[0, 50, 100], name="study", out=folder / "runs",
+    )  # fmt: skip
+    return folder / "runs" / "study"
+
+
+NAME = "slp-my_squares-structured-l1-50"
+ASK = ("--max-drop", "100", "--max-bytes", "30000")  # only the one of 50 % is so small and has not collapsed
+
+
+@pytest.fixture(scope="module")
+def models(sweep: Path) -> Path:
+    out = sweep.parents[1] / "models"
+    done = onnxprune("deploy", sweep, *ASK, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert f"{NAME}: the fastest of the 1 of 3 models" in done.stdout
+    return out
+
+
+def test_the_copy_is_the_model_that_was_measured(models: Path, sweep: Path) -> None:
+    (entry,) = json.loads((models / "index.json").read_text())
+    row = store.result_table(sweep).set_index("sparsity").loc[50]
+    assert sorted(path.name for path in models.iterdir()) == ["index.json", f"{NAME}.md", f"{NAME}.onnx"]
+    content = (models / entry["file"]).read_bytes()
+    assert content == (sweep / row["folder"] / "model.onnx").read_bytes()
+    assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+    assert entry["bytes"] == row["file_bytes"]
+    for column in ("accuracy", "base_accuracy", "validation_accuracy", "macs", "speedup", "seed"):
+        assert entry[column] == row[column]
+
+
+def test_the_lines_of_the_card_predict_what_predict_does(models: Path) -> None:
+    card = (models / f"{NAME}.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(code.split("\n\n")[1].splitlines()) == 4, "as short as that"
+    images = np.load(models.parent / "my squares.npz")["x_test"][:20]
+    np.save(models.parent / "images.npy", images[:, None])
+    shutil.copy(models / f"{NAME}.onnx", models.parent)
+    done = subprocess.run([sys.executable, "-c", code], cwd=models.parent, capture_output=True, text=True, check=True)
+    paths = [models.parent / f"{index}.png" for index in range(20)]
+    for path, pixels in zip(paths, images, strict=True):
+        Image.fromarray(pixels).save(path)
+    found = json.loads(onnxprune("predict", models / f"{NAME}.onnx", *paths, "--json").stdout)
+    assert done.stdout.strip("[]\n").split() == [entry["class"] for entry in found]
+    assert len({entry["class"] for entry in found}) > 1
+
+
+def test_evaluate_gives_the_accuracy_of_the_card(models: Path) -> None:
+    data = models.parent / "my squares.npz"
+    done = onnxprune("evaluate", models / f"{NAME}.onnx", "--dataset", data, "--json")
+    accuracy = json.loads(done.stdout)["accuracy"]
+    assert f"| accuracy, 60 test images, % | {accuracy:.2f} |" in (models / f"{NAME}.md").read_text()
+
+
+def test_the_command_of_the_card_is_the_point(models: Path, sweep: Path) -> None:
+    (line,) = re.findall(r"```sh\nonnxprune run (.*)\n```", (models / f"{NAME}.md").read_text())
+    words = shlex.split(line)
+    options = {flag[2:].replace("-", "_"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
+    row = store.result_table(sweep).set_index("sparsity").loc[50]
+    assert Sweep.one_point(options).points[0].point_id(row["data_checksum"]) == row["folder"]
+
+
+def test_deploying_again_replaces_and_another_model_is_added(models: Path, sweep: Path) -> None:
+    again = onnxprune("deploy", sweep, *ASK, "--out", models, "--json")
+    assert json.loads(again.stdout) == json.loads((models / "index.json").read_text())
+    out = models.parent / "two"
+    shutil.copytree(models, out)
+    (dense,) = json.loads(onnxprune("deploy", sweep, "--max-drop", 0, "--out", out, "--json").stdout)
+    names = [entry["name"] for entry in json.loads((out / "index.json").read_text())]
+    assert names == sorted({NAME, dense["name"]})
+
+
+def test_another_point_of_the_same_name_gets_its_hash(models: Path, sweep: Path) -> None:
+    out = models.parent / "taken"
+    out.mkdir()
+    (entry,) = json.loads((models / "index.json").read_text())
+    store.write_json(out / "index.json", [{**entry, "point": "another"}])
+    (added,) = json.loads(onnxprune("deploy", sweep, *ASK, "--out", out, "--json").stdout)
+    assert added["name"] == f"{NAME}-{added['point'].rsplit('-', 1)[1]}"
+    assert len(json.loads((out / "index.json").read_text())) == 2
+
+
+def test_the_layout_of_triton(models: Path, sweep: Path) -> None:
+    out = models.parent / "triton"
+    done = onnxprune("deploy", sweep, *ASK, "--out", out, "--layout", "triton")
+    assert done.returncode == 0, done.stderr
+    folder = out / NAME
+    assert (folder / "1" / "model.onnx").read_bytes() == (models / f"{NAME}.onnx").read_bytes()
+    assert (folder / "labels.txt").read_text() == "0\n1\n2\n"
+    text = "".join(line for line in (folder / "config.pbtxt").read_text().splitlines() if not line.startswith("#"))
+    assert "".join(text.split()) == (
+        f'name:"{NAME}"platform:"onnxruntime_onnx"max_batch_size:32'
+        'input[{name:"input"data_type:TYPE_FP32dims:[1,12,12]}]'
+        'output[{name:"logits"data_type:TYPE_FP32dims:[3]label_filename:"labels.txt"}]'
+    )
+
+
+def test_nothing_satisfies_is_one_line_and_exit_code_1(sweep: Path, tmp_path: Path) -> None:
+    done = onnxprune("deploy", sweep, "--min-speedup", 1000, "--out", tmp_path / "models")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "asked: speedup at least 1000" in done.stderr
+    assert not (tmp_path / "models").exists()
+
+
+def test_neither_pytorch_nor_nni_is_imported(sweep: Path, tmp_path: Path) -> None:
+    arguments = ["deploy", str(sweep), *ASK, "--out", str(tmp_path), "--json"]
+    code = (
+        "import sys, onnxprune.cli\n"
+        f"onnxprune.cli.cli.main({arguments!r}, standalone_mode=False)\n"
+        "print(sorted({'torch', 'nni', 'torchvision'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def deployed(sweep: Path, out: Path) -> None:
+    wanted = constraints(max_drop=100, max_bytes=30_000)
+    for table in deployment.studies(sweep, wanted):
+        deployment.deploy(choose(table, wanted), sweep, out, "plain")
+
+
+def test_a_model_that_is_not_the_measured_one_is_refused(sweep: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "study"
+    shutil.copytree(sweep, copy)
+    dense, half = (next(copy.glob(f"*-s{percent}-*")) / "model.onnx" for percent in (0, 50))
+    shutil.copy(dense, half)
+    with pytest.raises(RunError, match="not the file that was measured"):
+        deployed(copy, tmp_path / "models")
+    half.unlink()
+    with pytest.raises(RunError, match="not there any more"):
+        deployed(copy, tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_what_cannot_be_used_or_written_is_said(sweep: Path, tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text("[{")
+    (tmp_path / "file").touch()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / f"{NAME}.onnx").mkdir()
+    for out, words in (("", "index"), ("file", "cannot create"), ("taken", "cannot deploy")):
+        with pytest.raises(OnnxpruneError, match=words):
+            deployed(sweep, tmp_path / out)
+
+
+def test_sweeps_that_lack_what_decides_are_refused(sweep: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not the folder of a sweep"):
+        deployment.studies(tmp_path, [])
+    copy = tmp_path / "study"
+    shutil.copytree(sweep, copy)
+    for path in copy.glob("*/metrics.json"):
+        record = json.loads(path.read_text())
+        record["metrics"].update(speedup=None, latency_ms_median=None)
+        store.write_json(path, record)
+    assert len(deployment.studies(copy, constraints(max_drop=1))) == 1
+    done = onnxprune("deploy", copy, *ASK, "--out", tmp_path / "models")
+    assert f"{NAME}: the one of the fewest MACs" in done.stdout, done.stderr
+    assert "latency was not timed" in (tmp_path / "models" / f"{NAME}.md").read_text()
+    with pytest.raises(InputError, match="was not timed"):
+        deployment.studies(copy, constraints(min_speedup=2))
+    for path in copy.glob("*/metrics.json"):
+        record = json.loads(path.read_text())
+        del record["metrics"]["base_validation_accuracy"]
+        store.write_json(path, record)
+    with pytest.raises(InputError, match="base_validation_accuracy"):
+        deployment.studies(copy, [])
+    for path in copy.glob("*/metrics.json"):
+        path.unlink()
+    with pytest.raises(InputError, match="no finished point"):
+        deployment.studies(copy, [])

@@ -1,0 +1,115 @@
+"""`plot`: figures for papers."""
+
+import re
+import zlib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from command_line import onnxprune
+from made_up import hand_made
+from PIL import Image
+
+from onnxprune.commands.plot import plot as command
+from onnxprune.common.errors import InputError
+from onnxprune.report.figures import plot
+from onnxprune.results import store
+from onnxprune.settings.spec import Sweep
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hand_made(tmp_path_factory.mktemp("runs"), "study", technique="weight,structured", sparsity="0,50", seeds=2)
+
+
+def words(svg: Path) -> set[str]:
+    """Texts of the figure: matplotlib leaves each as a comment beside its outlines."""
+    return set(re.findall(r"<!-- (.*?) -->", svg.read_text(encoding="utf-8")))
+
+
+def test_a_pdf_embeds_its_fonts_and_is_the_width_of_a_column(sweep: Path, tmp_path: Path) -> None:
+    plot(sweep, "sparsity", "accuracy", tmp_path / "figure.pdf")
+    content = (tmp_path / "figure.pdf").read_bytes()
+    found = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", content)
+    assert found
+    assert float(found[1]) == 3.5 * 72
+    streams = b"".join(
+        zlib.decompress(stream)
+        for stream in re.findall(rb"/FlateDecode.*?stream\r?\n(.*?)\r?\nendstream", content, re.DOTALL)
+    )
+    assert b"/FontFile2" in content + streams  # TrueType
+    assert b"/Subtype /Type3" not in content + streams
+    assert b"/Subtype /Image" not in content  # lines, no pixels
+
+
+def test_a_figure_names_its_axes_with_units_and_its_techniques(sweep: Path, tmp_path: Path) -> None:
+    plot(sweep, "effective_macs", "accuracy", tmp_path / "figure.svg")
+    assert {"MACs without stored zeros", "accuracy (%)", "weight", "structured"} <= words(tmp_path / "figure.svg")
+
+
+def test_several_seeds_have_a_band_and_a_single_one_has_none(sweep: Path, tmp_path: Path) -> None:
+    single = hand_made(tmp_path, "single", technique="weight,structured", sparsity="0,50")
+    for folder, bands in ((sweep, 2), (single, 0)):
+        plot(folder, "sparsity", "accuracy", tmp_path / "figure.svg")
+        assert len(re.findall(r'id="FillBetween', (tmp_path / "figure.svg").read_text(encoding="utf-8"))) == bands
+
+
+def test_a_picture_has_the_resolution_of_print(sweep: Path, tmp_path: Path) -> None:
+    plot(sweep, "sparsity", "speedup", tmp_path / "new" / "figure.PNG")
+    with Image.open(tmp_path / "new" / "figure.PNG") as picture:
+        assert picture.size == (1050, 780)
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "svg", "png"])
+def test_the_same_sweep_gives_the_same_file(sweep: Path, tmp_path: Path, suffix: str) -> None:
+    contents = []
+    for name in ("a", "b"):
+        plot(sweep, "sparsity", "accuracy", tmp_path / f"{name}.{suffix}")
+        contents.append((tmp_path / f"{name}.{suffix}").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_many_curves_are_named_below_the_axes(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "many", technique="weight,structured", sparsity="0,50", batch_size="32,64,128,256")
+    plot(sweep, "sparsity", "accuracy", tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as picture:
+        assert picture.size[0] == 1050
+        assert picture.size[1] > 780
+
+
+@pytest.mark.parametrize("column", ["acuracy", "technique", "collapsed"])
+def test_a_column_that_is_no_number_is_refused_with_those_that_are(sweep: Path, tmp_path: Path, column: str) -> None:
+    with pytest.raises(InputError, match=rf"no numeric column '{column}': expected one of .*accuracy.*speedup"):
+        plot(sweep, "sparsity", column, tmp_path / "figure.pdf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_column_without_a_measurement_is_refused(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "untimed", technique="weight", sparsity="50")
+    for path in sweep.glob("*/metrics.json"):
+        found = store.read_json(path)
+        found["metrics"]["speedup"] = None
+        store.write_json(path, found)
+    with pytest.raises(InputError, match="nothing in column 'speedup': it was not measured"):
+        plot(sweep, "sparsity", "speedup", tmp_path / "figure.pdf")
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones(sweep: Path) -> None:
+    done = onnxprune("plot", sweep, "--out", sweep / "figure.gif")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"Error: cannot tell the format of {sweep / 'figure.gif'}: expected a name that ends in .pdf, .png, .svg"
+    ]
+
+
+def test_a_sweep_without_points_is_refused(tmp_path: Path) -> None:
+    store.write_text(tmp_path / store.SPEC, Sweep.parse({"name": "empty"}).to_toml())
+    with pytest.raises(InputError, match="has no finished point yet"):
+        plot(tmp_path, "sparsity", "accuracy", tmp_path / "figure.pdf")
+
+
+def test_the_command_prints_the_file_it_wrote(sweep: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, [str(sweep), "--y", "macs", "--out", str(tmp_path / "figure.svg")])
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{tmp_path / 'figure.svg'}\n"
+    assert (tmp_path / "figure.svg").is_file()

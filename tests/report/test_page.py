@@ -1,0 +1,408 @@
+"""`report`: the page, in a real browser where there is one."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from command_line import small_npz
+from made_up import finish, hand_made
+
+import onnxprune as package
+from onnxprune.commands import report as command
+from onnxprune.common.errors import InputError
+from onnxprune.delivery.deployment import choose, constraints
+from onnxprune.report.charts import pareto_front
+from onnxprune.report.page import write
+from onnxprune.report.series import looks, named_series, over_seeds, sound_span
+from onnxprune.report.sources import read
+from onnxprune.results import store
+from onnxprune.settings.spec import Sweep
+
+HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>&amp;"
+
+
+def page_of(out: Path, *sweeps: Path) -> str:
+    write(read(list(sweeps)), out)
+    return out.read_text(encoding="utf-8")
+
+
+def document(html: str) -> Any:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+# ---- what is drawn
+
+
+def test_the_pareto_front_is_what_no_other_point_matches_or_beats() -> None:
+    costs, accuracies = [3, 1, 2, 2, 5, 4, 1], [95, 90, 94, 95, 97, 94, 89]
+    rows = pd.DataFrame({"macs": costs, "accuracy": accuracies}).convert_dtypes()
+    front = pareto_front(rows, "macs")
+    beaten = [
+        any(
+            (c <= cost and a >= accuracy and (c, a) != (cost, accuracy)) for c, a in zip(costs, accuracies, strict=True)
+        )
+        for cost, accuracy in zip(costs, accuracies, strict=True)
+    ]
+    assert sorted(front.index) == [index for index, lost in enumerate(beaten) if not lost]
+    assert list(front["macs"]) == sorted(front["macs"])
+
+
+def test_seeds_are_one_curve_with_mean_and_sample_deviation() -> None:
+    rows = pd.DataFrame({"sparsity": [50, 0, 50, 50], "accuracy": [90.0, 97.0, 92.0, None]}).convert_dtypes()
+    points = over_seeds(rows, "sparsity", "accuracy")
+    assert points[["x", "y", "seeds"]].to_numpy().tolist() == [[0, 97, 1], [50, 91, 2]]
+    assert points["std"].tolist() == [0, pytest.approx(2**0.5)]
+
+
+def test_curves_are_named_by_what_varies_within_a_technique() -> None:
+    rows = pd.DataFrame(
+        {
+            "technique": ["weight", "weight", "neuron"],
+            "criterion": ["l1", "l1", "taylor"],
+            "batch_size": [32, 256, 32],
+        }
+    )
+    names = named_series(rows)
+    assert list(names) == ["weight, batch 32", "weight, batch 256", "neuron, batch 32"]
+    found = looks(rows, names)
+    small, large, other = (found[name] for name in names)
+    assert small.colour == large.colour != other.colour
+    assert small.dash == other.dash != large.dash
+
+
+def test_criteria_of_a_single_technique_differ_in_colour() -> None:
+    rows = pd.DataFrame({"technique": ["weight"] * 3, "criterion": ["l1", "l2", "random"]})
+    found = looks(rows, named_series(rows))
+    assert list(found) == ["weight, l1", "weight, l2", "weight, random"]
+    assert len({look.colour for look in found.values()}) == 3
+
+
+def test_collapsed_networks_do_not_stretch_an_axis() -> None:
+    rows = pd.DataFrame({"accuracy": [97.0, 95.0, 10.0], "collapsed": [False, False, True]})
+    low, high = sound_span(rows, "accuracy")
+    assert 94 < low < 95
+    assert 97 < high < 98
+    assert sound_span(rows[rows["collapsed"]], "accuracy")[0] < 10
+
+
+# ---- the page as text
+
+
+def test_the_page_of_a_real_sweep_shows_what_deploy_would_choose(tmp_path: Path) -> None:
+    package.sweep(
+        model="slp", dataset=str(small_npz(tmp_path / "squares.npz")), technique="structured", hidden=16,
+        sparsity=[0, 50], epochs=2, finetune_epochs=1, batch_size=32, latency_seconds=0.01, name="real", out=tmp_path,
+    )  # fmt: skip
+    sweep = tmp_path / "real"
+    html = page_of(sweep / "report.html", sweep)
+    best = choose(store.result_table(sweep), constraints(max_drop=1.0)).row
+    assert f'href="./{best["folder"]}/model.onnx"' in html
+    assert f"{best['base_macs']:,} → {best['macs']:,}" in html
+    assert f"{best['accuracy']:.2f} %" in html
+    assert "2 of 2 points done" in html
+    found = document(html)
+    assert len(found["rows"]) == 2
+    assert all((sweep / unquote(link)).is_file() for link in found["links"])
+    details = found["studies"][0]["details"]["structured"]
+    assert details["training"]["data"][0]["x"] == [1, 2]  # the base, then a fine-tuning
+    assert details["training"]["data"][1]["x"] == [3, None]
+    assert details["layers"]["data"][0]["y"] == ["hidden"]
+
+
+def test_nothing_on_the_page_is_fetched(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,50")
+    html = page_of(tmp_path / "report.html", sweep)
+    own = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+    assert not re.findall(r"""(?:src|href|url|@import)\s*[=(]?\s*["']?(?:https?:)?//""", own)
+    assert "default-src 'none'" in own
+    assert "fetch(" not in Path(command.__file__).parents[1].joinpath("report", "page.js").read_text()
+
+
+def test_the_same_sweep_gives_the_same_page(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight,structured", sparsity="0,50", seeds=2)
+    assert page_of(tmp_path / "a.html", sweep) == page_of(tmp_path / "a.html", sweep)
+
+
+def test_a_running_sweep_says_how_much_is_done_and_what_failed(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,30,50,70")
+    folders = sorted(path.parent for path in sweep.glob("*/metrics.json"))
+    (folders[0] / store.METRICS).unlink()
+    (folders[1] / store.METRICS).unlink()
+    store.write_error(folders[1], "training diverged", "")
+    html = page_of(tmp_path / "report.html", sweep)
+    assert "2 of 4 points done, 1 failed" in html
+    assert "training diverged" in html
+    assert 'http-equiv="refresh"' not in html
+
+
+def test_a_sweep_without_a_finished_point_has_a_page(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0")
+    for path in sweep.glob("*/metrics.json"):
+        path.unlink()
+    html = page_of(tmp_path / "report.html", sweep)
+    assert "0 of 1 points done" in html
+    assert document(html)["studies"] == []
+
+
+def test_a_sweep_that_was_not_timed_says_so(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,50")
+    for point in Sweep.read(sweep / store.SPEC).points:
+        finish(sweep, point, speedup=None, speedup_noise=None, latency_ms_median=None, base_latency_ms_median=None)
+    html = page_of(tmp_path / "report.html", sweep)
+    assert "not timed: latency_seconds is 0" in html
+    figures = document(html)["studies"][0]["figures"]
+    assert figures["latency"] is None
+    assert figures["speedup"] is None
+
+
+def test_latencies_of_different_conditions_have_no_common_front(tmp_path: Path) -> None:
+    one = hand_made(tmp_path, "one", technique="weight", sparsity="0,50", latency_batch=1)
+    two = hand_made(tmp_path, "two", technique="weight", sparsity="0,50", latency_batch=32)
+    (study,) = document(page_of(tmp_path / "report.html", one, two))["studies"]
+    assert [text.split(",")[0] for text in study["timing"]] == ["batch 1", "batch 32"]
+    drawn = {name: [trace["name"] for trace in study["figures"][name]["data"]] for name in ("macs", "latency")}
+    assert "Pareto front" in drawn["macs"]
+    assert "Pareto front" not in drawn["latency"]
+
+
+def test_sweeps_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    paths = [hand_made(tmp_path / place, "demo", technique="weight", sparsity="0,50") for place in ("a", "b")]
+    sources = read([*paths, paths[0]])
+    assert [source.name for source in sources] == ["a/demo", "b/demo"]
+    found = document(page_of(tmp_path / "report.html", *paths))
+    assert [entry["name"] for entry in found["studies"][0]["series"]] == ["weight, a/demo", "weight, b/demo"]
+    assert {link.split("/")[0] for link in found["links"]} == {"a", "b"}
+
+
+def test_a_folder_that_is_no_sweep_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not the folder of a sweep: it has no sweep\.toml"):
+        page_of(tmp_path / "report.html", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_records_of_another_version_are_named_or_left_out(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="50")
+    (path,) = sweep.glob("*/metrics.json")
+    found = store.read_json(path)
+    store.write_json(path, {name: found[name] for name in ("metrics", "environment")})  # no layers, no losses
+    (study,) = document(page_of(tmp_path / "report.html", sweep))["studies"]
+    assert study["details"]["weight"]["layers"]["data"][0]["y"] == []
+    del found["metrics"]["effective_macs"]
+    store.write_json(path, found)
+    with pytest.raises(InputError, match="was measured without effective_macs: run the sweep again"):
+        read([sweep])
+
+
+def test_watching_writes_the_page_until_all_points_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,50")
+    points = Sweep.read(sweep / store.SPEC).points
+    shutil.rmtree(sweep / points[1].point_id("checksum"))
+    pages = []
+
+    def a_point_finishes(seconds: float) -> None:
+        pages.append((sweep / "report.html").read_text(encoding="utf-8"))
+        finish(sweep, points[1])
+
+    monkeypatch.setattr(command.time, "sleep", a_point_finishes)
+    done = CliRunner().invoke(command.report, [str(sweep), "--watch"])
+    assert done.exit_code == 0, done.output
+    pages.append((sweep / "report.html").read_text(encoding="utf-8"))
+    assert ['http-equiv="refresh"' in page for page in pages] == [True, False]
+    assert ["1 of 2 points done" in page for page in pages] == [True, False]
+    assert done.stdout.strip() == str(sweep / "report.html")
+    assert "one: 2 of 2 done" in done.stderr
+
+
+# ---- the page in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    programs = [shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")]
+    if not all(programs):
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def shown(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Opens a page at a width, in a colour scheme, and gives the browser; nothing may be complained of or fetched."""
+    runs = tmp_path_factory.mktemp("runs")
+    sweep = hand_made(
+        runs, "study", model="slp,cnn", technique="weight,structured,unstructured", sparsity="0:100:10", seeds=3
+    )
+    other = hand_made(runs, "other", model="cnn", technique="weight", sparsity="0,50", latency_seconds=2.0)
+    store.write_text(other / store.SPEC, (other / store.SPEC).read_text() + f"# {HOSTILE}\n")
+    store.write_error(store.make_folder(other / "failed"), f"failed: {HOSTILE}", "")
+    page = runs / "report.html"
+    write(read([sweep, other]), page)
+
+    def show(width: int = 1280, scheme: str = "light") -> Any:
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        browser.get(page.as_uri())
+        assert [entry["message"] for entry in browser.get_log("browser")] == []
+        assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
+        return browser
+
+    return show
+
+
+def points_of(browser: Any, chart: str) -> int:
+    """Points of the visible curves of a chart; the lines that belong to no curve do not count."""
+    found: int = browser.execute_script(
+        f"return document.getElementById('chart-{chart}')._fullData"
+        ".filter(t => t.visible && t.meta.series && t.fill !== 'toself').reduce((sum, t) => sum + t.x.length, 0)"
+    )
+    return found
+
+
+def choose_option(browser: Any, select: str, index: int) -> None:
+    browser.execute_script(
+        f"const s = document.getElementById('{select}'); s.value = {index}; s.dispatchEvent(new Event('change'))"
+    )
+
+
+def press(browser: Any, element: Any, key: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.execute_script("arguments[0].focus()", element)
+    browser.switch_to.active_element.send_keys(getattr(Keys, key))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_its_window_and_its_colours_the_scheme(shown: Any, width: int, scheme: str) -> None:
+    browser = shown(width, scheme)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    charts = browser.execute_script(
+        "return [...document.querySelectorAll('.chart')]"
+        ".map(c => [c.id, c._fullLayout?.width, c._fullLayout?.font.color])"
+    )
+    assert len(charts) == 6
+    for name, wide, ink in charts:
+        assert 0 < wide <= width, name
+        assert ink == {"light": "#1b1f24", "dark": "#e8eaed"}[scheme], name
+
+
+def test_every_point_is_in_the_figures_and_collapsed_ones_only_in_the_first(shown: Any) -> None:
+    browser = shown()
+    # cnn: three techniques of 11 sparsities and 3 seeds, and two points of the other sweep; first their means, then all
+    assert points_of(browser, "sparsity") == 3 * 11 + 2
+    assert points_of(browser, "macs") == points_of(browser, "latency") == 3 * 10 * 3 + 2
+    assert points_of(browser, "speedup") == 3 * 10 * 3 + 2
+    bands = browser.execute_script(
+        "return document.getElementById('chart-sparsity')._fullData"
+        ".filter(t => t.fill === 'toself').map(t => t.x.length)"
+    )
+    assert bands == [22, 22, 22]
+    choose_option(browser, "study", 1)  # slp
+    assert points_of(browser, "sparsity") == 3 * 11
+    assert points_of(browser, "macs") == 3 * 10 * 3
+
+
+def test_curves_are_switched_by_keyboard_in_all_figures(shown: Any) -> None:
+    browser = shown()
+    press(browser, browser.find_element("css selector", "#series input"), "SPACE")
+    assert points_of(browser, "sparsity") == 2 * 11 + 2
+    assert points_of(browser, "latency") == 2 * 10 * 3 + 2
+
+
+def test_accuracies_before_fine_tuning_are_shown_on_demand_and_in_full(shown: Any) -> None:
+    browser = shown()
+
+    def lowest() -> float:
+        return float(
+            browser.execute_script("return document.getElementById('chart-sparsity')._fullLayout.yaxis.range[0]")
+        )
+
+    curves, closely = points_of(browser, "sparsity"), lowest()
+    press(browser, browser.find_element("id", "before"), "SPACE")
+    assert points_of(browser, "sparsity") == 2 * curves
+    assert lowest() < 10 < closely
+    press(browser, browser.find_element("id", "before"), "SPACE")
+    assert points_of(browser, "sparsity") == curves
+    assert lowest() == closely
+
+
+def test_the_inside_of_every_curve_can_be_seen(shown: Any) -> None:
+    browser = shown()
+    choose_option(browser, "study", 1)  # slp
+    for index in range(3):
+        choose_option(browser, "detail", index)
+        layers, curves = browser.execute_script(
+            "return ['layers', 'training'].map(name => document.getElementById(`chart-${name}`).data.map(t => t.y))"
+        )
+        assert layers == [["conv1", "&lt;b&gt;fc&lt;/b&gt;"]]
+        assert [len(curve) for curve in curves] == [3] * 3 + [3 * (2 + 1)] * 11 + [1]  # bases, points, key of colours
+
+
+def test_the_table_sorts_filters_and_turns_pages(shown: Any) -> None:
+    browser = shown()
+    total = 2 * 3 * 11 * 3 + 2
+
+    def column(name: str) -> list[str]:
+        found: list[str] = browser.execute_script(
+            "const table = document.getElementById('table');"
+            f"const at = [...table.tHead.rows[0].cells].findIndex(c => c.querySelector('button')?.title === '{name}');"
+            "return [...table.tBodies[0].rows].map(row => row.cells[at].textContent)"
+        )
+        return found
+
+    def typed(text: str) -> str:
+        browser.execute_script(
+            "const f = document.getElementById('filter'); f.value = arguments[0]; f.dispatchEvent(new Event('input'))",
+            text,
+        )
+        return str(browser.find_element("id", "count").text)
+
+    assert browser.find_element("id", "count").text == f"{total} of {total} points"
+    assert len(column("accuracy")) == 50
+    heading = browser.find_element("css selector", "#table button[title=accuracy]")
+    press(browser, heading, "ENTER")
+    ascending = [float(text) for text in column("accuracy")]
+    assert ascending == sorted(ascending)
+    press(browser, heading, "ENTER")
+    descending = [float(text) for text in column("accuracy")]
+    assert descending == sorted(descending, reverse=True)
+    assert descending[0] > ascending[0]
+    assert browser.find_element("css selector", "th[aria-sort=descending] button").get_attribute("title") == "accuracy"
+    press(browser, browser.find_element("id", "next"), "ENTER")
+    assert browser.find_element("id", "page").text == "page 2 of 4"
+    assert typed("cnn unstructured sparsity>=80 seed=1") == f"3 of {total} points"
+    assert set(column("technique")) == {"unstructured"}
+    assert browser.find_element("id", "page").text == "page 1 of 1"
+    assert typed("nothing-like-that") == f"0 of {total} points"
+
+
+def test_the_links_of_the_table_lead_to_the_models(shown: Any) -> None:
+    browser = shown()
+    links = browser.execute_script("return [...document.querySelectorAll('#table a')].map(a => a.href)")
+    assert len(links) == 50
+    assert all(Path(unquote(urlparse(link).path)).is_file() for link in links)
+
+
+def test_what_files_hold_is_text_and_never_code(shown: Any) -> None:
+    browser = shown()
+    assert HOSTILE in browser.execute_script("return document.body.textContent")
+    assert browser.execute_script("return window.hacked") is None
+    assert browser.execute_script("return document.images.length") == 0

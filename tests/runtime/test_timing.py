@@ -1,0 +1,225 @@
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import graphs
+import numpy as np
+import pytest
+import torch
+
+from onnxprune.common.errors import InputError
+from onnxprune.runtime.timing import (
+    KernelTime,
+    compare,
+    interleave,
+    on_cpu,
+    precise,
+    summarise,
+    time_kernels,
+    timing_lock,
+)
+
+
+def fake_run(name, calls, seconds=0.0):
+    def run():
+        calls.append(name)
+        time.sleep(seconds)
+
+    return run
+
+
+def rounds_of(names, rounds):
+    """Names in order of the calls, a list a round, without the warm-up (three calls each)."""
+    calls = []
+    times = interleave([fake_run(name, calls) for name in names], 0, warmup_seconds=0, min_runs=rounds)
+    assert [part.shape for part in times] == [(rounds,)] * len(names)
+    warmup = [name for name in names for _ in range(3)]
+    assert calls[: len(warmup)] == warmup
+    order = calls[len(warmup) :]
+    return [order[start : start + len(names)] for start in range(0, len(order), len(names))]
+
+
+@pytest.mark.parametrize("names", ["ab", "abc"])
+def test_each_round_runs_every_session_once(names):
+    assert all(sorted(turn) == list(names) for turn in rounds_of(names, 24))
+
+
+def test_three_sessions_run_in_all_six_orders_equally_often():
+    turns = ["".join(turn) for turn in rounds_of("abc", 24)]
+    assert {turn: turns.count(turn) for turn in turns} == dict.fromkeys(("abc", "acb", "bac", "bca", "cab", "cba"), 4)
+
+
+def test_two_sessions_take_turns_at_going_first():
+    turns = ["".join(turn) for turn in rounds_of("ab", 24)]
+    assert turns.count("ab") == turns.count("ba") == 12
+
+
+def test_no_run_always_follows_the_same_one():
+    followers = {(first, second) for turn in rounds_of("abcd", 16) for first, second in itertools.pairwise(turn)}
+    assert all(len([pair for pair in followers if pair[1] == name]) > 1 for name in "abcd")
+
+
+def test_each_run_gets_its_own_times():
+    fast, slow = interleave([fake_run("fast", []), fake_run("slow", [], 0.003)], 0, warmup_seconds=0, min_runs=8)
+    assert slow.min() >= 3 > np.median(fast)  # milliseconds; a sleep is never shorter
+
+
+def test_seconds_and_warmup_are_kept_to():
+    calls = []
+    start = time.perf_counter()
+    (times,) = interleave([fake_run("a", calls, 0.001)], 0.1, warmup_seconds=0.1, min_runs=1)
+    assert time.perf_counter() - start >= 0.2
+    assert len(calls) > times.size > 1  # warm-up runs are not in the times
+
+
+def test_it_ends_when_the_times_are_enough_but_not_before_the_least_number_of_rounds():
+    def enough(times):
+        seen.append(len(times[0]))
+        return len(times[0]) >= 30
+
+    seen = []
+    times, _ = interleave([fake_run("a", []), fake_run("b", [])], 60, warmup_seconds=0, min_runs=20, enough=enough)
+    assert seen == [20, 30]
+    assert len(times) == 30
+    times, _ = interleave([fake_run("a", []), fake_run("b", [])], 0, warmup_seconds=0, min_runs=50, enough=enough)
+    assert len(times) == 50
+
+
+def test_a_median_is_precise_when_its_interval_is_within_two_percent():
+    random = np.random.default_rng(0)
+    assert precise(np.full(20, 3.0))
+    assert not precise(random.normal(3, 0.3, 20))
+    assert precise(random.normal(3, 0.3, 2000))
+    inside = [
+        precise(sample) <= (abs(np.median(sample) - 3) < 0.1)  # where it says so, the median is near the truth
+        for sample in (random.normal(3, 0.15, 60) for _ in range(200))
+    ]
+    assert np.mean(inside) > 0.95
+
+
+def test_summary_by_hand():
+    latency = summarise(np.arange(1, 1001, dtype=float))
+    assert latency.median_ms == 500.5
+    assert latency.p90_ms == pytest.approx(900.1)
+    assert latency.p99_ms == pytest.approx(990.01)
+    assert latency.mean_ms == 500.5
+    assert latency.std_ms == pytest.approx(np.sqrt((1000**2 - 1) / 12))
+    assert latency.runs == 1000
+
+
+def test_no_p99_below_a_thousand_runs():
+    assert summarise(np.ones(999)).p99_ms is None
+
+
+def test_a_file_against_itself_is_a_tie(tmp_path):
+    path = graphs.linear(tmp_path / "model.onnx", graphs.ones(64, 3 * 32 * 32))
+    comparison = compare(path, path, (3, 32, 32), 8, device="cpu", threads=1, seconds=0.3)
+    assert 0.5 < comparison.speedup < 2
+    assert 0 <= comparison.noise < 1
+    assert comparison.speedup == comparison.base.median_ms / comparison.other.median_ms
+    assert comparison.base.runs == comparison.other.runs >= 20
+
+
+def test_a_far_smaller_file_is_faster(tmp_path):
+    base = graphs.linear(tmp_path / "base.onnx", graphs.ones(1000, 3 * 32 * 32))
+    other = graphs.linear(tmp_path / "other.onnx", graphs.ones(10, 3 * 32 * 32))
+    comparison = compare(base, other, (3, 32, 32), 8, device="cpu", threads=1, seconds=0.3)
+    assert comparison.speedup > 3
+
+
+def test_an_input_of_another_shape_is_an_error(tmp_path, capfd):
+    path = graphs.linear(tmp_path / "model.onnx", graphs.ones(2, 4))
+    with pytest.raises(InputError, match=r"model\.onnx: input 'input' .* shape \[8, 3, 3, 3\]"):
+        compare(path, path, (3, 3, 3), 8, device="cpu", threads=1, seconds=0.1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cuda_without_a_gpu_is_an_error_and_silent(tmp_path, capfd):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    path = graphs.linear(tmp_path / "model.onnx", graphs.ones(2, 4))
+    with pytest.raises(InputError, match="--device cpu"):
+        compare(path, path, (1, 2, 2), 8, device="cuda", threads=1, seconds=0.1)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.gpu
+def test_cuda_times_a_file_against_itself(tmp_path):
+    path = graphs.linear(tmp_path / "model.onnx", graphs.ones(64, 3 * 32 * 32))
+    comparison = compare(path, path, (3, 32, 32), 8, device="cuda", threads=1, seconds=0.3)
+    assert 0.5 < comparison.speedup < 2
+
+
+def test_the_lock_keeps_another_process_waiting(tmp_path):
+    code = (
+        "from onnxprune.runtime.timing import timing_lock\n"
+        "print('waiting', flush=True)\n"
+        "with timing_lock(): print('timing', flush=True)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path))
+        with timing_lock():
+            other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+            assert other.stdout.readline() == "waiting\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                other.wait(0.3)
+        output, _ = other.communicate(timeout=30)
+    assert output == "timing\n"
+
+
+def test_the_lock_is_free_after_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(RuntimeError), timing_lock():
+        raise RuntimeError
+    with timing_lock():
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_kernels_are_timed_by_operator(tmp_path):
+    path = graphs.linear(tmp_path / "model.onnx", graphs.ones(64, 3 * 32 * 32))
+    kernels = time_kernels(path, {"input": (8, 3, 32, 32)}, device="cpu", threads=1, seconds=0.05)
+    assert {kernel.operator: (kernel.provider, kernel.count) for kernel in kernels} == {
+        "Flatten": ("CPU", 1),
+        "Gemm": ("CPU", 1),
+    }
+    assert kernels[0].operator == "Gemm"
+    assert kernels[0].ms > kernels[1].ms > 0
+    assert sum(kernel.share for kernel in kernels) == pytest.approx(100)
+
+
+def test_kernels_within_a_loop_are_counted_and_the_loop_is_not(tmp_path):
+    body = """g (float[n] x) => (float[m] y) {
+        trips = Constant <value = int64 {5}> ()
+        on = Constant <value = bool {1}> ()
+        y = Loop (trips, on, x) <body = b (int64 i, bool c, float[k] a) => (bool d, float[k] e) {
+            d = Identity (c)
+            e = Sin (a)
+        }>
+    }"""
+    kernels = time_kernels(
+        graphs.write(tmp_path / "model.onnx", body), {"x": (4,)}, device="cpu", threads=1, seconds=0.01
+    )
+    counts = {kernel.operator: kernel.count for kernel in kernels}
+    assert counts["Sin"] == 5
+    assert "Loop" not in counts
+
+
+def kernels_on(**providers):
+    return [KernelTime(operator, provider, 2, 0.1, 50.0) for operator, provider in providers.items()]
+
+
+def test_what_cuda_leaves_to_the_cpu_is_named():
+    path = Path("model.onnx")
+    assert on_cpu(path, kernels_on(Conv="CUDA", Relu="CUDA")) is None
+    assert "on the CPU" in on_cpu(path, kernels_on(Conv="CUDA", NonZero="CPU", Unique="CPU"))
+    assert on_cpu(path, kernels_on(Conv="CUDA", NonZero="CPU", Unique="CPU")).endswith(": 2 NonZero, 2 Unique")
+
+
+def test_a_file_that_runs_on_the_cpu_alone_has_no_figure_of_cuda():
+    with pytest.raises(InputError, match=r"model\.onnx: none of its operators runs on CUDA here; use --device cpu"):
+        on_cpu(Path("model.onnx"), kernels_on(StringNormalizer="CPU"))

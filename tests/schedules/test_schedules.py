@@ -1,0 +1,446 @@
+"""Schedules: each ends at the sparsity it was asked for, and gets there the way its paper says."""
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from command_line import small_npz
+from torch import nn
+
+import onnxprune
+from onnxprune.data.dataset import Dataset, load
+from onnxprune.models import MODELS
+from onnxprune.pruning.prune import Pruned, Request
+from onnxprune.pruning.regrowth import Regrowth, erdos_renyi_shares
+from onnxprune.results import store
+from onnxprune.schedules import families as schedules
+from onnxprune.schedules.context import Work
+from onnxprune.settings.spec import Point, Sweep
+from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
+from onnxprune.study.base import Base, build_network, recipe, training_batches
+from onnxprune.study.rerun import rerun
+from onnxprune.training.loop import train
+
+SETTINGS: dict[str, Any] = {
+    "model": "slp", "hidden": 64, "batch_size": 32, "epochs": 3, "finetune_epochs": 2, "learning_rate": 0.1,
+    "finetune_learning_rate": 0.05, "latency_seconds": 0, "keep_dead": True,
+}  # fmt: skip
+POSSIBLE = [
+    (schedule, technique)
+    for schedule, entry in SCHEDULES.items()
+    for technique, kind in TECHNIQUES.items()
+    if kind.unit in entry.units and schedule != "adaptive"
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("schedules")
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> str:
+    return str(small_npz(folder / "squares.npz"))
+
+
+@pytest.fixture(scope="module")
+def dataset(data: str) -> Dataset:
+    return load(data)
+
+
+def settings_of(schedule: str) -> dict[str, Any]:
+    reads = SCHEDULES[schedule].settings
+    return {name: value for name, value in SETTINGS.items() if not name.startswith("finetune") or name in reads}
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path, data: str) -> pd.DataFrame:
+    """All schedules with all techniques that they are for."""
+    parts = []
+    for schedule in dict.fromkeys(schedule for schedule, _ in POSSIBLE):
+        techniques = [technique for name, technique in POSSIBLE if name == schedule]
+        parts.append(
+            onnxprune.sweep(
+                **settings_of(schedule), dataset=data, technique=techniques, schedule=schedule,
+                sparsity=[0, 75, 100], out=folder / "runs", name=schedule, workers=1,
+            )
+        )  # fmt: skip
+    return pd.concat(parts)
+
+
+def record_of(folder: Path, schedule: str, technique: str, sparsity: int) -> dict[str, Any]:
+    (path,) = (folder / "runs" / schedule).glob(f"*-{technique}-*-s{sparsity}-*/{store.METRICS}")
+    return dict(json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize(("schedule", "technique"), POSSIBLE)
+def test_the_sparsity_is_the_one_that_was_asked_for(table: pd.DataFrame, schedule: str, technique: str) -> None:
+    rows = table[(table["schedule"] == schedule) & (table["technique"] == technique)].set_index("sparsity")
+    one = 100 / (64 if TECHNIQUES[technique].unit == "channel" else 144 * 64 + 64 * 3)
+    assert rows.loc[0, "achieved_sparsity"] == 0
+    assert rows.loc[75, "achieved_sparsity"] == pytest.approx(75, abs=one)
+    assert rows.loc[100, "achieved_sparsity"] == 100
+    assert rows.loc[100, "collapsed"]
+    assert rows.loc[0, "accuracy"] > 90, "it does not learn"
+    assert rows["training_images"].gt(0).all()
+    if TECHNIQUES[technique].unit == "channel":
+        assert rows.loc[75, "macs"] == 144 * 16 + 16 * 3
+    else:
+        # `achieved` is what masks say; this is what the file has
+        zeros = rows.loc[75, "base_nonzero_params"] - rows.loc[75, "nonzero_params"]
+        wanted = 0.75 * (144 * 64 + 64 * 3)
+        # weights that grew where nothing passes any more have not left zero
+        assert wanted - 2 <= zeros <= wanted * (1.01 if schedule in ("set", "rigl") else 1) + 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "curve"),
+    [
+        ("agp", lambda step: 75 * (1 - (1 - step / 10) ** 3)),
+        ("linear", lambda step: 75 * step / 10),
+        ("iterative", lambda step: 100 * (1 - 0.25 ** (step / 3))),
+    ],
+)
+def test_gradual_schedules_follow_their_curve(table: pd.DataFrame, folder: Path, schedule: str, curve: Any) -> None:
+    path = [entry["sparsity"] for entry in record_of(folder, schedule, "unstructured", 75)["path"]]
+    rounds = SCHEDULES[schedule].rounds
+    # steps that fall on the same update are one
+    assert path[-1] == 75
+    assert path == sorted(path)
+    expected = [curve(step) for step in range(1, rounds + 1)]
+    assert all(any(abs(value - wanted) < 1e-9 for wanted in expected) for value in path)
+    assert len(path) == rounds
+
+
+def test_pruning_while_training_has_nothing_before_training(table: pd.DataFrame) -> None:
+    before = table.groupby("schedule")["before_finetuning_accuracy"].count()
+    assert {name for name, count in before.items() if count == 0} == {"iterative", "agp", "linear", "movement"}
+
+
+def test_at_0_percent_fine_tuning_schedules_agree(table: pd.DataFrame) -> None:
+    """Nothing is removed, so what they do is train for the same epochs."""
+    rows = table[(table["sparsity"] == 0) & (table["technique"] == "weight")].set_index("schedule")
+    losses = rows.loc[["one-shot", "agp", "linear", "movement"], "cross_entropy"]
+    assert losses.nunique() == 1
+    assert rows.loc["at-init", "cross_entropy"] == rows.loc["lottery", "cross_entropy"]
+
+
+def test_finished_points_of_all_schedules_come_out_the_same_again(
+    table: pd.DataFrame, folder: Path, tmp_path: Path
+) -> None:
+    for schedule in ("agp", "movement", "rigl"):
+        (point,) = (folder / "runs" / schedule).glob("*-unstructured-*-s75-*")
+        (found,) = rerun(point, tmp_path / schedule)
+        assert found.differences == {}
+
+
+# The parts
+
+
+def work(dataset: Dataset, **changes: Any) -> Work:
+    """A point with an untrained base, which measures nothing."""
+    values = {**settings_of(changes.get("schedule", "one-shot")), "dataset": dataset.name + ".npz", **changes}
+    (point,) = Sweep.one_point(values).points
+    listener = SimpleNamespace(training=lambda *_: None, stage=lambda _: None)
+    batches = training_batches(point, dataset)
+    request = Request(
+        point.technique, point.criterion, point.granularity, point.sparsity, point.channel_align, point.seed
+    )
+    base = Base(Path(), build_network(point, dataset), {})
+    return Work(point, base, dataset, batches, request, listener, lambda _: None)  # type: ignore[arg-type,return-value]
+
+
+@pytest.fixture
+def untrained_lottery(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Work, "train_pruned", lambda self, pruned, training: pruned)
+
+
+@pytest.mark.usefixtures("untrained_lottery")
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_lottery_rewinds_to_initial_weights(dataset: Dataset, rounds: int) -> None:
+    job = work(dataset, technique="weight", schedule="lottery", sparsity=75, rounds=rounds)
+    first = {name: tensor.clone() for name, tensor in build_network(job.point, dataset).state_dict().items()}
+    train(job.base.network, job.batches, recipe(job.point, job.base.network, dataset, 3, 0.1))
+    pruned = schedules.lottery(job)
+    magnitudes = job.base.network.hidden.weight.detach().abs()
+    for name, tensor in pruned.network.state_dict().items():
+        assert torch.equal(tensor, first[name] * pruned.held.get(name, 1))
+    if rounds == 1:  # the trained weights decide, not the initial ones
+        mask = pruned.unit_masks["hidden"].bool()
+        assert magnitudes[~mask].max() <= magnitudes[mask].min()
+
+
+@pytest.mark.usefixtures("untrained_lottery")
+def test_lottery_rewinds_to_the_weights_of_an_early_epoch(dataset: Dataset) -> None:
+    job = work(dataset, technique="weight", schedule="lottery", sparsity=0, rewind_epoch=1)
+    pruned = schedules.lottery(job)
+    network = build_network(job.point, dataset)
+    how = recipe(job.point, network, dataset, 3, 0.1)
+    seen = {}
+
+    def look(done: int, updates: int) -> None:
+        if done == updates // 3:
+            seen.update({name: tensor.clone() for name, tensor in network.state_dict().items()})
+
+    train(network, job.batches, how, remask=look)
+    for name, tensor in pruned.network.state_dict().items():
+        assert torch.equal(tensor, seen[name])
+
+
+def test_units_that_are_gone_stay_gone(dataset: Dataset) -> None:
+    for technique in TECHNIQUES:
+        job = work(dataset, technique=technique, sparsity=50)
+        other = build_network(dataclasses.replace(job.point, seed=7), dataset)
+        early = job.decide(job.base.network, 40)
+        late = job.decide(other, 80, early)
+        for layer, mask in early.items():
+            assert not (late[layer].bool() & ~mask.bool()).any(), technique
+        assert sum(int(mask.sum()) for mask in late.values()) < sum(int(mask.sum()) for mask in early.values())
+
+
+class _Layer(nn.Module):
+    def __init__(self, weight: torch.Tensor, gradient: torch.Tensor) -> None:
+        super().__init__()
+        self.layer = nn.Linear(*reversed(weight.shape), bias=False)
+        self.layer.weight.data = weight
+        self.layer.weight.grad = gradient
+
+
+def test_rigl_drops_the_smallest_and_grows_where_the_gradient_is_largest() -> None:
+    mask = torch.tensor([[1.0, 1, 1, 1, 1, 1, 1, 1, 1, 1], [0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]])
+    weight = torch.tensor([[0.5, 0.1, 0.6, 0.2, 0.7, 0.9, 0.8, 0.3, 1, 1], [0.0] * 10])
+    gradient = torch.zeros(2, 10)
+    gradient[0] = 9  # where weights are, gradients do not matter
+    gradient[1, 4], gradient[1, 7] = -3, 2
+    growth = Regrowth({"layer": mask}, by_gradient=True, seed=0)
+    network = _Layer(weight, gradient)
+    assert growth.step(network, 0, 1000) is None
+    assert growth.step(network, 750, 1000) is None, "the rest trains what is there"
+    held = growth.step(network, 20, 1000)  # 0.3 of 10 by the cosine: just below 3
+    assert held is not None
+    now = held["layer.weight"]
+    assert (now - mask)[0].tolist() == [0, -1, 0, -1, 0, 0, 0, 0, 0, 0]
+    assert now[1].nonzero().flatten().tolist() == [4, 7]
+
+
+@pytest.mark.parametrize("schedule", ["set", "rigl"])
+def test_sparse_training_moves_weights_and_keeps_their_number(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, schedule: str
+) -> None:
+    counts, places = set(), []
+    step = Regrowth.step
+
+    def watched(self: Regrowth, network: nn.Module, done: int, updates: int) -> Any:
+        held = step(self, network, done, updates)
+        if held is not None:
+            counts.add(tuple(int(mask.sum()) for mask in held.values()))
+            places.append(torch.cat([mask.flatten() for mask in held.values()]))
+        return held
+
+    monkeypatch.setattr(Regrowth, "step", watched)
+    job = work(dataset, technique="unstructured", schedule=schedule, sparsity=80, epochs=6)
+    pruned: Pruned = getattr(schedules, SCHEDULES[schedule].function)(job)
+    assert len(counts) == 1
+    (count,) = counts
+    assert sum(count) == pytest.approx(0.2 * (144 * 64 + 64 * 3), abs=2)
+    assert not torch.equal(places[0], places[-1])
+    for name, mask in pruned.unit_masks.items():
+        weight = pruned.network.get_submodule(name).weight
+        assert not weight[mask == 0].any()
+        assert weight[mask == 1].all(), "what grew has learnt nothing"
+
+
+def test_erdos_renyi_shares_by_hand() -> None:
+    shapes = {"wide": (300, 784), "narrow": (10, 300)}
+    shares = erdos_renyi_shares(shapes, 0.9)
+    sizes = {name: rows * columns for name, (rows, columns) in shapes.items()}
+    kept = {name: (1 - shares[name]) * sizes[name] for name in shapes}
+    assert sum(kept.values()) == pytest.approx(0.1 * sum(sizes.values()))
+    # what is left is proportional to the sum of the dimensions
+    assert kept["wide"] / kept["narrow"] == pytest.approx((300 + 784) / (10 + 300)) or shares["narrow"] == 0
+    assert erdos_renyi_shares(shapes, 0.0) == {"wide": 0.0, "narrow": 0.0}
+    assert all(share == pytest.approx(1) for share in erdos_renyi_shares(shapes, 1.0).values())
+    dense = erdos_renyi_shares({"large": (1000, 1000), "small": (10, 10)}, 0.5)
+    assert dense["small"] == 0
+    assert (1 - dense["large"]) * 1e6 == pytest.approx(0.5 * (1e6 + 100) - 100)
+
+
+def test_movement_removes_what_training_moves_to_zero_and_not_what_is_small(table: pd.DataFrame, folder: Path) -> None:
+    (one_shot,) = (folder / "runs" / "one-shot").glob("*-unstructured-*-s75-*")
+    (movement,) = (folder / "runs" / "movement").glob("*-unstructured-*-s75-*")
+    masks = [safetensors.torch.load_file(path / store.MASKS) for path in (one_shot, movement)]
+    agreed = sum(int((masks[0][name] == masks[1][name]).sum()) for name in masks[0])
+    units = sum(mask.numel() for mask in masks[0].values())
+    assert 0.3 < agreed / units < 0.9
+
+
+# Adaptive
+
+
+@pytest.fixture(scope="module")
+def adapted(folder: Path, data: str) -> pd.DataFrame:
+    return onnxprune.sweep(
+        **{**SETTINGS, "finetune_epochs": 6}, dataset=data, adaptive=True, max_drop=3, out=folder / "runs",
+        name="adaptive", workers=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("technique", list(TECHNIQUES))
+def test_adaptive_goes_as_far_as_validation_allows(adapted: pd.DataFrame, folder: Path, technique: str) -> None:
+    row = adapted[adapted["technique"] == technique].iloc[0]
+    path = record_of(folder, "adaptive", technique, 100)["path"]
+    accepted = [entry for entry in path if entry["accepted"]]
+    assert accepted
+    assert [entry["round"] for entry in path] == list(range(1, len(path) + 1))
+    sparsities = [entry["sparsity"] for entry in accepted]
+    assert sparsities == sorted(sparsities)
+    for entry in path:
+        assert entry["accepted"] == (entry["validation_accuracy"] >= entry["limit"])
+    # what was too much is taken back
+    assert row["achieved_sparsity"] == pytest.approx(sparsities[-1])
+    assert row["validation_accuracy"] == pytest.approx(accepted[-1]["validation_accuracy"], abs=1e-6)
+    assert row["base_validation_accuracy"] - row["validation_accuracy"] <= 3
+    assert row["achieved_sparsity"] > 20
+
+
+def test_adaptive_goes_no_further_than_asked(data: str, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "dataset": data, "technique": "weight", "out": tmp_path, "workers": 1}
+    row = onnxprune.sweep(**settings, adaptive=True, max_drop=100, sparsity=40).iloc[0]
+    assert row["achieved_sparsity"] == pytest.approx(40, abs=0.05)
+    stopped = onnxprune.sweep(**{**settings, "finetune_epochs": 0}, adaptive=True, max_drop=0, rounds=2).iloc[0]
+    assert stopped["validation_accuracy"] >= stopped["base_validation_accuracy"]
+
+
+def test_adaptive_spares_the_layer_that_is_sensitive(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = work(dataset, technique="weight", schedule="adaptive", sparsity=100, max_drop=100, rounds=2)
+
+    def accuracy(_: Work, network: nn.Module, images: int | None = None) -> float:
+        return 50.0 if (network.classifier.weight == 0).float().mean() > 0.4 else 90.0
+
+    monkeypatch.setattr(Work, "validation_accuracy", accuracy)
+    schedules.adaptive(job)
+    first, second = (entry["layers"] for entry in job.path)
+    assert first["hidden"] == pytest.approx(20)
+    assert 0 < first["classifier"] < first["hidden"] / 2
+    assert second["classifier"] > first["classifier"]
+
+
+def test_adaptive_takes_back_what_costs_too_much_and_then_goes_slower(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = work(dataset, technique="unstructured", schedule="adaptive", sparsity=100, max_drop=1, rounds=20)
+
+    def accuracy(_: Work, network: nn.Module, images: int | None = None) -> float:
+        return 89.0 if (network.hidden.weight == 0).float().mean() > 0.55 else 90.0
+
+    monkeypatch.setattr(Work, "validation_accuracy", accuracy)
+    job.point = dataclasses.replace(job.point, max_drop=0.5)
+    pruned = schedules.adaptive(job)
+    removed, units = pruned.removed
+    accepted = [entry["accepted"] for entry in job.path]
+    assert False in accepted
+    assert accepted[: accepted.index(False)] == [True] * accepted.index(False)
+    assert True in accepted[accepted.index(False) :], "it did not go on after the first rejection"
+    last = [entry["sparsity"] for entry in job.path if entry["accepted"]][-1]
+    assert 100 * removed / units == pytest.approx(last)
+    assert 50 < last <= 56
+
+
+# Controls
+
+
+@pytest.fixture(scope="module")
+def controlled(folder: Path, data: str) -> pd.DataFrame:
+    return onnxprune.sweep(
+        **SETTINGS, dataset=data, technique=["unstructured", "structured"], sparsity=75,
+        controls="random,layerwise-random,scratch", out=folder / "runs", name="controls", workers=1,
+    )  # fmt: skip
+
+
+def test_controls_are_of_the_same_size(controlled: pd.DataFrame) -> None:
+    assert list(controlled["control"].unique()) == ["none", "random", "layerwise-random", "scratch"]
+    for _, rows in controlled.groupby("technique"):
+        assert rows["achieved_sparsity"].nunique() == 1
+        assert rows["macs"].nunique() == 1
+        assert rows["cross_entropy"].nunique() == 4, "two are the same network"
+
+
+def test_controls_differ_in_what_they_keep(controlled: pd.DataFrame, folder: Path) -> None:
+    def masks(control: str) -> dict[str, torch.Tensor]:
+        name = controlled[(controlled["control"] == control) & (controlled["technique"] == "unstructured")]
+        (path,) = (folder / "runs" / "controls").glob(f"*-{name['spec_hash'].item()}")
+        return safetensors.torch.load_file(path / store.MASKS)
+
+    own, anywhere, in_layer, scratch = (masks(name) for name in ("none", "random", "layerwise-random", "scratch"))
+
+    def shares(of: dict[str, torch.Tensor]) -> list[int]:
+        return [int(mask.sum()) for mask in of.values()]
+
+    assert shares(in_layer) == shares(own)
+    assert shares(anywhere) != shares(own)
+    assert any((in_layer[name] != own[name]).any() for name in own)
+    assert all(torch.equal(scratch[name], own[name]) for name in own)
+
+
+def test_the_scratch_control_has_the_whole_budget(controlled: pd.DataFrame) -> None:
+    images = controlled[controlled["technique"] == "structured"].set_index("control")["training_images"]
+    assert images["scratch"] == (3 + 2) * 216
+    assert images["none"] == images["random"] == 2 * 216
+
+
+def test_the_scratch_control_starts_from_weights_of_its_own(dataset: Dataset) -> None:
+    points = Sweep.parse({**SETTINGS, "dataset": dataset.name + ".npz", "technique": "weight", "controls": "scratch"})
+    (scratch,) = [point for point in points.points if point.control == "scratch" and point.sparsity == 0]
+    job = work(dataset, technique="weight", control="scratch", sparsity=0, epochs=0, finetune_epochs=0)
+    assert scratch.epochs_after_base == 5
+    network = schedules.one_shot(job).network
+    assert not torch.equal(network.hidden.weight, job.base.network.hidden.weight)
+
+
+# What makes no sense
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"schedule": "rigl", "technique": "structured"}, ["rigl", "single weights", "weight, unstructured"]),
+        ({"schedule": "set", "technique": "weight", "criterion": "taylor"}, ["set", "accepts l1"]),
+        ({"schedule": "agp", "model": "densenet121", "technique": "structured", "granularity": "layer"}, ["whole"]),
+        ({"schedule": "movement", "technique": "weight", "finetune_epochs": 0}, ["movement", "above 0"]),
+        ({"schedule": "movement", "technique": "weight", "criterion": "l1"}, ["accepts movement"]),
+        ({"schedule": "movement", "technique": "weight", "precision": "fp16"}, ["fp16"]),
+        ({"criterion": "movement", "technique": "weight"}, ["does not accept", "movement"]),
+        ({"schedule": "agp", "control": "layerwise-random", "technique": "weight"}, ["decides several times"]),
+        ({"schedule": "agp", "control": "scratch", "technique": "weight"}, ["one-shot"]),
+        ({"schedule": "rigl", "control": "random", "technique": "weight"}, ["its own criterion"]),
+        ({"schedule": "lottery", "technique": "weight", "epochs": 2, "rewind_epoch": 3}, ["at most the 2 epochs"]),
+        ({"rounds": 3, "technique": "weight"}, ["rounds", "iterative, agp, linear", "one-shot is not"]),
+        ({"max_drop": 3, "technique": "weight", "schedule": "agp"}, ["max_drop", "adaptive"]),
+        ({"rewind_epoch": 1, "technique": "weight"}, ["rewind_epoch", "lottery"]),
+        ({"compensate": True, "technique": "weight", "schedule": "agp"}, ["compensate", "one-shot"]),
+        ({"distill": 0.5, "technique": "weight", "schedule": "at-init"}, ["distill", "at-init is not"]),
+        ({"distill": 1.5}, ["distill", "from 0 to 1"]),
+        ({"adaptive": True, "schedule": "agp"}, ["either adaptive or schedule"]),
+        ({"controls": "random", "control": "random"}, ["either controls or control"]),
+        ({"controls": "chance"}, ["controls", "scratch"]),
+    ],
+)
+def test_combinations_without_sense_are_refused_with_the_reason(settings: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(onnxprune.InputError) as caught:
+        Sweep.parse(settings)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_every_schedule_has_a_function_and_a_line_in_the_help() -> None:
+    help_text = {field.name: field.metadata["help"] for field in dataclasses.fields(Point)}["schedule"]
+    for name, entry in SCHEDULES.items():
+        assert callable(getattr(schedules, entry.function))
+        assert name in help_text
+    assert MODELS["slp"].recipe.finetune_epochs > 0

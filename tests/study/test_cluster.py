@@ -1,0 +1,181 @@
+"""Sweeps on a Ray cluster of two nodes: the same results as on this machine, whatever happens to a node."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+from click.testing import CliRunner
+from faults import SETTINGS, TIMED
+from ray.cluster_utils import Cluster as TwoNodes
+
+import onnxprune
+from onnxprune.cli import cli
+from onnxprune.common.progress import Verbosity
+from onnxprune.results import store
+from onnxprune.settings.spec import Sweep
+from onnxprune.study import cluster
+from onnxprune.study.cluster import ClusterSettings
+from onnxprune.study.controller import Outcome, run_sweep
+
+STUDY = {**SETTINGS, "technique": "weight,neuron", "sparsity": "0,50,90", "seeds": 2}
+SMALL = {**STUDY, "sparsity": "50"}
+
+
+def untimed(table: pd.DataFrame) -> pd.DataFrame:
+    return table[[name for name in table if not any(word in name for word in (*TIMED, "latency", "speedup"))]]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[TwoNodes]:
+    """Two nodes of one processor each."""
+    found = TwoNodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    found.add_node(num_cpus=1)
+    yield found
+    found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return run_sweep(Sweep.parse(STUDY), tmp_path_factory.mktemp("local"), workers=1, verbosity=Verbosity.QUIET)
+
+
+def on(nodes: TwoNodes, runs: Path, plan: dict[str, Any] = STUDY, **how: Any) -> Outcome:
+    return run_sweep(Sweep.parse(plan), runs, ray=ClusterSettings(nodes.address), verbosity=Verbosity.QUIET, **how)
+
+
+def test_the_table_is_that_of_this_machine(nodes: TwoNodes, tmp_path: Path) -> None:
+    local = run_sweep(Sweep.parse(SMALL), tmp_path / "local", workers=1, verbosity=Verbosity.QUIET)
+    there = on(nodes, tmp_path / "there", SMALL)
+    assert there.failures == {}
+    assert len(there.table) == 4
+    pd.testing.assert_frame_equal(untimed(there.table), untimed(local.table))
+    # and so are the files, but for when they were made
+    for name in local.table["folder"]:
+        for file in (store.MODEL, store.MASKS, store.CONFIG):
+            assert (there.folder / name / file).read_bytes() == (local.folder / name / file).read_bytes()
+        assert (there.folder / name / store.LOG).is_file()
+
+
+@pytest.mark.slow
+def test_each_executor_goes_on_where_the_other_stopped(nodes: TwoNodes, local: Outcome, tmp_path: Path) -> None:
+    half = {**STUDY, "seeds": 1, "name": "both"}
+    run_sweep(Sweep.parse(half), tmp_path, workers=1, verbosity=Verbosity.QUIET)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob(store.METRICS)}
+    whole = on(nodes, tmp_path, {**STUDY, "name": "both"})
+    assert all(path.stat().st_mtime_ns == then for path, then in written.items())
+    pd.testing.assert_frame_equal(untimed(whole.table), untimed(local.table))
+    again = run_sweep(Sweep.parse({**STUDY, "name": "both"}), tmp_path, workers=1, verbosity=Verbosity.QUIET)
+    pd.testing.assert_frame_equal(again.table, whole.table)
+
+
+@pytest.mark.slow
+def test_what_fails_is_recorded_and_the_rest_goes_on(nodes: TwoNodes, tmp_path: Path) -> None:
+    plan = {**STUDY, "seeds": 1, "technique": "weight", "finetune_learning_rate": 1e6, "finetune_epochs": 5}
+    found = on(nodes, tmp_path, {**plan, "sparsity": "50,100"})
+    ((name, reason),) = found.failures.items()
+    assert "-s50-" in name
+    assert "diverged" in reason
+    assert "diverged" in (found.folder / name / store.ERROR).read_text()
+    assert len(found.table) == 1, "without weights there is nothing that could diverge"
+    assert "--retry-failed" in on(nodes, tmp_path, {**plan, "sparsity": "50,100"}).failures[name]
+    base = on(nodes, tmp_path, {**plan, "learning_rate": 1e6, "epochs": 5})
+    assert len(base.failures) == 4
+    assert any("its base" in reason for reason in base.failures.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"threads": 64}, "no node of the cluster has more than 1"), ({"device": "cuda"}, "--num-gpus")],
+)
+def test_what_a_cluster_cannot_do_is_refused_before_anything_runs(
+    settings: dict[str, Any], words: str, nodes: TwoNodes, tmp_path: Path
+) -> None:
+    with pytest.raises(onnxprune.InputError, match=words):
+        on(nodes, tmp_path / "runs", {**STUDY, **settings})
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow  # Ray tries for half a minute
+def test_a_cluster_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+    command = ["sweep", "--executor=ray", "--address=ray://127.0.0.1:9", "--technique=weight", f"--out={tmp_path}"]
+    done = subprocess.run([sys.executable, "-m", "onnxprune", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "no Ray cluster can be reached" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_of_ray_without_ray_are_refused() -> None:
+    done = CliRunner().invoke(cli, ["sweep", "--gpus-per-point=0.5", "--dry-run"])
+    assert done.exit_code == 2
+    assert "--executor ray" in done.output
+
+
+def test_a_gate_suspends_the_others_and_survives_the_one_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_SECONDS_TO_NOTICE", 0.05)
+    first, second = (subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2))
+
+    def states() -> list[bool]:
+        return [psutil.Process(process.pid).status() == psutil.STATUS_STOPPED for process in (first, second)]
+
+    async def scene() -> None:
+        gate = cluster._Gate()
+        for process in (first, second):
+            await gate.register(process.pid)
+        await gate.enter(first.pid)
+        await asyncio.sleep(0.1)
+        assert states() == [False, True]
+        waiting = asyncio.ensure_future(gate.enter(second.pid))
+        await asyncio.sleep(0.1)
+        assert not waiting.done(), "two are inside"
+        await gate.leave(first.pid)
+        await asyncio.wait_for(waiting, 5)
+        await asyncio.sleep(0.1)
+        assert states() == [True, False]
+        second.kill()
+        second.wait()
+        await asyncio.sleep(0.5)
+        assert psutil.Process(first.pid).status() != psutil.STATUS_STOPPED, "it is left suspended for ever"
+        await asyncio.wait_for(gate.enter(os.getpid()), 5)
+
+    try:
+        asyncio.run(scene())
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_in_the_middle_loses_nothing(local: Outcome, tmp_path: Path) -> None:
+    nodes = TwoNodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    doomed = nodes.add_node(num_cpus=1)
+    killed = []
+
+    def kill() -> None:
+        while len(list(tmp_path.glob(f"*/*/{store.METRICS}"))) < 2 + 3:  # bases count
+            time.sleep(0.05)
+        nodes.remove_node(doomed, allow_graceful=False)
+        killed.append(len(list(tmp_path.glob(f"*/*/{store.METRICS}"))))
+
+    watcher = threading.Thread(target=kill, daemon=True)
+    watcher.start()
+    try:
+        there = on(nodes, tmp_path)
+    finally:
+        watcher.join(10)
+        nodes.shutdown()
+    assert killed, "the sweep was over before"
+    assert killed[0] < 2 + 12, "the sweep was nearly over before"
+    assert there.failures == {}
+    pd.testing.assert_frame_equal(untimed(there.table), untimed(local.table))

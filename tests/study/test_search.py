@@ -1,0 +1,174 @@
+"""`search` and `sensitivity`: decisions on the validation split."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from command_line import small_npz
+from PIL import Image
+
+import onnxprune
+from onnxprune.bridge.measure import network_accuracy
+from onnxprune.cli import cli
+from onnxprune.common.progress import Verbosity
+from onnxprune.pruning.prune import Request, decide, zeroed
+from onnxprune.results import store
+from onnxprune.settings.spec import Sweep
+from onnxprune.study import controller
+from onnxprune.study.jobs import Materials
+from onnxprune.study.search import search
+from onnxprune.study.sensitivity import sensitivity
+
+SETTINGS: dict[str, Any] = {
+    "model": "slp", "hidden": 64, "batch_size": 32, "epochs": 3, "finetune_epochs": 0, "learning_rate": 0.1,
+    "latency_seconds": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(small_npz(tmp_path_factory.mktemp("data") / "squares.npz", classes=3))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, data: str) -> Path:
+    """A folder with a sweep in it."""
+    folder = tmp_path_factory.mktemp("runs")
+    onnxprune.sweep(**SETTINGS, dataset=data, technique="weight", sparsity=[0, 50, 100], out=folder, workers=1)
+    return folder
+
+
+def find(data: str, runs: Path, **changes: Any) -> Any:
+    how = {name: changes.pop(name) for name in ("max_drop", "step") if name in changes}
+    plan = Sweep.parse({**SETTINGS, "dataset": data, "technique": "weight", "sparsity": 50, **changes})
+    return search(plan, how.get("max_drop", 5.0), runs, step=how.get("step", 1), verbosity=Verbosity.QUIET, workers=1)
+
+
+def test_the_answer_holds_and_the_next_step_does_not(data: str, runs: Path) -> None:
+    (found,) = find(data, runs, name="found")
+    assert 50 <= found.sparsity < 100
+    trials = {trial.sparsity: trial for trial in found.trials}
+    assert trials[found.sparsity].accepted
+    assert trials[found.sparsity].drop <= 5
+    assert not trials[found.sparsity + 1].accepted
+    assert trials[found.sparsity + 1].drop > 5
+    (folder,) = found.folders
+    metrics = json.loads((Path(folder) / store.METRICS).read_text())["metrics"]
+    drop = metrics["base_validation_accuracy"] - metrics["validation_accuracy"]
+    assert drop == pytest.approx(trials[found.sparsity].drop)
+    assert found.metrics["accuracy"] == metrics["accuracy"]
+    # what the sweep had is where it began: 50 holds, 100 does not, 6 halvings are left
+    assert [trial.sparsity for trial in found.trials if trial.reused] == [50, 100]
+    assert found.reused == 2
+    assert found.trainings == len(found.trials) - 2 <= 6
+
+
+def test_a_second_search_trains_nothing(data: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (first,) = find(data, runs, name="twice")
+    monkeypatch.setattr(controller, "run_sweep", None)
+    (again,) = find(data, runs, name="thrice")
+    assert again.trainings == 0
+    assert again.sparsity == first.sparsity
+
+
+def test_where_everything_costs_too_much_the_base_is_the_answer(data: str, tmp_path: Path) -> None:
+    (found,) = find(data, tmp_path, technique="structured", learning_rate=0.02, max_drop=0, step=50, criterion="random")
+    assert found.trainings in (1, 2)
+    if found.sparsity == 0:
+        assert (found.folders, found.metrics) == ([], {})
+    (nothing,) = find(data, tmp_path, technique="neuron", max_drop=100, step=50)
+    assert nothing.sparsity == 100
+
+
+def test_seeds_decide_together(data: str, tmp_path: Path) -> None:
+    (found,) = find(data, tmp_path, seeds=2, step=25)
+    assert len(found.folders) == 2
+    assert found.trainings == 2 * len(found.trials)
+    drops = [
+        json.loads((Path(folder) / store.METRICS).read_text())["metrics"]["base_validation_accuracy"]
+        - json.loads((Path(folder) / store.METRICS).read_text())["metrics"]["validation_accuracy"]
+        for folder in found.folders
+    ]
+    answer = next(trial for trial in found.trials if trial.sparsity == found.sparsity)
+    assert sum(drops) / 2 == pytest.approx(answer.drop)
+
+
+def arguments(data: str, out: Path, **changes: Any) -> list[str]:
+    values = {**SETTINGS, "dataset": data, "technique": "weight", **changes}
+    return [f"--out={out}", "--quiet", *(f"--{name.replace('_', '-')}={value}" for name, value in values.items())]
+
+
+def test_search_by_command(data: str, runs: Path) -> None:
+    command = ["search", *arguments(data, runs, workers=1), "--max-drop=5", "--step=10"]
+    shown = CliRunner().invoke(cli, command, catch_exceptions=False)
+    found = json.loads(CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False).stdout)
+    (answer,) = found
+    assert f" {answer['sparsity']:g} " in shown.output
+    assert f"{answer['metrics']['accuracy']:.2f}" in shown.output
+    assert answer["folders"][0] in shown.output
+    assert answer["trainings"] == 0, "the command before has trained all"
+
+
+def test_adaptive_has_nothing_to_search_for(data: str, tmp_path: Path) -> None:
+    with pytest.raises(onnxprune.InputError, match="finds its own"):
+        find(data, tmp_path, schedule="adaptive", finetune_epochs=1)
+    assert not list(tmp_path.iterdir())
+
+
+# Sensitivity
+
+
+def test_each_layer_alone_loses_units(data: str, runs: Path) -> None:
+    plan = Sweep.parse({**SETTINGS, "dataset": data, "technique": "weight", "sparsity": "0,50,100"})
+    found = sensitivity(plan, runs, verbosity=Verbosity.QUIET)
+    table = pd.DataFrame([vars(entry) for entry in found]).set_index(["layer", "sparsity"])
+    assert set(table.index) == {(layer, share) for layer in ("hidden", "classifier") for share in (0, 50, 100)}
+    assert (table.xs(0, level="sparsity")[["removed", "drop"]] == 0).all().all()
+    assert table.loc[("hidden", 50), "removed"] == 144 * 64 // 2
+    assert table.loc[("classifier", 100), "removed"] == 64 * 3
+    assert table.xs(100, level="sparsity")["drop"].gt(20).all()
+    # one of them by hand
+    point = plan.points[0]
+    materials = Materials(None)
+    base, dataset = materials.base(point, runs), materials.dataset(point)
+    request = Request("weight", "l1", "unit", 0, 16, 0, shares={"hidden": 0.5})
+    masks = decide(base.network, request, None)  # type: ignore[arg-type]
+    assert (masks["classifier"] == 1).all()
+    accuracy = network_accuracy(zeroed(base.network, request, masks), dataset, torch.device("cpu"))
+    assert table.loc[("hidden", 50), "accuracy"] == accuracy
+
+
+def test_sensitivity_is_of_one_way_to_prune(data: str, tmp_path: Path) -> None:
+    plan = Sweep.parse({**SETTINGS, "dataset": data, "sparsity": "50"})
+    with pytest.raises(onnxprune.InputError, match="one technique, got several"):
+        sensitivity(plan, tmp_path, verbosity=Verbosity.QUIET)
+
+
+@pytest.mark.parametrize("technique", ["unstructured", "neuron"])
+def test_sensitivity_by_command_with_a_picture(technique: str, data: str, runs: Path, tmp_path: Path) -> None:
+    values = {name: SETTINGS[name] for name in ("model", "hidden", "batch_size", "epochs", "learning_rate")}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+    figure = tmp_path / "map.png"
+    command = ["sensitivity", f"--out={runs}", "--quiet", f"--dataset={data}", f"--technique={technique}", *options]
+    done = CliRunner().invoke(cli, [*command, "--sparsity=25,75", f"--figure={figure}"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "hidden" in done.stdout
+    assert ("classifier" in done.stdout) == (technique == "unstructured")
+    with Image.open(figure) as picture:
+        assert picture.width > 800
+        assert len(picture.convert("RGB").getcolors(10**6) or []) > 20
+    rows = json.loads(CliRunner().invoke(cli, [*command, "--sparsity=25", "--images=10", "--json"]).stdout)
+    assert {row["sparsity"] for row in rows} == {25}
+    assert all(row["accuracy"] in range(0, 101, 10) for row in rows)
+
+
+def test_a_figure_without_format_is_refused_before_anything_runs(data: str, tmp_path: Path) -> None:
+    command = ["sensitivity", f"--dataset={data}", f"--out={tmp_path / 'runs'}", "--figure=map.jpeg"]
+    done = CliRunner().invoke(cli, command)
+    assert isinstance(done.exception, onnxprune.InputError)
+    assert ".svg" in str(done.exception)
+    assert not (tmp_path / "runs").exists()
