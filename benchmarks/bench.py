@@ -25,28 +25,31 @@ from PIL import Image
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
 
-import handwritten  # noqa: E402
+import handwritten
 
-import onnxprune  # noqa: E402
-from onnxprune.bridge import measure  # noqa: E402
-from onnxprune.bridge.export import export  # noqa: E402
-from onnxprune.commands.columns import columns  # noqa: E402
-from onnxprune.common.progress import Verbosity  # noqa: E402
-from onnxprune.common.quiet import hushed  # noqa: E402
-from onnxprune.common.torchvision import torchvision_module  # noqa: E402
-from onnxprune.data import dataset as data  # noqa: E402
-from onnxprune.graph.counting import count  # noqa: E402
-from onnxprune.models import MODELS  # noqa: E402
-from onnxprune.pruning.prune import Request, prune  # noqa: E402
-from onnxprune.runtime.timing import compare  # noqa: E402
-from onnxprune.schedules import context as work  # noqa: E402
-from onnxprune.settings.spec import Sweep  # noqa: E402
-from onnxprune.study import point  # noqa: E402
-from onnxprune.study.controller import run_sweep  # noqa: E402
-from onnxprune.training.loop import Batches, Recipe, train  # noqa: E402
+import onnxprune
+from onnxprune.bridge import measure
+from onnxprune.bridge.export import export
+from onnxprune.commands.columns import columns
+from onnxprune.common.output import silenced
+from onnxprune.common.progress import Verbosity
+from onnxprune.common.torchvision import torchvision_module
+from onnxprune.data import dataset as data
+from onnxprune.graph.counting import count
+from onnxprune.models import MODELS
+from onnxprune.pruning.prune import prune
+from onnxprune.pruning.request import Request
+from onnxprune.runtime.timing import compare
+from onnxprune.schedules import context
+from onnxprune.settings.sweep import Sweep
+from onnxprune.study import point
+from onnxprune.study.controller import run_sweep
+from onnxprune.training.batches import Batches
+from onnxprune.training.loop import train
+from onnxprune.training.recipe import Recipe
 
 PRECISIONS = ("fp32", "bf16")
-WORK = ((measure, "run_batched"), (measure, "score"), (work, "train_to_numbers"))  # evaluating and training
+WORK = ((measure, "run_batched"), (measure, "score"), (context, "train_checked"))  # evaluating and training
 TIMING = ((point, "compare"),)
 
 
@@ -101,7 +104,7 @@ def _by_hand(dataset: data.Dataset, precision: str) -> tuple[float, list[handwri
     network = MODELS["cnn"].build(dataset.input_shape, 10, 0)
     sets = (Pictures(dataset.train, dataset), Pictures(dataset.test, dataset))
     start = time.perf_counter()
-    with hushed():
+    with silenced():
         _, *rows = handwritten.study(network, *sets, dataset.input_shape, bf16=precision == "bf16")
     return time.perf_counter() - start, rows
 
@@ -339,7 +342,7 @@ def speedup() -> list[Figure]:
             for sparsity in range(10, 100, 10):
                 (settings,) = Sweep.one_point({"technique": "structured", "sparsity": sparsity}).points
                 request = Request("structured", "l1", "unit", sparsity, settings.channel_align, 0)
-                with hushed():
+                with silenced():
                     export(prune(network, request, None, shape).network, other, shape)  # type: ignore[arg-type]
                 found = compare(base, other, shape, 32, device="cpu", threads=1, seconds=10)
                 slowest[f"{name} {sparsity} %"] = found.speedup + found.noise

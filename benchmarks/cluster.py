@@ -21,8 +21,9 @@ from ray.cluster_utils import Cluster
 from scaling import CNN, table
 
 from onnxprune.common.progress import Verbosity
-from onnxprune.data.dataset import DATASETS
-from onnxprune.settings.spec import Point, Sweep
+from onnxprune.data.registry import DATASETS
+from onnxprune.settings.point import Point
+from onnxprune.settings.sweep import Sweep
 from onnxprune.study.cluster import ClusterSettings
 from onnxprune.study.controller import run_sweep
 

@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 
 from onnxprune.analysis.profiling import profile
-from onnxprune.runtime.random_inputs import random_feed
+from onnxprune.runtime.random_inputs import random_inputs
 from onnxprune.runtime.session import open_session
 
 
 def bare_loop(path: Path, batch: int | None, threads: int, seconds: float) -> float:
     """Median milliseconds of plain runs."""
     session = open_session(path, threads=threads)
-    feed = random_feed(
+    feed = random_inputs(
         session,
         {
             value.name: tuple(size if isinstance(size, int) else batch or 1 for size in value.shape)

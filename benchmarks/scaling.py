@@ -19,9 +19,10 @@ from typing import Any
 
 import psutil
 
+from onnxprune.common.files import read_json
 from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
-from onnxprune.settings.spec import Sweep
+from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import Outcome, run_sweep
 from onnxprune.study.estimate import estimate
 
@@ -117,7 +118,7 @@ def tables() -> str:
         plan = Sweep.parse({**CNN, "train_limit": 200, "sparsity": "0,50", "latency_seconds": 0})
         done = _timed(plan, folder)[0].folder
         records = [
-            (store.read_json(path.parent / store.CONFIG), path.read_text()) for path in done.glob(f"*/{store.METRICS}")
+            (read_json(path.parent / store.CONFIG), path.read_text()) for path in done.glob(f"*/{store.METRICS}")
         ]
         rows = []
         for count in (10, 1000, 100_000):

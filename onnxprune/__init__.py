@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from onnxprune.analysis.profiling import Profile
-    from onnxprune.settings.spec import Sweep
+    from onnxprune.settings.sweep import Sweep
     from onnxprune.study.cluster import ClusterSettings
 
 __all__ = ["InputError", "OnnxpruneError", "RunError", "__version__", "profile", "run_experiment", "sweep"]
@@ -47,7 +47,7 @@ def sweep(
         InputError: settings or data that cannot be used.
         RunError: points failed; the others' results are on disk.
     """
-    from onnxprune.settings.spec import Sweep
+    from onnxprune.settings.sweep import Sweep
 
     plan = Sweep.read(Path(spec), settings) if spec is not None else Sweep.parse(settings)
     return _run(plan, out, data_dir, retry_failed=retry_failed, track=track, workers=workers, ray=ray)
@@ -79,7 +79,7 @@ def run_experiment(
         InputError: settings of several points, or settings or data that cannot be used.
         RunError: the point failed.
     """
-    from onnxprune.settings.spec import Sweep
+    from onnxprune.settings.sweep import Sweep
 
     return _run(Sweep.one_point(settings), out, data_dir, retry_failed=retry_failed)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.common.quiet import hushed
+from onnxprune.common.output import silenced
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -17,12 +17,12 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
 def test_a_benchmark_finds_what_it_imports(name: str) -> None:
-    with hushed():
+    with silenced():
         importlib.import_module(name)
 
 
 def test_what_is_clocked_is_there() -> None:
-    with hushed():
+    with silenced():
         bench = importlib.import_module("bench")
     for module, name in (*bench.WORK, *bench.TIMING):
         assert callable(getattr(module, name))

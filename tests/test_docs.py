@@ -12,7 +12,7 @@ import pytest
 from command_line import REPOSITORY
 
 from onnxprune.models import MODELS, Model, Recipe
-from onnxprune.settings.spec import Sweep
+from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import run_sweep
 
 DOCS = REPOSITORY / "docs"
@@ -89,8 +89,8 @@ def test_every_column_of_the_results_is_documented_and_no_other(tmp_path: Path) 
 def test_the_reference_is_that_of_the_commands() -> None:
     written = (DOCS / "cli.md").read_text(encoding="utf-8")
     # in a process of its own: click keeps what help looked like when a command was first used
-    made = subprocess.run([sys.executable, "-m", "onnxprune.commands.reference"], capture_output=True, text=True)
-    assert written == made.stdout, "make it again: python -m onnxprune.commands.reference > docs/cli.md"
+    made = subprocess.run([sys.executable, "-m", "onnxprune.reference"], capture_output=True, text=True)
+    assert written == made.stdout, "make it again: python -m onnxprune.reference > docs/cli.md"
 
 
 def test_links_of_the_docs_lead_somewhere() -> None:

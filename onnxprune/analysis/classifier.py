@@ -9,7 +9,8 @@ import onnxruntime
 
 from onnxprune.common.errors import InputError
 from onnxprune.graph.metadata import Metadata, Normalisation, parse
-from onnxprune.runtime.session import open_session, probe, run_batched
+from onnxprune.runtime.probe import probe
+from onnxprune.runtime.session import open_session, run_batched
 
 _MOST_VALUES = 2**22  # of a batch's images, 16 MiB: bounds the memory of large images
 _MOST_IMAGES = 500

@@ -11,21 +11,19 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from onnxprune.common.errors import InputError
-from onnxprune.graph.counting import Counts, count_model
-from onnxprune.graph.onnxfile import Shape, input_shapes, load, one_line
-from onnxprune.runtime.random_inputs import Feed, random_feed
-from onnxprune.runtime.session import check_cuda, open_session, probe
-from onnxprune.runtime.timing import (
-    Latency,
-    bound_run,
-    interleave,
-    on_cpu,
-    summarise,
-    time_kernels,
-    timing_lock,
-    twin_noise,
-)
+from onnxprune.common.errors import InputError, one_line
+from onnxprune.graph.counting import count_model
+from onnxprune.graph.counts import Counts
+from onnxprune.graph.files import load
+from onnxprune.graph.shapes import input_shapes
+from onnxprune.graph.tensors import Shape
+from onnxprune.runtime.kernels import on_cpu, time_kernels
+from onnxprune.runtime.lock import timing_lock
+from onnxprune.runtime.probe import probe
+from onnxprune.runtime.random_inputs import Inputs, random_inputs
+from onnxprune.runtime.runs import bound_run
+from onnxprune.runtime.session import check_cuda, open_session
+from onnxprune.runtime.timing import Latency, interleave, summarise, twin_noise
 
 _RESAMPLES = 1000
 _CONFIDENCE = 95
@@ -204,7 +202,7 @@ def _compare(
         probe(path, own, device=device, threads=threads, file_bytes=counted.file_bytes)
         placements.append(_placement(path, own, threads) if device == "cuda" else None)
     sessions = [open_session(path, device=device, threads=threads) for path in [*paths, *paths]]
-    first = random_feed(sessions[0], resolved[0])
+    first = random_inputs(sessions[0], resolved[0])
     feeds = [_same_feed(path, session, sessions[0], first) for path, session in zip(paths * 2, sessions, strict=True)]
     answers = [_answer(path, session, feed) for path, session, feed in zip(paths, sessions, feeds, strict=False)]
     runs = [bound_run(session, feed, device) for session, feed in zip(sessions, feeds, strict=True)]
@@ -251,7 +249,7 @@ def _by_position(path: Path, model: Any, base: Path, shapes: Mapping[str, Shape]
     return dict(zip(names, shapes.values(), strict=True))
 
 
-def _same_feed(path: Path, session: Any, base: Any, feed: Feed) -> Feed:
+def _same_feed(path: Path, session: Any, base: Any, feed: Inputs) -> Inputs:
     """The base's input under the names that the other file has for it."""
     for own, theirs in zip(session.get_inputs(), base.get_inputs(), strict=True):
         if own.type != theirs.type:
@@ -259,7 +257,7 @@ def _same_feed(path: Path, session: Any, base: Any, feed: Feed) -> Feed:
     return dict(zip((value.name for value in session.get_inputs()), feed.values(), strict=True))
 
 
-def _answer(path: Path, session: Any, feed: Feed) -> list[Any]:
+def _answer(path: Path, session: Any, feed: Inputs) -> list[Any]:
     try:
         return list(session.run(None, feed))
     except Exception as error:  # onnxruntime's exceptions share no base class

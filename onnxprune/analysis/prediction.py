@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from onnxprune.analysis.classifier import Classifier, softmax
 from onnxprune.common.errors import InputError
-from onnxprune.data.dataset import DATASETS
+from onnxprune.data.registry import DATASETS
 
 _MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
 _TOP = 3

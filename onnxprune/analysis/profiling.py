@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune.common.errors import InputError
-from onnxprune.graph.counting import Counts, count_model
-from onnxprune.graph.onnxfile import Shape, input_shapes, load
+from onnxprune.graph.counting import count_model
+from onnxprune.graph.counts import Counts
+from onnxprune.graph.files import load
+from onnxprune.graph.shapes import input_shapes
+from onnxprune.graph.tensors import Shape
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from onnxprune.runtime.timing import KernelTime, Latency
+    from onnxprune.runtime.kernels import KernelTime
+    from onnxprune.runtime.timing import Latency
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,8 @@ def profile(
     placement = None
     missing = []
     if timed:
-        from onnxprune.runtime.session import probe
-        from onnxprune.runtime.timing import on_cpu
+        from onnxprune.runtime.kernels import on_cpu
+        from onnxprune.runtime.probe import probe
 
         for batch, resolved in batches.items():
             try:
@@ -235,24 +239,27 @@ def _batch(header: Header, shapes: Mapping[str, Shape]) -> int | None:
 def _latency(
     path: Path, batch: int | None, shapes: Mapping[str, Shape], device: str, threads: int, seconds: float
 ) -> BatchLatency:
-    from onnxprune.runtime import timing
-    from onnxprune.runtime.random_inputs import random_feed
+    from onnxprune.runtime.lock import timing_lock
+    from onnxprune.runtime.random_inputs import random_inputs
+    from onnxprune.runtime.runs import bound_run, transfer
     from onnxprune.runtime.session import open_session
+    from onnxprune.runtime.timing import WARMUP_SECONDS, interleave, summarise
 
     session = open_session(path, device=device, threads=threads)
-    feed = random_feed(session, shapes)
-    with timing.timing_lock():
-        found = timing.summarise(*timing.interleave([timing.bound_run(session, feed, device)], seconds))
+    feed = random_inputs(session, shapes)
+    with timing_lock():
+        found = summarise(*interleave([bound_run(session, feed, device)], seconds))
         moved = None
         if device == "cuda":
-            moved = timing.summarise(*timing.interleave([timing.transfer(session, feed)], seconds / 3))
-    return BatchLatency(batch, timing.WARMUP_SECONDS, found, 1000 * (batch or 1) / found.median_ms, moved)
+            moved = summarise(*interleave([transfer(session, feed)], seconds / 3))
+    return BatchLatency(batch, WARMUP_SECONDS, found, 1000 * (batch or 1) / found.median_ms, moved)
 
 
 def _kernels(
     path: Path, batch: int | None, shapes: Mapping[str, Shape], device: str, threads: int, seconds: float
 ) -> BatchKernels:
-    from onnxprune.runtime.timing import time_kernels, timing_lock
+    from onnxprune.runtime.kernels import time_kernels
+    from onnxprune.runtime.lock import timing_lock
 
     with timing_lock():
         return BatchKernels(batch, time_kernels(path, shapes, device=device, threads=threads, seconds=seconds))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxprune.common.errors import RunError
+from onnxprune.common.files import replacing
 
 OPSET = 18
 INPUT_NAME = "input"
@@ -24,8 +25,7 @@ def export(network: nn.Module, path: Path, input_shape: tuple[int, int, int]) ->
     file passes onnx.checker with shape inference before it gets its name.
     """
     images = torch.zeros(2, *input_shape, device=next(network.parameters()).device)
-    partial = path.with_name(path.name + ".part")
-    try:
+    with replacing(path) as partial:
         torch.onnx.export(
             network.eval(),
             (images,),
@@ -37,9 +37,6 @@ def export(network: nn.Module, path: Path, input_shape: tuple[int, int, int]) ->
             dynamic_axes={INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}},
         )
         onnx.checker.check_model(str(partial), full_check=True)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def network_logits(network: nn.Module, images: Tensor, batch_size: int = 64) -> np.ndarray:
@@ -76,9 +73,5 @@ def write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
         model,
         {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()},
     )
-    partial = path.with_name(path.name + ".part")
-    try:
+    with replacing(path) as partial:
         onnx.save(model, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

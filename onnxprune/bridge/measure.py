@@ -13,11 +13,12 @@ from onnxprune.analysis.evaluation import Scores, score
 from onnxprune.bridge.export import export, network_logits, parity, write_metadata
 from onnxprune.common.errors import RunError
 from onnxprune.data.dataset import Dataset, Split
-from onnxprune.graph.counting import Counts, count
+from onnxprune.graph.counting import count
+from onnxprune.graph.counts import Counts
 from onnxprune.graph.elimination import eliminate_dead_units
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.runtime.session import open_session, run_batched
-from onnxprune.training.loop import Batches, fitting_micro_batch
+from onnxprune.training.batches import Batches, fitting_micro_batch
 from onnxprune.version import __version__
 
 PARITY_IMAGES = 256
@@ -66,11 +67,11 @@ def export_and_measure(
     network: nn.Module,
     path: Path,
     dataset: Dataset,
-    device: torch.device,
+    *,
     metadata: Mapping[str, Any],
     dead_align: int | None = None,
 ) -> Measured:
-    """Writes `network` to `path` and measures that file.
+    """Writes `network` to `path` and measures that file, on the device that the network is on.
 
     Args:
         dead_align: leave units out of the file that do not change what it computes, so that the width of what is left
@@ -80,6 +81,7 @@ def export_and_measure(
     Raises:
         RunError: the file does not compute what the network does, or its MACs cannot be told.
     """
+    device = next(network.parameters()).device
     export(network, path, dataset.input_shape)
     if dead_align is not None:
         eliminate_dead_units(path, dead_align)

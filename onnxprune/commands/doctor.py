@@ -25,7 +25,7 @@ def doctor(out: Path, data_dir: Path | None, output: str | None) -> None:
     Packages against the versions that onnxprune needs, what onnxruntime really runs on, the datasets that are there,
     disk and memory. The exit code is 1 where something is broken.
     """
-    from onnxprune.data.dataset import default_data_dir
+    from onnxprune.data.download import default_data_dir
     from onnxprune.study.doctor import examine
 
     findings = []

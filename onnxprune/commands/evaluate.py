@@ -54,7 +54,8 @@ def evaluate(
     """
     from onnxprune.analysis.assessment import assess
     from onnxprune.analysis.classifier import open_classifier
-    from onnxprune.data.dataset import canonical_name, load
+    from onnxprune.data.dataset import load
+    from onnxprune.data.registry import canonical_name
 
     name = canonical_name(dataset)
     classifier = open_classifier(model, device=device, threads=threads or os.cpu_count() or 1)

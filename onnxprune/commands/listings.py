@@ -42,7 +42,7 @@ def models(output: str | None) -> None:
 @machine_readable
 def datasets(output: str | None) -> None:
     """List the datasets."""
-    from onnxprune.data.dataset import DATASETS
+    from onnxprune.data.registry import DATASETS
 
     rows = [
         {

@@ -19,7 +19,8 @@ class PointCommand(click.Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The options of the fields, and those of the command."""
-        from onnxprune.settings.spec import FIELDS, STUDY
+        from onnxprune.settings.point import FIELDS
+        from onnxprune.settings.sweep import STUDY
 
         known = super().get_params(ctx)
         names = {parameter.name for parameter in known}

@@ -48,7 +48,7 @@ def report(sweeps: tuple[Path, ...], out: Path | None, watch: bool) -> None:
 def _watch(sweeps: list[Path], page: Path) -> None:
     from onnxprune.report.page import write
     from onnxprune.report.sources import read
-    from onnxprune.runtime.timing import timing_lock
+    from onnxprune.runtime.lock import timing_lock
 
     done = None
     while True:

@@ -12,7 +12,7 @@ from onnxprune.commands.points import PointCommand
 
 class _SearchCommand(PointCommand):
     def fields(self) -> set[str]:
-        from onnxprune.settings.spec import FIELDS
+        from onnxprune.settings.point import FIELDS
 
         return FIELDS.keys() - {"sparsity"}
 
@@ -62,7 +62,7 @@ def search(
       onnxprune search --model cnn --technique structured --max-drop 0.5 --seeds 3 --step 5
     """
     from onnxprune.common.progress import Verbosity
-    from onnxprune.settings.spec import Sweep
+    from onnxprune.settings.sweep import Sweep
     from onnxprune.study.search import search as bisect
 
     given = {name: value for name, value in options.items() if value is not None}

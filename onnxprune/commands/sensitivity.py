@@ -17,7 +17,7 @@ class _SensitivityCommand(PointCommand):
     several = False
 
     def fields(self) -> Collection[str]:
-        from onnxprune.settings.spec import BASE_FIELDS
+        from onnxprune.settings.point import BASE_FIELDS
 
         return {*BASE_FIELDS, "technique", "criterion", "channel_align"}
 
@@ -63,16 +63,16 @@ def sensitivity(
       onnxprune sensitivity --model densenet121 --dataset cifar10 --technique weight --sparsity 50,90 --images 500
     """
     from onnxprune.commands.tables import layers_by_sparsity, print_sensitivity
+    from onnxprune.common.output import silenced
     from onnxprune.common.progress import Verbosity
-    from onnxprune.common.quiet import hushed
-    from onnxprune.settings.spec import Sweep
+    from onnxprune.settings.sweep import Sweep
 
     plan = Sweep.parse({"technique": "weight"} | {name: value for name, value in options.items() if value is not None})
     if figure is not None:
         from onnxprune.report.figures import check_format
 
         check_format(figure)
-    with hushed():
+    with silenced():
         from onnxprune.study.sensitivity import sensitivity as accuracies
 
     found = accuracies(plan, out, data_dir, images, Verbosity.QUIET if quiet else Verbosity.NORMAL)

@@ -16,7 +16,7 @@ from onnxprune.commands.report import PAGE
 if TYPE_CHECKING:
     import pandas as pd
 
-    from onnxprune.settings.spec import Sweep
+    from onnxprune.settings.sweep import Sweep
     from onnxprune.study.cluster import ClusterSettings
 
 
@@ -93,7 +93,7 @@ def sweep(spec: Path | None, dry_run: bool, **options: Any) -> None:
       onnxprune sweep --model slp,cnn --batch-size 32,256 --sparsity 50,75,87.5
       onnxprune sweep experiments/demo.toml --dry-run
     """
-    from onnxprune.settings.spec import Sweep
+    from onnxprune.settings.sweep import Sweep
 
     given, how = _split(options)
     plan = Sweep.read(spec, given) if spec else Sweep.parse(given)
@@ -112,7 +112,7 @@ def run(**options: Any) -> None:
     Example:
       onnxprune run --model cnn --technique structured --sparsity 50
     """
-    from onnxprune.settings.spec import Sweep
+    from onnxprune.settings.sweep import Sweep
 
     given, how = _split(options)
     _end(_run(Sweep.one_point(given), how))

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from onnxprune.settings.spec import FIELDS
+from onnxprune.settings.point import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

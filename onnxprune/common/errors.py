@@ -32,3 +32,19 @@ class BusyError(RunError):
 
 class StorageError(RunError):
     """A disk that takes no more results: it ends the whole run, and what is finished stays."""
+
+
+_MOST_CHARACTERS = 300  # names in a damaged file can be megabytes long
+
+
+def one_line(error: BaseException) -> str:
+    """Its message on one line, cut where it is long, or its type where there is none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
+
+
+def described(error: BaseException) -> str:
+    """The same; a crash, unlike an error meant for the user, says its type."""
+    text = one_line(error)
+    name = type(error).__name__
+    return text if isinstance(error, OnnxpruneError) or text == name else f"{name}: {text}"

@@ -13,6 +13,7 @@ import pandas as pd
 
 from onnxprune.analysis.classifier import Classifier, open_classifier
 from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.files import make_folder, read_json, replacing, write_json, write_text
 from onnxprune.delivery.modelcard import Facts, write_card
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.results import store
@@ -184,7 +185,7 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
         RunError: the model's file is not the one that was measured, or cannot be written.
     """
     source = sweep / choice.row["folder"] / store.MODEL
-    store.make_folder(out)
+    make_folder(out)
     try:
         index = _read_index(out / INDEX)
         name = _name(choice.row, index)
@@ -193,7 +194,7 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
         row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
         card_path = out / f"{name}.md"
         model_file = files[0].relative_to(out).as_posix()
-        store.write_text(card_path, write_card(name, model_file, row, facts, digest))
+        write_text(card_path, write_card(name, model_file, row, facts, digest))
         entry = {
             "name": name,
             "file": model_file,
@@ -205,7 +206,7 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
             **{column: row[column] for column in _INDEX_COLUMNS},
         }
         index[name] = entry
-        store.write_json(out / INDEX, [index[key] for key in sorted(index)])
+        write_json(out / INDEX, [index[key] for key in sorted(index)])
     except OSError as error:
         raise RunError(f"cannot deploy {source} to {out}: {error.strerror or error}") from error
     return Deployed(name, entry, (*files, card_path, out / INDEX))
@@ -247,7 +248,7 @@ def _read_index(path: Path) -> dict[str, dict[str, Any]]:
     """Name -> entry; empty where there is no index yet."""
     if not path.exists():
         return {}
-    entries = store.read_json(path)
+    entries = read_json(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "name" in entry for entry in entries):
         raise InputError(f"{path} is not an index of models, or a damaged one: move it away, then deploy again")
     return {entry["name"]: entry for entry in entries}
@@ -287,11 +288,11 @@ def _write_model(
     if layout == "plain":
         path = out / f"{name}.onnx"
         return [path], _copy(source, path)
-    path = store.make_folder(out / name / "1") / store.MODEL
+    path = make_folder(out / name / "1") / store.MODEL
     digest = _copy(source, path)
     configuration, labels = out / name / "config.pbtxt", out / name / "labels.txt"
-    store.write_text(labels, "".join(f"{label}\n" for label in facts.classes))
-    store.write_text(configuration, _triton_configuration(name, facts, batch))
+    write_text(labels, "".join(f"{label}\n" for label in facts.classes))
+    write_text(configuration, _triton_configuration(name, facts, batch))
     return [path, configuration, labels], digest
 
 
@@ -299,7 +300,7 @@ def _copy(source: Path, target: Path) -> str:
     """Copies a file whole or not at all, checks the copy, and returns its SHA-256."""
     content = source.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    with store.replacing(target) as partial:
+    with replacing(target) as partial:
         partial.write_bytes(content)
         if hashlib.sha256(partial.read_bytes()).hexdigest() != digest:
             raise RunError(f"{target}: the copy differs from {source}: the disk may be full or damaged")

@@ -7,10 +7,10 @@ from typing import Any
 
 from onnxprune.analysis.classifier import Classifier
 from onnxprune.common.errors import RunError
-from onnxprune.data.dataset import DATASETS
+from onnxprune.data.registry import DATASETS
 from onnxprune.graph.metadata import NORMALISATION, Normalisation
 from onnxprune.models import MODELS
-from onnxprune.settings.spec import FIELDS, Point
+from onnxprune.settings.point import FIELDS, Point
 from onnxprune.settings.vocabulary import TECHNIQUES
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper, shape_inference
 
-ALIGN_FROM = 32  # channels of a layer for which its width matters
+from onnxprune.common.files import replacing
+from onnxprune.common.widths import ALIGN_FROM
+
 _SAME = {"Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity", "Dropout"}  # channel by channel
 
 
@@ -51,12 +53,8 @@ def eliminate_dead_units(path: Path, align: int = 1) -> int:
     if removed:
         del model.graph.value_info[:]  # shapes of before
         onnx.checker.check_model(model, full_check=True)
-        partial = path.with_name(path.name + ".part")
-        try:
+        with replacing(path) as partial:
             onnx.save(model, partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
     return removed
 
 

@@ -92,4 +92,5 @@ MODELS: Registry[Model] = Registry(
             removable_layers=True,
         ),
     },
+    group="onnxprune.models",
 )

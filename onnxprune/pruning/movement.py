@@ -8,10 +8,11 @@ import torch
 from nni.compression.pruning import MovementPruner
 from torch import nn
 
-from onnxprune.pruning.prune import Masks, Request, nni_share, prunable_layers, target_shape, target_units
+from onnxprune.pruning.layers import nni_share, prunable_layers, target_shape, target_units
 from onnxprune.pruning.pruners import Metrics, TorchEvaluator, global_masks
+from onnxprune.pruning.request import Masks, Request
 from onnxprune.settings.vocabulary import TECHNIQUES
-from onnxprune.training.loop import sgd
+from onnxprune.training.recipe import sgd
 
 _WARMUP = 0.1  # of the updates, before anything is pruned
 

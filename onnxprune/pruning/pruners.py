@@ -32,7 +32,6 @@ __all__ = [
     "TorchEvaluator",
     "WeightTaylorPruner",
     "global_masks",
-    "lamp",
     "randomised",
     "remembering",
     "rescored",
@@ -112,16 +111,6 @@ def randomised(pruner: type[LevelPruner], generator: torch.Generator) -> type[Le
             }
 
     return Randomised
-
-
-def lamp(_: str, magnitudes: Tensor) -> Tensor:
-    """LAMP scores of the weights of a layer: each squared weight, divided by the sum of all that are no smaller (Lee et
-    al. 2021, arXiv 2010.07611); comparable among layers, the largest weight of each has 1."""
-    squares = magnitudes.flatten().to(torch.float64) ** 2
-    order = squares.argsort(descending=True, stable=True)
-    scores = torch.empty_like(squares)
-    scores[order] = squares[order] / squares[order].cumsum(0).clamp_min(torch.finfo(torch.float64).tiny)
-    return scores.view_as(magnitudes)
 
 
 def rescored(pruner: type[LevelPruner], score: Callable[[str, Tensor], Tensor]) -> type[LevelPruner]:

@@ -5,8 +5,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from onnxprune.pruning.prune import Pruned, masks_of_inputs
-from onnxprune.training.loop import Batches, seeded_generator
+from onnxprune.pruning.remove import Pruned, masks_of_inputs
+from onnxprune.training.batches import Batches
+from onnxprune.training.device import seeded_generator
 
 _IMAGES = 4096
 _BATCH = 64

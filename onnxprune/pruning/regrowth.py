@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from onnxprune.training.loop import seeded_generator
+from onnxprune.training.device import seeded_generator
 
 _TIMES = 50  # in all of training, where the first papers have one an epoch, or every 100 of 32,000 updates
 _DROPPED = 0.3  # of a layer's weights the first time, less and less by a cosine

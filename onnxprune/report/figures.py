@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import make_folder, replacing
 from onnxprune.report.series import looks, named_series, over_seeds, sound_span
 from onnxprune.results import store
 
@@ -89,7 +90,7 @@ def _draw(table: pd.DataFrame, x: str, y: str, out: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    store.make_folder(out.parent)
+    make_folder(out.parent)
     names = named_series(table)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
@@ -130,7 +131,7 @@ def heat_map(table: pd.DataFrame, title: str, legend: str, out: Path) -> None:
     from matplotlib.figure import Figure
 
     check_format(out)
-    store.make_folder(out.parent)
+    make_folder(out.parent)
     rows, columns = table.shape
     with mpl.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(
@@ -160,7 +161,7 @@ def heat_map(table: pd.DataFrame, title: str, legend: str, out: Path) -> None:
 def _save(figure: Any, out: Path) -> None:
     kind = out.suffix.lower().removeprefix(".")
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
-    with store.replacing(out) as partial:
+    with replacing(out) as partial:
         figure.savefig(partial, format=kind, dpi=300, metadata=undated.get(kind))
 
 

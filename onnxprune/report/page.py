@@ -12,6 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
+from onnxprune.common.files import make_folder, write_text
 from onnxprune.report import charts
 from onnxprune.report.series import Look, looks, named_series
 from onnxprune.report.sources import MAX_DROP, Source
@@ -70,8 +71,8 @@ def write(sources: list[Source], out: Path, refresh_seconds: int | None = None) 
     Raises:
         RunError: its folder cannot be made.
     """
-    store.make_folder(out.parent)
-    store.write_text(out, _render(sources, out, refresh_seconds))
+    make_folder(out.parent)
+    write_text(out, _render(sources, out, refresh_seconds))
 
 
 def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from onnxprune.settings.spec import AXES
+from onnxprune.settings.point import AXES
 from onnxprune.settings.vocabulary import TECHNIQUES
 
 # Okabe and Ito's colours that people of every colour vision tell apart on white and on black

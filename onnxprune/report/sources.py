@@ -9,10 +9,12 @@ from typing import Any
 import pandas as pd
 
 from onnxprune.common.errors import InputError, OnnxpruneError
+from onnxprune.common.files import read_json
 from onnxprune.delivery.deployment import choose, constraints, studies
 from onnxprune.delivery.modelcard import command
 from onnxprune.results import store
-from onnxprune.settings.spec import BASES, Sweep
+from onnxprune.settings.point import BASES
+from onnxprune.settings.sweep import Sweep
 
 MAX_DROP = 1.0  # percentage points, as `deploy` has it by default
 
@@ -121,7 +123,7 @@ def _read(folder: Path, name: str) -> Source:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    found = store.read_json(folder / store.METRICS)
+    found = read_json(folder / store.METRICS)
     return found if isinstance(found, dict) else {}
 
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxprune.common.errors import BusyError, OnnxpruneError, RunError, StorageError
+from onnxprune.common.errors import BusyError, RunError, StorageError, described
+from onnxprune.common.output import logged
 from onnxprune.common.progress import Listener
-from onnxprune.common.quiet import logged
 from onnxprune.results import store
 
 _STORAGE_ERRORS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)]
 
 
 @dataclass(frozen=True)
-class Rules:
-    """How steps that are not simply missing are met.
+class RetryPolicy:
+    """What to do about steps that are not simply missing.
 
     Attributes:
         retry_failed: do again what failed before.
@@ -33,7 +33,7 @@ def ensure(
     folder: Path,
     config: dict[str, Any],
     work: Callable[[], dict[str, Any]],
-    rules: Rules,
+    retry: RetryPolicy,
     listener: Listener,
 ) -> tuple[dict[str, Any], bool]:
     """The record of a step, and whether its files were there already; `work` makes the files and the record otherwise.
@@ -41,24 +41,24 @@ def ensure(
     A step whose files do not fit the checksums in its record is set aside and done again.
 
     Raises:
-        BusyError: another process is doing the step, and the rules say not to wait.
+        BusyError: another process is doing the step, and the policy says not to wait.
         RunError: the step failed, now or before; its folder says why.
         StorageError: nothing can be written any more; the step counts as not begun.
     """
     with store.claimed(folder, wait=False) as ours:
         if ours:
-            return _ensure(folder, config, work, rules, listener)
-    if not rules.wait:
+            return _ensure(folder, config, work, retry, listener)
+    if not retry.wait:
         raise BusyError(f"another process is running {folder}")
     listener.say(f"waiting for another process, which is running {folder.name}")
     with store.claimed(folder):
-        return _ensure(folder, config, work, rules, listener)
+        return _ensure(folder, config, work, retry, listener)
 
 
 def _ensure(
-    folder: Path, config: dict[str, Any], work: Callable[[], dict[str, Any]], rules: Rules, listener: Listener
+    folder: Path, config: dict[str, Any], work: Callable[[], dict[str, Any]], retry: RetryPolicy, listener: Listener
 ) -> tuple[dict[str, Any], bool]:
-    record = done_before(folder, rules, listener)
+    record = done_before(folder, retry, listener)
     if record is not None:
         return record, True
     try:
@@ -78,11 +78,11 @@ def _ensure(
     raise RunError(reason)
 
 
-def done_before(folder: Path, rules: Rules, listener: Listener) -> dict[str, Any] | None:
+def done_before(folder: Path, retry: RetryPolicy, listener: Listener) -> dict[str, Any] | None:
     """The record of a claimed folder whose step is done; None where it is to be done. Damaged files are set aside.
 
     Raises:
-        RunError: the step failed before, and the rules say not to try again.
+        RunError: the step failed before, and the policy says not to try again.
     """
     record = store.finished_record(folder)
     if record is not None:
@@ -92,7 +92,7 @@ def done_before(folder: Path, rules: Rules, listener: Listener) -> dict[str, Any
         kept = store.set_aside(folder)
         listener.say(f"{folder.name} is damaged ({', '.join(damaged)}): kept as {kept}, made again")
     reason = store.recorded_error(folder)
-    if reason is not None and not rules.retry_failed:
+    if reason is not None and not retry.retry_failed:
         raise RunError(f"{reason} (in an earlier run; --retry-failed tries again)")
     return None
 
@@ -105,12 +105,4 @@ def _attempt(work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any] | None,
     try:
         return work(), "", ""
     except Exception as error:
-        return None, _reason(error), traceback.format_exc()
-
-
-def _reason(error: Exception) -> str:
-    """One line; a crash, unlike an error meant for the user, says its type."""
-    text = " ".join(str(error).split())
-    if isinstance(error, OnnxpruneError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return None, described(error), traceback.format_exc()

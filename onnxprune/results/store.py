@@ -11,19 +11,16 @@ points' files. Beside bases and points, `damaged/` keeps what was done and no lo
 """
 
 import contextlib
-import hashlib
 import itertools
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from onnxprune.common.errors import InputError, RunError
-from onnxprune.settings.spec import FIELDS
+from onnxprune.common.errors import InputError
+from onnxprune.common.files import PARTIAL, digest, locked, make_folder, read_json, replacing, write_json, write_text
+from onnxprune.settings.point import FIELDS
 from onnxprune.settings.vocabulary import CONTROLS, TECHNIQUES
 
 if TYPE_CHECKING:
@@ -38,55 +35,9 @@ LOG = "log.txt"
 ERROR = "error.txt"
 SPEC = "sweep.toml"
 TABLE = "results.parquet"
-PARTIAL = ".part"
 _DAMAGED = "damaged"
 _LOCKS = ".locks"
 _CHECKED = (CONFIG, MODEL, CHECKPOINT, MASKS)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` which takes its name when the block ends well, and vanishes otherwise."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """The JSON value in a file, or None where there is no intact one."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def make_folder(path: Path) -> Path:
-    """Creates a folder with its parents.
-
-    Raises:
-        RunError: the system does not let us, with its reason.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot create the folder {path}: {error.strerror}; choose another with --out") from None
-    return path
 
 
 @contextlib.contextmanager
@@ -96,16 +47,8 @@ def claimed(path: Path, wait: bool = True) -> Iterator[bool]:
     Yields:
         Whether it is ours; False only without `wait`, where another process has it.
     """
-    lock = FileLock(make_folder(path.parent / _LOCKS) / f"{path.name}.lock")
-    try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    with locked(make_folder(path.parent / _LOCKS) / f"{path.name}.lock", wait) as ours:
+        yield ours
 
 
 def begin(folder: Path, config: dict[str, Any]) -> None:
@@ -162,15 +105,6 @@ def set_aside(folder: Path) -> Path:
     shelf = make_folder(folder.parent / _DAMAGED)
     places = (shelf / f"{folder.name}.{number}" for number in itertools.count(1))
     return folder.rename(next(place for place in places if not place.exists()))
-
-
-def digest(path: Path) -> str | None:
-    """The SHA-256 of a file, None where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
 
 
 def write_error(folder: Path, reason: str, trace: str) -> None:
@@ -255,7 +189,9 @@ def _in_reading_order(table: "pd.DataFrame") -> "pd.DataFrame":
     study = ["model", "dataset", "batch_size", "schedule"]
     keys = table[[*study, "technique", "criterion", "control", "sparsity", "seed", "folder"]]
     ranked = {"technique": list(TECHNIQUES), "control": list(CONTROLS)}
-    keys = keys.assign(**{name: keys[name].map(order.index) for name, order in ranked.items()})
+    keys = keys.assign(
+        **{name: keys[name].map({value: rank for rank, value in enumerate(order)}) for name, order in ranked.items()}
+    )
     return table.loc[keys.sort_values(list(keys.columns)).index].reset_index(drop=True)
 
 

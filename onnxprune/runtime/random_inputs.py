@@ -8,7 +8,7 @@ import onnxruntime
 
 from onnxprune.common.errors import InputError
 
-Feed = dict[str, np.ndarray]
+Inputs = dict[str, np.ndarray]
 
 _MAX_BYTES = 8 * 2**30
 _FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
@@ -17,7 +17,7 @@ _INTEGERS = {
 }
 
 
-def random_feed(session: onnxruntime.InferenceSession, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> Feed:
+def random_inputs(session: onnxruntime.InferenceSession, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> Inputs:
     """Values for every input of the session: equal seeds give equal values.
 
     Floats are standard normal and uint8 uniform. Other integers are ones and booleans true: as indices they are

@@ -2,28 +2,21 @@
 
 import contextlib
 import io
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-import psutil
 
-from onnxprune.common.errors import InputError
+from onnxprune.common.errors import InputError, one_line
 
 _FATAL = 4  # onnxruntime's severities: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
 
 # float32 files compute in float32: onnxruntime's default of TF32 would change the third digit of the logits.
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
+
 _CPU: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
+
 _TINY = '<ir_version: 8, opset_import: ["": 13]> tiny (float[1] x) => (float[1] y) { y = Add (x, x) }'
 
 
@@ -58,116 +51,10 @@ def open_session(
             enable_fallback=0,  # the fallback prints, and would give CPU numbers for CUDA
         )
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise InputError(f"{path}: onnxruntime cannot load it: {_first_line(error)}") from error
+        raise InputError(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
     if device == "cuda" and session.get_providers()[0] != _CUDA[0]:
         raise _no_cuda()
     return session
-
-
-def probe(
-    path: Path,
-    shapes: Mapping[str, Sequence[int]] | None = None,
-    *,
-    device: str = "cpu",
-    threads: int = 1,
-    file_bytes: int | None = None,
-    seconds: float = 4,
-    memory: int = 4 * 2**30,
-) -> None:
-    """Tries a file of unknown origin in a process of its own: onnxruntime crashes on some that are damaged.
-
-    It is checked by `onnxfile.load`, opened, and run once on random inputs, as it will be here.
-
-    Args:
-        shapes: of the inputs; without them, the file is only opened.
-        file_bytes: of the file and its external data; without it, those of files beside it with its name count.
-        seconds: limit of time; one more is added for every 50 MB of them.
-        memory: limit of resident bytes; four times as many are added.
-
-    Raises:
-        InputError: the file cannot be used, or its process crashed or went beyond the limits.
-    """
-    size = _bytes_around(path) if file_bytes is None else file_bytes
-    request = json.dumps([str(path), None if shapes is None else dict(shapes), device, threads])
-    package = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
-        stdin.write(request.encode())
-        stdin.seek(0)
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from onnxprune.runtime.session import answer_probe; answer_probe()"],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=subprocess.DEVNULL,  # native code prints there, and what it says comes back in the answer
-            env=environment,
-        )
-        try:
-            problem = _watch(child, time.monotonic() + seconds + size / 50e6, memory + 4 * size)
-        finally:
-            child.kill()
-            child.wait()
-        stdout.seek(0)
-        lines = stdout.read().decode(errors="replace").splitlines()
-    if problem is None and child.returncode == 0 and lines:
-        problem = json.loads(lines[-1])
-        if problem is None:
-            return
-        raise InputError(problem)
-    raise InputError(f"{path}: onnxruntime cannot run it: {problem or _ending(child.returncode)}")
-
-
-def answer_probe() -> None:
-    """The other side of `probe`: reads the request from stdin, and prints null or what is wrong as JSON."""
-    from onnxprune.graph.onnxfile import load, one_line  # the study's own exports need no onnx here
-    from onnxprune.runtime.random_inputs import random_feed
-
-    name, shapes, device, threads = json.load(sys.stdin)
-    path = Path(name)
-    problem = None
-    try:
-        load(path)
-        session = open_session(path, device=device, threads=threads)
-        if shapes is not None:
-            session.run(None, random_feed(session, shapes))
-    except InputError as error:
-        problem = str(error)
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        problem = f"{path}: onnxruntime cannot run it: {one_line(error)}"
-    print("\n" + json.dumps(problem), flush=True)  # noqa: T201 - on a line of its own, whatever came before
-    os._exit(0)  # tearing a session down may crash where running it did not
-
-
-def _watch(child: subprocess.Popen[bytes], end: float, memory: int) -> str | None:
-    """Waits for the process; what is wrong where it goes beyond a limit."""
-    process = psutil.Process(child.pid)
-    memory = min(memory, psutil.virtual_memory().available * 9 // 10)
-    while True:
-        try:
-            child.wait(0.01)
-            return None
-        except subprocess.TimeoutExpired:
-            pass
-        with contextlib.suppress(psutil.Error):  # it has just ended
-            if process.memory_info().rss > memory:
-                return f"it takes over {memory / 2**30:.1f} GiB of memory"
-        if time.monotonic() > end:
-            return "it does not finish in time"
-
-
-def _bytes_around(path: Path) -> int:
-    """Of the file and those beside it, which may hold its external data."""
-    try:
-        return sum(file.stat().st_size for file in path.parent.iterdir() if file.stem.startswith(path.stem))
-    except OSError:
-        return 0
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"its process ended with exit code {code}"
-    with contextlib.suppress(ValueError):
-        return f"its process crashed ({signal.Signals(-code).name})"
-    return f"its process crashed (signal {-code})"
 
 
 def run_batched(
@@ -200,7 +87,7 @@ def run_batched(
         except Exception as error:
             raise InputError(
                 f"the model's input {inputs[0].name!r} is {inputs[0].shape}, it does not take images "
-                f"of shape {list(batch.shape)}: {_first_line(error)}"
+                f"of shape {list(batch.shape)}: {one_line(error)}"
             ) from error
     return np.concatenate(logits).astype(np.float32, copy=False)
 
@@ -252,7 +139,3 @@ def _no_cuda() -> InputError:
     return InputError(
         "CUDA does not run here: there is no GPU, or no CUDA libraries that onnxruntime can use; use --device cpu"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

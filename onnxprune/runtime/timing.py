@@ -1,31 +1,24 @@
 """Latency of ONNX files, measured interleaved so that a speed-up is a ratio from one run."""
 
-import contextlib
-import json
 import math
-import os
-import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import onnxruntime
 
-from onnxprune.common.errors import InputError
-from onnxprune.runtime.random_inputs import Feed, random_feed
-from onnxprune.runtime.session import open_session
+from onnxprune.runtime.runs import fresh_run
 
 WARMUP_SECONDS = 0.2
+
 _WARMUP_RUNS = 3  # at least, where a run takes long
+
 PRECISION = 0.02  # half of the 95 % confidence interval of a point's speedup, relative, where its timing may end
+
 _ROUNDS_BETWEEN = 10  # looks at the precision so far
-_PROFILED_RUNS = 100
-_CONTAINERS = {"If", "Loop", "Scan"}  # their time is that of the nodes within, which are timed too
+
 _RUNS_FOR_P99 = 1000  # fewer leave less than ten runs beyond it
 
 
@@ -65,25 +58,6 @@ def twin_noise(times: Sequence[np.ndarray], twins: Sequence[np.ndarray]) -> floa
     """
     medians = [[float(np.median(part)) for part in parts] for parts in (times, twins)]
     return sum(abs(first - twin) / min(first, twin) for first, twin in zip(*medians, strict=True))
-
-
-@dataclass(frozen=True)
-class KernelTime:
-    """Kernels of one operator type, as onnxruntime's own profiler timed them.
-
-    Attributes:
-        operator: after onnxruntime's optimisations, which fuse operators and change layouts.
-        provider: "CPU" or "CUDA".
-        count: kernels a run.
-        ms: milliseconds a run, all of them together.
-        share: percentage of all kernels' time.
-    """
-
-    operator: str
-    provider: str
-    count: int
-    ms: float
-    share: float
 
 
 def interleave(
@@ -176,7 +150,7 @@ def compare(
     """
     paths = (base_path, other_path, base_path, other_path)
     times = interleave(
-        [_fresh_run(path, (batch, *input_shape), device, threads) for path in paths],
+        [fresh_run(path, (batch, *input_shape), device, threads) for path in paths],
         seconds,
         0,  # three runs each: the processor has been busy, and the rounds go on with it
         enough=lambda times: precise((times[0] + times[2]) / (times[1] + times[3])),
@@ -190,153 +164,8 @@ def compare(
     )
 
 
-def time_kernels(
-    path: Path, shapes: Mapping[str, Sequence[int]], *, device: str, threads: int, seconds: float = 1.0
-) -> tuple[KernelTime, ...]:
-    """Times the kernels of the ONNX file by onnxruntime's own profiler, on random inputs; slowest first.
-
-    Raises:
-        InputError: the file cannot be run on this device, or not on inputs of these shapes.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        session = open_session(path, device=device, threads=threads, profile_to=Path(folder))
-        run = bound_run(session, random_feed(session, shapes), device)
-        first = time.perf_counter()
-        run()
-        # The profiler keeps at most a million events, and every run adds one a node.
-        runs = max(3, min(_PROFILED_RUNS, int(seconds / (time.perf_counter() - first))))
-        for _ in range(runs - 1):
-            run()
-        events = json.loads(Path(session.end_profiling()).read_text())
-    return _kernel_times(events, runs)
-
-
-def _kernel_times(events: list[dict[str, Any]], runs: int) -> tuple[KernelTime, ...]:
-    """Means over all runs but the first, which warms up: each run's nodes come in the same order."""
-    nodes = [event for event in events if event["cat"] == "Node" and event["name"].endswith("_kernel_time")]
-    nodes = [event for event in nodes[len(nodes) // runs :] if event["args"]["op_name"] not in _CONTAINERS]
-    microseconds: Counter[tuple[str, str]] = Counter()
-    kernels: Counter[tuple[str, str]] = Counter()
-    for event in nodes:
-        key = (event["args"]["op_name"], event["args"]["provider"].removesuffix("ExecutionProvider"))
-        microseconds[key] += event["dur"]
-        kernels[key] += 1
-    total = microseconds.total() or 1
-    return tuple(
-        KernelTime(
-            operator=operator,
-            provider=provider,
-            count=round(kernels[operator, provider] / (runs - 1)),
-            ms=spent / 1000 / (runs - 1),
-            share=100 * spent / total,
-        )
-        for (operator, provider), spent in microseconds.most_common()
-    )
-
-
-def on_cpu(path: Path, kernels: Sequence[KernelTime]) -> str | None:
-    """What a session on CUDA runs on the CPU all the same, in words; None where that is nothing.
-
-    Raises:
-        InputError: it is everything: numbers of such a session would be the CPU's.
-    """
-    others = [kernel for kernel in kernels if kernel.provider != "CUDA"]
-    if not others:
-        return None
-    if len(others) == len(kernels):
-        raise InputError(f"{path}: none of its operators runs on CUDA here; use --device cpu")
-    listed = ", ".join(f"{kernel.count} {kernel.operator}" for kernel in others)
-    return f"onnxruntime runs these kernels on the CPU, having none for CUDA: {listed}"
-
-
-@contextlib.contextmanager
-def timing_lock() -> Iterator[None]:
-    """Waits until no other onnxprune process of this user is timing, and keeps others waiting meanwhile.
-
-    The system drops the lock when the process ends, however it ends. It does not nest within a process.
-    """
-    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""  # on Windows the folder is the user's own
-    path = Path(tempfile.gettempdir()) / f"onnxprune-timing{user}.lock"
-    with path.open("a") as file:
-        _lock(file)
-        yield  # closing the file unlocks it
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[str]) -> None:
-        while True:
-            try:
-                return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-            except OSError:  # it gives up after ten seconds
-                continue
-
-else:
-    import fcntl
-
-    def _lock(file: IO[str]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX)
-
-
 def _order(round_number: int, count: int) -> list[int]:
     """Rotated by one every two rounds, and reversed in every other: for three sessions all six orders."""
     start = round_number // 2 % count
     order = [(start + step) % count for step in range(count)]
     return order[::-1] if round_number % 2 else order
-
-
-def bound_run(session: onnxruntime.InferenceSession, feed: Feed, device: str) -> Callable[[], Any]:
-    """One run of the session on `feed`, to be called.
-
-    On CUDA input and output stay on the device: transfers are no part of a run, waiting for the result is.
-    """
-    if device == "cpu":
-        return lambda: session.run(None, feed)
-    binding = session.io_binding()
-    for name, values in feed.items():
-        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(values, "cuda", 0))
-    for output in session.get_outputs():
-        binding.bind_output(output.name, "cuda", 0)
-
-    def run() -> None:
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-
-    return run
-
-
-def transfer(session: onnxruntime.InferenceSession, feed: Feed) -> Callable[[], Any]:
-    """Moving the inputs of one run to the GPU and its outputs back, to be called; the run itself is made once, here."""
-    binding = session.io_binding()
-    inputs = {name: onnxruntime.OrtValue.ortvalue_from_numpy(values, "cuda", 0) for name, values in feed.items()}
-    for name, value in inputs.items():
-        binding.bind_ortvalue_input(name, value)
-    for output in session.get_outputs():
-        binding.bind_output(output.name, "cuda", 0)
-    session.run_with_iobinding(binding)
-
-    def move() -> None:
-        for name, value in inputs.items():
-            value.update_inplace(feed[name])
-        binding.synchronize_inputs()
-        binding.copy_outputs_to_cpu()
-
-    return move
-
-
-def _fresh_run(path: Path, shape: tuple[int, ...], device: str, threads: int) -> Callable[[], Any]:
-    """One run of a fresh session on its one input, tried once: a wrong input is an error before anything is timed."""
-    session = open_session(path, device=device, threads=threads)
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise InputError(f"{path}: expected a model of one input, got {len(inputs)}")
-    try:
-        run = bound_run(session, random_feed(session, {inputs[0].name: shape}), device)
-        run()
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise InputError(
-            f"{path}: input {inputs[0].name!r} is {inputs[0].type} of shape {inputs[0].shape}, "
-            f"it does not run on shape {list(shape)}"
-        ) from error
-    return run

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from onnxprune.pruning.prune import Masks, Pruned, decide, prunable_layers
-from onnxprune.schedules.context import Work
+from onnxprune.pruning.decide import decide
+from onnxprune.pruning.layers import prunable_layers
+from onnxprune.pruning.remove import Pruned
+from onnxprune.pruning.request import Masks
+from onnxprune.schedules.context import PruningContext
 
 _FIRST_STEP = 0.2  # of what is left of a layer, in the first rounds
 _LAST_STEP = 0.02  # a smaller one is not tried
@@ -24,35 +27,35 @@ class _State:
     masks: Masks
 
 
-def adaptive(work: Work) -> Pruned:
+def adaptive(context: PruningContext) -> Pruned:
     """Raises the sparsity in rounds, each fine-tuned for its part of the epochs, while validation accuracy holds.
 
     In a round each layer loses a share of what is left of it: most where taking that share from this layer alone cost
     the base least. A round after which the network is more than `max_drop` points of validation accuracy below the base
     is taken back, and the next one takes half as much. It ends when a step would be tiny, every layer is at the point's
-    sparsity, or the rounds are over; `work.path` has a row a round.
+    sparsity, or the rounds are over; `context.path` has a row a round.
     """
-    point = work.point
-    limit = work.validation_accuracy(work.base.network) - point.max_drop
-    layers = [_ALL] if work.request.globally else prunable_layers(work.base.network, work.request)
-    paces = _paces(work, layers)
-    best = _State(copy.deepcopy(work.base.network), dict.fromkeys(layers, 0.0), {})
+    point = context.point
+    limit = context.validation_accuracy(context.base) - point.max_drop
+    layers = [_ALL] if context.request.globally else prunable_layers(context.base, context.request)
+    paces = _paces(context, layers)
+    best = _State(copy.deepcopy(context.base), dict.fromkeys(layers, 0.0), {})
     step, number = _FIRST_STEP, 0
     rejected: dict[str, int] | None = None  # what was kept of each layer
     while number < point.rounds and step >= _LAST_STEP:
-        trial = _further(work, best, paces, step)
+        trial = _further(context, best, paces, step)
         if trial is None:
             break
         if _kept(trial.masks) == rejected:  # channels go in multiples: a smaller step may come to the same
             step /= 2
             continue
         number += 1
-        held = work.held(trial.network, trial.masks)
-        work.listener.stage(f"round {number}")
-        work.finetune(trial.network, point.finetune_epochs / point.rounds, masks=held)
-        accuracy = work.validation_accuracy(trial.network)
+        held = context.held(trial.network, trial.masks)
+        context.listener.stage(f"round {number}")
+        context.finetune(trial.network, point.finetune_epochs / point.rounds, masks=held)
+        accuracy = context.validation_accuracy(trial.network)
         accepted = accuracy >= limit
-        work.path.append(
+        context.path.append(
             {
                 "round": number,
                 "sparsity": _percent(trial.masks),
@@ -67,22 +70,22 @@ def adaptive(work: Work) -> Pruned:
         else:
             rejected = _kept(trial.masks)
             step /= 2
-    return work.remove(best.network, best.masks or _decide(work, best.network, best.shares, {}))
+    return context.remove(best.network, best.masks or _decide(context, best.network, best.shares, {}))
 
 
-def _decide(work: Work, network: nn.Module, shares: dict[str, float], gone: Masks) -> Masks:
+def _decide(context: PruningContext, network: nn.Module, shares: dict[str, float], gone: Masks) -> Masks:
     if _ALL in shares:
-        return work.decide(network, 100 * shares[_ALL], gone)
-    request = dataclasses.replace(work.request, shares=shares)
-    return decide(network, request, work.batches, None, gone)
+        return context.decide(network, 100 * shares[_ALL], gone)
+    request = dataclasses.replace(context.request, shares=shares)
+    return decide(network, request, context.batches, None, gone)
 
 
-def _further(work: Work, state: _State, paces: dict[str, float], step: float) -> _State | None:
+def _further(context: PruningContext, state: _State, paces: dict[str, float], step: float) -> _State | None:
     """A copy of the state from which more is decided to go; None where nothing more may go.
 
     Channels go in multiples, so that a small share more may take none: then the next one is added.
     """
-    most = work.point.sparsity / 100
+    most = context.point.sparsity / 100
     shares = state.shares
     network = copy.deepcopy(state.network)
     while True:
@@ -93,7 +96,7 @@ def _further(work: Work, state: _State, paces: dict[str, float], step: float) ->
         if following == shares:
             return None
         shares = following
-        masks = _decide(work, network, shares, state.masks)
+        masks = _decide(context, network, shares, state.masks)
         if _percent(masks) > _percent(state.masks):
             return _State(network, shares, masks)
 
@@ -107,18 +110,18 @@ def _percent(masks: Masks) -> float:
     return 100 * (1 - sum(int(mask.sum()) for mask in masks.values()) / units) if units else 0.0
 
 
-def _paces(work: Work, layers: list[str]) -> dict[str, float]:
+def _paces(context: PruningContext, layers: list[str]) -> dict[str, float]:
     """Layer -> how fast it is pruned (over 0, up to 1): 1 for the one whose loss of units costs the base least."""
     if len(layers) == 1:
         return dict.fromkeys(layers, 1.0)
-    base = work.base.network
-    whole = work.validation_accuracy(base, _PROBE_IMAGES)
+    base = context.base
+    whole = context.validation_accuracy(base, _PROBE_IMAGES)
     drops = {}
     for layer in layers:
-        work.listener.stage(f"sensitivity of {layer}")
-        request = dataclasses.replace(work.request, shares={layer: 0.5})
-        zeroed = work.zeroed(base, decide(base, request, work.batches, work.base.memory))
-        drops[layer] = max(0.0, whole - work.validation_accuracy(zeroed, _PROBE_IMAGES))
+        context.listener.stage(f"sensitivity of {layer}")
+        request = dataclasses.replace(context.request, shares={layer: 0.5})
+        zeroed = context.zeroed(base, decide(base, request, context.batches, context.memory))
+        drops[layer] = max(0.0, whole - context.validation_accuracy(zeroed, _PROBE_IMAGES))
     mean = sum(drops.values()) / len(drops) or 1.0
     paces = {layer: 1 / (1 + drop / mean) for layer, drop in drops.items()}
     return {layer: pace / max(paces.values()) for layer, pace in paces.items()}

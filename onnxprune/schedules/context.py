@@ -6,27 +6,35 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
-from onnxprune.bridge.measure import Measured, network_accuracy
+from onnxprune.bridge.measure import network_accuracy
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
-from onnxprune.pruning.prune import Masks, Pruned, Request, decide, held_weights, remove, zeroed
-from onnxprune.settings.spec import Point
-from onnxprune.study.base import Base, recipe, train_to_numbers
-from onnxprune.training.loop import Batches, Recipe, Teacher, TrainingCost
+from onnxprune.pruning.decide import decide
+from onnxprune.pruning.remove import Pruned, held_weights, remove, zeroed
+from onnxprune.pruning.request import Masks, Memory, Request
+from onnxprune.settings.point import Point
+from onnxprune.training.batches import Batches
+from onnxprune.training.cost import TrainingCost
+from onnxprune.training.device import seeded_generator
+from onnxprune.training.distillation import Teacher
 from onnxprune.training.opcount import TrainingOps, count_training_ops
+from onnxprune.training.recipe import Recipe
+from onnxprune.training.setup import recipe_of, train_checked
 
 
 @dataclass
-class Work:
+class PruningContext:
     """A point that is being made.
 
     Attributes:
-        point, base, dataset, batches: what it is made of.
+        point, dataset, batches: what it is made of.
+        base: the trained network that it starts from; copy before changing it.
+        memory: scores of the base's units, for the criteria that find the same ones at every sparsity.
         request: what is to be removed.
-        measure: exports and measures a network that is pruned and not yet trained.
-        before: what that found, None where the schedule prunes while it trains.
+        untrained: the pruned network before it is trained, None where the schedule prunes while it trains.
         cost: of all training so far, None for none.
         flops: of it, counted, forward and backward.
         operators: of training on one image, of the network trained last.
@@ -34,13 +42,13 @@ class Work:
     """
 
     point: Point
-    base: Base
+    base: nn.Module
+    memory: Memory
     dataset: Dataset
     batches: Batches
     request: Request
     listener: Listener
-    measure: Callable[[nn.Module], Measured]
-    before: Measured | None = None
+    untrained: nn.Module | None = None
     cost: TrainingCost | None = None
     flops: int = 0
     operators: TrainingOps | None = None
@@ -49,6 +57,16 @@ class Work:
     def decide(self, network: nn.Module, sparsity: float, gone: Masks | None = None) -> Masks:
         """What is removed of `network` at a sparsity in percent, `gone` included."""
         return decide(network, dataclasses.replace(self.request, sparsity=sparsity), self.batches, None, gone)
+
+    def controlled(self, masks: Masks) -> Masks:
+        """The masks, or what a control puts in their place; chance itself is a criterion."""
+        if self.point.control != "layerwise-random":
+            return masks
+        generator = seeded_generator(self.point.seed, "layerwise random control")
+        return {
+            layer: mask.flatten()[torch.randperm(mask.numel(), generator=generator).to(mask.device)].view_as(mask)
+            for layer, mask in masks.items()
+        }
 
     def remove(self, network: nn.Module, masks: Masks) -> Pruned:
         """A copy of `network` without what the masks remove."""
@@ -68,25 +86,33 @@ class Work:
 
     def recipe(self, network: nn.Module, epochs: float, rate: float) -> Recipe:
         """How to train `network` at a learning rate for batches of 256."""
-        return recipe(self.point, network, self.dataset, epochs, rate)
+        return recipe_of(self.point, network, self.dataset, epochs, rate)
 
     def train(self, network: nn.Module, how: Recipe, **arguments: Any) -> None:
-        """Trains `network` in place; `arguments` are those of `training.train`."""
+        """Trains `network` in place; `arguments` are those of `training.loop.train`."""
         self.operators = count_training_ops(network, self.dataset.input_shape)
-        cost = train_to_numbers(network, self.batches, how, on_update=self.listener.training, **arguments)
+        cost = train_checked(network, self.batches, how, on_update=self.listener.training, **arguments)
         self.flops += cost.images * self.operators.flops_per_image
         self.cost = cost if self.cost is None else self.cost + cost
 
+    def train_from_init(self, network: nn.Module, held: Masks) -> None:
+        """Trains `network`, which has untrained weights, in place, for the epochs of a base."""
+        self.train(network, self.recipe(network, self.point.epochs, self.point.learning_rate), masks=held)
+
     def finetune(self, network: nn.Module, epochs: float, **arguments: Any) -> None:
         """Trains `network`, which comes from the base, in place."""
-        teacher = Teacher(self.base.network, self.point.distill) if self.point.distill else None
+        teacher = Teacher(self.base, self.point.distill) if self.point.distill else None
         how = self.recipe(network, epochs, self.point.finetune_learning_rate)
         self.train(network, how, teacher=teacher, **arguments)
 
     def train_pruned(self, pruned: Pruned, training: Callable[[nn.Module, Masks], None]) -> Pruned:
-        """Measures a pruned network, then trains it by `training`, which gets it with the masks to hold."""
-        self.listener.stage("measuring before training")
-        self.before = self.measure(pruned.network)
+        """Trains a copy of a pruned network by `training`, which gets it with the masks to hold."""
+        self.untrained = pruned.network
         network = copy.deepcopy(pruned.network)
         training(network, pruned.held)
         return dataclasses.replace(pruned, network=network)
+
+    @property
+    def last_loss(self) -> float | None:
+        """Mean training cross-entropy of the last epoch, in nats; None where there was none."""
+        return self.cost.epoch_losses[-1] if self.cost is not None and self.cost.epoch_losses else None

@@ -1,6 +1,7 @@
 """What is removed (techniques), how importance is judged (criteria) and when (schedules).
 
-The tables here are all that validation, help and listings read; NNI and PyTorch are imported only to prune.
+The tables here are all that validation, help and listings read; NNI and PyTorch are imported only to prune. What does
+the work is named as entry points name it, "module:function": imported when it is first needed.
 """
 
 from dataclasses import dataclass
@@ -35,10 +36,15 @@ class Criterion:
     Attributes:
         summary: what the score is; the lowest scores go first.
         source: the paper it comes from, or "" for a control.
+        ranking: "module:function" that says how NNI ranks by it (`onnxprune.pruning.ranking`); "" for one that its
+            schedule alone knows.
+        techniques: those that accept it beside the criteria that they name themselves.
     """
 
     summary: str
     source: str = ""
+    ranking: str = ""
+    techniques: tuple[str, ...] = ()
 
 
 TECHNIQUES: Registry[Technique] = Registry(
@@ -70,38 +76,66 @@ TECHNIQUES: Registry[Technique] = Registry(
             criteria=("l1", "lamp", "taylor", "random"),
         ),
     },
+    group="onnxprune.techniques",
 )
 
 CRITERIA: Registry[Criterion] = Registry(
     "criterion",
     {
-        "l1": Criterion("sum of absolute weights (of a single weight: its magnitude)", "Li et al. 2017, 1608.08710"),
+        "l1": Criterion(
+            "sum of absolute weights (of a single weight: its magnitude)",
+            "Li et al. 2017, 1608.08710",
+            ranking="onnxprune.pruning.criteria.norms:l1",
+        ),
         "l2": Criterion(
-            "Euclidean norm of the weights (ranks single weights as l1 does)", "Han et al. 2015, 1506.02626"
+            "Euclidean norm of the weights (ranks single weights as l1 does)",
+            "Han et al. 2015, 1506.02626",
+            ranking="onnxprune.pruning.criteria.norms:l2",
         ),
         "threshold": Criterion(
             "magnitude against a multiple of the layer's standard deviation; achieves about the requested share",
             "Han et al. 2015, 1506.02626",
+            ranking="onnxprune.pruning.criteria.norms:threshold",
         ),
-        "fpgm": Criterion("distance to the layer's other filters", "He et al. 2019, 1811.00250"),
-        "slim": Criterion("BatchNorm's scaling factor after training it towards zero", "Liu et al. 2017, 1708.06519"),
-        "taylor": Criterion("squared weight times gradient on training images", "Molchanov et al. 2019, 1906.10771"),
+        "fpgm": Criterion(
+            "distance to the layer's other filters",
+            "He et al. 2019, 1811.00250",
+            ranking="onnxprune.pruning.criteria.norms:fpgm",
+        ),
+        "slim": Criterion(
+            "BatchNorm's scaling factor after training it towards zero",
+            "Liu et al. 2017, 1708.06519",
+            ranking="onnxprune.pruning.criteria.batch_norm:slim",
+        ),
+        "taylor": Criterion(
+            "squared weight times gradient on training images",
+            "Molchanov et al. 2019, 1906.10771",
+            ranking="onnxprune.pruning.criteria.gradients:taylor",
+        ),
         "lamp": Criterion(
             "squared weight, divided by the sum of those in its layer that are no smaller",
             "Lee et al. 2021, 2010.07611",
+            ranking="onnxprune.pruning.criteria.norms:lamp",
         ),
         "apoz": Criterion(
-            "how often the unit's rectified activation on training images is not zero", "Hu et al. 2016, 1607.03250"
+            "how often the unit's rectified activation on training images is not zero",
+            "Hu et al. 2016, 1607.03250",
+            ranking="onnxprune.pruning.criteria.activations:apoz",
         ),
         "activation": Criterion(
-            "mean of the unit's rectified activation on training images", "Molchanov et al. 2017, 1611.06440"
+            "mean of the unit's rectified activation on training images",
+            "Molchanov et al. 2017, 1611.06440",
+            ranking="onnxprune.pruning.criteria.activations:mean_activation",
         ),
         "movement": Criterion(
             "whether training moves the weight away from zero; by its schedule alone", "Sanh et al. 2020, 2005.07683"
         ),
-        "random": Criterion("chance: the control for every other criterion"),
+        "random": Criterion(
+            "chance: the control for every other criterion", ranking="onnxprune.pruning.criteria.chance:chance"
+        ),
     },
     aliases={"magnitude": "l1"},
+    group="onnxprune.criteria",
 )
 
 
@@ -112,7 +146,8 @@ class Schedule:
     Attributes:
         summary: what happens, in one line.
         source: the paper it comes from, or "".
-        function: of `onnxprune.schedules.families`, which runs it.
+        run: "module:function" that makes a trained, pruned network of a point in the making
+            (`onnxprune.schedules.context`).
         settings: fields of a point that it reads beside those of every schedule.
         units: of the techniques it makes sense for, with the reason where it is not all of them.
         granularities: likewise.
@@ -123,7 +158,7 @@ class Schedule:
 
     summary: str
     source: str
-    function: str
+    run: str
     settings: tuple[str, ...]
     units: tuple[str, ...] = ("weight", "channel")
     granularities: tuple[str, ...] = ("unit",)
@@ -140,7 +175,7 @@ SCHEDULES: Registry[Schedule] = Registry(
         "one-shot": Schedule(
             "train, prune once, fine-tune",
             "Li et al. 2017, 1608.08710",
-            "one_shot",
+            "onnxprune.schedules.one_shot:one_shot",
             (*_FINETUNING, "recalibrate", "compensate"),
             granularities=("unit", "layer"),
             controls=True,
@@ -148,7 +183,7 @@ SCHEDULES: Registry[Schedule] = Registry(
         "at-init": Schedule(
             "prune the untrained network, then train it",
             "Frankle et al. 2021, 2009.08576",
-            "at_init",
+            "onnxprune.schedules.at_init:at_init",
             (),
             granularities=("unit", "layer"),
             controls=True,
@@ -156,35 +191,35 @@ SCHEDULES: Registry[Schedule] = Registry(
         "iterative": Schedule(
             "prune the same share of what is left and fine-tune, --rounds times",
             "Han et al. 2015, 1506.02626",
-            "iterative",
+            "onnxprune.schedules.iterative:iterative",
             (*_FINETUNING, "rounds"),
             rounds=3,
         ),
         "agp": Schedule(
             "while fine-tuning, in --rounds steps, fast at first and slower towards the end",
             "Zhu and Gupta 2017, 1710.01878",
-            "agp",
+            "onnxprune.schedules.gradual:agp",
             (*_FINETUNING, "rounds"),
             rounds=10,
         ),
         "linear": Schedule(
             "while fine-tuning, in --rounds equal steps",
             "Zhu and Gupta 2017, 1710.01878",
-            "linear",
+            "onnxprune.schedules.gradual:linear",
             (*_FINETUNING, "rounds"),
             rounds=10,
         ),
         "movement": Schedule(
             "while fine-tuning, what training moves towards zero",
             "Sanh et al. 2020, 2005.07683",
-            "movement",
+            "onnxprune.schedules.movement:movement",
             _FINETUNING,
             criteria=("movement",),
         ),
         "lottery": Schedule(
             "train, prune, rewind what is left to its weights of --rewind-epoch, train again; --rounds times",
             "Frankle and Carbin 2019, 1803.03635",
-            "lottery",
+            "onnxprune.schedules.lottery:lottery",
             ("rounds", "rewind_epoch"),
             granularities=("unit", "layer"),
             rounds=1,
@@ -193,7 +228,7 @@ SCHEDULES: Registry[Schedule] = Registry(
         "set": Schedule(
             "sparse from the start: while training, the smallest weights move to random places",
             "Mocanu et al. 2018, 1707.04780",
-            "sparse_evolutionary",
+            "onnxprune.schedules.regrown:sparse_evolutionary",
             (),
             units=("weight",),
             criteria=("l1",),
@@ -201,7 +236,7 @@ SCHEDULES: Registry[Schedule] = Registry(
         "rigl": Schedule(
             "sparse from the start: while training, the smallest weights move to where the gradient is largest",
             "Evci et al. 2020, 1911.11134",
-            "rigged_lottery",
+            "onnxprune.schedules.regrown:rigged_lottery",
             (),
             units=("weight",),
             criteria=("l1",),
@@ -209,11 +244,12 @@ SCHEDULES: Registry[Schedule] = Registry(
         "adaptive": Schedule(
             "while fine-tuning, as far as validation allows: --max-drop points at most, layer by layer",
             "",
-            "adaptive",
+            "onnxprune.schedules.adaptive:adaptive",
             (*_FINETUNING, "rounds", "max_drop"),
             rounds=20,
         ),
     },
+    group="onnxprune.schedules",
 )
 
 CONTROLS: Registry[str] = Registry(
@@ -237,6 +273,11 @@ GRANULARITIES: Registry[str] = Registry(
 LAYER_CRITERIA = ("l1", "l2", "random")
 
 
+def accepts(technique: str, criterion: str) -> bool:
+    """Whether a technique ranks by a criterion; one of another package says so itself."""
+    return criterion in TECHNIQUES[technique].criteria or technique in CRITERIA[criterion].techniques
+
+
 def resolve_criterion(technique: str, criterion: str | None, granularity: str, schedule: str = "one-shot") -> str:
     """The criterion's canonical name, the technique's default one for None.
 
@@ -254,8 +295,10 @@ def resolve_criterion(technique: str, criterion: str | None, granularity: str, s
     if criterion is None:
         return accepted[0]
     name = CRITERIA.canonical(criterion)
-    if name not in accepted:
-        raise InputError(
-            f"technique '{technique}'{limits} does not accept criterion '{name}': it accepts {', '.join(accepted)}"
-        )
-    return name
+    if name in accepted or (not limits and accepts(technique, name)):
+        return name
+    if not limits:
+        accepted += tuple(name for name in CRITERIA if name not in accepted and accepts(technique, name))
+    raise InputError(
+        f"technique '{technique}'{limits} does not accept criterion '{name}': it accepts {', '.join(accepted)}"
+    )

@@ -13,28 +13,21 @@ from torch import nn
 from onnxprune.bridge.measure import export_and_measure, validation_accuracy
 from onnxprune.common import environment
 from onnxprune.common.errors import RunError
+from onnxprune.common.files import replacing
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
-from onnxprune.models import MODELS
 from onnxprune.results import store
-from onnxprune.results.step import Rules, ensure
-from onnxprune.settings.spec import AUGMENTATIONS, BASES, Point
-from onnxprune.training.loop import (
-    Batches,
-    Recipe,
-    TrainingCost,
-    fitting_micro_batch,
-    scaled_learning_rate,
-    select_device,
-    train,
-)
+from onnxprune.results.step import RetryPolicy, ensure
+from onnxprune.settings.point import BASES, Point
+from onnxprune.training.batches import Batches
+from onnxprune.training.cost import TrainingCost
 from onnxprune.training.opcount import count_training_ops
-from onnxprune.training.transfer import CLASSES, load_weights
+from onnxprune.training.recipe import Recipe
+from onnxprune.training.transfer import CLASSES
 
 if TYPE_CHECKING:
-    from onnxprune.pruning.prune import Memory
-
-_PROBE_IMAGES = 64
+    from onnxprune.pruning.request import Memory
+from onnxprune.training.setup import build_network, recipe_of, train_checked, training_batches
 
 
 @dataclass(frozen=True)
@@ -59,21 +52,6 @@ class Base:
         return self.folder / store.MODEL
 
 
-def build_network(point: Point, dataset: Dataset) -> nn.Module:
-    """The network of a point before training, on the point's device: of random weights, which equal seeds make equal,
-    or of those that it starts from.
-
-    Raises:
-        InputError: the weights do not fit the network.
-        RunError: they cannot be downloaded.
-    """
-    model = MODELS[point.model]
-    network = model.build(dataset.input_shape, len(dataset.classes), point.seed, **point.model_options)
-    if point.weights is not None:
-        load_weights(network, point.weights, dataset.classes)
-    return network.eval().to(select_device(point.device))
-
-
 def _train_base(network: nn.Module, point: Point, batches: Batches, how: Recipe, listener: Listener) -> TrainingCost:
     """Trains a base, or its classifier alone."""
     frozen = [
@@ -83,45 +61,9 @@ def _train_base(network: nn.Module, point: Point, batches: Batches, how: Recipe,
     ]
     for parameter in frozen:
         parameter.requires_grad_(False)
-    cost = train_to_numbers(network, batches, how, on_update=listener.training)
+    cost = train_checked(network, batches, how, on_update=listener.training)
     for parameter in frozen:
         parameter.requires_grad_(True)
-    return cost
-
-
-def training_batches(point: Point, dataset: Dataset) -> Batches:
-    """The training images of a point on the point's device."""
-    return Batches(dataset.train, dataset.mean, dataset.std, select_device(point.device))
-
-
-def recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: float, rate_at_256: float) -> Recipe:
-    """How a point's settings say to train `network`."""
-    return Recipe(
-        epochs=epochs,
-        batch_size=point.batch_size,
-        learning_rate=scaled_learning_rate(rate_at_256, point.batch_size, len(dataset.train)),
-        augmentation=AUGMENTATIONS[point.augment],
-        micro_batch=fitting_micro_batch(network, dataset.input_shape, MODELS[point.model].micro_batch),
-        seed=point.seed,
-        precision=point.precision,
-        devices=point.devices,
-    )
-
-
-def train_to_numbers(network: nn.Module, batches: Batches, how: Recipe, **arguments: Any) -> TrainingCost:
-    """Trains `network`; `arguments` are those of `training.train`.
-
-    Raises:
-        RunError: training diverged: the loss, the weights, or what the network then answers are no numbers.
-    """
-    cost = train(network, batches, how, **arguments)
-    images, _ = batches.take(torch.arange(min(_PROBE_IMAGES, len(batches))))
-    with torch.inference_mode():
-        if not network(images).isfinite().all():
-            raise RunError(
-                f"training diverged: the trained network's answers are no numbers at learning rate "
-                f"{how.learning_rate:g}; lower --learning-rate or --finetune-learning-rate"
-            )
     return cost
 
 
@@ -140,7 +82,7 @@ def cost_columns(cost: TrainingCost, flops: int, prefix: str = "") -> dict[str, 
     }
 
 
-def ensure_base(point: Point, dataset: Dataset, runs: Path, listener: Listener, rules: Rules) -> None:
+def ensure_base(point: Point, dataset: Dataset, runs: Path, listener: Listener, retry: RetryPolicy) -> None:
     """Trains the base of a point unless `runs` already has it whole.
 
     Raises:
@@ -153,7 +95,7 @@ def ensure_base(point: Point, dataset: Dataset, runs: Path, listener: Listener, 
         folder,
         point.base_settings() | {"data_checksum": dataset.checksum},
         lambda: _train_and_assess(point, dataset, folder, listener),
-        rules,
+        retry,
         listener,
     )
     metrics = record["metrics"]
@@ -178,20 +120,19 @@ def load_base(point: Point, dataset: Dataset, runs: Path) -> Base:
 
 def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Listener) -> dict[str, Any]:
     network = build_network(point, dataset)
-    training_recipe = recipe(point, network, dataset, point.epochs, point.learning_rate)
+    training_recipe = recipe_of(point, network, dataset, point.epochs, point.learning_rate)
     operators = count_training_ops(network, dataset.input_shape)
     batches = training_batches(point, dataset)
     cost = _train_base(network, point, batches, training_recipe, listener)
     listener.stage("measuring")
-    with store.replacing(folder / store.CHECKPOINT) as partial:
+    with replacing(folder / store.CHECKPOINT) as partial:
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         safetensors.torch.save_file(state, partial, {CLASSES: json.dumps(dataset.classes)})
     measured = export_and_measure(
         network,
         folder / store.MODEL,
         dataset,
-        torch.device(point.device),
-        {"model": point.model, "seed": point.seed, "base_id": folder.name},
+        metadata={"model": point.model, "seed": point.seed, "base_id": folder.name},
     )
     metrics = {
         **measured.accuracy_columns("base_"),

@@ -7,9 +7,6 @@ was doing Ray does again on another one. While a point is timed, the other point
 
 import contextlib
 import logging
-import os
-import signal
-import tempfile
 import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,33 +14,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, SupportsFloat
+from typing import Any
 
-import psutil
-
-from onnxprune.common.errors import BusyError, InputError, RunError, StorageError
+from onnxprune.common.errors import BusyError, InputError, RunError, StorageError, one_line
+from onnxprune.common.files import make_folder
+from onnxprune.common.output import silenced
 from onnxprune.common.progress import Listener
-from onnxprune.common.quiet import hushed
-from onnxprune.data.dataset import Dataset
 from onnxprune.models import MODELS
 from onnxprune.results import store
-from onnxprune.results.step import Rules, done_before
-from onnxprune.settings.spec import BASES, Point
+from onnxprune.results.step import RetryPolicy, done_before
+from onnxprune.settings.point import BASES, Point
+from onnxprune.study.cluster_tasks import Events, Made, base_task, point_task
 from onnxprune.study.jobs import Job, Materials
-
-with hushed():
-    try:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-    except ImportError:
-        raise InputError("--executor ray needs Ray: pip install 'onnxprune[ray]'") from None
+from onnxprune.study.ray_library import ray
 
 _RETRIES = 3  # of a task whose node or process is lost
-_WAITING = 2  # tasks in flight for each that can run: nodes need not wait for the driver
-_SECONDS_TO_NOTICE = 1.0  # that the process which is timing has died
 
-Files = dict[str, bytes]
-Events = list[tuple[str, tuple[Any, ...]]]
+_WAITING = 2  # tasks in flight for each that can run: nodes need not wait for the driver
 
 
 @dataclass(frozen=True)
@@ -57,40 +44,6 @@ class ClusterSettings:
 
     address: str | None = None
     gpus_per_point: float = 1.0
-
-
-@dataclass
-class _Made:
-    """What a task hands back: the folder it worked in, what it told its listener, and its error, if any."""
-
-    files: Files
-    events: Events
-    error: str | None
-
-
-class _Recorder:
-    """A listener in a task; the driver tells its own what was told, once the task is over."""
-
-    def __init__(self) -> None:
-        self.events: Events = []
-
-    def begin(self, name: str) -> None:
-        self.events.append(("begin", (name,)))
-
-    def stage(self, what: str) -> None:
-        pass  # over when the driver hears of it
-
-    def training(self, done: int, updates: int, loss: SupportsFloat) -> None:
-        pass
-
-    def candidate(self, name: str, drop: float, gain: float) -> None:
-        self.events.append(("candidate", (name, drop, gain)))
-
-    def end(self, outcome: str) -> None:
-        self.events.append(("end", (outcome,)))
-
-    def say(self, line: str) -> None:
-        self.events.append(("say", (line,)))
 
 
 @dataclass
@@ -182,7 +135,7 @@ class Cluster:
                 )
 
     def run(
-        self, groups: Mapping[str, Sequence[Job]], rules: Rules, listener: Listener
+        self, groups: Mapping[str, Sequence[Job]], retry: RetryPolicy, listener: Listener
     ) -> Iterator[tuple[str | Job, RunError | None]]:
         """Runs bases and their points; yields a base that failed, or a point that is over, with its error."""
         self._listener = listener
@@ -199,12 +152,12 @@ class Cluster:
                         base_id = ready[0]
                         if not group.jobs:
                             ready.popleft()
-                        over = self._begin(job, base_id, group, rules, running)
+                        over = self._begin(job, base_id, group, retry, running)
                         if over is not None:
                             yield job, over[0]
                     else:
                         base_id = bases.popleft()
-                        problem = self._begin_base(base_id, states[base_id], rules, running)
+                        problem = self._begin_base(base_id, states[base_id], retry, running)
                         if problem is not None:
                             yield base_id, problem
                         elif states[base_id].base is not None:
@@ -229,14 +182,16 @@ class Cluster:
                 ray.cancel(reference, force=True)
                 task.claim.close()
 
-    def _begin_base(self, base_id: str, group: _Group, rules: Rules, running: dict[Any, _Running]) -> RunError | None:
+    def _begin_base(
+        self, base_id: str, group: _Group, retry: RetryPolicy, running: dict[Any, _Running]
+    ) -> RunError | None:
         """Hands a base to Ray, unless it is there already; returns why it cannot be had."""
         folder = group.runs / BASES / base_id
         group.dataset = self._dataset(group.first)
         claim = ExitStack()
         claim.enter_context(store.claimed(folder))
         try:
-            record = done_before(folder, rules, self._listener)
+            record = done_before(folder, retry, self._listener)
         except RunError as error:
             claim.close()
             return error
@@ -245,7 +200,7 @@ class Cluster:
             self._tell([("begin", (f"base {base_id}",)), ("end", ("reused",))])
             group.base = ray.put(store.contents(folder))
             return None
-        task = _base_task.options(
+        task = base_task.options(
             num_cpus=max(self._threads, group.first.devices),
             num_gpus=group.first.devices if group.first.device == "cuda" else 0,
             max_retries=_RETRIES,
@@ -254,14 +209,14 @@ class Cluster:
         return None
 
     def _begin(
-        self, job: Job, base_id: str, group: _Group, rules: Rules, running: dict[Any, _Running]
+        self, job: Job, base_id: str, group: _Group, retry: RetryPolicy, running: dict[Any, _Running]
     ) -> tuple[RunError | None] | None:
         """Hands a point to Ray; where it is over already, returns its error, or None for none, in a tuple."""
         claim = ExitStack()
-        if not claim.enter_context(store.claimed(job.folder, wait=rules.wait)):
+        if not claim.enter_context(store.claimed(job.folder, wait=retry.wait)):
             return (BusyError(f"another process is running {job.folder}"),)
         try:
-            record = done_before(job.folder, rules, self._listener)
+            record = done_before(job.folder, retry, self._listener)
         except RunError as error:
             claim.close()
             return (error,)
@@ -269,7 +224,7 @@ class Cluster:
             claim.close()
             self._tell([("begin", (f"point {job.folder.name}",)), ("end", ("already done",))])
             return (None,)
-        task = _point_task.options(
+        task = point_task.options(
             num_cpus=max(job.point.threads, job.point.devices),
             num_gpus=self._gpus(job.point),
             max_retries=_RETRIES,
@@ -282,10 +237,10 @@ class Cluster:
         """Takes what a task made into its folder; returns its error."""
         with task.claim:
             try:
-                made: _Made = ray.get(reference)
+                made: Made = ray.get(reference)
             except ray.exceptions.RayError as error:  # what the task itself raises comes back as `error`
-                reason = f"lost by the cluster, {_RETRIES + 1} times: {' '.join(str(error).split())[:200]}"
-                store.make_folder(task.folder)
+                reason = f"lost by the cluster, {_RETRIES + 1} times: {one_line(error)}"
+                make_folder(task.folder)
                 store.write_error(task.folder, reason, str(error))
                 return RunError(reason)
             try:
@@ -318,143 +273,14 @@ class Cluster:
 def _connect(address: str | None) -> None:
     how: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
     try:
-        with hushed():
+        with silenced():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **how)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"--address {address}: no Ray cluster can be reached there: {reason}") from None
+        raise InputError(f"--address {address}: no Ray cluster can be reached there: {one_line(error)}") from None
 
 
 def _base_threads() -> int:
     """Those that a base on this machine alone would get, so that its sums are the same."""
-    with hushed():
+    with silenced():
         import torch
     return torch.get_num_threads()
-
-
-# What runs on the nodes
-
-
-@ray.remote
-def _base_task(point: Point, dataset: Dataset, threads: int) -> _Made:
-    with hushed():
-        import torch
-
-        from onnxprune.study.base import ensure_base
-    torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as runs:
-        folder = Path(runs) / BASES / point.base_id(dataset.checksum)
-        return _made(folder, lambda listener: ensure_base(point, dataset, Path(runs), listener, Rules()))
-
-
-@ray.remote
-def _point_task(point: Point, name: str, base_id: str, dataset: Dataset, base: Files, namespace: str) -> _Made:
-    with hushed():
-        from onnxprune.study.point import run_point
-    loaded = _load_base(point, base_id, dataset, base)
-    gate = _gate(namespace)
-    own = os.getpid()
-    # never ray.get: Ray would count the task as waiting and start another one in its place meanwhile
-    gate.register.remote(own)
-
-    @contextlib.contextmanager
-    def alone() -> Iterator[None]:
-        gate.enter.remote(own).future().result()
-        try:
-            yield
-        finally:
-            gate.leave.remote(own)
-
-    try:
-        with tempfile.TemporaryDirectory(prefix="onnxprune-") as sweep:
-            folder = Path(sweep) / name
-            return _made(folder, lambda listener: run_point(point, loaded, dataset, folder, listener, Rules(), alone))
-    finally:
-        gate.unregister.remote(own)
-
-
-def _made(folder: Path, work: Any) -> _Made:
-    recorder = _Recorder()
-    error = None
-    try:
-        work(recorder)
-    except StorageError:
-        raise  # of the node's disk: the task is tried elsewhere
-    except RunError as caught:
-        error = str(caught)
-    return _Made(store.contents(folder), recorder.events, error)
-
-
-_loaded: tuple[str, Any, tempfile.TemporaryDirectory[str]] | None = None
-
-
-def _load_base(point: Point, base_id: str, dataset: Dataset, files: Files) -> Any:
-    """The base, kept from task to task in a process: the next one mostly starts from the same."""
-    global _loaded
-    with hushed():
-        from onnxprune.study.base import load_base
-    if _loaded is None or _loaded[0] != base_id:
-        runs = tempfile.TemporaryDirectory(prefix="onnxprune-base-")
-        store.receive(Path(runs.name) / BASES / base_id, files)
-        _loaded = (base_id, load_base(point, dataset, Path(runs.name)), runs)
-    return _loaded[1]
-
-
-class _Gate:
-    """Of a node: lets one point at a time have its processors, and suspends the others meanwhile."""
-
-    def __init__(self) -> None:
-        import asyncio
-
-        self._points: set[int] = set()
-        self._free = asyncio.Lock()
-        self._inside: int | None = None
-        self._watch = asyncio.ensure_future(self._watching())
-
-    async def register(self, process: int) -> None:
-        self._points.add(process)
-
-    async def unregister(self, process: int) -> None:
-        self._points.discard(process)
-
-    async def enter(self, process: int) -> None:
-        await self._free.acquire()
-        self._inside = process
-        self._signal(signal.SIGSTOP)
-
-    async def leave(self, process: int) -> None:
-        if self._inside == process:
-            self._signal(signal.SIGCONT)
-            self._inside = None
-            self._free.release()
-
-    def _signal(self, number: int) -> None:
-        for process in self._points - {self._inside}:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, number)
-
-    async def _watching(self) -> None:
-        """Nobody stays suspended because the one inside has died."""
-        import asyncio
-
-        while True:
-            await asyncio.sleep(_SECONDS_TO_NOTICE)
-            self._points = {process for process in self._points if psutil.pid_exists(process)}
-            if self._inside is not None and not psutil.pid_exists(self._inside):
-                await self.leave(self._inside)
-
-
-def _gate(namespace: str) -> Any:
-    node = ray.get_runtime_context().get_node_id()
-    return (
-        ray.remote(_Gate)
-        .options(
-            num_cpus=0,
-            name=f"gate-{node}",
-            namespace=namespace,
-            get_if_exists=True,
-            lifetime="detached",
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-        )
-        .remote()
-    )

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.common.errors import BusyError, InputError, RunError, StorageError
+from onnxprune.common.files import make_folder, write_text
+from onnxprune.common.output import silenced
 from onnxprune.common.progress import Reporter, Verbosity
-from onnxprune.common.quiet import hushed
 from onnxprune.data.dataset import Dataset
 from onnxprune.results import store
-from onnxprune.results.step import Rules
-from onnxprune.results.tracking import Tracking
-from onnxprune.settings.spec import Point, Sweep
+from onnxprune.results.step import RetryPolicy
+from onnxprune.settings.point import Point
+from onnxprune.settings.sweep import Sweep
 from onnxprune.study.estimate import check_room
 from onnxprune.study.jobs import Job, Materials, in_turn
 from onnxprune.study.pool import POSSIBLE, Pool, worker_count
+from onnxprune.study.tracking import Tracking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +32,7 @@ DEFAULT_RUNS = Path("experiments/runs")
 Run = Callable[[Sequence[Job]], Iterator[tuple[Job, RunError | None]]]
 Groups = Mapping[str, Sequence[Job]]  # name of a base -> the jobs that need it
 # runs groups; yields the name of a base that failed, or a job that is over, with the error, None where it is done
-Executor = Callable[[Groups, Rules], Iterator[tuple[str | Job, RunError | None]]]
+Executor = Callable[[Groups, RetryPolicy], Iterator[tuple[str | Job, RunError | None]]]
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def run_sweep(
     if ray is None and workers is not None and workers > 1 and not POSSIBLE:
         raise InputError("--workers: this system cannot suspend a process while another is timing; use --workers 1")
     if ray is None:
-        with hushed():
-            from onnxprune.training.loop import select_device
+        with silenced():
+            from onnxprune.training.device import select_device
 
         for device in {point.device for point in plan.points}:
             select_device(device)
@@ -94,10 +96,10 @@ def run_sweep(
     tracking = Tracking(track, folder)
     with contextlib.ExitStack() as stack:
         cluster = None if ray is None else stack.enter_context(_cluster(ray, plan.points, materials, workers))
-        store.make_folder(folder)
+        make_folder(folder)
         with store.claimed(folder / store.SPEC):
             store.remove_partial(folder)
-            store.write_text(folder / store.SPEC, plan.to_toml())
+            write_text(folder / store.SPEC, plan.to_toml())
         failures: dict[str, str] = {}
         bases = len({tuple(point.base_settings().items()) for point in plan.points})
         reporter = stack.enter_context(Reporter(bases + len(points), verbosity))
@@ -109,10 +111,10 @@ def run_sweep(
                 run = stack.enter_context(Pool(count, reporter)).run
             execute = functools.partial(_here, materials=materials, listener=reporter, run=run)
         arguments = (materials, runs, data_dir, execute, reporter, tracking)
-        busy = _run_points(points, *arguments, Rules(retry_failed, wait=False), failures)
+        busy = _run_points(points, *arguments, RetryPolicy(retry_failed, wait=False), failures)
         if busy:
             reporter.say(f"{len(busy)} points are being run by another process: waiting for it")
-            _run_points(busy, *arguments, Rules(retry_failed, wait=True), failures)
+            _run_points(busy, *arguments, RetryPolicy(retry_failed, wait=True), failures)
         for problem in tracking.problems:
             reporter.say(problem)
     with store.claimed(folder / store.SPEC):
@@ -135,7 +137,7 @@ def _run_points(
     execute: Executor,
     reporter: Reporter,
     tracking: Tracking,
-    rules: Rules,
+    retry: RetryPolicy,
     failures: dict[str, str],
 ) -> dict[Path, Point]:
     """Runs points, those of a base after it; returns those that another process is running.
@@ -150,8 +152,8 @@ def _run_points(
         base_id = point.base_id(materials.dataset(point).checksum)
         if base_id not in groups:
             _say_full_batch(point, materials.dataset(point), reporter)
-        groups.setdefault(base_id, []).append(Job(folder, point, runs, data_dir, rules))
-    for done, problem in execute(groups, rules):
+        groups.setdefault(base_id, []).append(Job(folder, point, runs, data_dir, retry))
+    for done, problem in execute(groups, retry):
         if isinstance(problem, StorageError):
             raise problem
         if isinstance(done, str):
@@ -173,10 +175,10 @@ def _run_points(
 
 
 def _here(
-    groups: Groups, rules: Rules, *, materials: Materials, listener: Reporter, run: Run
+    groups: Groups, retry: RetryPolicy, *, materials: Materials, listener: Reporter, run: Run
 ) -> Iterator[tuple[str | Job, RunError | None]]:
     """The executor of this machine: each base in this process, then its points."""
-    with hushed():
+    with silenced():
         from onnxprune.study.base import ensure_base
 
     for base_id, jobs in groups.items():
@@ -184,7 +186,7 @@ def _here(
         try:
             # all points need it
             dataset = materials.dataset(first.point)
-            ensure_base(first.point, dataset, first.runs, listener, dataclasses.replace(rules, wait=True))
+            ensure_base(first.point, dataset, first.runs, listener, dataclasses.replace(retry, wait=True))
         except RunError as error:
             yield base_id, error
         else:

@@ -10,9 +10,11 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from onnxprune.common.environment import available_memory, free_disk
-from onnxprune.common.errors import InputError
-from onnxprune.common.quiet import hushed
-from onnxprune.data.dataset import DATASETS, DatasetInfo, load
+from onnxprune.common.errors import described
+from onnxprune.common.output import silenced
+from onnxprune.data.dataset import load
+from onnxprune.data.registry import DATASETS
+from onnxprune.data.source import DatasetInfo
 
 ENOUGH_DISK = 10**9  # bytes: a study of 44 points takes a tenth of it with the cnn, and all of it with DenseNet-121
 ENOUGH_MEMORY = 4 * 10**9  # bytes: what training and measuring stay below
@@ -74,7 +76,7 @@ def _package(requirement: Requirement) -> Finding:
     if not bounds.contains(found, prereleases=True):
         return Finding(name, "broken", f"version {found} does not fit {bounds}: pip install '{name}{bounds}'")
     try:
-        with hushed():
+        with silenced():
             if name == "torchvision":
                 from onnxprune.common.torchvision import torchvision_module
 
@@ -82,7 +84,7 @@ def _package(requirement: Requirement) -> Finding:
             else:
                 import_module(_MODULES.get(name, name))
     except Exception as error:  # a package that does not fit the others raises anything
-        return Finding(name, "broken", f"version {found} cannot be imported ({_one_line(error)}): install it again")
+        return Finding(name, "broken", f"version {found} cannot be imported ({described(error)}): install it again")
     return Finding(name, "ok", found)
 
 
@@ -90,7 +92,7 @@ def _runs_on_cpu() -> Finding:
     try:
         _run_small_model()
     except Exception as error:
-        return Finding("onnxruntime on cpu", "broken", _one_line(error))
+        return Finding("onnxruntime on cpu", "broken", described(error))
     return Finding("onnxruntime on cpu", "ok", "ran a small model")
 
 
@@ -105,7 +107,7 @@ def _runs_on_cuda() -> Finding:
 
         check_cuda()
     except Exception as error:
-        return Finding(subject, "note", f"does not run here, --device cpu only ({_one_line(error)})")
+        return Finding(subject, "note", f"does not run here, --device cpu only ({described(error)})")
     return Finding(subject, "ok", "ran a small model")
 
 
@@ -118,7 +120,7 @@ def _trains_on_cuda() -> Finding:
             return Finding(subject, "note", "torch finds no CUDA device here: sweeps with --device cpu only")
         torch.ones(1, device="cuda").add(1).cpu()
     except Exception as error:
-        return Finding(subject, "note", f"does not run here, sweeps with --device cpu only ({_one_line(error)})")
+        return Finding(subject, "note", f"does not run here, sweeps with --device cpu only ({described(error)})")
     return Finding(subject, "ok", "added two numbers")
 
 
@@ -150,7 +152,7 @@ def _dataset(name: str, info: DatasetInfo, data_dir: Path) -> Finding:
     except FileNotFoundError:
         return Finding(subject, "note", f"not in {data_dir}: it is downloaded when it is first used")
     except Exception as error:  # whatever the reader stumbles over, a sweep would too
-        return Finding(subject, "broken", _one_line(error))
+        return Finding(subject, "broken", described(error))
     return Finding(subject, "ok", f"intact, {images:,} images outside the test set")
 
 
@@ -160,7 +162,7 @@ def _writable(runs: Path) -> Finding:
         with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"onnxprune")
     except OSError as error:
-        return Finding("results", "broken", f"cannot write to {existing}: {_one_line(error)}")
+        return Finding("results", "broken", f"cannot write to {existing}: {described(error)}")
     return Finding("results", "ok", f"{existing} can be written to")
 
 
@@ -169,8 +171,3 @@ def _amount(subject: str, found: int, enough: int, otherwise: str) -> Finding:
     if found < enough:
         return Finding(subject, "note", f"{text}, less than {enough / 1e9:g} GB, {otherwise}")
     return Finding(subject, "ok", text)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"

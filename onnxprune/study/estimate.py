@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.environment import available_memory, free_disk
 from onnxprune.common.errors import RunError
-from onnxprune.common.quiet import hushed
-from onnxprune.data.dataset import DATASETS, load
+from onnxprune.common.output import silenced
+from onnxprune.data.dataset import load
+from onnxprune.data.registry import DATASETS
 from onnxprune.models import MODELS
-from onnxprune.settings.spec import Point
+from onnxprune.settings.point import Point
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,7 +110,7 @@ def _megabytes(count: int) -> str:
 
 @cache
 def _network(model: str, shape: tuple[int, int, int], classes: int, options: tuple[tuple[str, Any], ...]) -> Network:
-    with hushed():
+    with silenced():
         import torch
 
         from onnxprune.training.opcount import count_training_ops

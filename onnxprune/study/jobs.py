@@ -1,24 +1,23 @@
 """Points as jobs that any process can do, given nothing but their settings and the folder of the runs."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.errors import RunError
+from onnxprune.common.output import silenced
 from onnxprune.common.progress import Listener
-from onnxprune.common.quiet import hushed
 from onnxprune.data.dataset import Dataset, load
 from onnxprune.models import MODELS
-from onnxprune.results.step import Rules
-from onnxprune.settings.spec import Point
+from onnxprune.results.step import RetryPolicy
+from onnxprune.settings.point import Point
 
 if TYPE_CHECKING:
     from onnxprune.study.base import Base
-
-Alone = Callable[[], AbstractContextManager[Any]]
+    from onnxprune.study.point import Exclusive
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,12 @@ class Job:
     point: Point
     runs: Path
     data_dir: Path | None
-    rules: Rules
+    retry: RetryPolicy
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         paths = {"folder": str(self.folder), "runs": str(self.runs), "data_dir": self.data_dir and str(self.data_dir)}
-        return paths | {"point": dataclasses.asdict(self.point), "rules": dataclasses.asdict(self.rules)}
+        return paths | {"point": dataclasses.asdict(self.point), "retry": dataclasses.asdict(self.retry)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Job":
@@ -49,7 +48,7 @@ class Job:
             point=Point(**values["point"]),
             runs=Path(values["runs"]),
             data_dir=None if values["data_dir"] is None else Path(values["data_dir"]),
-            rules=Rules(**values["rules"]),
+            retry=RetryPolicy(**values["retry"]),
         )
 
 
@@ -83,23 +82,23 @@ class Materials:
         return self._base[1]
 
 
-def perform(job: Job, materials: Materials, listener: Listener, alone: Alone = nullcontext) -> None:
+def perform(job: Job, materials: Materials, listener: Listener, exclusive: "Exclusive" = nullcontext) -> None:
     """Runs the point of a job, unless it is there already.
 
     Args:
-        alone: a context in which nothing else of the same run works, for timing.
+        exclusive: gives a context in which nothing else of the same run works, for timing.
 
     Raises:
-        BusyError: another process is running the point, and the rules say not to wait.
+        BusyError: another process is running the point, and the policy says not to wait.
         RunError: the point failed; its folder says why.
         StorageError: its files cannot be written.
     """
-    with hushed():
-        from onnxprune.study.point import run_point
+    with silenced():
+        from onnxprune.study.point import PointRun, run_point
 
     point = job.point
     base = materials.base(point, job.runs)
-    run_point(point, base, materials.dataset(point), job.folder, listener, job.rules, alone)
+    run_point(PointRun(point, base, materials.dataset(point), job.folder, listener, exclusive), job.retry)
 
 
 def in_turn(jobs: Iterable[Job], materials: Materials, listener: Listener) -> Iterator[tuple[Job, RunError | None]]:

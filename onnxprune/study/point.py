@@ -2,10 +2,11 @@
 
 import contextlib
 import datetime
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import safetensors.torch
@@ -14,49 +15,75 @@ from torch import Tensor, nn
 
 from onnxprune.bridge.measure import Measured, export_and_measure, validation_accuracy
 from onnxprune.common import environment
+from onnxprune.common.files import replacing
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
-from onnxprune.pruning.prune import Pruned, Request
+from onnxprune.pruning.remove import Pruned
+from onnxprune.pruning.request import Request
 from onnxprune.results import store
-from onnxprune.results.step import Rules, ensure
-from onnxprune.runtime.timing import compare, timing_lock
-from onnxprune.schedules import families as schedules
-from onnxprune.schedules.context import Work
-from onnxprune.settings.spec import Point
+from onnxprune.results.step import RetryPolicy, ensure
+from onnxprune.runtime.lock import timing_lock
+from onnxprune.runtime.timing import compare
+from onnxprune.schedules.context import PruningContext
+from onnxprune.settings.point import Point
 from onnxprune.settings.vocabulary import SCHEDULES
-from onnxprune.study.base import Base, cost_columns, training_batches
-from onnxprune.study.jobs import Alone
-from onnxprune.training.loop import NO_TRAINING
+from onnxprune.study.base import Base, cost_columns
+from onnxprune.training.cost import NO_TRAINING
 from onnxprune.training.opcount import count_training_ops
+from onnxprune.training.setup import training_batches
+
+# a context in which nothing else of the same run works, for timing
+Exclusive = Callable[[], AbstractContextManager[Any]]
 
 
-def run_point(
-    point: Point,
-    base: Base,
-    dataset: Dataset,
-    folder: Path,
-    listener: Listener,
-    rules: Rules,
-    alone: Alone = nullcontext,
-) -> None:
-    """Runs a point; a point that is already in `folder` is not run again.
+@dataclass(frozen=True)
+class PointRun:
+    """A point and what it is run with.
 
-    Args:
-        alone: a context in which nothing else of the same run works, for timing.
+    Attributes:
+        folder: where its files go.
+        exclusive: gives a context in which nothing else of the same run works, for timing.
+    """
+
+    point: Point
+    base: Base
+    dataset: Dataset
+    folder: Path
+    listener: Listener
+    exclusive: Exclusive = nullcontext
+
+    @property
+    def model_path(self) -> Path:
+        """The exported network."""
+        return self.folder / store.MODEL
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return torch.device(self.point.device)
+
+    def measure(self, network: nn.Module) -> Measured:
+        """Exports a network to the point's file and measures that."""
+        dead_align = None if self.point.keep_dead else self.point.channel_align
+        metadata = _provenance(self.point, self.folder)
+        return export_and_measure(network, self.model_path, self.dataset, metadata=metadata, dead_align=dead_align)
+
+
+def run_point(run: PointRun, retry: RetryPolicy) -> None:
+    """Runs a point; a point that is already in its folder is not run again.
 
     Raises:
-        BusyError: another process is running the point, and the rules say not to wait.
+        BusyError: another process is running the point, and the policy says not to wait.
         RunError: the point failed; its folder says why.
         StorageError: its files cannot be written.
     """
-    listener.begin(f"point {folder.name}")
-    record, reused = ensure(
-        folder, point.settings(), lambda: _run(point, base, dataset, folder, listener, alone), rules, listener
-    )
+    listener, name = run.listener, run.folder.name
+    listener.begin(f"point {name}")
+    record, reused = ensure(run.folder, run.point.settings(), lambda: _make(run), retry, listener)
     metrics = record["metrics"]
     timed = f", measured speedup {metrics['speedup']:.2f}" if metrics["speedup"] is not None else ""
     listener.candidate(
-        folder.name,
+        name,
         drop=metrics["base_validation_accuracy"] - metrics["validation_accuracy"],
         gain=metrics["speedup"] or metrics["theoretical_speedup"],
     )
@@ -73,70 +100,67 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _run(point: Point, base: Base, dataset: Dataset, folder: Path, listener: Listener, alone: Alone) -> dict[str, Any]:
+def _make(run: PointRun) -> dict[str, Any]:
     # always as many, beside others or not: sums that are split among threads in another way round otherwise
-    with _threads(point.threads):
-        return _run_on_threads(point, base, dataset, folder, listener, alone)
+    with _threads(run.point.threads):
+        run.listener.stage("pruning")
+        context = _context(run)
+        pruned: Pruned = resolve_name(SCHEDULES[run.point.schedule].run)(context)
+        return _record(run, context, pruned)
 
 
-def _run_on_threads(
-    point: Point, base: Base, dataset: Dataset, folder: Path, listener: Listener, alone: Alone
-) -> dict[str, Any]:
-    model_path = folder / store.MODEL
-    metadata = _provenance(point, folder)
-
-    def measure(network: nn.Module) -> Measured:
-        device = torch.device(point.device)
-        dead_align = None if point.keep_dead else point.channel_align
-        return export_and_measure(network, model_path, dataset, device, metadata, dead_align)
-
+def _context(run: PointRun) -> PruningContext:
+    point = run.point
     criterion = "random" if point.control == "random" else point.criterion
-    work = Work(
-        point,
-        base,
-        dataset,
-        training_batches(point, dataset),
-        Request(point.technique, criterion, point.granularity, point.sparsity, point.channel_align, point.seed),
-        listener,
-        measure,
+    return PruningContext(
+        point=point,
+        base=run.base.network,
+        memory=run.base.memory,
+        dataset=run.dataset,
+        batches=training_batches(point, run.dataset),
+        request=Request(point.technique, criterion, point.granularity, point.sparsity, point.channel_align, point.seed),
+        listener=run.listener,
     )
-    listener.stage("pruning")
-    pruned = getattr(schedules, SCHEDULES[point.schedule].function)(work)
-    listener.stage("measuring")
-    trained = work.cost is not None and work.cost.updates > 0
-    final = work.before if work.before is not None and not trained else measure(pruned.network)
-    cost = work.cost or NO_TRAINING
-    operators = work.operators or count_training_ops(pruned.network, dataset.input_shape)
-    device = torch.device(point.device)
+
+
+def _record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str, Any]:
+    """Measures what the schedule has made, and writes the masks."""
+    base, dataset = run.base, run.dataset
+    run.listener.stage("measuring")
+    before = None if context.untrained is None else run.measure(context.untrained)
+    trained = context.cost is not None and context.cost.updates > 0
+    final = before if before is not None and not trained else run.measure(pruned.network)
+    cost = context.cost or NO_TRAINING
+    operators = context.operators or count_training_ops(pruned.network, dataset.input_shape)
     metrics = {
         **base.metrics,
-        **_before_columns(work.before),
+        **_before_columns(before),
         **final.accuracy_columns(),
-        "validation_accuracy": validation_accuracy(model_path, dataset, device, final.batch),
+        "validation_accuracy": validation_accuracy(run.model_path, dataset, run.device, final.batch),
         "accuracy_change": final.test.accuracy - base.metrics["base_accuracy"],
         **final.cost_columns(),
-        **cost_columns(cost, work.flops),
+        **cost_columns(cost, context.flops),
         **_achieved(pruned, final, base.metrics),
-        **_latency(point, base, model_path, dataset, listener, alone),
+        **_latency(run),
         "parity_max_abs_diff": final.parity,
         "collapsed": final.test.constant,
         "empty_layers": len(pruned.empty_layers),
         "data_checksum": dataset.checksum,
-        "spec_hash": metadata["spec_hash"],
+        "spec_hash": _spec_hash(run.folder),
         "base_id": base.folder.name,
     }
     masks = {name: mask.to(torch.bool).cpu().contiguous() for name, mask in pruned.unit_masks.items()}
-    with store.replacing(folder / store.MASKS) as partial:
+    with replacing(run.folder / store.MASKS) as partial:
         safetensors.torch.save_file(masks, partial)
     return {
         "metrics": metrics,
         "layers": {name: _remaining(mask) for name, mask in pruned.unit_masks.items()},
         "empty_layers": pruned.empty_layers,
-        "path": work.path,
+        "path": context.path,
         "epoch_losses": cost.epoch_losses,
         "training_operators": asdict(operators),
         "operators": {name: asdict(entry) for name, entry in final.counts.operators.items()},
-        "environment": environment.of_training(point.device),
+        "environment": environment.of_training(run.point.device),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -154,7 +178,12 @@ def _provenance(point: Point, folder: Path) -> dict[str, Any]:
     """How the file was made, for its metadata."""
     names = ("model", "technique", "criterion", "schedule", "granularity", "sparsity", "control", "seed")
     settings = point.settings()
-    return {name: settings[name] for name in names if name in settings} | {"spec_hash": folder.name.rsplit("-", 1)[1]}
+    return {name: settings[name] for name in names if name in settings} | {"spec_hash": _spec_hash(folder)}
+
+
+def _spec_hash(folder: Path) -> str:
+    """The hash of the settings, which ends the name of the folder."""
+    return folder.name.rsplit("-", 1)[1]
 
 
 def _remaining(mask: Tensor) -> dict[str, int]:
@@ -187,19 +216,18 @@ def _channels_removed(unit_masks: dict[str, Tensor]) -> float:
     return 100 * (1 - kept.to(torch.float64).mean().item())
 
 
-def _latency(
-    point: Point, base: Base, path: Path, dataset: Dataset, listener: Listener, alone: Alone
-) -> dict[str, Any]:
+def _latency(run: PointRun) -> dict[str, Any]:
     """Base and pruned file timed in turn; None in every column where timing was switched off."""
+    point = run.point
     if point.latency_seconds == 0:
         names = ("latency_ms_median", "latency_ms_p90", "latency_runs", "base_latency_ms_median", "speedup")
         return dict.fromkeys((*names, "speedup_noise"))
-    listener.stage("timing")
-    with alone(), timing_lock():
+    run.listener.stage("timing")
+    with run.exclusive(), timing_lock():
         found = compare(
-            base.onnx_path,
-            path,
-            dataset.input_shape,
+            run.base.onnx_path,
+            run.model_path,
+            run.dataset.input_shape,
             point.latency_batch,
             device=point.device,
             threads=point.latency_threads,

@@ -1,8 +1,7 @@
 """Jobs side by side, each in a process of its own with its own few threads.
 
-A worker is this package in a fresh Python process, which takes jobs as lines of JSON on its standard input and tells
-on its standard output what it does. While one is timing, the others are suspended, so that nothing else of the run
-works. A worker that dies takes nothing with it: its job is done once more by another one.
+The processes are those of `onnxprune.study.worker`. While one is timing, the others are suspended, so that nothing else
+of the run works. A worker that dies takes nothing with it: its job is done once more by another one.
 """
 
 import contextlib
@@ -11,32 +10,35 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, SupportsFloat
+from typing import Any
 
 import psutil
 
 from onnxprune.common.environment import available_memory
-from onnxprune.common.errors import BusyError, OnnxpruneError, RunError, StorageError
-from onnxprune.common.progress import SECONDS_BETWEEN, Listener
-from onnxprune.common.quiet import hushed
+from onnxprune.common.errors import RunError
+from onnxprune.common.files import make_folder
+from onnxprune.common.processes import signal_of, start
+from onnxprune.common.progress import Listener
 from onnxprune.results import store
-from onnxprune.settings.spec import Point
+from onnxprune.settings.point import Point
 from onnxprune.study.estimate import estimate
-from onnxprune.study.jobs import Job, Materials, perform
+from onnxprune.study.jobs import Job
+from onnxprune.study.worker import ERRORS
 
 POSSIBLE = os.name == "posix"  # elsewhere no process can be suspended
+
 _POINTS_EACH = 4  # fewer are not worth the seconds in which a worker imports its libraries
+
 _PROCESS_BYTES = 2**30  # data and libraries of a worker
+
 _TRIES = 2  # of a job whose worker dies
+
 _SECONDS_TO_END = 5
-_ERRORS = {error.__name__: error for error in (BusyError, StorageError, RunError)}
 
 
 def worker_count(points: Sequence[Point]) -> int:
@@ -97,8 +99,8 @@ class Pool:
                         yield lost, self._lose(lost, worker.ending())
             elif "tell" in event:
                 self._tell(*event["tell"])
-            elif "alone" in event:
-                if event["alone"]:
+            elif "timing" in event:
+                if event["timing"]:
                     self._timing.append(worker)
                     if self._timing[0] is worker:
                         self._grant()
@@ -106,7 +108,7 @@ class Pool:
                     self._withdraw(worker)
             elif worker.job is not None:
                 done, worker.job = worker.job, None
-                yield done, None if event["over"] is None else _ERRORS[event["over"][0]](event["over"][1])
+                yield done, None if event["over"] is None else ERRORS[event["over"][0]](event["over"][1])
 
     def _tell(self, name: str, method: str, arguments: list[Any]) -> None:
         self._listener.begin(name)
@@ -114,7 +116,7 @@ class Pool:
 
     def _lose(self, job: Job, ending: str) -> RunError:
         reason = f"{ending}, {_TRIES} times: perhaps there is not enough memory; --workers 1 takes the least"
-        with store.claimed(store.make_folder(job.folder)):
+        with store.claimed(make_folder(job.folder)):
             store.write_error(job.folder, reason, "")
         return RunError(reason)
 
@@ -142,19 +144,16 @@ class _Worker:
     """A worker as its caller sees it; `job` is what it is doing."""
 
     def __init__(self, events: "queue.Queue[tuple[_Worker, dict[str, Any] | None]]") -> None:
-        package = str(Path(__file__).resolve().parents[2])
-        paths = filter(None, [package, os.environ.get("PYTHONPATH")])
         self.job: Job | None = None
         self.dead = False
         self._suspended = False
         self._events = events
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from onnxprune.study.pool import serve; serve()"],
+        self._process = start(
+            "onnxprune.study.worker:serve",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what goes wrong comes back as an event
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             # Ctrl-C is the caller's; and the system ends a stopped member of a group that loses its parent
             process_group=0,
         )
@@ -191,10 +190,12 @@ class _Worker:
     def ending(self) -> str:
         """How a dead one died."""
         code = self._process.returncode
-        if code < 0:
-            with contextlib.suppress(ValueError):
-                return f"its process was killed ({signal.Signals(-code).name})"
-        return f"its process ended with exit code {code}"
+        signal_name = signal_of(code)
+        return (
+            f"its process ended with exit code {code}"
+            if signal_name is None
+            else f"its process was killed ({signal_name})"
+        )
 
     def end(self) -> None:
         """Makes it end; what it is in the middle of is dropped."""
@@ -213,81 +214,3 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-class _Relay:
-    """A listener in a worker: what it is told goes to the caller."""
-
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
-        self._name = ""
-        self._told = 0.0
-
-    def send(self, message: dict[str, Any]) -> None:
-        self._channel.write(json.dumps(message) + "\n")
-        self._channel.flush()
-
-    def begin(self, name: str) -> None:
-        self._name = name
-
-    def stage(self, what: str) -> None:
-        self._tell("stage", what)
-
-    def training(self, done: int, updates: int, loss: SupportsFloat) -> None:
-        now = time.monotonic()
-        if now - self._told > SECONDS_BETWEEN:
-            self._told = now
-            self._tell("training", done, updates, float(loss))
-
-    def candidate(self, name: str, drop: float, gain: float) -> None:
-        self._tell("candidate", name, drop, gain)
-
-    def end(self, outcome: str) -> None:
-        self._tell("end", outcome)
-
-    def say(self, line: str) -> None:
-        self._tell("say", line)
-
-    def _tell(self, method: str, *arguments: Any) -> None:
-        self.send({"tell": [self._name, method, arguments]})
-
-
-def serve() -> None:
-    """The worker: does the jobs on standard input until that ends, which is when its caller does."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is not for the caller
-    messages: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_receive, args=(messages,), daemon=True).start()
-    relay = _Relay(channel)
-    materials: Materials | None = None
-    with hushed():
-        import onnxprune.study.point  # noqa: F401 - while there is no job yet
-
-    @contextlib.contextmanager
-    def alone() -> Iterator[None]:
-        relay.send({"alone": True})
-        messages.get()  # the go
-        try:
-            yield
-        finally:
-            relay.send({"alone": False})
-
-    while True:
-        job = Job.from_json(messages.get()["job"])
-        materials = materials or Materials(job.data_dir)
-        error = None
-        try:
-            perform(job, materials, relay, alone)
-        except OnnxpruneError as caught:
-            name = type(caught).__name__
-            error = [name if name in _ERRORS else RunError.__name__, str(caught)]
-        except Exception as caught:  # it must not end the worker
-            error = [RunError.__name__, f"{type(caught).__name__}: {' '.join(str(caught).split())}"]
-        relay.send({"over": error})
-
-
-def _receive(messages: "queue.Queue[dict[str, Any]]") -> None:
-    for line in sys.stdin:
-        messages.put(json.loads(line))
-    os._exit(1)  # the caller is gone: nothing is waited for any more

@@ -11,8 +11,10 @@ import onnx
 import safetensors.numpy
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import read_json
 from onnxprune.results import store
-from onnxprune.settings.spec import Point, Sweep
+from onnxprune.settings.point import Point
+from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import run_sweep
 
 # What another environment may change: sums in another order round otherwise, and training then takes another path.
@@ -65,7 +67,7 @@ def rerun(folder: Path, runs: Path, data_dir: Path | None = None) -> list[Repeti
     if (folder / store.SPEC).is_file():
         plan = Sweep.read(folder / store.SPEC)
     else:
-        plan = Sweep.one_point(store.read_json(folder / store.CONFIG))
+        plan = Sweep.one_point(read_json(folder / store.CONFIG))
     points = sorted(then, key=lambda point: repr(point.base_settings()))  # those of a base follow each other
     outcome = run_sweep(dataclasses.replace(plan, points=points), runs, data_dir)
     now = _finished(outcome.folder)
@@ -81,7 +83,7 @@ def _finished(folder: Path) -> dict[Point, Path]:
     paths = sorted(folder.glob(f"*/{store.CONFIG}")) if (folder / store.SPEC).is_file() else [folder / store.CONFIG]
     found = {}
     for path in paths:
-        if store.finished_record(path.parent) is not None and isinstance(config := store.read_json(path), dict):
+        if store.finished_record(path.parent) is not None and isinstance(config := read_json(path), dict):
             (point,) = Sweep.one_point(config).points
             found[point] = path.parent
     return found

@@ -9,9 +9,11 @@ from statistics import fmean
 from typing import Any
 
 from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.files import read_json
 from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
-from onnxprune.settings.spec import Point, Sweep
+from onnxprune.settings.point import Point
+from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.jobs import Materials
 
@@ -160,7 +162,7 @@ class _Bisection:
 
     def _rows(self, sparsity: float) -> list[dict[str, Any]]:
         folders = [self._folder(point) for point in self._at(sparsity)]
-        return [store.read_json(folder / store.METRICS)["metrics"] for folder in folders if folder is not None]
+        return [read_json(folder / store.METRICS)["metrics"] for folder in folders if folder is not None]
 
     def _folder(self, point: Point) -> Path | None:
         """Of a finished point, in whatever sweep has run it."""

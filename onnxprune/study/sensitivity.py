@@ -8,13 +8,18 @@ import torch
 
 from onnxprune.bridge.measure import network_accuracy
 from onnxprune.common.errors import InputError
+from onnxprune.common.output import silenced
 from onnxprune.common.progress import Reporter, Verbosity
-from onnxprune.common.quiet import hushed
-from onnxprune.pruning.prune import Request, decide, prunable_layers, zeroed
-from onnxprune.results.step import Rules
-from onnxprune.settings.spec import FIELDS, Sweep
-from onnxprune.study.base import ensure_base, training_batches
+from onnxprune.pruning.decide import decide
+from onnxprune.pruning.layers import prunable_layers
+from onnxprune.pruning.remove import zeroed
+from onnxprune.pruning.request import Request
+from onnxprune.results.step import RetryPolicy
+from onnxprune.settings.point import FIELDS
+from onnxprune.settings.sweep import Sweep
+from onnxprune.study.base import ensure_base
 from onnxprune.study.jobs import Materials
+from onnxprune.training.setup import training_batches
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def sensitivity(
     device = torch.device(first.device)
     found = []
     with Reporter(1 + len(plan.points), verbosity) as reporter:
-        ensure_base(first, dataset, runs, reporter, Rules())
+        ensure_base(first, dataset, runs, reporter, RetryPolicy())
         base = materials.base(first, runs)
         batches = training_batches(first, dataset)
         whole = network_accuracy(base.network, dataset, device, images)
@@ -77,7 +82,7 @@ def sensitivity(
             for layer in prunable_layers(base.network, request):
                 reporter.stage(layer)
                 alone = dataclasses.replace(request, shares={layer: point.sparsity / 100})
-                with hushed():
+                with silenced():
                     masks = decide(base.network, alone, batches, base.memory)
                 accuracy = network_accuracy(zeroed(base.network, alone, masks), dataset, device, images)
                 mask = masks[layer]

@@ -11,27 +11,27 @@ import contextlib
 import os
 import pickle
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from onnxprune.common.errors import RunError
+from onnxprune.common.errors import RunError, one_line
+from onnxprune.common.processes import start
 
 _SECONDS_TO_ANSWER = 120  # of a helper, until it is taken for dead
 
 
 @dataclass(frozen=True)
-class Crew:
+class ProcessGroup:
     """Who trains a network together.
 
     Attributes:
@@ -92,7 +92,7 @@ class Crew:
         return decided[0]
 
 
-ALONE = Crew()
+SINGLE_PROCESS = ProcessGroup()
 
 
 class _Helpers:
@@ -100,18 +100,16 @@ class _Helpers:
 
     def __init__(self, devices: int, device: torch.device) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-crew-")
-        package = str(Path(__file__).resolve().parents[2])
-        paths = filter(None, [package, os.environ.get("PYTHONPATH")])
         meeting = Path(self._folder.name) / "meeting"
         threads = max(1, torch.get_num_threads() // devices)
         self._log = (Path(self._folder.name) / "log.txt").open("w+", encoding="utf-8")
         self._processes = [
-            subprocess.Popen(
-                [sys.executable, "-P", "-c", "from onnxprune.training.parallel import serve; serve()"],
+            start(
+                "onnxprune.training.helper:serve",
+                environment={"OMP_NUM_THREADS": str(threads)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)},
                 process_group=0,  # Ctrl-C is the caller's
             )
             for _ in range(1, devices)
@@ -120,10 +118,10 @@ class _Helpers:
         for rank in range(1, devices):
             self._send(rank, (rank, devices, device.type, str(meeting), threads))
         try:
-            _meet(0, devices, device.type, str(meeting))
+            meet(0, devices, device.type, str(meeting))
         except RuntimeError as error:
             self.end()
-            raise RunError(f"--devices {devices}: the processes cannot reach each other: {_line(error)}") from None
+            raise RunError(f"--devices {devices}: the processes cannot reach each other: {one_line(error)}") from None
 
     def begin(self, batches: Any, arguments: Mapping[str, Any]) -> None:
         """Has them train with the same arguments."""
@@ -162,10 +160,10 @@ _helpers: tuple[tuple[int, str], _Helpers] | None = None
 
 
 @contextlib.contextmanager
-def crew(
+def process_group(
     devices: int, device: torch.device, batches: Any, arguments: Mapping[str, Any], watched: bool
-) -> Iterator[Crew]:
-    """Lets the other processes begin the same training, and this one be the first of the crew during the block.
+) -> Iterator[ProcessGroup]:
+    """Lets the other processes begin the same training, and this one be the first of the group during the block.
 
     Args:
         batches: the data, sent once for as long as they stay the same.
@@ -184,14 +182,14 @@ def crew(
     torch.set_num_threads(max(1, threads // devices))
     try:
         helpers.begin(batches, {**arguments, "watched": watched})
-        yield Crew(0, devices, watched)
+        yield ProcessGroup(0, devices, watched)
     except RunError:
         dismiss()  # they may wait for a training that is not going on
         raise
     except RuntimeError as error:
         complaint = helpers.complaint()
         dismiss()
-        raise RunError(f"--devices {devices}: training together broke off: {_line(error)}; {complaint}") from None
+        raise RunError(f"--devices {devices}: training together broke off: {one_line(error)}; {complaint}") from None
     except BaseException:
         dismiss()
         raise
@@ -208,11 +206,8 @@ def dismiss() -> None:
         _helpers = None
 
 
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _meet(rank: int, size: int, device: str, meeting: str) -> None:
+def meet(rank: int, size: int, device: str, meeting: str) -> None:
+    """Connects this process with the others, at a file that all of them know."""
     if device == "cuda":
         torch.cuda.set_device(rank)
     else:
@@ -224,26 +219,3 @@ def _meet(rank: int, size: int, device: str, meeting: str) -> None:
         world_size=size,
         timeout=timedelta(seconds=_SECONDS_TO_ANSWER),
     )
-
-
-def serve() -> None:
-    """A helper: trains what it is sent on standard input until that ends, which is when its caller does."""
-    from onnxprune.training.loop import Batches, train
-
-    stream: BinaryIO = sys.stdin.buffer
-    rank, size, kind, meeting, threads = pickle.load(stream)
-    torch.set_num_threads(threads)
-    _meet(rank, size, kind, meeting)
-    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
-    batches: Batches | None = None
-    with contextlib.suppress(EOFError):
-        while True:
-            data, arguments = pickle.load(stream)
-            if data is not None:
-                batches = data.to(device)
-            assert batches is not None
-            watched, network, teacher = (arguments.pop(name) for name in ("watched", "network", "teacher"))
-            if teacher is not None:
-                teacher.network.to(device)
-            with contextlib.suppress(RunError):  # the first one tells
-                train(network.to(device), batches, teacher=teacher, crew=Crew(rank, size, watched), **arguments)

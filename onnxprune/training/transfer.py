@@ -10,9 +10,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.errors import InputError, RunError, one_line
 from onnxprune.common.torchvision import torchvision_module
-from onnxprune.settings.spec import IMAGENET
+from onnxprune.settings.training_words import IMAGENET
 
 CLASSES = "classes"  # of a checkpoint's metadata: their names, as JSON
 _HEAD = "classifier."  # every model's last layer
@@ -66,7 +66,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except OSError as error:
         raise InputError(f"cannot read the weights {path}: {error.strerror or error}") from None
     except Exception as error:  # damaged files raise whatever their reader trips over; safetensors its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = one_line(error)
         raise InputError(f"{path} is neither safetensors nor a PyTorch state dict of plain tensors: {reason}") from None
     if isinstance(given, Mapping) and isinstance(given.get("state_dict"), Mapping):  # as training scripts save them
         given = given["state_dict"]

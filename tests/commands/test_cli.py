@@ -26,7 +26,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_sweep_help_lists_every_setting_and_needs_no_pytorch() -> None:
-    from onnxprune.settings.spec import FIELDS
+    from onnxprune.settings.point import FIELDS
 
     code = (
         "import sys, onnxprune.cli\n"

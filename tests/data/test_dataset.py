@@ -23,6 +23,9 @@ import pytest
 from onnxprune.common import torchvision as vision
 from onnxprune.common.errors import InputError
 from onnxprune.data import dataset as data
+from onnxprune.data import download, idx
+from onnxprune.data.npz import ARRAY_NAMES
+from onnxprune.data.registry import DATASETS, canonical_name
 
 IDX_NAMES = (
     "train-images-idx3-ubyte",
@@ -50,7 +53,7 @@ def saved(folder: Path, name: str = "mine.npz", **changes: Any) -> str:
     return str(folder / name)
 
 
-def idx(array: np.ndarray) -> bytes:
+def idx_file(array: np.ndarray) -> bytes:
     """An IDX file of unsigned bytes: magic, big-endian lengths, then the bytes."""
     return struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
@@ -58,7 +61,7 @@ def idx(array: np.ndarray) -> bytes:
 def write_idx(folder: Path, content: dict[str, np.ndarray]) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in zip(IDX_NAMES, content.values(), strict=True):
-        (folder / name).write_bytes(idx(array))
+        (folder / name).write_bytes(idx_file(array))
     return {name: folder / name for name in IDX_NAMES}
 
 
@@ -135,7 +138,7 @@ def test_the_checksum_tells_data_apart(tmp_path: Path) -> None:
     first = data.load(saved(tmp_path)).checksum
     assert len(first) == 64
     assert data.load(saved(tmp_path, "copy.npz")).checksum == first
-    for key in data.ARRAY_NAMES:
+    for key in ARRAY_NAMES:
         changed = arrays()[key].copy()
         changed.flat[:2] = changed.flat[:2][::-1] if key.startswith("y") else ~changed.flat[:2]
         assert data.load(saved(tmp_path, "changed.npz", **{key: changed})).checksum != first, key
@@ -224,7 +227,7 @@ def _npy(path: Path) -> None:
 
 def _raw_members(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
-        for key in data.ARRAY_NAMES:
+        for key in ARRAY_NAMES:
             archive.writestr(key, "no array")
 
 
@@ -273,26 +276,26 @@ def test_files_that_are_no_npz_are_named(tmp_path: Path, make: Callable[[Path], 
     ],
 )
 def test_names_are_known_as_people_write_them(written: str, name: str) -> None:
-    assert data.canonical_name(written) == name
+    assert canonical_name(written) == name
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(InputError) as error:
-        data.canonical_name("imagenet")
-    assert all(name in str(error.value) for name in (*data.DATASETS, "FILE.npz"))
+        canonical_name("imagenet")
+    assert all(name in str(error.value) for name in (*DATASETS, "FILE.npz"))
 
 
 def test_the_data_folder_is_the_variables_or_the_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ONNXPRUNE_DATA", str(tmp_path))
-    assert data.default_data_dir() == tmp_path
+    assert download.default_data_dir() == tmp_path
     monkeypatch.delenv("ONNXPRUNE_DATA")
-    assert data.default_data_dir().name == "data"
-    assert "onnxprune" in data.default_data_dir().parts
+    assert download.default_data_dir().name == "data"
+    assert "onnxprune" in download.default_data_dir().parts
 
 
-@pytest.mark.parametrize("name", list(data.DATASETS))
+@pytest.mark.parametrize("name", list(DATASETS))
 def test_every_dataset_says_what_it_is(name: str) -> None:
-    info = data.DATASETS[name]
+    info = DATASETS[name]
     assert info.title
     assert len(info.shape) == 3
     assert len(set(info.classes)) == len(info.classes) >= 2
@@ -304,8 +307,8 @@ def test_every_dataset_says_what_it_is(name: str) -> None:
 
 def test_digits_are_real_and_enlarged(tmp_path: Path) -> None:
     loaded = data.load("digits", tmp_path / "not there")
-    assert loaded.input_shape == data.DATASETS["digits"].shape == (1, 28, 28)
-    assert len(loaded.train) == data.DATASETS["digits"].train_images
+    assert loaded.input_shape == DATASETS["digits"].shape == (1, 28, 28)
+    assert len(loaded.train) == DATASETS["digits"].train_images
     assert len(loaded.train) + len(loaded.validation) + len(loaded.test) == 1_797
     assert len(loaded.test) == 360
     assert set(np.bincount(loaded.test.labels)) <= {34, 35, 36, 37, 38}  # a fifth of every class
@@ -338,7 +341,7 @@ def test_unpacked_idx_files_are_read(tmp_path: Path, name: str, folder: str) -> 
     content = arrays((28, 28))
     write_idx(tmp_path / folder / "raw", content)
     loaded = data.load(name, tmp_path)
-    assert (loaded.name, loaded.classes) == (name, data.DATASETS[name].classes)
+    assert (loaded.name, loaded.classes) == (name, DATASETS[name].classes)
     np.testing.assert_array_equal(loaded.test.images[:, 0], content["x_test"])
     np.testing.assert_array_equal(loaded.test.labels, content["y_test"])
     assert pixels(loaded.train) < {image.tobytes() for image in content["x_train"]}
@@ -350,7 +353,7 @@ DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "empty": (IDX_NAMES[2], lambda content: b""),
     "shorter than its header": (IDX_NAMES[2], lambda content: content[:7]),
     "other magic": (IDX_NAMES[3], lambda content: b"\0\0\x0d\x01" + content[4:]),
-    "images as labels": (IDX_NAMES[3], lambda content: idx(arrays((28, 28))["x_test"])),
+    "images as labels": (IDX_NAMES[3], lambda content: idx_file(arrays((28, 28))["x_test"])),
     "lengths beyond int64": (IDX_NAMES[2], lambda content: content[:4] + b"\x80\0\0\0" * 3),
 }
 
@@ -381,20 +384,20 @@ def test_packed_idx_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         path.with_name(name + ".gz").write_bytes(packed)
         path.unlink()
         checksums[name] = hashlib.md5(packed).hexdigest()
-    info = dataclasses.replace(data.DATASETS["mnist"], read=data._idx_reader(checksums))
-    monkeypatch.setitem(data.DATASETS._entries, "mnist", info)
+    info = dataclasses.replace(DATASETS["mnist"], read=idx._reader(checksums))
+    monkeypatch.setitem(DATASETS._entries, "mnist", info)
     np.testing.assert_array_equal(data.load("mnist", tmp_path).test.images[:, 0], content["x_test"])
 
 
 def test_the_md5s_are_torchvisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = vision.torchvision_module().datasets
     asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(data, "_read_idx", lambda path, checksum: asked.append((path.name + ".gz", checksum)))
+    monkeypatch.setattr(idx, "_read_idx", lambda path, checksum: asked.append((path.name + ".gz", checksum)))
     for name in ("mnist", "fmnist"):
         asked.clear()
-        data.DATASETS[name].read(tmp_path)
-        assert asked == getattr(datasets, data.DATASETS[name].torchvision_name).resources
-    assert data.DATASETS["cifar10"].folder == datasets.CIFAR10.base_folder
+        DATASETS[name].read(tmp_path)
+        assert asked == getattr(datasets, DATASETS[name].torchvision_name).resources
+    assert DATASETS["cifar10"].folder == datasets.CIFAR10.base_folder
 
 
 def test_an_npz_stands_in_for_torchvisions_files(tmp_path: Path) -> None:
@@ -447,13 +450,13 @@ def test_cifar10_batches_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(loaded.test.images, content["x_test"])
     np.testing.assert_array_equal(loaded.test.labels, content["y_test"])
     assert (len(loaded.train), len(loaded.validation)) == (45, 5)
-    assert loaded.classes == data.DATASETS["cifar10"].classes
+    assert loaded.classes == DATASETS["cifar10"].classes
 
 
 def test_cifar100_is_read_with_its_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cifar100 = vision.torchvision_module().datasets.CIFAR100
     content = arrays((3, 32, 32), train=200, test=100, classes=100)
-    folder = tmp_path / data.DATASETS["cifar100"].folder
+    folder = tmp_path / DATASETS["cifar100"].folder
     assert folder.name == cifar100.base_folder
     folder.mkdir()
     md5 = {}
@@ -520,7 +523,7 @@ def test_a_failed_download_says_what_to_do_and_leaves_nothing(
     with pytest.raises(InputError) as error:
         data.load(name, folder)
     message = str(error.value)
-    wanted = (str(folder / data.DATASETS[name].folder), f"{name}.npz", "--dataset digits", str(failure))
+    wanted = (str(folder / DATASETS[name].folder), f"{name}.npz", "--dataset digits", str(failure))
     assert all(part in message for part in wanted), message
     assert "\n" not in message
     assert not (tmp_path / "new").exists()
@@ -543,7 +546,7 @@ def torchvision_that_downloads(content: dict[str, np.ndarray], monkeypatch: pyte
 
 
 def test_what_torchvision_downloads_without_https_has_other_mirrors() -> None:
-    for _, info in data.DATASETS.items():
+    for _, info in DATASETS.items():
         if info.torchvision_name:
             kind = getattr(vision.torchvision_module().datasets, info.torchvision_name)
             addresses = info.mirrors or getattr(kind, "mirrors", None) or [kind.url]
@@ -554,8 +557,8 @@ def test_a_damaged_dataset_in_the_cache_is_set_aside_and_downloaded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("ONNXPRUNE_DATA", raising=False)
-    monkeypatch.setattr(data.platformdirs, "user_cache_path", lambda _: tmp_path)
-    folder = data.default_data_dir() / "MNIST/raw"
+    monkeypatch.setattr(download.platformdirs, "user_cache_path", lambda _: tmp_path)
+    folder = download.default_data_dir() / "MNIST/raw"
     write_idx(folder, arrays((28, 28)))
     (folder / "t10k-labels-idx1-ubyte").write_bytes(b"damaged")
     torchvision_that_downloads(arrays((28, 28)), monkeypatch)
@@ -573,7 +576,7 @@ def test_a_download_is_kept_and_read(
     assert len(data.load("mnist", tmp_path / "new").test) == 12
     assert capsys.readouterr().out == ""
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["MNIST"]  # no temporary folder either
-    monkeypatch.setattr(data, "_download", None)
+    monkeypatch.setattr(download, "_download", None)
     assert len(data.load("mnist", tmp_path / "new").test) == 12
 
 
@@ -604,7 +607,7 @@ def test_a_download_completes_a_folder_and_replaces_nothing_in_it(
     ],
 )
 def test_the_real_datasets(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    loaded, info = data.load(name), data.DATASETS[name]
+    loaded, info = data.load(name), DATASETS[name]
     assert loaded.input_shape == info.shape
     assert len(loaded.train) == loaded.available_train == info.train_images
     assert len(loaded.validation) == 5_000

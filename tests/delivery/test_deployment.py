@@ -18,10 +18,11 @@ from PIL import Image
 
 import onnxprune as package
 from onnxprune.common.errors import InputError, OnnxpruneError, RunError
+from onnxprune.common.files import write_json
 from onnxprune.delivery import deployment
 from onnxprune.delivery.deployment import choose, constraints
 from onnxprune.results import store
-from onnxprune.settings.spec import Sweep
+from onnxprune.settings.sweep import Sweep
 
 
 def rows(*changes: dict[str, Any]) -> pd.DataFrame:
@@ -193,7 +194,7 @@ def test_another_point_of_the_same_name_gets_its_hash(models: Path, sweep: Path)
     out = models.parent / "taken"
     out.mkdir()
     (entry,) = json.loads((models / "index.json").read_text())
-    store.write_json(out / "index.json", [{**entry, "point": "another"}])
+    write_json(out / "index.json", [{**entry, "point": "another"}])
     (added,) = json.loads(onnxprune("deploy", sweep, *ASK, "--out", out, "--json").stdout)
     assert added["name"] == f"{NAME}-{added['point'].rsplit('-', 1)[1]}"
     assert len(json.loads((out / "index.json").read_text())) == 2
@@ -269,7 +270,7 @@ def test_sweeps_that_lack_what_decides_are_refused(sweep: Path, tmp_path: Path) 
     for path in copy.glob("*/metrics.json"):
         record = json.loads(path.read_text())
         record["metrics"].update(speedup=None, latency_ms_median=None)
-        store.write_json(path, record)
+        write_json(path, record)
     assert len(deployment.studies(copy, constraints(max_drop=1))) == 1
     done = onnxprune("deploy", copy, *ASK, "--out", tmp_path / "models")
     assert f"{NAME}: the one of the fewest MACs" in done.stdout, done.stderr
@@ -279,7 +280,7 @@ def test_sweeps_that_lack_what_decides_are_refused(sweep: Path, tmp_path: Path) 
     for path in copy.glob("*/metrics.json"):
         record = json.loads(path.read_text())
         del record["metrics"]["base_validation_accuracy"]
-        store.write_json(path, record)
+        write_json(path, record)
     with pytest.raises(InputError, match="base_validation_accuracy"):
         deployment.studies(copy, [])
     for path in copy.glob("*/metrics.json"):

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 
 from onnxprune.common.errors import InputError
 from onnxprune.graph.counting import count
-from onnxprune.runtime.session import open_session, probe
+from onnxprune.runtime.probe import probe
+from onnxprune.runtime.session import open_session
 
 BODY = "g (float[2, 3] x) => (float[2, 4] y) { y = MatMul (x, w) }"
 

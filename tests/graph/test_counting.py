@@ -9,7 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxprune.common.errors import InputError
-from onnxprune.graph.counting import OpCount, count
+from onnxprune.graph.counting import count
+from onnxprune.graph.counts import OpCount
 
 
 @pytest.fixture

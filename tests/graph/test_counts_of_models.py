@@ -7,12 +7,13 @@ from fuzz import BACKEND
 from torch.utils.flop_counter import FlopCounterMode
 
 from onnxprune.bridge.export import export
-from onnxprune.common.quiet import logged
+from onnxprune.common.output import logged
 from onnxprune.data.dataset import Split
 from onnxprune.graph.counting import count
 from onnxprune.models import MODELS
-from onnxprune.pruning.prune import Request, prune
-from onnxprune.training.loop import Batches
+from onnxprune.pruning.prune import prune
+from onnxprune.pruning.request import Request
+from onnxprune.training.batches import Batches
 
 SHAPE = (1, 32, 32)
 OPTIONS = {"batch_norm": [False, True], "stem": ["imagenet", "small"], "hidden": [128, 0]}

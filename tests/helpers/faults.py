@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from onnxprune import cli
-from onnxprune.settings.spec import Sweep
+from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import Outcome, run_sweep
 
 SETTINGS = {

@@ -102,7 +102,7 @@ def _main(check: str, paths: list[str]) -> None:
 
     from onnxprune.analysis.profiling import profile
     from onnxprune.common.errors import InputError
-    from onnxprune.runtime.session import probe
+    from onnxprune.runtime.probe import probe
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for path in map(Path, paths):

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from onnxprune.common.files import make_folder, write_json, write_text
 from onnxprune.results import store
-from onnxprune.settings.spec import Point, Sweep
+from onnxprune.settings.point import Point
+from onnxprune.settings.sweep import Sweep
 
 ENVIRONMENT = {"onnxprune_version": "0.1.0", "git_commit": "abc", "cpu": "A processor", "gpu": None}
 
@@ -69,10 +71,10 @@ def finish(sweep: Path, point: Point, **changes: Any) -> Path:
 def hand_made(runs: Path, name: str, **settings: Any) -> Path:
     """A finished sweep of made-up numbers."""
     plan = Sweep.parse({"name": name, "model": "cnn", "dataset": "digits", **settings})
-    sweep = store.make_folder(runs / name)
-    store.write_text(sweep / store.SPEC, plan.to_toml())
+    sweep = make_folder(runs / name)
+    write_text(sweep / store.SPEC, plan.to_toml())
     for point in plan.points:
         finish(sweep, point)
     for base in {f"{point.model}-{point.dataset_title}-seed{point.seed}" for point in plan.points}:
-        store.write_json(store.make_folder(runs / "bases" / base) / store.METRICS, {"epoch_losses": [2.0, 1.0, 0.8]})
+        write_json(make_folder(runs / "bases" / base) / store.METRICS, {"epoch_losses": [2.0, 1.0, 0.8]})
     return sweep

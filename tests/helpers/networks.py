@@ -6,9 +6,11 @@ from torch import Tensor, nn
 
 from onnxprune.data.dataset import Split
 from onnxprune.models import MODELS
-from onnxprune.pruning.prune import Pruned, Request, prune
+from onnxprune.pruning.prune import prune
+from onnxprune.pruning.remove import Pruned
+from onnxprune.pruning.request import Request
 from onnxprune.settings.vocabulary import resolve_criterion
-from onnxprune.training.loop import Batches
+from onnxprune.training.batches import Batches
 
 SHAPE = (1, 8, 8)
 CLASSES = 4

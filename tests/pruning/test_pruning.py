@@ -21,11 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onnxprune.common.errors import InputError
-from onnxprune.common.quiet import logged
+from onnxprune.common.output import logged
+from onnxprune.common.widths import kept_channels
 from onnxprune.models import MODELS
-from onnxprune.pruning.prune import kept_channels, prunable_layers, prune
+from onnxprune.pruning.layers import prunable_layers
+from onnxprune.pruning.prune import prune
 from onnxprune.settings.vocabulary import CRITERIA, LAYER_CRITERIA, SCHEDULES, TECHNIQUES, resolve_criterion
-from onnxprune.training.loop import Batches, Recipe, seeded_generator, train
+from onnxprune.training.batches import Batches
+from onnxprune.training.device import seeded_generator
+from onnxprune.training.loop import train
+from onnxprune.training.recipe import Recipe
 
 SIZES = ["slp", "cnn", "cnn+norm"]
 WEIGHT_TECHNIQUES = [name for name, technique in TECHNIQUES.items() if technique.unit == "weight"]
@@ -500,7 +505,7 @@ HASHED = [
 SCRIPT = """
 import contextlib, sys
 from pathlib import Path
-from onnxprune.common.quiet import logged
+from onnxprune.common.output import logged
 log, folder, when = sys.argv[1:]
 sys.path[:0] = [folder, f"{folder}/../helpers"]
 if when == "before":  # NNI's own log handler then writes to the real standard output

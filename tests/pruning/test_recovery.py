@@ -11,9 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import onnxprune
-from onnxprune.pruning.prune import Request, decide, prune, zeroed
+from onnxprune.pruning.decide import decide
+from onnxprune.pruning.prune import prune
 from onnxprune.pruning.recovery import compensate, recalibrate
-from onnxprune.training.loop import Recipe, Teacher, accumulate_gradients, train
+from onnxprune.pruning.remove import zeroed
+from onnxprune.pruning.request import Request
+from onnxprune.training.distillation import Teacher
+from onnxprune.training.loop import accumulate_gradients, train
+from onnxprune.training.recipe import Recipe
 
 HOW = Recipe(epochs=2, batch_size=16, learning_rate=0.05, augmentation=frozenset(), micro_batch=16, seed=0)
 

@@ -12,9 +12,10 @@ from PIL import Image
 
 from onnxprune.commands.plot import plot as command
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import read_json, write_json, write_text
 from onnxprune.report.figures import plot
 from onnxprune.results import store
-from onnxprune.settings.spec import Sweep
+from onnxprune.settings.sweep import Sweep
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +88,9 @@ def test_a_column_that_is_no_number_is_refused_with_those_that_are(sweep: Path, 
 def test_a_column_without_a_measurement_is_refused(tmp_path: Path) -> None:
     sweep = hand_made(tmp_path, "untimed", technique="weight", sparsity="50")
     for path in sweep.glob("*/metrics.json"):
-        found = store.read_json(path)
+        found = read_json(path)
         found["metrics"]["speedup"] = None
-        store.write_json(path, found)
+        write_json(path, found)
     with pytest.raises(InputError, match="nothing in column 'speedup': it was not measured"):
         plot(sweep, "sparsity", "speedup", tmp_path / "figure.pdf")
 
@@ -103,7 +104,7 @@ def test_an_unknown_format_is_refused_with_the_known_ones(sweep: Path) -> None:
 
 
 def test_a_sweep_without_points_is_refused(tmp_path: Path) -> None:
-    store.write_text(tmp_path / store.SPEC, Sweep.parse({"name": "empty"}).to_toml())
+    write_text(tmp_path / store.SPEC, Sweep.parse({"name": "empty"}).to_toml())
     with pytest.raises(InputError, match="has no finished point yet"):
         plot(tmp_path, "sparsity", "accuracy", tmp_path / "figure.pdf")
 

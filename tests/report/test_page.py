@@ -17,13 +17,14 @@ from made_up import finish, hand_made
 import onnxprune as package
 from onnxprune.commands import report as command
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import make_folder, read_json, write_json, write_text
 from onnxprune.delivery.deployment import choose, constraints
 from onnxprune.report.charts import pareto_front
 from onnxprune.report.page import write
 from onnxprune.report.series import looks, named_series, over_seeds, sound_span
 from onnxprune.report.sources import read
 from onnxprune.results import store
-from onnxprune.settings.spec import Sweep
+from onnxprune.settings.sweep import Sweep
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>&amp;"
 
@@ -192,12 +193,12 @@ def test_a_folder_that_is_no_sweep_is_refused_and_nothing_is_written(tmp_path: P
 def test_records_of_another_version_are_named_or_left_out(tmp_path: Path) -> None:
     sweep = hand_made(tmp_path, "one", technique="weight", sparsity="50")
     (path,) = sweep.glob("*/metrics.json")
-    found = store.read_json(path)
-    store.write_json(path, {name: found[name] for name in ("metrics", "environment")})  # no layers, no losses
+    found = read_json(path)
+    write_json(path, {name: found[name] for name in ("metrics", "environment")})  # no layers, no losses
     (study,) = document(page_of(tmp_path / "report.html", sweep))["studies"]
     assert study["details"]["weight"]["layers"]["data"][0]["y"] == []
     del found["metrics"]["effective_macs"]
-    store.write_json(path, found)
+    write_json(path, found)
     with pytest.raises(InputError, match="was measured without effective_macs: run the sweep again"):
         read([sweep])
 
@@ -249,8 +250,8 @@ def shown(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         runs, "study", model="slp,cnn", technique="weight,structured,unstructured", sparsity="0:100:10", seeds=3
     )
     other = hand_made(runs, "other", model="cnn", technique="weight", sparsity="0,50", latency_seconds=2.0)
-    store.write_text(other / store.SPEC, (other / store.SPEC).read_text() + f"# {HOSTILE}\n")
-    store.write_error(store.make_folder(other / "failed"), f"failed: {HOSTILE}", "")
+    write_text(other / store.SPEC, (other / store.SPEC).read_text() + f"# {HOSTILE}\n")
+    store.write_error(make_folder(other / "failed"), f"failed: {HOSTILE}", "")
     page = runs / "report.html"
     write(read([sweep, other]), page)
 

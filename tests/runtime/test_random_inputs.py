@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from onnxprune.common.errors import InputError
-from onnxprune.runtime.random_inputs import random_feed
+from onnxprune.runtime.random_inputs import random_inputs
 from onnxprune.runtime.session import open_session
 
 
@@ -30,7 +30,7 @@ def test_every_input_gets_its_type_and_shape_and_the_session_takes_them(tmp_path
         "bool",
     ]
     opened = session(tmp_path, *kinds)
-    feed = random_feed(opened, {f"x{index}": (2, 3) for index in range(len(kinds))})
+    feed = random_inputs(opened, {f"x{index}": (2, 3) for index in range(len(kinds))})
     names = {"float": "float32", "double": "float64"}
     assert [array.dtype.name for array in feed.values()] == [names.get(kind, kind) for kind in kinds]
     for found, array in zip(opened.run(None, feed), feed.values(), strict=True):
@@ -41,15 +41,15 @@ def test_every_input_gets_its_type_and_shape_and_the_session_takes_them(tmp_path
 
 def test_equal_seeds_give_equal_values(tmp_path):
     opened = session(tmp_path, "float")
-    first, second, other = (random_feed(opened, {"x0": (4, 3)}, seed)["x0"] for seed in (1, 1, 2))
+    first, second, other = (random_inputs(opened, {"x0": (4, 3)}, seed)["x0"] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, other)
 
 
 def test_an_input_without_a_shape_of_strings_or_too_large_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no shape is known for input 'x0'"):
-        random_feed(session(tmp_path, "float"), {})
+        random_inputs(session(tmp_path, "float"), {})
     with pytest.raises(InputError, match=r"'x0', which is tensor\(string\)"):
-        random_feed(session(tmp_path, "string"), {"x0": (1, 3)})
+        random_inputs(session(tmp_path, "string"), {"x0": (1, 3)})
     with pytest.raises(InputError, match="30,000,000,000 elements"):
-        random_feed(session(tmp_path, "float"), {"x0": (10**10, 3)})
+        random_inputs(session(tmp_path, "float"), {"x0": (10**10, 3)})

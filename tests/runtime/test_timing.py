@@ -12,16 +12,9 @@ import pytest
 import torch
 
 from onnxprune.common.errors import InputError
-from onnxprune.runtime.timing import (
-    KernelTime,
-    compare,
-    interleave,
-    on_cpu,
-    precise,
-    summarise,
-    time_kernels,
-    timing_lock,
-)
+from onnxprune.runtime.kernels import KernelTime, on_cpu, time_kernels
+from onnxprune.runtime.lock import timing_lock
+from onnxprune.runtime.timing import compare, interleave, precise, summarise
 
 
 def fake_run(name, calls, seconds=0.0):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,16 +17,20 @@ from torch import nn
 import onnxprune
 from onnxprune.data.dataset import Dataset, load
 from onnxprune.models import MODELS
-from onnxprune.pruning.prune import Pruned, Request
 from onnxprune.pruning.regrowth import Regrowth, erdos_renyi_shares
+from onnxprune.pruning.remove import Pruned
+from onnxprune.pruning.request import Request
 from onnxprune.results import store
-from onnxprune.schedules import families as schedules
-from onnxprune.schedules.context import Work
-from onnxprune.settings.spec import Point, Sweep
+from onnxprune.schedules.adaptive import adaptive
+from onnxprune.schedules.context import PruningContext
+from onnxprune.schedules.lottery import lottery
+from onnxprune.schedules.one_shot import one_shot
+from onnxprune.settings.point import Point
+from onnxprune.settings.sweep import Sweep
 from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
-from onnxprune.study.base import Base, build_network, recipe, training_batches
 from onnxprune.study.rerun import rerun
 from onnxprune.training.loop import train
+from onnxprune.training.setup import build_network, recipe_of, training_batches
 
 SETTINGS: dict[str, Any] = {
     "model": "slp", "hidden": 64, "batch_size": 32, "epochs": 3, "finetune_epochs": 2, "learning_rate": 0.1,
@@ -143,8 +148,8 @@ def test_finished_points_of_all_schedules_come_out_the_same_again(
 # The parts
 
 
-def work(dataset: Dataset, **changes: Any) -> Work:
-    """A point with an untrained base, which measures nothing."""
+def work(dataset: Dataset, **changes: Any) -> PruningContext:
+    """A point in the making, with an untrained base."""
     values = {**settings_of(changes.get("schedule", "one-shot")), "dataset": dataset.name + ".npz", **changes}
     (point,) = Sweep.one_point(values).points
     listener = SimpleNamespace(training=lambda *_: None, stage=lambda _: None)
@@ -152,13 +157,12 @@ def work(dataset: Dataset, **changes: Any) -> Work:
     request = Request(
         point.technique, point.criterion, point.granularity, point.sparsity, point.channel_align, point.seed
     )
-    base = Base(Path(), build_network(point, dataset), {})
-    return Work(point, base, dataset, batches, request, listener, lambda _: None)  # type: ignore[arg-type,return-value]
+    return PruningContext(point, build_network(point, dataset), {}, dataset, batches, request, listener)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def untrained_lottery(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Work, "train_pruned", lambda self, pruned, training: pruned)
+    monkeypatch.setattr(PruningContext, "train_pruned", lambda self, pruned, training: pruned)
 
 
 @pytest.mark.usefixtures("untrained_lottery")
@@ -166,9 +170,9 @@ def untrained_lottery(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lottery_rewinds_to_initial_weights(dataset: Dataset, rounds: int) -> None:
     job = work(dataset, technique="weight", schedule="lottery", sparsity=75, rounds=rounds)
     first = {name: tensor.clone() for name, tensor in build_network(job.point, dataset).state_dict().items()}
-    train(job.base.network, job.batches, recipe(job.point, job.base.network, dataset, 3, 0.1))
-    pruned = schedules.lottery(job)
-    magnitudes = job.base.network.hidden.weight.detach().abs()
+    train(job.base, job.batches, recipe_of(job.point, job.base, dataset, 3, 0.1))
+    pruned = lottery(job)
+    magnitudes = job.base.hidden.weight.detach().abs()
     for name, tensor in pruned.network.state_dict().items():
         assert torch.equal(tensor, first[name] * pruned.held.get(name, 1))
     if rounds == 1:  # the trained weights decide, not the initial ones
@@ -179,9 +183,9 @@ def test_lottery_rewinds_to_initial_weights(dataset: Dataset, rounds: int) -> No
 @pytest.mark.usefixtures("untrained_lottery")
 def test_lottery_rewinds_to_the_weights_of_an_early_epoch(dataset: Dataset) -> None:
     job = work(dataset, technique="weight", schedule="lottery", sparsity=0, rewind_epoch=1)
-    pruned = schedules.lottery(job)
+    pruned = lottery(job)
     network = build_network(job.point, dataset)
-    how = recipe(job.point, network, dataset, 3, 0.1)
+    how = recipe_of(job.point, network, dataset, 3, 0.1)
     seen = {}
 
     def look(done: int, updates: int) -> None:
@@ -197,7 +201,7 @@ def test_units_that_are_gone_stay_gone(dataset: Dataset) -> None:
     for technique in TECHNIQUES:
         job = work(dataset, technique=technique, sparsity=50)
         other = build_network(dataclasses.replace(job.point, seed=7), dataset)
-        early = job.decide(job.base.network, 40)
+        early = job.decide(job.base, 40)
         late = job.decide(other, 80, early)
         for layer, mask in early.items():
             assert not (late[layer].bool() & ~mask.bool()).any(), technique
@@ -245,7 +249,7 @@ def test_sparse_training_moves_weights_and_keeps_their_number(
 
     monkeypatch.setattr(Regrowth, "step", watched)
     job = work(dataset, technique="unstructured", schedule=schedule, sparsity=80, epochs=6)
-    pruned: Pruned = getattr(schedules, SCHEDULES[schedule].function)(job)
+    pruned: Pruned = resolve_name(SCHEDULES[schedule].run)(job)
     assert len(counts) == 1
     (count,) = counts
     assert sum(count) == pytest.approx(0.2 * (144 * 64 + 64 * 3), abs=2)
@@ -320,11 +324,11 @@ def test_adaptive_goes_no_further_than_asked(data: str, tmp_path: Path) -> None:
 def test_adaptive_spares_the_layer_that_is_sensitive(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     job = work(dataset, technique="weight", schedule="adaptive", sparsity=100, max_drop=100, rounds=2)
 
-    def accuracy(_: Work, network: nn.Module, images: int | None = None) -> float:
+    def accuracy(_: PruningContext, network: nn.Module, images: int | None = None) -> float:
         return 50.0 if (network.classifier.weight == 0).float().mean() > 0.4 else 90.0
 
-    monkeypatch.setattr(Work, "validation_accuracy", accuracy)
-    schedules.adaptive(job)
+    monkeypatch.setattr(PruningContext, "validation_accuracy", accuracy)
+    adaptive(job)
     first, second = (entry["layers"] for entry in job.path)
     assert first["hidden"] == pytest.approx(20)
     assert 0 < first["classifier"] < first["hidden"] / 2
@@ -336,12 +340,12 @@ def test_adaptive_takes_back_what_costs_too_much_and_then_goes_slower(
 ) -> None:
     job = work(dataset, technique="unstructured", schedule="adaptive", sparsity=100, max_drop=1, rounds=20)
 
-    def accuracy(_: Work, network: nn.Module, images: int | None = None) -> float:
+    def accuracy(_: PruningContext, network: nn.Module, images: int | None = None) -> float:
         return 89.0 if (network.hidden.weight == 0).float().mean() > 0.55 else 90.0
 
-    monkeypatch.setattr(Work, "validation_accuracy", accuracy)
+    monkeypatch.setattr(PruningContext, "validation_accuracy", accuracy)
     job.point = dataclasses.replace(job.point, max_drop=0.5)
-    pruned = schedules.adaptive(job)
+    pruned = adaptive(job)
     removed, units = pruned.removed
     accepted = [entry["accepted"] for entry in job.path]
     assert False in accepted
@@ -399,8 +403,8 @@ def test_the_scratch_control_starts_from_weights_of_its_own(dataset: Dataset) ->
     (scratch,) = [point for point in points.points if point.control == "scratch" and point.sparsity == 0]
     job = work(dataset, technique="weight", control="scratch", sparsity=0, epochs=0, finetune_epochs=0)
     assert scratch.epochs_after_base == 5
-    network = schedules.one_shot(job).network
-    assert not torch.equal(network.hidden.weight, job.base.network.hidden.weight)
+    network = one_shot(job).network
+    assert not torch.equal(network.hidden.weight, job.base.hidden.weight)
 
 
 # What makes no sense
@@ -441,6 +445,6 @@ def test_combinations_without_sense_are_refused_with_the_reason(settings: dict[s
 def test_every_schedule_has_a_function_and_a_line_in_the_help() -> None:
     help_text = {field.name: field.metadata["help"] for field in dataclasses.fields(Point)}["schedule"]
     for name, entry in SCHEDULES.items():
-        assert callable(getattr(schedules, entry.function))
+        assert callable(resolve_name(entry.run))
         assert name in help_text
     assert MODELS["slp"].recipe.finetune_epochs > 0

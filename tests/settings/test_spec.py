@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from onnxprune.common.errors import InputError
 from onnxprune.models import MODELS
-from onnxprune.settings.spec import AXES, FIELDS, Point, Sweep
+from onnxprune.settings.point import AXES, FIELDS, Point
+from onnxprune.settings.sweep import Sweep
 from onnxprune.settings.vocabulary import TECHNIQUES
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))

@@ -21,8 +21,8 @@ import onnxprune
 from onnxprune.cli import cli
 from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
-from onnxprune.settings.spec import Sweep
-from onnxprune.study import cluster
+from onnxprune.settings.sweep import Sweep
+from onnxprune.study import cluster_tasks
 from onnxprune.study.cluster import ClusterSettings
 from onnxprune.study.controller import Outcome, run_sweep
 
@@ -122,14 +122,14 @@ def test_options_of_ray_without_ray_are_refused() -> None:
 
 
 def test_a_gate_suspends_the_others_and_survives_the_one_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_SECONDS_TO_NOTICE", 0.05)
+    monkeypatch.setattr(cluster_tasks, "_SECONDS_TO_NOTICE", 0.05)
     first, second = (subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2))
 
     def states() -> list[bool]:
         return [psutil.Process(process.pid).status() == psutil.STATUS_STOPPED for process in (first, second)]
 
     async def scene() -> None:
-        gate = cluster._Gate()
+        gate = cluster_tasks._Gate()
         for process in (first, second):
             await gate.register(process.pid)
         await gate.enter(first.pid)

@@ -9,9 +9,9 @@ from command_line import onnxprune, small_npz
 from packaging.requirements import Requirement
 
 from onnxprune.common.errors import RunError
-from onnxprune.data.dataset import DATASETS
+from onnxprune.data.registry import DATASETS
 from onnxprune.models import MODELS
-from onnxprune.settings.spec import Sweep
+from onnxprune.settings.sweep import Sweep
 from onnxprune.study import doctor
 from onnxprune.study.estimate import check_room, estimate
 from onnxprune.training.opcount import count_training_ops

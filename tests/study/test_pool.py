@@ -15,8 +15,9 @@ import pytest
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import Reporter, Verbosity
 from onnxprune.results import store
-from onnxprune.results.step import Rules
-from onnxprune.settings.spec import Point, Sweep
+from onnxprune.results.step import RetryPolicy
+from onnxprune.settings.point import Point
+from onnxprune.settings.sweep import Sweep
 from onnxprune.study import pool as workers
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.jobs import Job, Materials
@@ -53,7 +54,7 @@ class Watcher(Reporter):
 def jobs_in(runs: Path, points: list[Point]) -> list[Job]:
     """Jobs on the base that `runs` has already."""
     checksum = Materials(None).dataset(points[0]).checksum
-    return [Job(runs / "s" / point.point_id(checksum), point, runs, None, Rules()) for point in points]
+    return [Job(runs / "s" / point.point_id(checksum), point, runs, None, RetryPolicy()) for point in points]
 
 
 def test_the_table_does_not_depend_on_the_number_of_workers(alone: Path, tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_worker_that_dies_costs_nothing_and_one_that_always_dies_its_point(alo
     assert any(f"{victims[0]}: its process was killed (SIGKILL)" in line for line in listener.lines)
     assert all(store.finished_record(job.folder) for job in jobs)
 
-    lasting = [Job(tmp_path / "s" / job.folder.name, job.point, alone, None, Rules()) for job in jobs[:1]]
+    lasting = [Job(tmp_path / "s" / job.folder.name, job.point, alone, None, RetryPolicy()) for job in jobs[:1]]
     with Pool(1, Watcher("pruning", kill, times=2)) as pool:
         ((job, error),) = pool.run(lasting)
     assert isinstance(error, RunError)
@@ -103,7 +104,9 @@ def test_while_one_is_timing_the_others_stand_still(alone: Path, tmp_path: Path)
             stopped.append(states.count(psutil.STATUS_STOPPED))
             time.sleep(0.005)
 
-    jobs = [Job(tmp_path / job.folder.name, job.point, alone, None, Rules()) for job in jobs_in(alone, plan.points)]
+    jobs = [
+        Job(tmp_path / job.folder.name, job.point, alone, None, RetryPolicy()) for job in jobs_in(alone, plan.points)
+    ]
     with Pool(2, Reporter(0, Verbosity.QUIET)) as pool:
         thread = threading.Thread(target=sample)
         thread.start()

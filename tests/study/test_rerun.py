@@ -13,8 +13,9 @@ from command_line import onnxprune
 
 from onnxprune.cli import main
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import write_json
 from onnxprune.results import store
-from onnxprune.settings.spec import Sweep
+from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.rerun import compare, rerun
 
@@ -37,7 +38,7 @@ def copy(sweep: Path, tmp_path: Path) -> Path:
 def change(folder: Path, part: str, **values: object) -> None:
     record = json.loads((folder / store.METRICS).read_text())
     record[part].update(values)
-    store.write_json(folder / store.METRICS, record)
+    write_json(folder / store.METRICS, record)
 
 
 def test_a_whole_sweep_is_reproduced_bit_for_bit(sweep: Path, tmp_path: Path) -> None:

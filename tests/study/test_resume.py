@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from onnxprune.cli import main
-from onnxprune.pruning.prune import Masks, Request, decide
+from onnxprune.pruning.decide import decide
+from onnxprune.pruning.request import Masks, Request
 from onnxprune.results import store
-from onnxprune.schedules import context as work
-from onnxprune.schedules import families as schedules
+from onnxprune.schedules import context, one_shot
 from onnxprune.settings.vocabulary import TECHNIQUES
-from onnxprune.training.loop import Recipe
+from onnxprune.training.recipe import Recipe
 
 KILLS = 10
 
@@ -203,14 +203,14 @@ def test_what_failed_is_recorded_listed_again_and_retried_only_when_asked(
             raise error
         return decide(network, request, *arguments)
 
-    monkeypatch.setattr(schedules, "decide", fail_at_50)
+    monkeypatch.setattr(one_shot, "decide", fail_at_50)
     first = faults.sweep(tmp_path)
     ((name, reason),) = first.failures.items()
     assert type(error).__name__ in reason
     assert "\n" not in reason
     assert len(first.table) == 2
     assert "Traceback" in (first.folder / name / "error.txt").read_text()
-    monkeypatch.setattr(schedules, "decide", decide)
+    monkeypatch.setattr(one_shot, "decide", decide)
     ((again, reason),) = faults.sweep(tmp_path).failures.items()
     assert again == name
     assert "--retry-failed" in reason
@@ -222,7 +222,7 @@ def test_what_failed_is_recorded_listed_again_and_retried_only_when_asked(
 
 def test_a_point_that_diverges_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = faults.sweep(tmp_path / "quiet").table
-    recipe = work.recipe
+    recipe = context.recipe_of
     calls = []
 
     def exploding_in_the_middle(*arguments: Any) -> Recipe:
@@ -230,7 +230,7 @@ def test_a_point_that_diverges_spoils_no_other(tmp_path: Path, monkeypatch: pyte
         rate = 1e30 if len(calls) == 2 else arguments[4]
         return recipe(*arguments[:4], rate)
 
-    monkeypatch.setattr(work, "recipe", exploding_in_the_middle)
+    monkeypatch.setattr(context, "recipe_of", exploding_in_the_middle)
     disturbed = faults.sweep(tmp_path / "disturbed", retry_failed=True)
     (reason,) = disturbed.failures.values()
     assert reason.startswith("training diverged")

@@ -15,9 +15,11 @@ import onnxprune
 from onnxprune.bridge.measure import network_accuracy
 from onnxprune.cli import cli
 from onnxprune.common.progress import Verbosity
-from onnxprune.pruning.prune import Request, decide, zeroed
+from onnxprune.pruning.decide import decide
+from onnxprune.pruning.remove import zeroed
+from onnxprune.pruning.request import Request
 from onnxprune.results import store
-from onnxprune.settings.spec import Sweep
+from onnxprune.settings.sweep import Sweep
 from onnxprune.study import controller
 from onnxprune.study.jobs import Materials
 from onnxprune.study.search import search

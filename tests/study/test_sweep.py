@@ -14,9 +14,11 @@ from command_line import small_npz
 
 import onnxprune
 from onnxprune.commands.tables import print_results
-from onnxprune.pruning.prune import Masks, Request, decide
+from onnxprune.common.files import read_json, write_json
+from onnxprune.pruning.decide import decide
+from onnxprune.pruning.request import Masks, Request
 from onnxprune.results import store
-from onnxprune.schedules import families as schedules
+from onnxprune.schedules import one_shot
 from onnxprune.settings.vocabulary import TECHNIQUES
 
 SETTINGS = {"model": "slp", "batch_size": 32, "epochs": 4, "finetune_epochs": 1, "latency_seconds": 0.02, "hidden": 64}
@@ -182,9 +184,9 @@ def test_derived_rows_are_taken_as_long_as_their_records_are_older(
     assert store.write_tables(study).equals(store.result_table(study))
     assert read == [], "nothing has changed"
     changed, gone, damaged = table["folder"][:3]
-    record = store.read_json(study / changed / store.METRICS)
+    record = read_json(study / changed / store.METRICS)
     record["metrics"]["accuracy"] = 12.5
-    store.write_json(study / changed / store.METRICS, record)
+    write_json(study / changed / store.METRICS, record)
     shutil.rmtree(study / gone)
     (study / damaged / store.METRICS).write_text("{")
     again = store.result_table(study)
@@ -269,7 +271,7 @@ def test_a_crash_of_a_point_does_not_stop_the_others(
 
     settings = {**SETTINGS, "dataset": str(data), "technique": "weight", "sparsity": [0, 50, 90], "out": tmp_path}
     with monkeypatch.context() as patch:
-        patch.setattr(schedules, "decide", crash_at_50)
+        patch.setattr(one_shot, "decide", crash_at_50)
         with pytest.raises(onnxprune.RunError, match=r"1 failed.*ValueError: something unforeseen"):
             onnxprune.sweep(**settings)
     assert len(list(tmp_path.glob("slp-*/*/metrics.json"))) == 2

@@ -17,20 +17,11 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.data.dataset import Split
 from onnxprune.models import MODELS
-from onnxprune.training.loop import (
-    ACTIVATION_BYTES,
-    CROP_PADDING,
-    Batches,
-    Recipe,
-    accumulate_gradients,
-    fitting_micro_batch,
-    pooling_first,
-    scaled_learning_rate,
-    seeded_generator,
-    select_device,
-    train,
-)
+from onnxprune.training.batches import ACTIVATION_BYTES, CROP_PADDING, Batches, fitting_micro_batch
+from onnxprune.training.device import seeded_generator, select_device
+from onnxprune.training.loop import accumulate_gradients, pooling_first, train
 from onnxprune.training.memory import PeakMemory
+from onnxprune.training.recipe import Recipe, scaled_learning_rate
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.3, 0.6), (0.2, 0.4)

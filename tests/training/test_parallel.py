@@ -17,9 +17,11 @@ from torch import Tensor, nn
 import onnxprune
 from onnxprune.pruning.prune import prune
 from onnxprune.pruning.regrowth import Regrowth
-from onnxprune.settings.spec import Sweep
+from onnxprune.settings.sweep import Sweep
 from onnxprune.training import parallel
-from onnxprune.training.loop import Recipe, Teacher, train
+from onnxprune.training.distillation import Teacher
+from onnxprune.training.loop import train
+from onnxprune.training.recipe import Recipe
 
 HOW: dict[str, Any] = {
     "epochs": 2, "batch_size": 16, "learning_rate": 0.05, "augmentation": frozenset({"crop", "flip"}),

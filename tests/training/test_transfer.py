@@ -14,10 +14,10 @@ import onnxprune
 from onnxprune.common.torchvision import torchvision_module
 from onnxprune.data.dataset import load
 from onnxprune.models import MODELS
-from onnxprune.settings.spec import Sweep
-from onnxprune.study.base import build_network, recipe, training_batches
+from onnxprune.settings.sweep import Sweep
 from onnxprune.training import transfer
 from onnxprune.training.loop import train
+from onnxprune.training.setup import build_network, recipe_of, training_batches
 
 SHAPE = (1, 8, 8)
 CLASSES = ("a", "b", "c", "d")
@@ -176,7 +176,7 @@ def test_frozen_features_do_not_move(tmp_path: Path) -> None:
 
     network = build_network(point, data)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    how = recipe(point, network, data, 2, 0.1)
+    how = recipe_of(point, network, data, 2, 0.1)
 
     class Listener:
         def training(self, *_: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Drops what is printed or warned within the block: for imports, whose complaints are not about the user's run."""
     with (
         warnings.catch_warnings(),

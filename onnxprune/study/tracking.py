@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from onnxprune.common.errors import InputError
-from onnxprune.common.quiet import hushed
+from onnxprune.common.errors import InputError, described
+from onnxprune.common.files import PARTIAL
+from onnxprune.common.output import silenced
 from onnxprune.common.registry import Registry
 from onnxprune.results import store
 
@@ -61,7 +62,7 @@ class _TensorBoard:
     def point(self, folder: Path, settings: dict[str, Any], record: dict[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        target, partial = self._folder / folder.name, self._folder / f".{folder.name}{store.PARTIAL}"
+        target, partial = self._folder / folder.name, self._folder / f".{folder.name}{PARTIAL}"
         if target.exists():
             return
         shutil.rmtree(partial, ignore_errors=True)
@@ -93,23 +94,23 @@ class Tracking:
         self._trackers: dict[str, Tracker] = {}
         for name in map(TRACKERS.canonical, names):
             try:
-                with hushed():
+                with silenced():
                     self._trackers[name] = TRACKERS[name](sweep)
             except ImportError:
                 raise InputError(f"--track {name}: it is not installed: pip install 'onnxprune[{name}]'") from None
             except Exception as error:  # a server that is away raises anything
-                raise InputError(f"--track {name}: {_one_line(error)}") from None
+                raise InputError(f"--track {name}: {described(error)}") from None
 
     def point(self, folder: Path, settings: dict[str, Any], record: dict[str, Any]) -> None:
         """Hands a finished point to every tracker."""
         for name, tracker in list(self._trackers.items()):
             try:
-                with hushed():
+                with silenced():
                     tracker.point(folder, settings, record)
             except Exception as error:  # its loss is not the sweep's
                 del self._trackers[name]
                 self.problems.append(
-                    f"{name} failed at {folder.name} and takes no more points ({_one_line(error)}); the same command "
+                    f"{name} failed at {folder.name} and takes no more points ({described(error)}); the same command "
                     "again hands on what is missing"
                 )
 
@@ -120,8 +121,3 @@ def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) else str(value)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

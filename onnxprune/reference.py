@@ -1,6 +1,6 @@
 """The reference of the command line, made from the commands themselves.
 
-python -m onnxprune.commands.reference > docs/cli.md
+python -m onnxprune.reference > docs/cli.md
 """
 
 import click
@@ -10,7 +10,7 @@ from onnxprune.cli import cli
 _WIDTH = 100
 _HEAD = """# Command line
 
-Made by `python -m onnxprune.commands.reference > docs/cli.md`; a test keeps it true.
+Made by `python -m onnxprune.reference > docs/cli.md`; a test keeps it true.
 
 Results go to stdout, progress and notes to stderr. `--json` and `--csv` are for programs. Colours are left out where
 `NO_COLOR` is set or the output is no terminal.

@@ -1,0 +1,121 @@
+"""What an ONNX file costs to run and to store, as figures: MACs, parameters, operators, bytes."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from onnxprune.graph.tensors import Shape
+
+
+@dataclass(frozen=True)
+class OpCount:
+    """Nodes of one operator type, their MACs and their parameters; shared ones count at the first user."""
+
+    count: int
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class NodeCount:
+    """
+    Attributes:
+        name: the node's, or that of its first output; "outer/attribute/inner" within a subgraph.
+        operator: "Conv", "com.microsoft.QAttention".
+        macs, effective_macs: of all its runs.
+        params: of the tensors that no node before it uses.
+        output_shape: of its first output; None where it is not known.
+        weight_shape: of the constant that its MACs multiply by; None where there is none.
+        activation_bytes: of its inputs and outputs that are not constant, one run; None where a shape is not known.
+        weight_bytes: of the constants that it reads, as stored.
+        repeats: runs, within a loop of known length.
+        onnx_tool_ops: onnx-tool's figure; None where it has none.
+        note: what the count leaves open.
+    """
+
+    name: str
+    operator: str
+    macs: int
+    effective_macs: int
+    params: int
+    output_shape: Shape | None
+    weight_shape: Shape | None
+    activation_bytes: int | None
+    weight_bytes: int
+    repeats: int
+    onnx_tool_ops: int | None
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """
+    Attributes:
+        macs: multiply-accumulates of all products (`onnxprune.graph.macs`). Biases are not counted; multiplications by
+            padding are.
+        effective_macs: those without the multiplications by zeros that a constant weight stores.
+        flops: 2 * macs.
+        params: elements of floating-point initializers, and of other constants that are the weight or bias of
+            such an operator. Shapes and indices are no parameters.
+        nonzero_params: those that are not zero (quantized ones: not at their zero point).
+        file_bytes: of the file and of the external data it names.
+        weight_bytes: of all constants, as stored.
+        peak_activation_bytes: the most that inputs, intermediate tensors and outputs take at once, when nodes run in
+            the order of the file and a tensor lives until its last use; None where a size is not known. Runtimes
+            that fuse operators or work in place need less.
+        operators: operator type ("domain.Type" outside ONNX's own) -> its nodes, most MACs first.
+        nodes: in the order of the file, those of subgraphs after the node that runs them.
+        onnx_tool_ops: onnx-tool's total, which also counts biases, activations, pooling and BatchNorm (31 an
+            element); None where it cannot handle the file.
+        onnx_tool_note: why it is None.
+        uncounted: operator type -> number of nodes that may multiply outside `macs`.
+        complete: whether nothing that multiplies is missing from `macs`.
+        notes: what the counts leave open, a line each.
+    """
+
+    macs: int
+    effective_macs: int
+    flops: int
+    params: int
+    nonzero_params: int
+    file_bytes: int
+    weight_bytes: int
+    peak_activation_bytes: int | None
+    operators: dict[str, OpCount]
+    nodes: tuple[NodeCount, ...]
+    onnx_tool_ops: int | None
+    onnx_tool_note: str | None
+    uncounted: dict[str, int]
+    complete: bool
+    notes: tuple[str, ...]
+
+    @property
+    def sparsity(self) -> float:
+        """Percentage of the parameters that are zero; 0 where there are none."""
+        return 100 * (1 - self.nonzero_params / self.params) if self.params else 0.0
+
+    @property
+    def onnx_tool_difference(self) -> dict[str, int]:
+        """What onnx-tool's total has more than `macs` (less: negative), by reason, largest first."""
+        if self.onnx_tool_ops is None:
+            return {}
+        found: Counter[str] = Counter()
+        for node in self.nodes:
+            if node.onnx_tool_ops is not None and node.onnx_tool_ops != node.macs:
+                reason = _ONNX_TOOL_COUNTS.get(
+                    node.operator, "counted as well" if not node.macs else "counted otherwise"
+                )
+                found[f"{node.operator}: {reason}"] += node.onnx_tool_ops - node.macs
+        rest = self.onnx_tool_ops - self.macs - found.total()
+        if rest:
+            found["nodes that only one of the two counts"] += rest
+        return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
+
+
+_ONNX_TOOL_COUNTS = {
+    "BatchNormalization": "31 an element",
+    "Conv": "biases",
+    "ConvTranspose": "biases",
+    "Gemm": "biases",
+    "MaxPool": "one for each element under the window",
+    "AveragePool": "one for each element under the window",
+}

@@ -1,0 +1,222 @@
+"""ONNX files read with care: what they declare is checked against the bytes that are there."""
+
+from collections.abc import Iterable, Iterator
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+from google.protobuf.message import Message  # type: ignore[import-untyped]
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxprune.common.errors import InputError, one_line
+from onnxprune.graph.light import is_large, without_weights
+from onnxprune.graph.nodes import subgraphs
+from onnxprune.graph.tensors import BITS, packed_bytes
+
+_PROTOBUF_LIMIT = 2**31 - 1
+
+_MAX_DENSE = 2**28  # of a sparse tensor, which becomes dense
+
+_MAX_NODES = 1_000_000
+
+_MAX_FUNCTIONS = 300  # Python's recursion ends at 1000 calls, of which each function nested in another takes three
+
+_COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
+
+
+def load(path: Path) -> tuple[ModelProto, int]:
+    """The model, with functions inlined and sparse initializers dense as at run time, and its bytes on disk.
+
+    What a file declares is checked against the bytes that are there before anything is allocated for it. External data
+    over 2 GiB stay outside: `values` maps them.
+
+    Raises:
+        InputError: it cannot be read, is damaged or no ONNX file, its opset is not known here, or its external
+            data is missing or not in its folder.
+    """
+    model = _parse(path)
+    external_bytes = _check_tensors(path, model)
+    _check_opset(path, model)
+    _check_functions(path, model)
+    light = without_weights(model)
+    try:
+        onnx.checker.check_model(light)
+        if model.functions:
+            light = onnx.inliner.inline_local_functions(light)
+            _restore_weights(light, model)
+            model = light
+        if external_bytes <= _PROTOBUF_LIMIT:
+            onnx.load_external_data_for_model(model, str(path.parent))
+        for sparse in model.graph.sparse_initializer:
+            model.graph.initializer.append(numpy_helper.from_array(_dense(sparse), sparse.values.name))
+        del model.graph.sparse_initializer[:]
+    except Exception as error:  # onnx's errors share no base class
+        raise _damaged(path, one_line(error)) from error
+    return model, path.stat().st_size + external_bytes
+
+
+def _parse(path: Path) -> ModelProto:
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if not path.is_file():
+        raise InputError(f"{path}: not an ONNX file, but a folder or a device")
+    try:
+        if path.stat().st_size > _PROTOBUF_LIMIT:
+            raise InputError(f"{path}: over 2 GiB, which an ONNX file is only with its weights in external data")
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+        _decode_strings(model)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # protobuf's errors share no base class, and differ by its version
+        raise _damaged(path, one_line(error)) from error
+    if not model.HasField("graph"):
+        raise _damaged(path, "it holds no graph")
+    return model
+
+
+def _decode_strings(message: Message) -> None:
+    """Raises UnicodeDecodeError for a string that is not UTF-8, which reading it later would do anywhere."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in value if field.is_repeated else (value,):
+                _decode_strings(inner)
+        elif field.type == field.TYPE_STRING:
+            for text in value if field.is_repeated else (value,):
+                if isinstance(text, bytes):  # what protobuf gives for it, without an error
+                    text.decode()
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    return InputError(f"{path}: not an ONNX file, or a damaged one: {reason}")
+
+
+def _check_opset(path: Path, model: ModelProto) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and not 1 <= opset.version <= newest:
+            raise InputError(f"{path}: opset {opset.version} is not supported, 1 to {newest} are")
+
+
+def _check_functions(path: Path, model: ModelProto) -> None:
+    """Refuses functions that call themselves, and those that would be inlined into absurdly many nodes."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    sizes: dict[tuple[str, str], int | None] = {}
+
+    def size(nodes: Iterable[NodeProto]) -> int:
+        return sum(
+            called((node.domain, node.op_type)) + sum(size(graph.node) for graph in subgraphs(node)) for node in nodes
+        )
+
+    def called(key: tuple[str, str]) -> int:
+        if key not in functions:
+            return 1
+        if key not in sizes:
+            if len(sizes) > _MAX_FUNCTIONS:
+                raise _damaged(path, f"over {_MAX_FUNCTIONS} functions")
+            sizes[key] = None
+            sizes[key] = size(functions[key].node)
+        found = sizes[key]
+        if found is None:
+            raise _damaged(path, f"function {key[1]!r} calls itself")
+        return found
+
+    if functions and size(model.graph.node) > _MAX_NODES:
+        raise _damaged(path, f"over {_MAX_NODES} nodes once its functions are inlined")
+
+
+def _tensors(nodes: Iterable[NodeProto], graph: GraphProto | None = None) -> Iterator[TensorProto]:
+    """Every tensor in the nodes and in the graph, subgraphs included, and the values and indices of sparse ones."""
+    sparse = list(graph.sparse_initializer) if graph is not None else []
+    yield from graph.initializer if graph is not None else ()
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("sparse_tensor"):
+                sparse.append(attribute.sparse_tensor)
+            sparse += attribute.sparse_tensors
+        for subgraph in subgraphs(node):
+            yield from _tensors(subgraph.node, subgraph)
+    for tensor in sparse:
+        if prod(tensor.dims) > _MAX_DENSE or min(tensor.dims, default=0) < 0:
+            raise ValueError(f"sparse tensor {tensor.values.name!r} has shape {list(tensor.dims)}")
+        if tensor.HasField("values"):
+            yield tensor.values
+            yield tensor.indices
+
+
+def _check_tensors(path: Path, model: ModelProto) -> int:
+    """Checks every tensor's declared size against its bytes, and gives the bytes of the external files."""
+    external: dict[Path, int] = {}
+    try:
+        for nodes, graph in [(model.graph.node, model.graph), *((item.node, None) for item in model.functions)]:
+            for tensor in _tensors(nodes, graph):
+                _check_tensor(path, tensor, external)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, one_line(error)) from error
+    return sum(external.values())
+
+
+def _check_tensor(path: Path, tensor: TensorProto, external: dict[Path, int]) -> None:
+    """Raises ValueError where the tensor has other bytes than its type and shape say."""
+    if any(dim < 0 for dim in tensor.dims):
+        raise ValueError(f"tensor {tensor.name!r} has shape {list(tensor.dims)}")
+    elements = prod(tensor.dims)
+    if tensor.data_type == TensorProto.STRING:
+        have, expected, unit = len(tensor.string_data), elements, "strings"
+    elif tensor.data_location == TensorProto.EXTERNAL:
+        have, expected, unit = (
+            _external_bytes(path, tensor, external),
+            packed_bytes(tensor.data_type, elements),
+            "bytes",
+        )
+    elif tensor.HasField("raw_data"):
+        have, expected, unit = len(tensor.raw_data), packed_bytes(tensor.data_type, elements), "bytes"
+    else:
+        field = helper.tensor_dtype_to_field(tensor.data_type)
+        bits = BITS.get(tensor.data_type, 8)
+        expected = -(-elements * bits // 8) * (2 if tensor.data_type in _COMPLEX else 1)
+        have, unit = len(getattr(tensor, field)), f"entries of {field}"
+    if have != expected:
+        raise ValueError(
+            f"tensor {tensor.name!r} of shape {list(tensor.dims)} needs {expected} {unit}, the file has {have}"
+        )
+
+
+def _external_bytes(path: Path, tensor: TensorProto, external: dict[Path, int]) -> int:
+    """Bytes of the tensor in its external file, whose size is put into `external`."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    folder, file = path.parent.resolve(), path.parent / location
+    if not location or Path(location).is_absolute() or not file.resolve().is_relative_to(folder):
+        raise InputError(f"{path}: external data {location!r} of {tensor.name!r} is not in the file's folder: refused")
+    if not file.is_file():
+        raise InputError(f"{path}: external data {location!r} of {tensor.name!r} is missing")
+    size = external[file.resolve()] = file.stat().st_size
+    offset = int(entries.get("offset", 0))
+    length = int(entries.get("length", size - offset))
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ValueError(f"tensor {tensor.name!r} is at {offset} + {length} in {location!r} of {size} bytes")
+    return length
+
+
+def _restore_weights(light: ModelProto, model: ModelProto) -> None:
+    """Undoes `without_weights` in `light`, which may have been inlined since."""
+    light.graph.initializer.extend(tensor for tensor in model.graph.initializer if is_large(tensor))
+    inputs = {value.name for value in model.graph.input}
+    kept = [value for value in light.graph.input if value.name in inputs]
+    del light.graph.input[:]
+    light.graph.input.extend(kept)
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
+    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    array = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 2:
+        array[tuple(indices.T)] = values
+    else:
+        array.flat[indices] = values
+    return array

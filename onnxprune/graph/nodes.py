@@ -1,0 +1,28 @@
+"""What every walk over a graph asks of its nodes."""
+
+from collections.abc import Iterator
+
+from onnx import GraphProto, NodeProto
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs among its attributes."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def used_names(graph: GraphProto) -> set[str]:
+    """Names that the graph's nodes and outputs read, subgraphs included."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for inner in subgraphs(node):
+            names |= used_names(inner)
+    return names - {""}
+
+
+def operator_type(node: NodeProto) -> str:
+    """The node's operator, with its domain where that is not ONNX's own: "Conv", "com.microsoft.QAttention"."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"

@@ -1,0 +1,81 @@
+"""Constants of a graph: their values, and what they take in bytes."""
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+from onnx import GraphProto, TensorProto, helper, numpy_helper
+
+from onnxprune.graph.nodes import operator_type
+
+Shape = tuple[int, ...]
+
+BITS = {  # types smaller than a byte, which are packed
+    TensorProto.UINT4: 4,
+    TensorProto.INT4: 4,
+    TensorProto.FLOAT4E2M1: 4,
+    **{
+        value: 2
+        for value in (getattr(TensorProto, name, None) for name in ("UINT2", "INT2"))  # since onnx 1.20
+        if value is not None
+    },
+}
+
+
+def values(path: Path, tensor: TensorProto) -> np.ndarray:
+    """The values of a constant of the model at `path`; those of external data are read when they are used."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return numpy_helper.to_array(tensor)
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    if tensor.data_type in BITS or not prod(tensor.dims):
+        return numpy_helper.to_array(tensor, str(path.parent))
+    return np.memmap(
+        path.parent / entries["location"],
+        dtype=helper.tensor_dtype_to_np_dtype(tensor.data_type),
+        mode="r",
+        offset=int(entries.get("offset", 0)),
+        shape=tuple(tensor.dims),
+    )
+
+
+def tensor_bytes(data_type: int, shape: Shape) -> int | None:
+    """Of a tensor of this element type; None for strings and unknown types, types smaller than a byte are packed."""
+    if data_type == TensorProto.STRING or data_type not in TensorProto.DataType.values():
+        return None
+    return packed_bytes(data_type, prod(shape))
+
+
+def stored_bytes(tensor: TensorProto) -> int:
+    """Of a constant, without the names and lengths around it."""
+    if tensor.data_type == TensorProto.STRING:
+        return sum(map(len, tensor.string_data))
+    return packed_bytes(tensor.data_type, prod(tensor.dims))
+
+
+def packed_bytes(data_type: int, elements: int) -> int:
+    bits = BITS.get(data_type) or 8 * helper.tensor_dtype_to_np_dtype(data_type).itemsize
+    return -(-elements * bits // 8)
+
+
+def constants(graph: GraphProto) -> Iterator[TensorProto]:
+    """Every initializer and Constant node of the graph itself, by the name it has there."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute if operator_type(node) == "Constant" else ():
+            tensor = _constant(attribute)
+            if tensor is not None:
+                tensor.name = node.output[0]
+                yield tensor
+
+
+def _constant(attribute: onnx.AttributeProto) -> TensorProto | None:
+    """The value of a Constant node; None for one that is sparse or a string."""
+    if attribute.name == "value":
+        return attribute.t
+    if attribute.name in ("value_int", "value_float", "value_ints", "value_floats"):
+        values = np.asarray(helper.get_attribute_value(attribute))
+        return numpy_helper.from_array(values.astype(np.float32 if "float" in attribute.name else np.int64))
+    return None

@@ -1,0 +1,1 @@
+"""How importance is judged: one file a family of criteria."""

@@ -1,0 +1,125 @@
+"""Decides what goes: masks by NNI, which ranks as the criterion says."""
+
+from pkgutil import resolve_name
+from typing import Any
+
+import nni
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from onnxprune.pruning import pruners
+from onnxprune.pruning.calibration import CALIBRATION_BATCH, calibration_order
+from onnxprune.pruning.criteria.whole_layers import decide_layers
+from onnxprune.pruning.layers import nni_share, prunable_layers, target_units, weighted_layer, working_copy
+from onnxprune.pruning.ranking import Candidates, Ranking
+from onnxprune.pruning.request import Masks, Memory, Request
+from onnxprune.settings.vocabulary import CRITERIA
+from onnxprune.training.batches import Batches, fitting_micro_batch
+
+
+def decide(
+    network: nn.Module,
+    request: Request,
+    batches: Batches,
+    memory: Memory | None = None,
+    gone: Masks | None = None,
+) -> Masks:
+    """What the request removes from `network`, which is left untouched.
+
+    Args:
+        gone: masks decided before, whose removed units stay removed and count.
+
+    Returns:
+        Layer -> 0/1 mask: of the shape of its weight for single weights, (units,) for output units.
+
+    Raises:
+        InputError: the network has nothing that the technique could remove.
+    """
+    network = working_copy(network)
+    if request.granularity == "layer":
+        return decide_layers(network, request)
+    memory = {} if memory is None else memory
+    candidates = Candidates(network, request, prunable_layers(network, request), batches)
+    ranking = resolve_name(CRITERIA[request.criterion].ranking)(candidates)
+    if candidates.are_weights:
+        return _decide_weights(candidates, ranking, memory, gone or {})
+    return _decide_channels(candidates, ranking, memory, gone or {})
+
+
+def _decide_weights(candidates: Candidates, ranking: Ranking, memory: Memory, gone: Masks) -> Masks:
+    request, layers = candidates.request, candidates.layers
+    if request.globally:
+        config = [{"op_names": layers, "target_names": ["weight"], "sparse_ratio": request.sparsity / 100}]
+    else:
+        config = []
+        for name in layers:
+            target = ranking.layer_target(weighted_layer(candidates.network, name).weight, request.share(name))
+            config.append({"op_names": [name], "target_names": ["weight"], **target})
+    found = _masks(candidates, ranking, config, memory, gone)
+    return {layer: found[layer]["weight"] for layer in layers}
+
+
+def _decide_channels(candidates: Candidates, ranking: Ranking, memory: Memory, gone: Masks) -> Masks:
+    network, request, layers = candidates.network, candidates.request, candidates.layers
+    targets = {name: target_units(network, name, request) for name in layers}
+    units = {name: count for name, (_, count) in targets.items()}
+    emptied = [name for name in layers if request.share(name) == 1]
+    judged = ranking.norms or {name: name for name in layers}
+    config = [{"op_names": [judged[name]], "sparse_ratio": nni_share(*target)} for name, target in targets.items()]
+    raw = _masks(candidates, ranking, config, memory, {judged[name]: mask for name, mask in gone.items()})
+    # a unit's mask is the same all over its weights, or is that of its BatchNorm's one weight
+    keep = {name: raw[judged[name]]["weight"].reshape(units[name], -1)[:, 0] for name in layers}
+    return keep | {name: torch.zeros_like(keep[name]) for name in emptied}
+
+
+def _masks(
+    candidates: Candidates, ranking: Ranking, config: list[dict[str, Any]], memory: Memory, gone: Masks
+) -> pruners.Metrics:
+    """The masks that NNI decides on; the network is as before."""
+    network, request = candidates.network, candidates.request
+    settings: dict[str, Any] = {}
+    if ranking.training_steps:
+        settings = {
+            "evaluator": _evaluator(candidates, ranking.training_steps),
+            "training_steps": ranking.training_steps,
+        }
+    pruner = pruners.remembering(pruners.scoring_lowest(ranking.pruner, gone))(network, config, **settings)
+    if request.globally:
+        pruner.share = request.sparsity / 100
+    identity = (request.technique, request.criterion, request.seed)
+    layers = {name for entry in config for name in entry["op_names"]}
+    if layers == memory.get(identity, {}).keys():
+        masks = pruner._generate_sparsity(memory[identity])
+    else:
+        _, masks = pruner.compress()
+        if ranking.training_steps:  # others are quicker judged than remembered
+            memory[identity] = pruner.metrics  # without the layers that lose nothing: those NNI does not look at
+    pruner.unwrap_model()
+    network.eval()
+    return {layer: dict(targets) for layer, targets in masks.items()}
+
+
+def _evaluator(candidates: Candidates, steps: int) -> pruners.TorchEvaluator:
+    """NNI's view of training: gradients on fixed training images with a learning rate of 0, so that criteria that
+    look at gradients leave weights and BatchNorm statistics as they are."""
+    network, batches = candidates.network, candidates.batches
+    order = calibration_order(batches, candidates.request.seed)
+    most = min(CALIBRATION_BATCH, len(batches))
+    channels, height, width = batches.images.shape[1:]
+    size = fitting_micro_batch(network, (channels, height, width), most)
+    starts = [step * size % (len(batches) - size + 1) for step in range(steps)]
+
+    def training_step(batch: tuple[Tensor, Tensor], model: nn.Module) -> Tensor:
+        images, labels = batch
+        return F.cross_entropy(model(images), labels)
+
+    def training_func(model: nn.Module, optimizer: Any, step: Any, *_: object, **__: object) -> None:
+        model.eval()
+        for start in starts:
+            optimizer.zero_grad()
+            step(batches.take(order[start : start + size]), model).backward()
+            optimizer.step()
+
+    optimizer = nni.trace(torch.optim.SGD)(network.parameters(), lr=0.0)
+    return pruners.TorchEvaluator(training_func, optimizer, training_step)

@@ -1,0 +1,44 @@
+"""What is to be removed of a network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from onnxprune.pruning import pruners
+from onnxprune.settings.vocabulary import TECHNIQUES
+
+Masks = dict[str, Tensor]
+
+Memory = dict[tuple[str, str, int], pruners.Metrics]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to remove.
+
+    Attributes:
+        technique, criterion, granularity: canonical names from the registries.
+        sparsity: the share of prunable units to remove, in percent.
+        channel_align: see `kept_channels`; 1: any number may be kept.
+        seed: decides random criteria and the images that criteria look at.
+        shares: layer -> its own share (0 to 1) in place of `sparsity`; every layer is then ranked by itself, and those
+            that are not named lose nothing.
+    """
+
+    technique: str
+    criterion: str
+    granularity: str
+    sparsity: float
+    channel_align: int
+    seed: int
+    shares: Mapping[str, float] | None = None
+
+    def share(self, layer: str) -> float:
+        """What `layer` is to lose, 0 to 1."""
+        return self.sparsity / 100 if self.shares is None else self.shares.get(layer, 0.0)
+
+    @property
+    def globally(self) -> bool:
+        """Whether there is one ranking over all layers."""
+        return TECHNIQUES[self.technique].scope == "global" and self.shares is None

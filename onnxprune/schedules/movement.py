@@ -1,0 +1,25 @@
+"""Movement: NNI learns scores while fine-tuning."""
+
+import copy
+
+import torch
+from torch import nn
+
+from onnxprune.pruning.movement import movement_masks
+from onnxprune.pruning.remove import Pruned
+from onnxprune.schedules.context import PruningContext
+from onnxprune.schedules.gradual import RAMP
+
+
+def movement(context: PruningContext) -> Pruned:
+    """NNI's movement pruning while fine-tuning."""
+    point = context.point
+    network = copy.deepcopy(context.base)
+    how = context.recipe(network, point.finetune_epochs, point.finetune_learning_rate)
+    updates = how.updates(len(context.batches))
+
+    def training(wrapped: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        context.finetune(wrapped, point.finetune_epochs, optimizer=optimizer)
+
+    masks = movement_masks(network, context.request, training, how.learning_rate, updates, int(RAMP * updates))
+    return context.remove(network, masks)

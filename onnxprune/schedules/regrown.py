@@ -1,0 +1,43 @@
+"""Sparse training: as many weights from the start to the end, but not the same ones."""
+
+import dataclasses
+
+from torch import nn
+
+from onnxprune.pruning.decide import decide
+from onnxprune.pruning.layers import prunable_layers, target_shape
+from onnxprune.pruning.regrowth import Regrowth, erdos_renyi_shares
+from onnxprune.pruning.remove import Pruned
+from onnxprune.pruning.request import Masks
+from onnxprune.schedules.context import PruningContext
+from onnxprune.settings.vocabulary import TECHNIQUES
+from onnxprune.training.setup import build_network
+
+
+def sparse_evolutionary(context: PruningContext) -> Pruned:
+    """SET: constant sparsity from the start, what is dropped grows again at random places."""
+    return _regrown(context, by_gradient=False)
+
+
+def rigged_lottery(context: PruningContext) -> Pruned:
+    """RigL: constant sparsity from the start, what is dropped grows again where the gradient is largest."""
+    return _regrown(context, by_gradient=True)
+
+
+def _regrown(context: PruningContext, by_gradient: bool) -> Pruned:
+    point = context.point
+    network = build_network(point, context.dataset)
+    share = point.sparsity / 100
+    sizes = {name: target_shape(network, name, context.request) for name in prunable_layers(network, context.request)}
+    shares = dict.fromkeys(sizes, share)
+    if TECHNIQUES[point.technique].scope == "global":
+        shares = erdos_renyi_shares(sizes, share)
+    chance = dataclasses.replace(context.request, criterion="random", shares=shares)
+    start = context.remove(network, decide(network, chance, context.batches))
+    growth = Regrowth(start.unit_masks, by_gradient, point.seed)
+
+    def training(network: nn.Module, held: Masks) -> None:
+        how = context.recipe(network, point.epochs, point.learning_rate)
+        context.train(network, how, masks=held, remask=lambda done, updates: growth.step(network, done, updates))
+
+    return dataclasses.replace(context.train_pruned(start, training), unit_masks=growth.masks)

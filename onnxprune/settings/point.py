@@ -1,0 +1,311 @@
+"""One point: what is trained, pruned and measured, and the names of its results.
+
+The fields of `Point` are the single declaration of every setting: the command line's options, the keys of a spec
+file and the arguments of the Python functions are all read off them.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxprune.common.errors import InputError
+from onnxprune.data.registry import DATASETS, canonical_name
+from onnxprune.models import MODELS
+from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
+from onnxprune.settings.values import name_in, optional, plain_text, real_number, shown, truth_value, whole_number
+from onnxprune.settings.vocabulary import CONTROLS, GRANULARITIES, SCHEDULES, TECHNIQUES
+
+SCHEMA = 3  # part of every id: raised when the same settings come to mean another result
+
+MAX_NAME = 100  # characters: with what ids add it stays below the 255 that file systems allow
+
+BASES = "bases"  # beside the sweeps' folders, so no sweep's name
+
+# what decides a base, beside the model's own options
+_BASE_SETTINGS = (
+    "model",
+    "dataset",
+    "batch_size",
+    "seed",
+    "epochs",
+    "learning_rate",
+    "augment",
+    "precision",
+    "train_limit",
+    "weights",
+    "freeze_features",
+    "devices",
+    "device",
+)
+
+BASE_FIELDS = (*_BASE_SETTINGS, *dict.fromkeys(option for _, model in MODELS.own() for option in model.options))
+
+
+def content_hash(value: Any) -> str:
+    """Eight hex digits of the SHA-256 of a JSON value in canonical form."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def _setting(default: Any, help: str, parse: Callable[[Any], Any], axis: bool = False) -> Any:
+    """A field of a point: its default, its help text, its check, and whether a sweep may take several values."""
+    return dataclasses.field(default=default, metadata={"help": help, "parse": parse, "axis": axis})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One network, trained, pruned and measured: one row of the results.
+
+    `Sweep` builds them, checked and normalised; the help text of each field says what it is.
+    """
+
+    model: str = _setting("cnn", "network: " + ", ".join(MODELS), name_in(MODELS), axis=True)
+    dataset: str = _setting(
+        "digits",
+        "data: " + ", ".join(DATASETS) + ", or FILE.npz with x_train, y_train, x_test, y_test",
+        lambda value: canonical_name(plain_text(value)),
+        axis=True,
+    )
+    batch_size: int = _setting(
+        256, "training batch; more than the training images means all", whole_number(1), axis=True
+    )
+    technique: str = _setting("weight", "what is removed: " + ", ".join(TECHNIQUES), name_in(TECHNIQUES), axis=True)
+    criterion: str = _setting(
+        None, "how importance is judged; each technique has its default", optional(plain_text), axis=True
+    )
+    schedule: str = _setting("one-shot", "when: " + ", ".join(SCHEDULES), name_in(SCHEDULES), axis=True)
+    granularity: str = _setting("unit", "what structured removes: unit or layer", name_in(GRANULARITIES), axis=True)
+    sparsity: float = _setting(
+        50.0, "percent of prunable units to remove; with schedule adaptive, at most", real_number(0, 100), axis=True
+    )
+    control: str = _setting(
+        "none", "what takes the place of the criterion's choice: " + ", ".join(CONTROLS), name_in(CONTROLS), axis=True
+    )
+    seed: int = _setting(0, "decides initialisation, data order and random criteria", whole_number(0), axis=True)
+    # None here and in `criterion` stands for the model's and the technique's default; a plan's points have none left
+    epochs: int = _setting(
+        None, "training epochs of the base; each model has its default", optional(whole_number(0, 100_000))
+    )
+    finetune_epochs: int = _setting(None, "epochs after pruning; likewise", optional(whole_number(0, 100_000)))
+    learning_rate: float = _setting(
+        None,
+        "peak rate at batch 256 and up, scaled by sqrt(batch/256) below; likewise",
+        optional(real_number(1e-9, 1e6)),
+    )
+    finetune_learning_rate: float = _setting(None, "the same for fine-tuning", optional(real_number(1e-9, 1e6)))
+    rounds: int = _setting(
+        None,
+        "steps of iterative, agp, linear, lottery and adaptive; each has its default",
+        optional(whole_number(1, 1000)),
+    )
+    rewind_epoch: int = _setting(
+        0, "epoch of the base that lottery takes weights back to; 0: before it", whole_number(0)
+    )
+    max_drop: float = _setting(1.0, "points of validation accuracy that adaptive may lose", real_number(0, 100))
+    distill: float = _setting(
+        0.0, "share of the fine-tuning loss that is learning the base's answers; 0: labels alone", real_number(0, 1)
+    )
+    recalibrate: bool = _setting(False, "estimate BatchNorm's statistics anew after one-shot pruning", truth_value)
+    compensate: bool = _setting(
+        False, "add what removed units still said, constants after BatchNorm, to biases; one-shot", truth_value
+    )
+    keep_dead: bool = _setting(
+        False, "leave units in the exported file that can be left out without changing its answers", truth_value
+    )
+    weights: str | None = _setting(
+        None,
+        "start from weights instead of chance: FILE of safetensors or of a PyTorch state dict, such as a base's "
+        "checkpoint; or imagenet (densenet121)",
+        optional(plain_text),
+    )
+    freeze_features: bool = _setting(False, "train the classifier of the base alone", truth_value)
+    augment: str = _setting(
+        "none", "random changes of training images: " + ", ".join(AUGMENTATIONS), name_in(AUGMENTATIONS)
+    )
+    precision: str = _setting(
+        "fp32",
+        "of training: fp32, bf16 or fp16 (autocast; weights and all that is measured stay fp32), faster on processors "
+        "and GPUs that have it; fp16 is for GPUs, without which it is far slower",
+        name_in(PRECISIONS),
+    )
+    train_limit: int | None = _setting(None, "train on the first N images only", optional(whole_number(1)))
+    hidden: int = _setting(128, "hidden units of the slp; 0: none", whole_number(0, 1_000_000))
+    batch_norm: bool = _setting(False, "BatchNorm in the cnn", truth_value)
+    stem: str = _setting("imagenet", "first layers of densenet121: imagenet or small", name_in(STEMS))
+    channel_align: int = _setting(
+        16,
+        "kept channels of layers of 32 or more are a multiple of this, or of its half where less than one would be "
+        "left; 1: any number",
+        whole_number(1, 1024),
+    )
+    threads: int = _setting(
+        1, "processor threads of a point; a base gets all cores, and points are run side by side", whole_number(1, 1024)
+    )
+    devices: int = _setting(
+        1,
+        "processes that train a network together, each on a GPU of its own or on a share of the processor's threads; "
+        "the result is the same but for rounding, with BatchNorm about the same",
+        whole_number(1, 64),
+    )
+    device: str = _setting("cpu", "where training and inference run: cpu or cuda", name_in(DEVICES))
+    latency_batch: int = _setting(32, "images per timed inference", whole_number(1, 1_000_000))
+    latency_threads: int = _setting(1, "threads of timed inference", whole_number(1, 1024))
+    latency_seconds: float = _setting(
+        1.0,
+        "seconds of timing a point at most, less where its speedup is known to 2 %; 0: no timing",
+        real_number(0, 86_400),
+    )
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The settings that the model's `build` takes."""
+        return {name: getattr(self, name) for name in MODELS[self.model].options}
+
+    @property
+    def dataset_title(self) -> str:
+        """The dataset's name, or the stem of its file, shortened to what a folder's name can hold."""
+        if not self.dataset.endswith(".npz"):
+            return self.dataset
+        return Path(self.dataset).stem.encode()[:MAX_NAME].decode(errors="ignore")
+
+    def base_settings(self) -> dict[str, Any]:
+        """The settings that decide the base: equal ones share it."""
+        return {name: getattr(self, name) for name in _BASE_SETTINGS} | self.model_options
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide the point's result; those without effect on it are left out."""
+        names = [
+            "technique",
+            "criterion",
+            "schedule",
+            "sparsity",
+            "control",
+            "keep_dead",
+            "threads",
+            "latency_batch",
+            "latency_threads",
+            "latency_seconds",
+        ]
+        names += SCHEDULES[self.schedule].settings
+        if TECHNIQUES[self.technique].unit == "channel":
+            names += ["granularity"]
+        shrinks = TECHNIQUES[self.technique].unit == "channel" and self.granularity == "unit"
+        if shrinks or not self.keep_dead:
+            names += ["channel_align"]
+        return self.base_settings() | {name: getattr(self, name) for name in names}
+
+    @property
+    def epochs_after_base(self) -> float:
+        """Epochs of training that the point takes beside those of its base."""
+        if self.control == "scratch":
+            return self.epochs + self.finetune_epochs
+        if "finetune_epochs" in SCHEDULES[self.schedule].settings:
+            return self.finetune_epochs
+        return self.epochs * (self.rounds or 1) + self.rewind_epoch
+
+    def base_id(self, checksum: str) -> str:
+        """Readable name and hash of all that decides the base, the data's checksum included."""
+        title = f"{self.model}-{self.dataset_title}-b{self.batch_size}-seed{self.seed}"
+        return f"{title}-{content_hash([SCHEMA, checksum, self.base_settings(), *_weights_digest(self.weights)])}"
+
+    def point_id(self, checksum: str) -> str:
+        """Readable name and hash of all that decides the point, the data's checksum included."""
+        title = (
+            f"{self.model}-{self.dataset_title}-b{self.batch_size}-{self.technique}-{self.criterion}"
+            f"-s{self.sparsity:g}-seed{self.seed}"
+        )
+        return f"{title}-{content_hash([SCHEMA, checksum, self.settings(), *_weights_digest(self.weights)])}"
+
+    def problems(self) -> list[str]:
+        """Why these settings make no sense together; empty where they do."""
+        model, technique = MODELS[self.model], TECHNIQUES[self.technique]
+        found = []
+        schedule = SCHEDULES[self.schedule]
+        if technique.unit not in schedule.units:
+            able = ", ".join(name for name, entry in TECHNIQUES.items() if entry.unit in schedule.units)
+            found.append(
+                f"schedule '{self.schedule}' moves single weights about: it is not for technique '{self.technique}', "
+                f"but for {able}"
+            )
+        elif self.granularity not in schedule.granularities:
+            able = ", ".join(name for name, entry in SCHEDULES.items() if self.granularity in entry.granularities)
+            found.append(
+                f"schedule '{self.schedule}' is not for granularity '{self.granularity}', because whole layers cannot "
+                f"be zero in place, but {able} are"
+            )
+        if self.schedule == "movement" and self.devices > 1:
+            found.append("schedule 'movement' trains in one process, because NNI does it: expected --devices 1")
+        if self.schedule == "movement" and self.precision == "fp16":
+            found.append("schedule 'movement' is not for precision 'fp16', whose scaled losses its scores cannot take")
+        if self.schedule == "movement" and self.finetune_epochs == 0:
+            found.append("schedule 'movement' needs training to see what moves: expected --finetune-epochs above 0")
+        if self.control in ("random", "layerwise-random") and schedule.criteria:
+            found.append(f"control '{self.control}' is not for schedule '{self.schedule}', which is its own criterion")
+        elif self.control == "scratch" and self.schedule != "one-shot":
+            found.append(f"control 'scratch' is not for schedule '{self.schedule}' but for one-shot")
+        elif self.control == "layerwise-random" and not schedule.controls:
+            able = ", ".join(name for name, entry in SCHEDULES.items() if entry.controls)
+            found.append(
+                f"control '{self.control}' is not for schedule '{self.schedule}', which decides several times, but for "
+                f"{able}"
+            )
+        if self.rewind_epoch and self.epochs is not None and self.rewind_epoch > self.epochs:
+            found.append(
+                f"rewind_epoch: expected at most the {self.epochs} epochs of the base, got {self.rewind_epoch}"
+            )
+        if self.weights is not None:
+            found += _problems_of_weights(self)
+        if self.granularity not in technique.granularities:
+            found.append(f"granularity '{self.granularity}' is not for technique '{self.technique}' but for structured")
+        if self.granularity == "layer" and not model.removable_layers:
+            able = ", ".join(name for name, entry in MODELS.items() if entry.removable_layers)
+            found.append(
+                f"granularity 'layer' is not for model '{self.model}', whose layers all are needed, but {able}"
+            )
+        if technique.unit == "channel" and self.model == "slp" and self.hidden == 0:
+            found.append(
+                f"technique '{self.technique}' has nothing to prune in slp with --hidden 0: its only layer is the "
+                "classifier, whose output units are the classes; use weight or unstructured"
+            )
+        if self.criterion == "slim" and not (model.batch_norm or ("batch_norm" in model.options and self.batch_norm)):
+            found.append(
+                f"criterion 'slim' needs BatchNorm, which {self.model} lacks; use cnn --batch-norm or densenet121"
+            )
+        return found
+
+
+def _problems_of_weights(point: Point) -> list[str]:
+    if point.weights == IMAGENET:
+        if point.model == "densenet121" and point.stem == "imagenet":
+            return []
+        return ["weights 'imagenet' are for densenet121 with --stem imagenet"]
+    if not Path(str(point.weights)).is_file():
+        return [f"weights: no such file {shown(point.weights)}; or 'imagenet' for densenet121"]
+    return []
+
+
+def _weights_digest(weights: str | None) -> list[str]:
+    """What ids say of a file of weights: its content, wherever it is."""
+    if weights is None or weights == IMAGENET:
+        return []
+    path = Path(weights)
+    try:
+        return [_digest(path, path.stat().st_mtime_ns)]
+    except OSError as error:
+        raise InputError(f"cannot read the weights {path}: {error.strerror}") from None
+
+
+@functools.cache
+def _digest(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Point)}
+
+AXES = tuple(name for name, field in FIELDS.items() if field.metadata["axis"])

@@ -1,0 +1,67 @@
+"""Checks of single values: each takes what a user gave and returns it in its own type, or says what was expected."""
+
+import math
+import reprlib
+from collections.abc import Callable
+from typing import Any
+
+from onnxprune.common.errors import InputError
+from onnxprune.common.registry import Registry
+
+
+def whole_number(low: int, high: int = 10**9) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        number = finite_number(value)
+        if number != int(number) or not low <= number <= high:
+            raise InputError(f"expected a whole number from {low} to {high:,}, got {shown(value)}")
+        return int(number)
+
+    return parse
+
+
+def real_number(low: float, high: float) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        number = finite_number(value)
+        if not low <= number <= high:
+            raise InputError(f"expected a number from {low:g} to {high:g}, got {shown(value)}")
+        return number
+
+    return parse
+
+
+def finite_number(value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"expected a number, got {shown(value)}")
+    return number
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it: on one line, and no more of it than one can read."""
+    return reprlib.repr(value)
+
+
+def truth_value(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"expected true or false, got {shown(value)}")
+    return value
+
+
+def name_in(registry: Registry[Any]) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        return registry.canonical(plain_text(value))
+
+    return parse
+
+
+def plain_text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 1000:
+        raise InputError(f"expected a name, got {shown(value)}")
+    return value
+
+
+def optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else parse(value)

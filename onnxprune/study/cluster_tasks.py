@@ -1,0 +1,190 @@
+"""What runs on the nodes of a Ray cluster: bases and points as tasks, and a gate a node for what is timed."""
+
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import psutil
+
+from onnxprune.common.errors import RunError, StorageError
+from onnxprune.common.output import silenced
+from onnxprune.data.dataset import Dataset
+from onnxprune.results import store
+from onnxprune.results.step import RetryPolicy
+from onnxprune.settings.point import BASES, Point
+from onnxprune.study.ray_library import NodeAffinitySchedulingStrategy, ray
+
+_SECONDS_TO_NOTICE = 1.0  # that the process which is timing has died
+
+Files = dict[str, bytes]
+
+Events = list[tuple[str, tuple[Any, ...]]]
+
+
+@dataclass
+class Made:
+    """What a task hands back: the folder it worked in, what it told its listener, and its error, if any."""
+
+    files: Files
+    events: Events
+    error: str | None
+
+
+class _Recorder:
+    """A listener in a task; the driver tells its own what was told, once the task is over."""
+
+    def __init__(self) -> None:
+        self.events: Events = []
+
+    def begin(self, name: str) -> None:
+        self.events.append(("begin", (name,)))
+
+    def stage(self, what: str) -> None:
+        pass  # over when the driver hears of it
+
+    def training(self, done: int, updates: int, loss: SupportsFloat) -> None:
+        pass
+
+    def candidate(self, name: str, drop: float, gain: float) -> None:
+        self.events.append(("candidate", (name, drop, gain)))
+
+    def end(self, outcome: str) -> None:
+        self.events.append(("end", (outcome,)))
+
+    def say(self, line: str) -> None:
+        self.events.append(("say", (line,)))
+
+
+@ray.remote
+def base_task(point: Point, dataset: Dataset, threads: int) -> Made:
+    with silenced():
+        import torch
+
+        from onnxprune.study.base import ensure_base
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as runs:
+        folder = Path(runs) / BASES / point.base_id(dataset.checksum)
+        return _made(folder, lambda listener: ensure_base(point, dataset, Path(runs), listener, RetryPolicy()))
+
+
+@ray.remote
+def point_task(point: Point, name: str, base_id: str, dataset: Dataset, base: Files, namespace: str) -> Made:
+    with silenced():
+        from onnxprune.study.point import PointRun, run_point
+    loaded = _load_base(point, base_id, dataset, base)
+    gate = _gate(namespace)
+    own = os.getpid()
+    # never ray.get: Ray would count the task as waiting and start another one in its place meanwhile
+    gate.register.remote(own)
+
+    @contextlib.contextmanager
+    def exclusive() -> Iterator[None]:
+        gate.enter.remote(own).future().result()
+        try:
+            yield
+        finally:
+            gate.leave.remote(own)
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="onnxprune-") as sweep:
+            folder = Path(sweep) / name
+            return _made(
+                folder,
+                lambda listener: run_point(
+                    PointRun(point, loaded, dataset, folder, listener, exclusive), RetryPolicy()
+                ),
+            )
+    finally:
+        gate.unregister.remote(own)
+
+
+def _made(folder: Path, work: Any) -> Made:
+    recorder = _Recorder()
+    error = None
+    try:
+        work(recorder)
+    except StorageError:
+        raise  # of the node's disk: the task is tried elsewhere
+    except RunError as caught:
+        error = str(caught)
+    return Made(store.contents(folder), recorder.events, error)
+
+
+_loaded: tuple[str, Any, tempfile.TemporaryDirectory[str]] | None = None
+
+
+def _load_base(point: Point, base_id: str, dataset: Dataset, files: Files) -> Any:
+    """The base, kept from task to task in a process: the next one mostly starts from the same."""
+    global _loaded
+    with silenced():
+        from onnxprune.study.base import load_base
+    if _loaded is None or _loaded[0] != base_id:
+        runs = tempfile.TemporaryDirectory(prefix="onnxprune-base-")
+        store.receive(Path(runs.name) / BASES / base_id, files)
+        _loaded = (base_id, load_base(point, dataset, Path(runs.name)), runs)
+    return _loaded[1]
+
+
+class _Gate:
+    """Of a node: lets one point at a time have its processors, and suspends the others meanwhile."""
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._points: set[int] = set()
+        self._free = asyncio.Lock()
+        self._inside: int | None = None
+        self._watch = asyncio.ensure_future(self._watching())
+
+    async def register(self, process: int) -> None:
+        self._points.add(process)
+
+    async def unregister(self, process: int) -> None:
+        self._points.discard(process)
+
+    async def enter(self, process: int) -> None:
+        await self._free.acquire()
+        self._inside = process
+        self._signal(signal.SIGSTOP)
+
+    async def leave(self, process: int) -> None:
+        if self._inside == process:
+            self._signal(signal.SIGCONT)
+            self._inside = None
+            self._free.release()
+
+    def _signal(self, number: int) -> None:
+        for process in self._points - {self._inside}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    async def _watching(self) -> None:
+        """Nobody stays suspended because the one inside has died."""
+        import asyncio
+
+        while True:
+            await asyncio.sleep(_SECONDS_TO_NOTICE)
+            self._points = {process for process in self._points if psutil.pid_exists(process)}
+            if self._inside is not None and not psutil.pid_exists(self._inside):
+                await self.leave(self._inside)
+
+
+def _gate(namespace: str) -> Any:
+    node = ray.get_runtime_context().get_node_id()
+    return (
+        ray.remote(_Gate)
+        .options(
+            num_cpus=0,
+            name=f"gate-{node}",
+            namespace=namespace,
+            get_if_exists=True,
+            lifetime="detached",
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        )
+        .remote()
+    )

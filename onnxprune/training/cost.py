@@ -1,0 +1,36 @@
+"""What training took."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What a training run took.
+
+    Attributes:
+        seconds: time of the leading thread: on the processor, where that trains, so that pauses do not count.
+        images: images passed forward and backward, over all epochs.
+        updates: steps of the optimizer.
+        peak_memory_bytes: the most resident memory the process held during it; None where that can't be read.
+        epoch_losses: mean training cross-entropy of each epoch, in nats.
+    """
+
+    seconds: float
+    images: int
+    updates: int
+    peak_memory_bytes: int | None
+    epoch_losses: list[float]
+
+    def __add__(self, later: "TrainingCost") -> "TrainingCost":
+        """That of both, one after the other."""
+        peaks = [cost.peak_memory_bytes for cost in (self, later) if cost.peak_memory_bytes is not None]
+        return TrainingCost(
+            self.seconds + later.seconds,
+            self.images + later.images,
+            self.updates + later.updates,
+            max(peaks, default=None),
+            self.epoch_losses + later.epoch_losses,
+        )
+
+
+NO_TRAINING = TrainingCost(0.0, 0, 0, None, [])

@@ -1,0 +1,75 @@
+"""How a network is trained: the settings, the learning rate and the optimizer."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+MOMENTUM = 0.9
+
+WEIGHT_DECAY = 5e-4
+
+WARMUP_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training images; the last one may be a part.
+        batch_size: images an update is computed from; more than there are means all of them.
+        learning_rate: the peak of the schedule: linear warm-up over a tenth of the updates, then a cosine to zero.
+        augmentation: names of the random changes made to training images, a subset of {"crop", "flip"}.
+        micro_batch: images in one forward and backward pass.
+        seed: decides the order of the images and the augmentation.
+        precision: "fp32", or "bf16" or "fp16" for autocast (Micikevicius et al. 2018, arXiv 1710.03740). The loss is
+            scaled for float16; the range of bfloat16 needs none of that (Kalamkar et al. 2019, arXiv 1905.12322).
+        devices: processes that share the micro-batches of a batch; see `onnxprune.training.parallel`.
+    """
+
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    augmentation: frozenset[str]
+    micro_batch: int
+    seed: int
+    precision: str = "fp32"
+    devices: int = 1
+
+    def updates(self, images: int) -> int:
+        """Steps of the optimizer for so many training images; at least one, unless there are no epochs."""
+        return math.ceil(self.epochs * math.ceil(images / min(self.batch_size, images)) - 1e-9)
+
+
+def scaled_learning_rate(rate_at_256: float, batch_size: int, training_images: int) -> float:
+    """The peak learning rate for a batch size: proportional to its square root (Krizhevsky 2014, arXiv 1404.5997).
+
+    The batch counts as no larger than the training set, and no larger than 256: with the rule's rates beyond that the
+    CNN collapses or diverges in its first updates (at batch 4000 already with twice the rate).
+    """
+    effective = min(batch_size, training_images, 256)
+    return rate_at_256 * math.sqrt(effective / 256)
+
+
+def sgd(network: nn.Module, learning_rate: float, kind: Callable[..., Any] = torch.optim.SGD) -> torch.optim.Optimizer:
+    """The optimizer of all training: Nesterov momentum and weight decay, over the parameters that require gradients."""
+    optimizer: torch.optim.Optimizer = kind(
+        [parameter for parameter in network.parameters() if parameter.requires_grad],
+        lr=learning_rate,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        nesterov=True,
+    )
+    return optimizer
+
+
+def rate_factor(step: int, updates: int) -> float:
+    """The share of the peak learning rate that update number `step` (from 0) of `updates` gets."""
+    warmup = max(1, int(WARMUP_SHARE * updates))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, updates - warmup)))

@@ -1,0 +1,74 @@
+"""What the settings of a point say of its network and of its training."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from onnxprune.common.errors import RunError
+from onnxprune.data.dataset import Dataset
+from onnxprune.models import MODELS
+from onnxprune.settings.point import Point
+from onnxprune.settings.training_words import AUGMENTATIONS
+from onnxprune.training.batches import Batches, fitting_micro_batch
+from onnxprune.training.cost import TrainingCost
+from onnxprune.training.device import select_device
+from onnxprune.training.loop import train
+from onnxprune.training.recipe import Recipe, scaled_learning_rate
+from onnxprune.training.transfer import load_weights
+
+if TYPE_CHECKING:
+    pass
+
+_PROBE_IMAGES = 64
+
+
+def build_network(point: Point, dataset: Dataset) -> nn.Module:
+    """The network of a point before training, on the point's device: of random weights, which equal seeds make equal,
+    or of those that it starts from.
+
+    Raises:
+        InputError: the weights do not fit the network.
+        RunError: they cannot be downloaded.
+    """
+    model = MODELS[point.model]
+    network = model.build(dataset.input_shape, len(dataset.classes), point.seed, **point.model_options)
+    if point.weights is not None:
+        load_weights(network, point.weights, dataset.classes)
+    return network.eval().to(select_device(point.device))
+
+
+def training_batches(point: Point, dataset: Dataset) -> Batches:
+    """The training images of a point on the point's device."""
+    return Batches(dataset.train, dataset.mean, dataset.std, select_device(point.device))
+
+
+def recipe_of(point: Point, network: nn.Module, dataset: Dataset, epochs: float, rate_at_256: float) -> Recipe:
+    """How a point's settings say to train `network`."""
+    return Recipe(
+        epochs=epochs,
+        batch_size=point.batch_size,
+        learning_rate=scaled_learning_rate(rate_at_256, point.batch_size, len(dataset.train)),
+        augmentation=AUGMENTATIONS[point.augment],
+        micro_batch=fitting_micro_batch(network, dataset.input_shape, MODELS[point.model].micro_batch),
+        seed=point.seed,
+        precision=point.precision,
+        devices=point.devices,
+    )
+
+
+def train_checked(network: nn.Module, batches: Batches, how: Recipe, **arguments: Any) -> TrainingCost:
+    """Trains `network`; `arguments` are those of `training.train`.
+
+    Raises:
+        RunError: training diverged: the loss, the weights, or what the network then answers are no numbers.
+    """
+    cost = train(network, batches, how, **arguments)
+    images, _ = batches.take(torch.arange(min(_PROBE_IMAGES, len(batches))))
+    with torch.inference_mode():
+        if not network(images).isfinite().all():
+            raise RunError(
+                f"training diverged: the trained network's answers are no numbers at learning rate "
+                f"{how.learning_rate:g}; lower --learning-rate or --finetune-learning-rate"
+            )
+    return cost
