@@ -41,7 +41,7 @@ def sweep(
         track: names of trackers that get every finished point: "mlflow", "tensorboard".
         workers: processes that run points side by side; default: as many as pay.
         ray: run on this cluster instead: `onnxprune.study.cluster.ClusterSettings`.
-        settings: fields of `onnxprune.settings.spec.Point`; several values of an axis give the product.
+        settings: fields of `onnxprune.settings.point.Point`; several values of an axis give the product.
 
     Raises:
         InputError: settings or data that cannot be used.

@@ -60,7 +60,7 @@ def datasets(output: str | None) -> None:
 @machine_readable
 def techniques(output: str | None) -> None:
     """List the techniques, the criteria, the schedules and the controls."""
-    from onnxprune.settings.vocabulary import CONTROLS, CRITERIA, SCHEDULES, TECHNIQUES
+    from onnxprune.settings.vocabulary import CONTROLS, CRITERIA, SCHEDULES, TECHNIQUES, criteria_of
 
     if output is not None:
         kinds: dict[str, Registry[Any]] = {"technique": TECHNIQUES, "criterion": CRITERIA, "schedule": SCHEDULES}
@@ -69,7 +69,7 @@ def techniques(output: str | None) -> None:
                 "kind": kind,
                 "name": name,
                 "summary": entry.summary,
-                "criteria": list(getattr(entry, "criteria", ())),
+                "criteria": list(criteria_of(name)) if kind == "technique" else [],
                 "source": getattr(entry, "source", None),
             }
             for kind, registry in kinds.items()
@@ -87,7 +87,7 @@ def techniques(output: str | None) -> None:
             {
                 "name": f"  {name}",
                 "summary": entry.summary,
-                "criteria": f"criteria: {', '.join(entry.criteria)}",
+                "criteria": f"criteria: {', '.join(criteria_of(name))}",
             }
             for name, entry in TECHNIQUES.items()
         ],

@@ -273,9 +273,10 @@ GRANULARITIES: Registry[str] = Registry(
 LAYER_CRITERIA = ("l1", "l2", "random")
 
 
-def accepts(technique: str, criterion: str) -> bool:
-    """Whether a technique ranks by a criterion; one of another package says so itself."""
-    return criterion in TECHNIQUES[technique].criteria or technique in CRITERIA[criterion].techniques
+def criteria_of(technique: str) -> tuple[str, ...]:
+    """Names of the criteria that a technique accepts, its default first; those of other packages say so themselves."""
+    named = TECHNIQUES[technique].criteria
+    return named + tuple(name for name, entry in CRITERIA.items() if technique in entry.techniques)
 
 
 def resolve_criterion(technique: str, criterion: str | None, granularity: str, schedule: str = "one-shot") -> str:
@@ -295,10 +296,10 @@ def resolve_criterion(technique: str, criterion: str | None, granularity: str, s
     if criterion is None:
         return accepted[0]
     name = CRITERIA.canonical(criterion)
-    if name in accepted or (not limits and accepts(technique, name)):
+    if name in accepted or (not limits and technique in CRITERIA[name].techniques):
         return name
     if not limits:
-        accepted += tuple(name for name in CRITERIA if name not in accepted and accepts(technique, name))
+        accepted = criteria_of(technique)
     raise InputError(
         f"technique '{technique}'{limits} does not accept criterion '{name}': it accepts {', '.join(accepted)}"
     )

@@ -167,7 +167,7 @@ def process_group(
 
     Args:
         batches: the data, sent once for as long as they stay the same.
-        arguments: of `training.train`, beside those.
+        arguments: of `training.loop.train`, beside those.
         watched: whether this process may change masks between updates.
 
     Raises:

@@ -58,7 +58,7 @@ def recipe_of(point: Point, network: nn.Module, dataset: Dataset, epochs: float,
 
 
 def train_checked(network: nn.Module, batches: Batches, how: Recipe, **arguments: Any) -> TrainingCost:
-    """Trains `network`; `arguments` are those of `training.train`.
+    """Trains `network`; `arguments` are those of `training.loop.train`.
 
     Raises:
         RunError: training diverged: the loss, the weights, or what the network then answers are no numbers.
