@@ -173,7 +173,7 @@ def compare(
     threads = threads or os.cpu_count() or 1
     entries = []
     for size in batch_sizes or (None,):
-        entries += _compare(base, others, size, shapes, device, threads, seconds)
+        entries += _compare(base, others, size, shapes, device=device, threads=threads, seconds=seconds)
     return entries
 
 
@@ -182,6 +182,7 @@ def _compare(
     others: Sequence[Path],
     size: int | None,
     shapes: Mapping[str, Shape] | None,
+    *,
     device: str,
     threads: int,
     seconds: float,

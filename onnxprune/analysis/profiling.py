@@ -191,11 +191,13 @@ def profile(
                 missing.append(f"latency: {str(error).removeprefix(f'{path}: ')}")
                 break
             if device == "cuda":
-                placement = on_cpu(path, _kernels(path, batch, resolved, device, threads, seconds=0).kernels)
+                placement = on_cpu(
+                    path, _kernels(path, batch, resolved, device=device, threads=threads, seconds=0).kernels
+                )
             if latency:
-                latencies.append(_latency(path, batch, resolved, device, threads, seconds))
+                latencies.append(_latency(path, batch, resolved, device=device, threads=threads, seconds=seconds))
             if per_node_time:
-                kernels.append(_kernels(path, batch, resolved, device, threads, seconds=1))
+                kernels.append(_kernels(path, batch, resolved, device=device, threads=threads, seconds=1))
     return Profile(
         path, header, first, counts, device, threads, tuple(latencies), tuple(kernels), placement, tuple(missing)
     )
@@ -237,7 +239,7 @@ def _batch(header: Header, shapes: Mapping[str, Shape]) -> int | None:
 
 
 def _latency(
-    path: Path, batch: int | None, shapes: Mapping[str, Shape], device: str, threads: int, seconds: float
+    path: Path, batch: int | None, shapes: Mapping[str, Shape], *, device: str, threads: int, seconds: float
 ) -> BatchLatency:
     from onnxprune.runtime.lock import timing_lock
     from onnxprune.runtime.random_inputs import random_inputs
@@ -256,7 +258,7 @@ def _latency(
 
 
 def _kernels(
-    path: Path, batch: int | None, shapes: Mapping[str, Shape], device: str, threads: int, seconds: float
+    path: Path, batch: int | None, shapes: Mapping[str, Shape], *, device: str, threads: int, seconds: float
 ) -> BatchKernels:
     from onnxprune.runtime.kernels import time_kernels
     from onnxprune.runtime.lock import timing_lock

@@ -190,7 +190,7 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
         index = _read_index(out / INDEX)
         name = _name(choice.row, index)
         facts = Facts.of(_open_measured(source, choice.row))
-        files, digest = _write_model(source, out, name, layout, facts, int(choice.row["latency_batch"]))
+        files, digest = _write_model(source, out, name, layout, facts=facts, batch=int(choice.row["latency_batch"]))
         row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
         card_path = out / f"{name}.md"
         model_file = files[0].relative_to(out).as_posix()
@@ -282,7 +282,7 @@ def _open_measured(source: Path, row: Mapping[str, Any]) -> Classifier:
 
 
 def _write_model(
-    source: Path, out: Path, name: str, layout: Layout, facts: Facts, batch: int
+    source: Path, out: Path, name: str, layout: Layout, *, facts: Facts, batch: int
 ) -> tuple[list[Path], str]:
     """Writes the files of the layout; gives them, the model first, and its SHA-256."""
     if layout == "plain":

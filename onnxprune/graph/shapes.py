@@ -164,7 +164,9 @@ def _infer(
             if "." in operator_type(node):
                 news += [declared[name] for name in node.output if name in declared and name not in found.shapes]
             bodies = {
-                a.name: _infer_body(path, model, found, node, a.g, budget) for a in node.attribute if a.HasField("g")
+                a.name: _infer_body(path, model, found, node, a.g, budget=budget)
+                for a in node.attribute
+                if a.HasField("g")
             }
             if bodies:
                 found.bodies[index] = bodies
@@ -186,7 +188,7 @@ def _infer(
 
 
 def _infer_body(
-    path: Path, outer_model: ModelProto, outer: Inferred, node: NodeProto, body: GraphProto, budget: Iterator[int]
+    path: Path, outer_model: ModelProto, outer: Inferred, node: NodeProto, body: GraphProto, *, budget: Iterator[int]
 ) -> Inferred:
     """The tensors of a subgraph of `node`, whose inputs have the shapes that the node hands in."""
     model = ModelProto(ir_version=outer_model.ir_version, opset_import=outer_model.opset_import)

@@ -80,7 +80,7 @@ class Walk:
         self._nonzero: dict[str, int] = {}
         self._parameters: set[str] = set()
         self._attributed: set[str] = set()
-        self.peak_bytes = self._graph(graph, inferred, "", None, 1, None)
+        self.peak_bytes = self._graph(graph, inferred, "", None, times=1)
 
     @property
     def params(self) -> int:
@@ -98,7 +98,7 @@ class Walk:
         return sum(self._bytes.values())
 
     def _graph(
-        self, graph: GraphProto, inferred: Inferred, place: str, outer: _Scope | None, times: int, note: str | None
+        self, graph: GraphProto, inferred: Inferred, place: str, outer: _Scope | None, *, times: int
     ) -> int | None:
         """Counts a graph that runs `times` times (0: not at all), and gives its peak of activations in bytes."""
         scope = _Scope(graph, inferred, place, outer)
@@ -111,7 +111,7 @@ class Walk:
         within: list[int | None] = []
         for index, node in enumerate(graph.node):
             if not (operator_type(node) == "Constant" and node.output[0] in scope.own):
-                self.nodes.append(self._node(node, scope, place, times, note))
+                self.nodes.append(self._node(node, scope, place, times))
                 self.positions.append(index if outer is None else None)
             bodies = inferred.bodies.get(index, {})
             within.append(self._bodies(node, bodies, scope, place, times) if bodies else 0)
@@ -124,12 +124,12 @@ class Walk:
         graphs = {attribute.name: attribute.g for attribute in node.attribute if attribute.name in bodies}
         place = f"{place}{_label(node)}/"
         if node.op_type == "If":
-            return self._branches(node, graphs, bodies, scope, place, times)
+            return self._branches(node, graphs, bodies, scope, place, times=times)
         repeats, note = self._repeats(node, scope)
         if note:
             self._note(note)
         peaks = [
-            self._graph(graph, bodies[name], f"{place}{name}/", scope, times * repeats, None)
+            self._graph(graph, bodies[name], f"{place}{name}/", scope, times=times * repeats)
             for name, graph in graphs.items()
         ]
         return None if None in peaks else max((peak for peak in peaks if peak is not None), default=0)
@@ -141,13 +141,14 @@ class Walk:
         bodies: Mapping[str, Inferred],
         scope: _Scope,
         place: str,
+        *,
         times: int,
     ) -> int | None:
         """Counts the branch of more MACs; the nodes of the other are listed without any."""
         spans, peaks = [], []
         for name, graph in graphs.items():
             first = len(self.nodes)
-            peaks.append(self._graph(graph, bodies[name], f"{place}{name}/", scope, times, None))
+            peaks.append(self._graph(graph, bodies[name], f"{place}{name}/", scope, times=times))
             spans.append(slice(first, len(self.nodes)))
         totals = [sum(entry.macs for entry in self.nodes[span]) for span in spans]
         taken = totals.index(max(totals))
@@ -186,11 +187,12 @@ class Walk:
         array = self._arrays.get(key) if key is not None else None
         return int(array.item()) if array is not None and array.size == 1 else None
 
-    def _node(self, node: NodeProto, scope: _Scope, place: str, times: int, note: str | None) -> NodeCount:
+    def _node(self, node: NodeProto, scope: _Scope, place: str, times: int) -> NodeCount:
         kind = operator_type(node)
         operator = OPERATORS.get(kind)
         origins = [scope.constant(name) if name else None for name in node.input]
         macs = effective = 0
+        note: str | None = None
         weight: str | None = None
         if operator is not None:
             self._parameters.update(
@@ -208,7 +210,7 @@ class Walk:
                 for product in operator.products(site):
                     macs += product.macs
                     effective += self._effective(product.macs, [_at(origins, place) for place in product.operands])
-                note = operator.note(site) or note
+                note = operator.note(site)
             except UnknownShapeError as error:
                 macs, effective, note = 0, 0, f"not counted, the shape of {str(error)!r} is not known"
                 self.complete = False

@@ -50,6 +50,7 @@ def movement_masks(
     network: nn.Module,
     request: Request,
     training: Callable[[nn.Module, torch.optim.Optimizer], None],
+    *,
     learning_rate: float,
     updates: int,
     ramp: int,

@@ -59,7 +59,9 @@ def accuracy_over_cost(
     known = rows[(rows[column] > 0).fillna(False) & ~rows["collapsed"].astype(bool)]
     figure.update_xaxes(_logarithmic(known[column]))
     for name, look in looks.items():
-        figure.add_trace(_points(known[names.reindex(known.index) == name], column, "accuracy", name, look, len(known)))
+        figure.add_trace(
+            _points(known[names.reindex(known.index) == name], column, "accuracy", name, look, total=len(known))
+        )
     if front:
         best = pareto_front(known, column)
         figure.add_trace(
@@ -78,7 +80,7 @@ def speedup_measured(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, L
     figure.update_layout(xaxis=axis, yaxis=axis)
     for name, look in looks.items():
         of_name = known[names.reindex(known.index) == name]
-        figure.add_trace(_points(of_name, "promised", "speedup", name, look, len(known)))
+        figure.add_trace(_points(of_name, "promised", "speedup", name, look, total=len(known)))
     if len(known):
         ends = [min(1.0, float(known["speedup"].min())), float(max(known["promised"].max(), known["speedup"].max()))]
         figure.add_trace(_neutral(ends, ends, "measured = theory", dash="dash"))
@@ -269,7 +271,7 @@ def _band(points: pd.DataFrame, name: str, look: Look) -> go.Scatter:
     )
 
 
-def _points(rows: pd.DataFrame, x: str, y: str, name: str, look: Look, total: int) -> go.Scatter | go.Scattergl:
+def _points(rows: pd.DataFrame, x: str, y: str, name: str, look: Look, *, total: int) -> go.Scatter | go.Scattergl:
     kind = go.Scatter if total <= _FEW else go.Scattergl
     return kind(
         x=rows[x].astype(float),

@@ -21,5 +21,12 @@ def movement(context: PruningContext) -> Pruned:
     def training(wrapped: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         context.finetune(wrapped, point.finetune_epochs, optimizer=optimizer)
 
-    masks = movement_masks(network, context.request, training, how.learning_rate, updates, int(RAMP * updates))
+    masks = movement_masks(
+        network,
+        context.request,
+        training,
+        learning_rate=how.learning_rate,
+        updates=updates,
+        ramp=int(RAMP * updates),
+    )
     return context.remove(network, masks)

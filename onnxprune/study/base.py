@@ -17,7 +17,7 @@ from onnxprune.common.files import replacing
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
 from onnxprune.results import store
-from onnxprune.results.step import RetryPolicy, ensure
+from onnxprune.results.task import RetryPolicy, ensure
 from onnxprune.settings.point import BASES, Point
 from onnxprune.training.batches import Batches
 from onnxprune.training.cost import TrainingCost

@@ -22,7 +22,7 @@ from onnxprune.common.output import silenced
 from onnxprune.common.progress import Listener
 from onnxprune.models import MODELS
 from onnxprune.results import store
-from onnxprune.results.step import RetryPolicy, done_before
+from onnxprune.results.task import RetryPolicy, done_before
 from onnxprune.settings.point import BASES, Point
 from onnxprune.study.cluster_tasks import Events, Made, base_task, point_task
 from onnxprune.study.jobs import Job, Materials
@@ -229,7 +229,7 @@ class Cluster:
             num_gpus=self._gpus(job.point),
             max_retries=_RETRIES,
         )
-        reference = task.remote(job.point, job.folder.name, base_id, group.dataset, group.base, self._namespace)
+        reference = task.remote(job, base_id, group.dataset, group.base, self._namespace)
         running[reference] = _Running(job.folder, base_id, job, claim)
         return None
 

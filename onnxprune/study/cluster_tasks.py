@@ -15,8 +15,9 @@ from onnxprune.common.errors import RunError, StorageError
 from onnxprune.common.output import silenced
 from onnxprune.data.dataset import Dataset
 from onnxprune.results import store
-from onnxprune.results.step import RetryPolicy
+from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import BASES, Point
+from onnxprune.study.jobs import Job
 from onnxprune.study.ray_library import NodeAffinitySchedulingStrategy, ray
 
 _SECONDS_TO_NOTICE = 1.0  # that the process which is timing has died
@@ -73,7 +74,8 @@ def base_task(point: Point, dataset: Dataset, threads: int) -> Made:
 
 
 @ray.remote
-def point_task(point: Point, name: str, base_id: str, dataset: Dataset, base: Files, namespace: str) -> Made:
+def point_task(job: Job, base_id: str, dataset: Dataset, base: Files, namespace: str) -> Made:
+    point = job.point
     with silenced():
         from onnxprune.study.point import PointRun, run_point
     loaded = _load_base(point, base_id, dataset, base)
@@ -92,7 +94,7 @@ def point_task(point: Point, name: str, base_id: str, dataset: Dataset, base: Fi
 
     try:
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as sweep:
-            folder = Path(sweep) / name
+            folder = Path(sweep) / job.folder.name
             return _made(
                 folder,
                 lambda listener: run_point(

@@ -1,11 +1,10 @@
 """The main controller: runs a plan's bases and points, and derives the table."""
 
 import contextlib
-import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from onnxprune.common.errors import BusyError, InputError, RunError, StorageError
@@ -14,25 +13,21 @@ from onnxprune.common.output import silenced
 from onnxprune.common.progress import Reporter, Verbosity
 from onnxprune.data.dataset import Dataset
 from onnxprune.results import store
-from onnxprune.results.step import RetryPolicy
+from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.estimate import check_room
-from onnxprune.study.jobs import Job, Materials, in_turn
-from onnxprune.study.pool import POSSIBLE, Pool, worker_count
+from onnxprune.study.executors import EXECUTORS, Executor
+from onnxprune.study.jobs import Job, Materials
+from onnxprune.study.pool import POSSIBLE, worker_count
 from onnxprune.study.tracking import Tracking
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from onnxprune.study.cluster import Cluster, ClusterSettings
+    from onnxprune.study.cluster import ClusterSettings
 
 DEFAULT_RUNS = Path("experiments/runs")
-
-Run = Callable[[Sequence[Job]], Iterator[tuple[Job, RunError | None]]]
-Groups = Mapping[str, Sequence[Job]]  # name of a base -> the jobs that need it
-# runs groups; yields the name of a base that failed, or a job that is over, with the error, None where it is done
-Executor = Callable[[Groups, RetryPolicy], Iterator[tuple[str | Job, RunError | None]]]
 
 
 @dataclass(frozen=True)
@@ -94,103 +89,72 @@ def run_sweep(
     count = 0 if ray is not None else worker_count(missing) if workers is None else min(workers, len(missing))
     check_room(missing, runs, max(1, count))
     tracking = Tracking(track, folder)
+    make_executor = resolve_name(EXECUTORS["local" if ray is None else "ray"])
     with contextlib.ExitStack() as stack:
-        cluster = None if ray is None else stack.enter_context(_cluster(ray, plan.points, materials, workers))
+        executor = stack.enter_context(make_executor(ray, plan.points, materials, count if ray is None else workers))
         make_folder(folder)
         with store.claimed(folder / store.SPEC):
             store.remove_partial(folder)
             write_text(folder / store.SPEC, plan.to_toml())
-        failures: dict[str, str] = {}
         bases = len({tuple(point.base_settings().items()) for point in plan.points})
         reporter = stack.enter_context(Reporter(bases + len(points), verbosity))
-        if cluster is not None:
-            execute: Executor = functools.partial(cluster.run, listener=reporter)
-        else:
-            run: Run = functools.partial(in_turn, materials=materials, listener=reporter)
-            if count > 1:
-                run = stack.enter_context(Pool(count, reporter)).run
-            execute = functools.partial(_here, materials=materials, listener=reporter, run=run)
-        arguments = (materials, runs, data_dir, execute, reporter, tracking)
-        busy = _run_points(points, *arguments, RetryPolicy(retry_failed, wait=False), failures)
+        sweep = _RunningSweep(runs, materials, executor, reporter, tracking)
+        busy = sweep.run(points, RetryPolicy(retry_failed, wait=False))
         if busy:
             reporter.say(f"{len(busy)} points are being run by another process: waiting for it")
-            _run_points(busy, *arguments, RetryPolicy(retry_failed, wait=True), failures)
+            sweep.run(busy, RetryPolicy(retry_failed, wait=True))
         for problem in tracking.problems:
             reporter.say(problem)
     with store.claimed(folder / store.SPEC):
-        return Outcome(folder, store.write_tables(folder), failures)
+        return Outcome(folder, store.write_tables(folder), sweep.failures)
 
 
-def _cluster(
-    settings: "ClusterSettings", points: Sequence[Point], materials: Materials, workers: int | None
-) -> "Cluster":
-    from onnxprune.study.cluster import Cluster
+@dataclass(frozen=True)
+class _RunningSweep:
+    """A sweep that is being run; `failures` has the name of each base and point that failed, with the reason."""
 
-    return Cluster(settings, points, materials, workers)
+    runs: Path
+    materials: Materials
+    executor: Executor
+    reporter: Reporter
+    tracking: Tracking
+    failures: dict[str, str] = field(default_factory=dict)
 
+    def run(self, points: Mapping[Path, Point], retry: RetryPolicy) -> dict[Path, Point]:
+        """Runs points, those of a base after it; returns those that another process is running.
 
-def _run_points(
-    points: Mapping[Path, Point],
-    materials: Materials,
-    runs: Path,
-    data_dir: Path | None,
-    execute: Executor,
-    reporter: Reporter,
-    tracking: Tracking,
-    retry: RetryPolicy,
-    failures: dict[str, str],
-) -> dict[Path, Point]:
-    """Runs points, those of a base after it; returns those that another process is running.
+        Args:
+            points: folder -> point, those of a base next to each other.
+        """
+        busy: dict[Path, Point] = {}
+        groups: dict[str, list[Job]] = {}
+        for folder, point in points.items():
+            dataset = self.materials.dataset(point)
+            base_id = point.base_id(dataset.checksum)
+            if base_id not in groups:
+                _say_full_batch(point, dataset, self.reporter)
+            job = Job(folder, point, self.runs, self.materials.data_dir, retry)
+            groups.setdefault(base_id, []).append(job)
+        for done, problem in self.executor.run(groups, retry, self.reporter):
+            if isinstance(problem, StorageError):
+                raise problem
+            if isinstance(done, str):
+                self._failed(f"base {done}", done, problem)
+                self.failures.update({job.folder.name: f"its base {done} failed" for job in groups[done]})
+            elif problem is None:
+                record = store.finished_record(done.folder)
+                if record is not None:
+                    self.tracking.point(done.folder, done.point.settings(), record)
+            elif isinstance(problem, BusyError):
+                busy[done.folder] = done.point
+            else:
+                self._failed(f"point {done.folder.name}", done.folder.name, problem)
+        return busy
 
-    Args:
-        points: folder -> point, those of a base next to each other.
-        failures: gets the name of each base and point that failed, with the reason.
-    """
-    busy: dict[Path, Point] = {}
-    groups: dict[str, list[Job]] = {}
-    for folder, point in points.items():
-        base_id = point.base_id(materials.dataset(point).checksum)
-        if base_id not in groups:
-            _say_full_batch(point, materials.dataset(point), reporter)
-        groups.setdefault(base_id, []).append(Job(folder, point, runs, data_dir, retry))
-    for done, problem in execute(groups, retry):
-        if isinstance(problem, StorageError):
-            raise problem
-        if isinstance(done, str):
-            failures[done] = str(problem)
-            reporter.begin(f"base {done}")
-            reporter.end(f"FAILED: {problem}")
-            failures |= {job.folder.name: f"its base {done} failed" for job in groups[done]}
-        elif problem is None:
-            record = store.finished_record(done.folder)
-            if record is not None:
-                tracking.point(done.folder, done.point.settings(), record)
-        elif isinstance(problem, BusyError):
-            busy[done.folder] = done.point
-        else:
-            failures[done.folder.name] = str(problem)
-            reporter.begin(f"point {done.folder.name}")
-            reporter.end(f"FAILED: {problem}")
-    return busy
-
-
-def _here(
-    groups: Groups, retry: RetryPolicy, *, materials: Materials, listener: Reporter, run: Run
-) -> Iterator[tuple[str | Job, RunError | None]]:
-    """The executor of this machine: each base in this process, then its points."""
-    with silenced():
-        from onnxprune.study.base import ensure_base
-
-    for base_id, jobs in groups.items():
-        first = jobs[0]
-        try:
-            # all points need it
-            dataset = materials.dataset(first.point)
-            ensure_base(first.point, dataset, first.runs, listener, dataclasses.replace(retry, wait=True))
-        except RunError as error:
-            yield base_id, error
-        else:
-            yield from run(jobs)
+    def _failed(self, title: str, name: str, problem: RunError | None) -> None:
+        self.failures[name] = str(problem)
+        self.reporter.begin(title)
+        self.reporter.end(f"FAILED: {problem}")
 
 
 def _say_full_batch(point: Point, dataset: Dataset, reporter: Reporter) -> None:

@@ -12,7 +12,7 @@ from onnxprune.common.output import silenced
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset, load
 from onnxprune.models import MODELS
-from onnxprune.results.step import RetryPolicy
+from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import Point
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Materials:
     """The data and the base of the latest job, kept because the next one mostly needs the same."""
 
     def __init__(self, data_dir: Path | None) -> None:
-        self._data_dir = data_dir
+        self.data_dir = data_dir
         self._data: tuple[Any, Dataset] | None = None
         self._base: tuple[str, Base] | None = None
 
@@ -68,7 +68,7 @@ class Materials:
         """
         settings = (point.dataset, point.train_limit, MODELS[point.model].minimum_size)
         if self._data is None or self._data[0] != settings:
-            dataset = load(point.dataset, self._data_dir, point.train_limit).padded(MODELS[point.model].minimum_size)
+            dataset = load(point.dataset, self.data_dir, point.train_limit).padded(MODELS[point.model].minimum_size)
             self._data = (settings, dataset)
         return self._data[1]
 

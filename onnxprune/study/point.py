@@ -21,7 +21,7 @@ from onnxprune.data.dataset import Dataset
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Request
 from onnxprune.results import store
-from onnxprune.results.step import RetryPolicy, ensure
+from onnxprune.results.task import RetryPolicy, ensure
 from onnxprune.runtime.lock import timing_lock
 from onnxprune.runtime.timing import compare
 from onnxprune.schedules.context import PruningContext

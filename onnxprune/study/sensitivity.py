@@ -14,7 +14,7 @@ from onnxprune.pruning.decide import decide
 from onnxprune.pruning.layers import prunable_layers
 from onnxprune.pruning.remove import zeroed
 from onnxprune.pruning.request import Request
-from onnxprune.results.step import RetryPolicy
+from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import FIELDS
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.base import ensure_base

@@ -99,7 +99,7 @@ class _Helpers:
     """The other processes, connected with this one."""
 
     def __init__(self, devices: int, device: torch.device) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-crew-")
+        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-training-")
         meeting = Path(self._folder.name) / "meeting"
         threads = max(1, torch.get_num_threads() // devices)
         self._log = (Path(self._folder.name) / "log.txt").open("w+", encoding="utf-8")

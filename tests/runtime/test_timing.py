@@ -149,7 +149,7 @@ def test_cuda_times_a_file_against_itself(tmp_path):
 
 def test_the_lock_keeps_another_process_waiting(tmp_path):
     code = (
-        "from onnxprune.runtime.timing import timing_lock\n"
+        "from onnxprune.runtime.lock import timing_lock\n"
         "print('waiting', flush=True)\n"
         "with timing_lock(): print('timing', flush=True)"
     )

@@ -15,7 +15,7 @@ import pytest
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import Reporter, Verbosity
 from onnxprune.results import store
-from onnxprune.results.step import RetryPolicy
+from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import pool as workers

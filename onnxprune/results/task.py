@@ -1,4 +1,4 @@
-"""One step of a sweep, a base or a point: done once, whole or not at all, by one process at a time."""
+"""One task of a sweep, a base or a point: done once, whole or not at all, by one process at a time."""
 
 import errno
 import os
@@ -18,11 +18,11 @@ _STORAGE_ERRORS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, er
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """What to do about steps that are not simply missing.
+    """What to do about tasks that are not simply missing.
 
     Attributes:
         retry_failed: do again what failed before.
-        wait: for another process that is doing the same step.
+        wait: for another process that is doing the same task.
     """
 
     retry_failed: bool = False
@@ -36,14 +36,14 @@ def ensure(
     retry: RetryPolicy,
     listener: Listener,
 ) -> tuple[dict[str, Any], bool]:
-    """The record of a step, and whether its files were there already; `work` makes the files and the record otherwise.
+    """The record of a task, and whether its files were there already; `work` makes the files and the record otherwise.
 
-    A step whose files do not fit the checksums in its record is set aside and done again.
+    A task whose files do not fit the checksums in its record is set aside and done again.
 
     Raises:
-        BusyError: another process is doing the step, and the policy says not to wait.
-        RunError: the step failed, now or before; its folder says why.
-        StorageError: nothing can be written any more; the step counts as not begun.
+        BusyError: another process is doing the task, and the policy says not to wait.
+        RunError: the task failed, now or before; its folder says why.
+        StorageError: nothing can be written any more; the task counts as not begun.
     """
     with store.claimed(folder, wait=False) as ours:
         if ours:
@@ -79,10 +79,10 @@ def _ensure(
 
 
 def done_before(folder: Path, retry: RetryPolicy, listener: Listener) -> dict[str, Any] | None:
-    """The record of a claimed folder whose step is done; None where it is to be done. Damaged files are set aside.
+    """The record of a claimed folder whose task is done; None where it is to be done. Damaged files are set aside.
 
     Raises:
-        RunError: the step failed before, and the policy says not to try again.
+        RunError: the task failed before, and the policy says not to try again.
     """
     record = store.finished_record(folder)
     if record is not None:
@@ -100,7 +100,7 @@ def done_before(folder: Path, retry: RetryPolicy, listener: Listener) -> dict[st
 def _attempt(work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any] | None, str, str]:
     """The record, or None with the reason and the traceback, as texts: what the failed work held is freed.
 
-    Every exception is caught: it must not lose the other steps.
+    Every exception is caught: it must not lose the other tasks.
     """
     try:
         return work(), "", ""
