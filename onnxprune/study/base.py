@@ -23,11 +23,11 @@ from onnxprune.training.batches import Batches
 from onnxprune.training.cost import TrainingCost
 from onnxprune.training.opcount import count_training_ops
 from onnxprune.training.recipe import Recipe
+from onnxprune.training.setup import build_network, recipe_of, train_checked, training_batches
 from onnxprune.training.transfer import CLASSES
 
 if TYPE_CHECKING:
     from onnxprune.pruning.request import Memory
-from onnxprune.training.setup import build_network, recipe_of, train_checked, training_batches
 
 
 @dataclass(frozen=True)

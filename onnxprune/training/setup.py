@@ -1,6 +1,6 @@
 """What the settings of a point say of its network and of its training."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,9 +16,6 @@ from onnxprune.training.device import select_device
 from onnxprune.training.loop import train
 from onnxprune.training.recipe import Recipe, scaled_learning_rate
 from onnxprune.training.transfer import load_weights
-
-if TYPE_CHECKING:
-    pass
 
 _PROBE_IMAGES = 64
 
