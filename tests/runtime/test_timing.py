@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from onnxprune.common.errors import InputError
+from onnxprune.runtime import timing
 from onnxprune.runtime.kernels import KernelTime, on_cpu, time_kernels
 from onnxprune.runtime.lock import timing_lock
 from onnxprune.runtime.timing import compare, interleave, precise, summarise
@@ -104,6 +105,13 @@ def test_summary_by_hand():
     assert latency.runs == 1000
 
 
+def test_a_few_slow_runs_do_not_move_the_median():
+    times = np.array([2.0] * 15 + [1.0] * 4 + [1000.0])
+    latency = summarise(times)
+    assert latency.median_ms == 2
+    assert latency.mean_ms == pytest.approx(times.mean())
+
+
 def test_no_p99_below_a_thousand_runs():
     assert summarise(np.ones(999)).p99_ms is None
 
@@ -122,6 +130,35 @@ def test_a_far_smaller_file_is_faster(tmp_path):
     other = graphs.linear(tmp_path / "other.onnx", graphs.ones(10, 3 * 32 * 32))
     comparison = compare(base, other, (3, 32, 32), 8, device="cpu", threads=1, seconds=0.3)
     assert comparison.speedup > 3
+
+
+def test_speedup_and_noise_by_hand(monkeypatch):
+    """Two sessions of each file in the same rounds: base, other, base, other."""
+    monkeypatch.setattr(timing, "fresh_run", lambda *arguments: arguments)
+    sessions = []
+
+    def interleave(runs, *arguments, **options):
+        sessions.extend(runs)
+        return [np.array([value] * 21) for value in (6.0, 2.0, 6.6, 2.1)]
+
+    monkeypatch.setattr(timing, "interleave", interleave)
+    base, other = Path("base.onnx"), Path("other.onnx")
+    found = compare(base, other, (3, 5, 5), 8, device="cpu", threads=2, seconds=0.1)
+    assert sessions == [(path, (8, 3, 5, 5), "cpu", 2) for path in (base, other, base, other)]
+    assert found.base.median_ms == pytest.approx(6.3)
+    assert found.other.median_ms == pytest.approx(2.05)
+    assert found.base.runs == found.other.runs == 42
+    assert found.speedup == pytest.approx(6.3 / 2.05)
+    assert found.noise == pytest.approx(0.6 / 6 + 0.1 / 2)
+
+
+def test_base_and_other_are_timed_in_the_same_rounds(monkeypatch):
+    calls = []
+    monkeypatch.setattr(timing, "fresh_run", lambda path, *_: fake_run(path.stem, calls))
+    compare(Path("base.onnx"), Path("other.onnx"), (1,), 8, device="cpu", threads=1, seconds=0)
+    rounds = [calls[start : start + 4] for start in range(12, len(calls), 4)]  # after three runs of each to warm up
+    assert len(rounds) >= 20
+    assert all(sorted(turn) == ["base", "base", "other", "other"] for turn in rounds)
 
 
 def test_an_input_of_another_shape_is_an_error(tmp_path, capfd):

@@ -160,6 +160,18 @@ def work(dataset: Dataset, **changes: Any) -> PruningContext:
     return PruningContext(point, build_network(point, dataset), {}, dataset, batches, request, listener)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("schedule", ["one-shot", "at-init", "lottery", "iterative"])
+def test_training_of_all_rounds_is_counted(dataset: Dataset, schedule: str) -> None:
+    rounds = {"rounds": 2} if SCHEDULES[schedule].rounds else {}
+    job = work(dataset, technique="weight", schedule=schedule, sparsity=75, **rounds)
+    resolve_name(SCHEDULES[schedule].run)(job)
+    images = len(dataset.train)
+    wanted = {"one-shot": 2 * images, "at-init": 3 * images, "lottery": 2 * 3 * images, "iterative": 2 * images}
+    assert job.cost is not None
+    assert job.cost.images == wanted[schedule]
+    assert job.flops == wanted[schedule] * (4 * (144 * 64 + 64 * 3) + 2 * 64 * 3)
+
+
 @pytest.fixture
 def untrained_lottery(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PruningContext, "train_pruned", lambda self, pruned, training: pruned)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 from pathlib import Path
 
 import hypothesis
@@ -163,6 +164,24 @@ def test_other_data_are_another_identity() -> None:
     (point,) = Sweep.one_point({}).points
     assert point.point_id("a") != point.point_id("b")
     assert point.base_id("a") != point.base_id("b")
+
+
+def test_the_content_of_a_file_of_weights_is_part_of_the_identity(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    (point,) = Sweep.one_point({"weights": _written(path, b"first", 1)}).points
+    identities = []
+    for number, content in enumerate((b"first", b"other", b"first"), start=2):
+        _written(path, content, number)
+        identities.append((point.base_id("x"), point.point_id("x")))
+    assert identities[0] == identities[2]
+    assert not set(identities[0]) & set(identities[1])
+
+
+def _written(path: Path, content: bytes, seconds: int) -> str:
+    """Writes a file that was changed so many seconds after the epoch."""
+    path.write_bytes(content)
+    os.utime(path, (seconds, seconds))
+    return str(path)
 
 
 def test_identities_stay_what_they_are() -> None:

@@ -99,6 +99,24 @@ def test_seeds_decide_together(data: str, tmp_path: Path) -> None:
     assert sum(drops) / 2 == pytest.approx(answer.drop)
 
 
+def test_the_test_accuracy_has_no_say(data: str, tmp_path: Path) -> None:
+    """Made-up points, which lose on the validation split at 75 %, and on the test set at 50 % or nowhere."""
+    plan = Sweep.parse({**SETTINGS, "dataset": data, "technique": "weight", "sparsity": [25, 50, 75, 100]})
+    checksum = Materials(None).dataset(plan.points[0]).checksum
+    for test_accuracies in ([90, 10, 10, 10], [90, 90, 90, 90]):
+        runs = tmp_path / str(test_accuracies[1])
+        for point, test, validation in zip(plan.points, test_accuracies, [90, 88, 80, 10], strict=True):
+            folder = runs / "sweep" / point.point_id(checksum)
+            store.begin(folder, point.settings())
+            metrics = {"base_accuracy": 90, "accuracy": test}
+            metrics |= {"base_validation_accuracy": 90, "validation_accuracy": validation}
+            store.finish(folder, {"metrics": metrics, "environment": {}})
+        (found,) = find(data, runs, step=25)
+        assert found.sparsity == 50
+        assert [trial.drop for trial in found.trials] == [0, 2, 10]
+        assert found.trainings == 0
+
+
 def arguments(data: str, out: Path, **changes: Any) -> list[str]:
     values = {**SETTINGS, "dataset": data, "technique": "weight", **changes}
     return [f"--out={out}", "--quiet", *(f"--{name.replace('_', '-')}={value}" for name, value in values.items())]

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import math
+import time
 from collections import Counter
 
 import numpy as np
@@ -352,6 +353,14 @@ def test_updates_and_images_are_counted(batches: Batches, batch_size: int, updat
     assert len(cost.epoch_losses) == 3
     assert cost.seconds > 0
     assert cost.peak_memory_bytes > 10 * 2**20  # Python with PyTorch
+
+
+def test_seconds_are_those_of_this_thread(batches: Batches) -> None:
+    train(build("cnn"), batches, recipe(epochs=1))  # the first one imports
+    started = time.thread_time()
+    cost = train(build("cnn"), batches, recipe(epochs=4))
+    taken = time.thread_time() - started
+    assert 0.5 * taken < cost.seconds <= taken
 
 
 def test_a_batch_larger_than_the_set_is_the_set(batches: Batches) -> None:
