@@ -29,7 +29,7 @@ def probe(
 ) -> None:
     """Tries a file of unknown origin in a process of its own: onnxruntime crashes on some that are damaged.
 
-    It is checked by `onnxfile.load`, opened, and run once on random inputs, as it will be here.
+    It is checked by `graph.files.load`, opened, and run once on random inputs, as it will be here.
 
     Args:
         shapes: of the inputs; without them, the file is only opened.
