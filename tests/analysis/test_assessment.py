@@ -10,7 +10,7 @@ import click.testing
 import numpy as np
 import pytest
 from classifiers import SQUARES, classifier, square_finder
-from command_line import REPOSITORY, onnxprune, small_npz
+from command_line import REPOSITORY, called, small_npz
 
 from onnxprune.commands.evaluate import evaluate
 from onnxprune.common.errors import InputError
@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_refused(
 def test_bad_files_are_one_line_and_exit_code_2(data: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     for name in ("bad.onnx", "nowhere.onnx", "."):
-        done = onnxprune("evaluate", tmp_path / name, "--dataset", data)
+        done = called("evaluate", tmp_path / name, "--dataset", data)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from classifiers import SQUARES, classifier, square_finder
-from command_line import onnxprune, small_npz
+from command_line import called, small_npz
 from PIL import Image
 
 from onnxprune.analysis.classifier import open_classifier
@@ -95,13 +95,13 @@ def test_a_fixed_batch_takes_any_number_of_pictures(tmp_path: Path) -> None:
 def test_the_command_prints_a_line_a_picture(model: Path, tmp_path: Path) -> None:
     square(0).save(tmp_path / "a.png")
     square(2).resize((30, 30)).save(tmp_path / "b.png")
-    done = onnxprune("predict", model, tmp_path / "a.png", tmp_path / "b.png")
+    done = called("predict", model, tmp_path / "a.png", tmp_path / "b.png")
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert "a.png  top " in first
     assert "b.png  bottom " in second
     assert "1 of 2 resized to 12x12" in done.stderr
-    rows = json.loads(onnxprune("predict", model, tmp_path / "a.png", tmp_path / "b.png", "--json").stdout)
+    rows = json.loads(called("predict", model, tmp_path / "a.png", tmp_path / "b.png", "--json").stdout)
     assert [row["class"] for row in rows] == ["top", "bottom"]
     assert [row["resized_to"] for row in rows] == [None, [12, 12]]
     assert len(rows[0]["top"]) == 3
@@ -114,7 +114,7 @@ def test_files_that_are_no_pictures_are_a_line_each_and_exit_code_2(model: Path,
     (tmp_path / "text.png").write_text("not a picture")
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
     names = ["good.png", "cut.png", "text.png", "nowhere.png", "deep.png"]
-    done = onnxprune("predict", model, *(tmp_path / name for name in names), tmp_path)
+    done = called("predict", model, *(tmp_path / name for name in names), tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     lines = done.stderr.splitlines()
     assert len(lines) == 5
@@ -152,7 +152,7 @@ def test_predictions_agree_with_evaluate(model: Path, tmp_path: Path) -> None:
         Image.fromarray(pixels).save(paths[-1])
     found = [entry.top[0][0] for entry in predict(open_classifier(model), paths)]
     right = np.mean([NAMED["classes"].index(name) for name in found] == np.load(data)["y_test"])
-    shown = onnxprune("evaluate", model, "--dataset", data, "--json")
+    shown = called("evaluate", model, "--dataset", data, "--json")
     assert json.loads(shown.stdout)["accuracy"] == pytest.approx(100 * right)
 
 

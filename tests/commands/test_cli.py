@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import REPOSITORY, onnxprune, small_npz
+from command_line import REPOSITORY, called, onnxprune, small_npz
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -64,7 +64,7 @@ def test_sweep_help_lists_every_setting_and_needs_no_pytorch() -> None:
 def test_bad_input_is_one_clear_line_and_exit_code_2(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     if "cuda" in arguments and _has_cuda():
         pytest.skip("this machine has CUDA")
-    done = onnxprune(*arguments, cwd=tmp_path)
+    done = called(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -85,23 +85,23 @@ def test_listings_name_everything() -> None:
         "datasets": ["digits", "fmnist", "1x28x28", "10 classes"],
         "techniques": ["weight", "neuron", "structured", "unstructured", "fpgm", "at-init", "1906.10771"],
     }.items():
-        done = onnxprune(command)
+        done = called(command)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         for word in words:
             assert word in done.stdout
-        rows = json.loads(onnxprune(command, "--json").stdout)
-        assert len(rows) == len(list(csv.DictReader(io.StringIO(onnxprune(command, "--csv").stdout)))) > 0
+        rows = json.loads(called(command, "--json").stdout)
+        assert len(rows) == len(list(csv.DictReader(io.StringIO(called(command, "--csv").stdout)))) > 0
 
 
 def test_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(tmp_path: Path) -> None:
     arguments = ["sweep", "--model", "slp", "--dataset", "digits", "--epochs", "2", "--finetune-epochs", "1"]
     arguments += ["--dry-run", "--sparsity", "0,50"]
-    done = onnxprune(*arguments, cwd=tmp_path)
+    done = called(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("model=slp") == 8
     assert "8 points from 1 base(s)" in done.stdout
-    plan = json.loads(onnxprune(*arguments, "--json", cwd=tmp_path).stdout)
+    plan = json.loads(called(*arguments, "--json", cwd=tmp_path).stdout)
     images = plan["cost"]["training_images"] // (2 + 8)  # 2 epochs of the base, 1 of each point
     assert plan["cost"]["training_images"] == images * 10
     # forward 2 x 101,632; backward the same for the weights, and 2 x 1,280 for the hidden units' gradient
@@ -119,13 +119,13 @@ def test_run_prints_a_table_on_stdout_and_progress_on_stderr(tmp_path: Path) -> 
     assert "IPA" in done.stdout
     assert "base slp-squares" in done.stderr
     assert "Warning" not in done.stdout + done.stderr
-    again = onnxprune(*arguments, "--latency-seconds", "0.05", "--out", tmp_path / "runs", "--json")
+    again = called(*arguments, "--latency-seconds", "0.05", "--out", tmp_path / "runs", "--json")
     assert "already done" in again.stderr
     (row,) = json.loads(again.stdout)
     assert row["sparsity"] == 50
     assert row["accuracy"] > 60
     sweep = next(path for path in (tmp_path / "runs").iterdir() if path.name != "bases")
-    csv = onnxprune("results", sweep, "--csv").stdout.splitlines()
+    csv = called("results", sweep, "--csv").stdout.splitlines()
     assert len(csv) == 2
     assert csv == (sweep / "results.csv").read_text().splitlines()
 
@@ -133,7 +133,7 @@ def test_run_prints_a_table_on_stdout_and_progress_on_stderr(tmp_path: Path) -> 
 def test_a_corrupt_dataset_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     broken = tmp_path / "broken.npz"
     broken.write_bytes(b"PK\x03\x04 not a zip file")
-    done = onnxprune("run", "--dataset", broken, "--out", tmp_path / "runs")
+    done = called("run", "--dataset", broken, "--out", tmp_path / "runs")
     assert done.returncode == 2
     assert "broken.npz" in done.stderr
     assert "Traceback" not in done.stderr

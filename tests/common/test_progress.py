@@ -5,7 +5,7 @@ import io
 import sys
 
 import pytest
-from command_line import onnxprune
+from command_line import called
 from rich.console import Console
 
 from onnxprune.common import progress
@@ -51,6 +51,6 @@ def test_a_terminal_shows_loss_and_the_best_that_loses_little(monkeypatch: pytes
 
 @pytest.mark.parametrize("both", [("--quiet", "--verbose"), ("--json", "--csv")])
 def test_options_that_exclude_each_other(both: tuple[str, str]) -> None:
-    done = onnxprune("sweep", "--dataset", "digits", *both)
+    done = called("sweep", "--dataset", "digits", *both)
     assert done.returncode == 2
     assert f"{both[0]} and {both[1]} exclude each other" in done.stderr

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import REPOSITORY, onnxprune, small_npz
+from command_line import REPOSITORY, called, small_npz
 from PIL import Image
 
 import onnxprune as package
@@ -130,7 +130,7 @@ ASK = ("--max-drop", "100", "--max-bytes", "30000")  # only the one of 50 % is s
 @pytest.fixture(scope="module")
 def models(sweep: Path) -> Path:
     out = sweep.parents[1] / "models"
-    done = onnxprune("deploy", sweep, *ASK, "--out", out)
+    done = called("deploy", sweep, *ASK, "--out", out)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert f"{NAME}: the fastest of the 1 of 3 models" in done.stdout
@@ -160,14 +160,14 @@ def test_the_lines_of_the_card_predict_what_predict_does(models: Path) -> None:
     paths = [models.parent / f"{index}.png" for index in range(20)]
     for path, pixels in zip(paths, images, strict=True):
         Image.fromarray(pixels).save(path)
-    found = json.loads(onnxprune("predict", models / f"{NAME}.onnx", *paths, "--json").stdout)
+    found = json.loads(called("predict", models / f"{NAME}.onnx", *paths, "--json").stdout)
     assert done.stdout.strip("[]\n").split() == [entry["class"] for entry in found]
     assert len({entry["class"] for entry in found}) > 1
 
 
 def test_evaluate_gives_the_accuracy_of_the_card(models: Path) -> None:
     data = models.parent / "my squares.npz"
-    done = onnxprune("evaluate", models / f"{NAME}.onnx", "--dataset", data, "--json")
+    done = called("evaluate", models / f"{NAME}.onnx", "--dataset", data, "--json")
     accuracy = json.loads(done.stdout)["accuracy"]
     assert f"| accuracy, 60 test images, % | {accuracy:.2f} |" in (models / f"{NAME}.md").read_text()
 
@@ -181,11 +181,11 @@ def test_the_command_of_the_card_is_the_point(models: Path, sweep: Path) -> None
 
 
 def test_deploying_again_replaces_and_another_model_is_added(models: Path, sweep: Path) -> None:
-    again = onnxprune("deploy", sweep, *ASK, "--out", models, "--json")
+    again = called("deploy", sweep, *ASK, "--out", models, "--json")
     assert json.loads(again.stdout) == json.loads((models / "index.json").read_text())
     out = models.parent / "two"
     shutil.copytree(models, out)
-    (dense,) = json.loads(onnxprune("deploy", sweep, "--max-drop", 0, "--out", out, "--json").stdout)
+    (dense,) = json.loads(called("deploy", sweep, "--max-drop", 0, "--out", out, "--json").stdout)
     names = [entry["name"] for entry in json.loads((out / "index.json").read_text())]
     assert names == sorted({NAME, dense["name"]})
 
@@ -195,14 +195,14 @@ def test_another_point_of_the_same_name_gets_its_hash(models: Path, sweep: Path)
     out.mkdir()
     (entry,) = json.loads((models / "index.json").read_text())
     write_json(out / "index.json", [{**entry, "point": "another"}])
-    (added,) = json.loads(onnxprune("deploy", sweep, *ASK, "--out", out, "--json").stdout)
+    (added,) = json.loads(called("deploy", sweep, *ASK, "--out", out, "--json").stdout)
     assert added["name"] == f"{NAME}-{added['point'].rsplit('-', 1)[1]}"
     assert len(json.loads((out / "index.json").read_text())) == 2
 
 
 def test_the_layout_of_triton(models: Path, sweep: Path) -> None:
     out = models.parent / "triton"
-    done = onnxprune("deploy", sweep, *ASK, "--out", out, "--layout", "triton")
+    done = called("deploy", sweep, *ASK, "--out", out, "--layout", "triton")
     assert done.returncode == 0, done.stderr
     folder = out / NAME
     assert (folder / "1" / "model.onnx").read_bytes() == (models / f"{NAME}.onnx").read_bytes()
@@ -216,7 +216,7 @@ def test_the_layout_of_triton(models: Path, sweep: Path) -> None:
 
 
 def test_nothing_satisfies_is_one_line_and_exit_code_1(sweep: Path, tmp_path: Path) -> None:
-    done = onnxprune("deploy", sweep, "--min-speedup", 1000, "--out", tmp_path / "models")
+    done = called("deploy", sweep, "--min-speedup", 1000, "--out", tmp_path / "models")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "asked: speedup at least 1000" in done.stderr
     assert not (tmp_path / "models").exists()
@@ -272,7 +272,7 @@ def test_sweeps_that_lack_what_decides_are_refused(sweep: Path, tmp_path: Path) 
         record["metrics"].update(speedup=None, latency_ms_median=None)
         write_json(path, record)
     assert len(deployment.studies(copy, constraints(max_drop=1))) == 1
-    done = onnxprune("deploy", copy, *ASK, "--out", tmp_path / "models")
+    done = called("deploy", copy, *ASK, "--out", tmp_path / "models")
     assert f"{NAME}: the one of the fewest MACs" in done.stdout, done.stderr
     assert "latency was not timed" in (tmp_path / "models" / f"{NAME}.md").read_text()
     with pytest.raises(InputError, match="was not timed"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from command_line import onnxprune
+from command_line import called
 from made_up import hand_made
 from PIL import Image
 
@@ -96,7 +96,7 @@ def test_a_column_without_a_measurement_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(sweep: Path) -> None:
-    done = onnxprune("plot", sweep, "--out", sweep / "figure.gif")
+    done = called("plot", sweep, "--out", sweep / "figure.gif")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"Error: cannot tell the format of {sweep / 'figure.gif'}: expected a name that ends in .pdf, .png, .svg"

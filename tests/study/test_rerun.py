@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from command_line import onnxprune
+from command_line import called
 
 from onnxprune.cli import main
 from onnxprune.common.errors import InputError
@@ -23,7 +23,7 @@ from onnxprune.study.rerun import compare, rerun
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {**faults.SETTINGS, "technique": "weight,neuron,structured,unstructured", "augment": "crop+flip"}
-    plan = Sweep.parse({**settings, "sparsity": [0, 50, 90]})
+    plan = Sweep.parse({**settings, "sparsity": [0, 50]})
     return run_sweep(plan, tmp_path_factory.mktemp("runs")).folder
 
 
@@ -43,7 +43,7 @@ def change(folder: Path, part: str, **values: object) -> None:
 
 def test_a_whole_sweep_is_reproduced_bit_for_bit(sweep: Path, tmp_path: Path) -> None:
     found = rerun(sweep, tmp_path)
-    assert len(found) == 12
+    assert len(found) == 8
     for repetition in found:
         assert repetition.reproduced
         assert not repetition.differences, repetition
@@ -53,7 +53,7 @@ def test_a_whole_sweep_is_reproduced_bit_for_bit(sweep: Path, tmp_path: Path) ->
 
 
 def test_one_point_is_reproduced_by_the_command(sweep: Path, tmp_path: Path) -> None:
-    done = onnxprune("rerun", next(sweep.glob("*-s50-*")), cwd=tmp_path)
+    done = called("rerun", next(sweep.glob("*-s50-*")), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("reproduced, bit for bit")
     assert "1 of 1 reproduced" in done.stdout

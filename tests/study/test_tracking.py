@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from command_line import onnxprune
+from command_line import called, onnxprune
 
 SWEEP = (
     "sweep", "--model", "slp", "--dataset", "digits", "--train-limit", 100, "--epochs", 2, "--finetune-epochs", 1,
@@ -107,7 +107,7 @@ def test_tensorboard_reads_what_is_written(tmp_path: Path) -> None:
 
 
 def test_an_unknown_tracker_is_one_line(tmp_path: Path) -> None:
-    done = onnxprune(*SWEEP, "--track", "wandb", "--out", tmp_path)
+    done = called(*SWEEP, "--track", "wandb", "--out", tmp_path)
     assert done.returncode == 2
     assert done.stderr == "Error: unknown tracker 'wandb': known are mlflow, tensorboard.\n"
 
