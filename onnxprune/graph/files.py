@@ -37,7 +37,9 @@ def load(path: Path) -> tuple[ModelProto, int]:
             data is missing or not in its folder.
     """
     model = _parse(path)
-    external_bytes = _check_tensors(path, model)
+    external: dict[Path, int] = {}
+    _check_tensors(path, model, external)
+    external_bytes = sum(external.values())
     _check_opset(path, model)
     _check_functions(path, model)
     light = without_weights(model)
@@ -55,6 +57,18 @@ def load(path: Path) -> tuple[ModelProto, int]:
     except Exception as error:  # onnx's errors share no base class
         raise _damaged(path, one_line(error)) from error
     return model, path.stat().st_size + external_bytes
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file, and those of its external data.
+
+    Raises:
+        InputError: likewise.
+    """
+    external: dict[Path, int] = {}
+    model = _parse(path)
+    _check_tensors(path, model, external)
+    return [path, *external]
 
 
 def _parse(path: Path) -> ModelProto:
@@ -148,16 +162,14 @@ def _tensors(nodes: Iterable[NodeProto], graph: GraphProto | None = None) -> Ite
             yield tensor.indices
 
 
-def _check_tensors(path: Path, model: ModelProto) -> int:
-    """Checks every tensor's declared size against its bytes, and gives the bytes of the external files."""
-    external: dict[Path, int] = {}
+def _check_tensors(path: Path, model: ModelProto, external: dict[Path, int]) -> None:
+    """Checks every tensor's declared size against its bytes, and puts the sizes of external files into `external`."""
     try:
         for nodes, graph in [(model.graph.node, model.graph), *((item.node, None) for item in model.functions)]:
             for tensor in _tensors(nodes, graph):
                 _check_tensor(path, tensor, external)
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, one_line(error)) from error
-    return sum(external.values())
 
 
 def _check_tensor(path: Path, tensor: TensorProto, external: dict[Path, int]) -> None:

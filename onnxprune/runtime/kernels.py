@@ -46,23 +46,7 @@ def time_kernels(
     Raises:
         InputError: the file cannot be run on this device, or not on inputs of these shapes.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        session = open_session(path, device=device, threads=threads, profile_to=Path(folder))
-        run = bound_run(session, random_inputs(session, shapes), device)
-        first = time.perf_counter()
-        run()
-        # The profiler keeps at most a million events, and every run adds one a node.
-        runs = max(3, min(_PROFILED_RUNS, int(seconds / (time.perf_counter() - first))))
-        for _ in range(runs - 1):
-            run()
-        events = json.loads(Path(session.end_profiling()).read_text())
-    return _kernel_times(events, runs)
-
-
-def _kernel_times(events: list[dict[str, Any]], runs: int) -> tuple[KernelTime, ...]:
-    """Means over all runs but the first, which warms up: each run's nodes come in the same order."""
-    nodes = [event for event in events if event["cat"] == "Node" and event["name"].endswith("_kernel_time")]
-    nodes = [event for event in nodes[len(nodes) // runs :] if event["args"]["op_name"] not in _CONTAINERS]
+    nodes, runs = _events(path, shapes, device, threads, seconds)
     microseconds: Counter[tuple[str, str]] = Counter()
     kernels: Counter[tuple[str, str]] = Counter()
     for event in nodes:
@@ -80,6 +64,38 @@ def _kernel_times(events: list[dict[str, Any]], runs: int) -> tuple[KernelTime, 
         )
         for (operator, provider), spent in microseconds.most_common()
     )
+
+
+def time_nodes(path: Path, shapes: Mapping[str, Sequence[int]], *, threads: int, seconds: float) -> dict[str, float]:
+    """Milliseconds a run of each node on the CPU, by the name that onnxruntime has for it.
+
+    Raises:
+        InputError: the file cannot be run on inputs of these shapes.
+    """
+    nodes, runs = _events(path, shapes, "cpu", threads, seconds)
+    found: Counter[str] = Counter()
+    for event in nodes:
+        found[event["name"].removesuffix("_kernel_time")] += event["dur"]
+    return {name: spent / 1000 / (runs - 1) for name, spent in found.items()}
+
+
+def _events(
+    path: Path, shapes: Mapping[str, Sequence[int]], device: str, threads: int, seconds: float
+) -> tuple[list[dict[str, Any]], int]:
+    """The profiler's events of nodes in all runs but the first, which warms up, and the number of runs with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(path, device=device, threads=threads, profile_to=Path(folder))
+        run = bound_run(session, random_inputs(session, shapes), device)
+        first = time.perf_counter()
+        run()
+        # The profiler keeps at most a million events, and every run adds one a node.
+        runs = max(3, min(_PROFILED_RUNS, int(seconds / (time.perf_counter() - first))))
+        for _ in range(runs - 1):
+            run()
+        events = json.loads(Path(session.end_profiling()).read_text())
+    nodes = [event for event in events if event["cat"] == "Node" and event["name"].endswith("_kernel_time")]
+    # each run's nodes come in the same order
+    return [event for event in nodes[len(nodes) // runs :] if event["args"]["op_name"] not in _CONTAINERS], runs
 
 
 def on_cpu(path: Path, kernels: Sequence[KernelTime]) -> str | None:

@@ -1,0 +1,41 @@
+"""Follows the channels of a network from node to node."""
+
+from collections.abc import Mapping
+
+from onnx import NodeProto
+
+from onnxprune.graph.channels import ChannelGraph, Follower
+from onnxprune.graph.network import Network, reads
+from onnxprune.graph.nodes import operator_type
+from onnxprune.graph.rules import RULES, SEVERAL
+from onnxprune.graph.tensors import Shape
+
+
+def follow(network: Network, shapes: Mapping[str, Shape], other: Mapping[str, Shape] | None) -> ChannelGraph:
+    """Follows the channels of a folded network.
+
+    Args:
+        shapes: of every tensor in one run.
+        other: likewise, at other free sizes; None where no size is free.
+    """
+
+    follower = Follower(network, shapes, other)
+    for index, node in enumerate(network.nodes):
+        follower.node = index
+        kind = operator_type(node)
+        rule = RULES.get(kind)
+        known = all(name in shapes for name in [*reads(node), *node.output] if name)
+        if rule is not None and known and not any(item.HasField("g") for item in node.attribute):
+            if kind not in SEVERAL:
+                follower.freeze_all(node.input[1:], f"{kind} takes them as its parameters")
+            rule(follower, node)
+        else:
+            _unknown(follower, node)
+    follower.node = -1
+    for name in network.outputs:
+        follower.freeze_all([name], f"they are the model's output {name!r}")
+    return follower.finish()
+
+
+def _unknown(follower: Follower, node: NodeProto) -> None:
+    follower.freeze_all(reads(node), f"{operator_type(node)} is not understood")

@@ -1,0 +1,212 @@
+"""An ONNX model whose weights are NumPy arrays beside its graph, so that they can be cut, fitted and shared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxprune.graph.files import load
+from onnxprune.graph.nodes import operator_type, subgraphs, used_names
+from onnxprune.graph.tensors import constants, values
+
+_EXTERNAL_ABOVE = 2**31 - 2**20  # protobuf's limit, less what the graph itself takes
+
+
+@dataclass
+class Network:
+    """A graph and its constants, which every operation replaces and none changes in place.
+
+    Attributes:
+        model: the file without initializers and Constant nodes.
+        weights: name -> value of every constant of the main graph.
+    """
+
+    model: ModelProto
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> list[NodeProto]:
+        """In the order of the file."""
+        return list(self.model.graph.node)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the inputs that are not constants, in order."""
+        return [value.name for value in self.model.graph.input]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names, in order."""
+        return [value.name for value in self.model.graph.output]
+
+    def copy(self) -> Network:
+        """A network whose graph may be changed; the weights' arrays are shared."""
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        return Network(model, dict(self.weights))
+
+    def replace_nodes(self, nodes: Iterable[NodeProto]) -> None:
+        """Sets the nodes, and drops the constants that none of them reads."""
+        kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(kept)
+        self.drop_unused()
+
+    def drop_unused(self) -> None:
+        """Drops the constants that no node reads."""
+        used = used_names(self.model.graph)
+        self.weights = {name: value for name, value in self.weights.items() if name in used}
+
+    def fresh(self, name: str) -> str:
+        """A name that no tensor has yet."""
+        taken = set(self.weights) | set(self.inputs) | _made_in(self.model.graph)
+        candidate, number = name, 0
+        while candidate in taken:
+            number += 1
+            candidate = f"{name}_{number}"
+        return candidate
+
+    def proto(self) -> ModelProto:
+        """The whole model; over 2 GiB it cannot be serialised, `save` can."""
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in self.weights.items())
+        return model
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all; weights over 2 GiB go into external data beside it."""
+        partial = path.with_name(path.name + ".part")
+        data = path.with_name(path.name + ".data")
+        partial_data = data.with_name(data.name + ".part")
+        try:
+            if sum(value.nbytes for value in self.weights.values()) <= _EXTERNAL_ABOVE:
+                partial.write_bytes(self.proto().SerializeToString(deterministic=True))
+            else:
+                self._write_external(partial, partial_data, data.name)
+                partial_data.replace(data)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+            partial_data.unlink(missing_ok=True)
+
+    def _write_external(self, path: Path, data: Path, location: str) -> None:
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        with data.open("wb") as file:
+            for name, value in self.weights.items():
+                if value.nbytes < 1024:
+                    model.graph.initializer.append(numpy_helper.from_array(value, name))
+                    continue
+                file.write(b"\0" * (-file.tell() % 4096))
+                tensor = model.graph.initializer.add(
+                    name=name,
+                    dims=value.shape,
+                    data_type=helper.np_dtype_to_tensor_dtype(value.dtype),
+                    data_location=TensorProto.EXTERNAL,
+                )
+                for key, entry in (("location", location), ("offset", file.tell()), ("length", value.nbytes)):
+                    tensor.external_data.add(key=key, value=str(entry))
+                np.ascontiguousarray(value).tofile(file)
+        path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def read(path: Path) -> Network:
+    """Reads an ONNX file: functions inlined, Constant nodes and initializers alike as arrays.
+
+    Raises:
+        InputError: see `onnxprune.onnxfile.load`.
+    """
+    model, _ = load(path)
+    weights = {tensor.name: values(path, tensor) for tensor in constants(model.graph)}
+    kept = [node for node in model.graph.node if not (operator_type(node) == "Constant" and node.output[0] in weights)]
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    light = ModelProto()
+    for field_, value in model.ListFields():
+        if field_.name not in ("graph", "functions"):
+            _copy(light, field_, value)
+    for field_, value in model.graph.ListFields():
+        if field_.name not in ("node", "initializer", "input", "value_info", "quantization_annotation"):
+            _copy(light.graph, field_, value)
+    light.graph.input.extend(inputs)
+    network = Network(light, weights)
+    network.replace_nodes(kept)
+    return network
+
+
+def _copy(message: Any, descriptor: Any, value: Any) -> None:
+    if descriptor.is_repeated:
+        getattr(message, descriptor.name).extend(value)
+    elif descriptor.message_type is not None:
+        getattr(message, descriptor.name).CopyFrom(value)
+    else:
+        setattr(message, descriptor.name, value)
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """The value of an attribute, or the default where the node does not have it."""
+    return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
+
+
+def set_attribute(node: NodeProto, name: str, value: Any) -> None:
+    """Gives the node an attribute in place of the one it has by this name."""
+    kept = [item for item in node.attribute if item.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+
+def label_of(node: NodeProto) -> str:
+    """The node's name, or that of its first output."""
+    return node.name or next((name for name in node.output if name), node.op_type)
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """Names that the node reads, those that its subgraphs take from outside among them."""
+    yield from (name for name in node.input if name)
+    for inner in subgraphs(node):
+        own = {value.name for value in inner.input} | {tensor.name for tensor in inner.initializer}
+        own |= {name for item in inner.node for name in item.output}
+        yield from sorted(used_names(inner) - own)
+
+
+def _made_in(graph: GraphProto) -> set[str]:
+    """Names that a graph's nodes give to tensors, those in subgraphs among them."""
+    made: set[str] = set()
+    for node in graph.node:
+        made.update(node.output)
+        for inner in subgraphs(node):
+            made |= _made_in(inner) | {value.name for value in (*inner.input, *inner.initializer)}
+    return made
+
+
+def live_nodes(nodes: list[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
+    """The nodes that the outputs depend on, in order."""
+    needed = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if any(name in needed for name in node.output if name):
+            kept.append(node)
+            needed.update(reads(node))
+    return kept[::-1]
+
+
+def opset(model: ModelProto) -> int:
+    """Version of ONNX's own operators."""
+    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+
+
+def metadata(model: ModelProto) -> Mapping[str, str]:
+    """The properties of a file."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def set_metadata(model: ModelProto, properties: Mapping[str, str]) -> None:
+    """Adds properties to a model, in place of those of the same names."""
+    merged = {**metadata(model), **properties}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, merged)
