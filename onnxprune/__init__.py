@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from onnxprune.analysis.profiling import Profile
+    from onnxprune.reduction.result import PruneReport
     from onnxprune.settings.sweep import Sweep
     from onnxprune.study.cluster import ClusterSettings
 
-__all__ = ["InputError", "OnnxpruneError", "RunError", "__version__", "profile", "run_experiment", "sweep"]
+__all__ = ["InputError", "OnnxpruneError", "RunError", "__version__", "profile", "prune", "run_experiment", "sweep"]
 
 
 def sweep(
@@ -100,3 +101,22 @@ def profile(path: str | Path, **settings: Any) -> "Profile":
     from onnxprune.analysis import profiling
 
     return profiling.profile(path, **settings)
+
+
+def prune(path: str | Path, **settings: Any) -> "PruneReport":
+    """Prunes an ONNX file of any framework, and writes a smaller one; neither PyTorch nor NNI is imported.
+
+    Example:
+        >>> found = onnxprune.prune("model.onnx", sparsity=50, data="inputs.npz")
+        >>> found.output, found.after.macs / found.before.macs, found.fidelity, found.groups_table()
+
+    Args:
+        settings: of `onnxprune.reduction.prune.prune`: those of the command.
+
+    Raises:
+        InputError: the file, the data or the settings cannot be used; nothing is written.
+        RunError: the result fails its check; nothing is written.
+    """
+    from onnxprune.reduction import prune as pruning
+
+    return pruning.prune(path, **settings)

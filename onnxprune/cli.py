@@ -20,6 +20,7 @@ _COMMANDS = {
     "results": ("onnxprune.commands.study", "Print the table of a sweep, finished or still running."),
     "report": ("onnxprune.commands.report", "Write a page on sweeps, finished or still running."),
     "plot": ("onnxprune.commands.plot", "Draw a figure of a sweep for a paper."),
+    "prune": ("onnxprune.commands.prune", "Prune any ONNX file: smaller and faster, without its source code."),
     "profile": ("onnxprune.commands.profile", "Profile any ONNX file: what it holds, what it costs, how fast it is."),
     "rerun": ("onnxprune.commands.rerun", "Run a point or a sweep again and say whether it comes out the same."),
     "compare": ("onnxprune.commands.compare", "Compare ONNX files with a base: really faster or not, and why."),
@@ -50,7 +51,9 @@ def main() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt, _Terminated) as error:
-        click.echo("Interrupted. What is finished is kept; the same command again goes on from there.", err=True)
+        click.echo(
+            "Interrupted. What is finished is kept; of a study, the same command again goes on from there.", err=True
+        )
         sys.exit(143 if isinstance(error, _Terminated) else 130)
     except OnnxpruneError as error:
         for line in str(error).splitlines():

@@ -19,6 +19,7 @@ DOCS = REPOSITORY / "docs"
 GUIDE = [
     pytest.param("first-study", marks=pytest.mark.slow),
     "profiling",
+    "pruning-any-file",
     pytest.param("choosing-what-to-ship", marks=pytest.mark.slow),
     pytest.param("schedules", marks=pytest.mark.slow),
     "extending",

@@ -282,7 +282,7 @@ def _facts(
     device: str,
 ) -> Facts:
     base, other = counts
-    vector = _vector_channels(device)
+    vector = vector_channels(device)
     misaligned = [_misaligned(part, vector) for part in counts]
     traffic = [_traffic(part) for part in counts]
     return Facts(
@@ -343,7 +343,7 @@ def _traffic(counts: Counts) -> int | None:
     return sum(known) + sum(node.weight_bytes for node in counts.nodes) if len(known) == len(sizes) else None
 
 
-def _vector_channels(device: str) -> int:
+def vector_channels(device: str) -> int:
     """Channels of float32 that fill a vector register: 16 with AVX-512, else 8; the GPU's matrix units want 8."""
     try:
         flags = Path("/proc/cpuinfo").read_text()

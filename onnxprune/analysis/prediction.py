@@ -70,7 +70,7 @@ def predict(classifier: Classifier, paths: list[Path]) -> list[Prediction]:
     loaded, errors = [], []
     for path in paths:
         try:
-            loaded.append(_load(path, shape))
+            loaded.append(read_picture(path, shape))
         except InputError as error:
             errors.append(str(error))
     if errors:
@@ -90,7 +90,7 @@ def predict(classifier: Classifier, paths: list[Path]) -> list[Prediction]:
     ]
 
 
-def _load(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+def read_picture(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[int, int]]:
     """The picture as uint8 (C, H, W), and its own (width, height)."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")

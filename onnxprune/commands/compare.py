@@ -55,14 +55,15 @@ def compare(
         base, others, batch_sizes=batch_sizes, shapes=inputs, device=device, threads=threads, seconds=seconds
     )
     if as_json:
-        click.echo(json.dumps([_as_json(entry) for entry in entries], indent=1))
+        click.echo(json.dumps([entry_json(entry) for entry in entries], indent=1))
     elif as_csv:
         click.echo(_as_csv(entries), nl=False)
     else:
         _print(entries, device)
 
 
-def _as_json(entry: "Entry") -> dict[str, Any]:
+def entry_json(entry: "Entry") -> dict[str, Any]:
+    """A file at one batch size, in plain types."""
     parts = {
         name: None if part is None else asdict(part)
         for name, part in (("facts", entry.facts), ("verdict", entry.verdict), ("outputs", entry.outputs))
@@ -122,7 +123,7 @@ def _print(entries: "list[Entry]", device: str) -> None:
         for entry in part:
             if entry.placement:
                 click.echo(f"Note: {entry.path}: {entry.placement}")
-            _print_verdict(entry)
+            print_verdict(entry)
 
 
 def _ratio(entry: "Entry", base: "Entry", name: str) -> str:
@@ -146,7 +147,8 @@ def _timed(entry: "Entry") -> list[str]:
     ]
 
 
-def _print_verdict(entry: "Entry") -> None:
+def print_verdict(entry: "Entry") -> None:
+    """What came out for a file, and why; nothing for the base."""
     if entry.facts is None or entry.verdict is None or entry.outputs is None:
         return
     click.echo(f"{entry.path}: {entry.verdict.outcome}, {entry.facts.speedup:.2f}x of {entry.facts.theoretical:.2f}x")

@@ -1,14 +1,13 @@
 """`evaluate`: an ONNX file on a dataset's test set."""
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, DEVICE, THREADS, machine_readable, print_rows
+from onnxprune.commands.options import DATA_DIR, DEVICE, MEAN, STD, THREADS, machine_readable, print_rows
 
 if TYPE_CHECKING:
     from onnxprune.analysis.assessment import Assessment
@@ -24,12 +23,8 @@ _PAIRS = 10
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--dataset", required=True, help="Data: a name of 'onnxprune datasets', or FILE.npz.")
 @DATA_DIR
-@click.option(
-    "--mean",
-    metavar="NUMBERS",
-    help="Of pixels in [0, 1]: one number, or one for each channel, with commas  [default: the file's metadata].",
-)
-@click.option("--std", metavar="NUMBERS", help="Standard deviation; likewise.")
+@MEAN
+@STD
 @DEVICE
 @THREADS
 @machine_readable
@@ -37,8 +32,8 @@ def evaluate(
     model: Path,
     dataset: str,
     data_dir: Path | None,
-    mean: str | None,
-    std: str | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
     device: str,
     threads: int | None,
     output: str | None,
@@ -59,9 +54,8 @@ def evaluate(
 
     name = canonical_name(dataset)
     classifier = open_classifier(model, device=device, threads=threads or os.cpu_count() or 1)
-    given = _numbers("--mean", mean), _numbers("--std", std)
     data = load(name, data_dir)
-    normalisation = _normalisation(classifier, data, *given)
+    normalisation = _normalisation(classifier, data, mean, std)
     trained_on = classifier.metadata.dataset
     if trained_on not in (None, data.name):
         click.echo(f"Note: the file's metadata say it was trained on {trained_on}, not {data.name}.", err=True)
@@ -85,20 +79,6 @@ def _class_rows(found: "Assessment") -> list[dict[str, Any]]:
         }
         for name, accuracy, row in zip(found.classes, found.class_accuracy, found.confusion.tolist(), strict=True)
     ]
-
-
-def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    from onnxprune.common.errors import InputError
-
-    if text is None:
-        return None
-    try:
-        numbers = tuple(float(piece) for piece in text.split(","))
-        if not all(map(math.isfinite, numbers)):
-            raise ValueError
-    except ValueError:
-        raise InputError(f"{option}: expected numbers with commas between them, got {text!r}") from None
-    return numbers
 
 
 def _normalisation(

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -121,6 +122,27 @@ SECONDS = click.option(
     show_default=True,
     help="Length of each measurement of latency.",
 )
+
+
+def _numbers(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(piece) for piece in text.split(","))
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"expected numbers with commas between them, got {text!r}") from None
+    return numbers
+
+
+MEAN = click.option(
+    "--mean",
+    metavar="NUMBERS",
+    callback=_numbers,
+    help="Of pixels in [0, 1]: one number, or one for each channel, with commas  [default: the file's metadata].",
+)
+STD = click.option("--std", metavar="NUMBERS", callback=_numbers, help="Standard deviation; likewise.")
 
 
 def machine_readable(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Progress on stderr: a live line with the time left on a terminal, plain lines elsewhere."""
+"""Progress on stderr: a live line with the time left on a terminal; of a run of many steps, plain lines elsewhere."""
 
 import sys
 import time
@@ -63,23 +63,9 @@ class Reporter:
     """
 
     def __init__(self, total: int, verbosity: Verbosity = Verbosity.NORMAL) -> None:
-        # the stream of now: while libraries work, sys.stderr is redirected to a log
-        self._console = Console(
-            file=sys.stderr, soft_wrap=True, highlight=False, markup=False, quiet=verbosity == Verbosity.QUIET
-        )
-        self._live = self._console.is_terminal and verbosity != Verbosity.QUIET
+        self._console, self._progress = _live_line("{task.fields[best]}{task.description}", verbosity)
+        self._live = not self._progress.disable
         self._verbose = verbosity == Verbosity.VERBOSE
-        self._progress = Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[best]}{task.description}"),
-            console=self._console,
-            disable=not self._live,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
         self._task = self._progress.add_task("", total=total, best="")
         self._name = ""
         self._best = 0.0
@@ -123,3 +109,50 @@ class Reporter:
 
     def _describe(self, what: str) -> None:
         self._progress.update(self._task, description=f"{self._name} {what}")
+
+
+class Stages:
+    """Tells a person at a terminal what is being done, one thing after the other, each with its own time left.
+
+    A context manager whose value is called with what is being done, how much of it is done, and how much there is.
+    """
+
+    def __init__(self, verbosity: Verbosity = Verbosity.NORMAL) -> None:
+        _, self._progress = _live_line("{task.description}", verbosity)
+        self._task = self._progress.add_task("", total=None)
+        self._what = ""
+
+    def __enter__(self) -> "Stages":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.update(self._task, visible=False)  # what is done needs no line
+        self._progress.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self._what = what
+            self._progress.reset(self._task, total=total, description=what)
+        self._progress.update(self._task, completed=done, total=total)
+
+
+def _live_line(text: str, verbosity: Verbosity) -> tuple[Console, Progress]:
+    """A console on stderr, and a line on it with a bar, the time left and `text`, live on a terminal only."""
+    # the stream of now: while libraries work, sys.stderr is redirected to a log
+    quiet = verbosity == Verbosity.QUIET
+    console = Console(file=sys.stderr, soft_wrap=True, highlight=False, markup=False, quiet=quiet)
+    progress = Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn(text),
+        console=console,
+        disable=quiet or not console.is_terminal,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    return console, progress

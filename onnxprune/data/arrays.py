@@ -16,7 +16,7 @@ def checked(arrays: Arrays, source: str, info: DatasetInfo | None = None) -> Arr
         InputError: naming `source` and what is wrong.
     """
     x_train, x_test = (
-        _check_images(images, f"{source}: {key}") for images, key in ((arrays[0], "x_train"), (arrays[2], "x_test"))
+        check_images(images, f"{source}: {key}") for images, key in ((arrays[0], "x_train"), (arrays[2], "x_test"))
     )
     y_train, y_test = (
         _check_labels(labels, f"{source}: {key}") for labels, key in ((arrays[1], "y_train"), (arrays[3], "y_test"))
@@ -42,7 +42,8 @@ def checked(arrays: Arrays, source: str, info: DatasetInfo | None = None) -> Arr
     return x_train, y_train, x_test, y_test
 
 
-def _check_images(images: np.ndarray, what: str) -> np.ndarray:
+def check_images(images: np.ndarray, what: str) -> np.ndarray:
+    """Images as (N, C, H, W), as `checked` takes them; an InputError names `what` is wrong."""
     if images.dtype != np.uint8:
         raise InputError(f"{what} is {images.dtype}, expected uint8 (pixels 0 to 255)")
     if images.ndim == 3:

@@ -78,7 +78,7 @@ def outcomes(paths: list[Path], check: str) -> Iterator[tuple[Path, str, str, fl
     """Of each file: "ok", "refused" (InputError), "failed" (another exception) or "crashed"; the message; seconds.
 
     Args:
-        check: "profile" (all but latency) or "probe".
+        check: "profile" (all but latency), "probe", or "prune" (half of it, beside the file).
     """
     left = list(paths)
     while left:
@@ -102,14 +102,20 @@ def _main(check: str, paths: list[str]) -> None:
 
     from onnxprune.analysis.profiling import profile
     from onnxprune.common.errors import InputError
+    from onnxprune.reduction.prune import prune
     from onnxprune.runtime.probe import probe
 
+    checks = {
+        "profile": lambda path: profile(path, latency=False),
+        "probe": probe,
+        "prune": lambda path: prune(path, sparsity=50, latency=False),
+    }
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for path in map(Path, paths):
         start = time.monotonic()
-        signal.alarm(2 * SECONDS)  # kills the process, which counts as a crash
+        signal.alarm((12 if check == "prune" else 2) * SECONDS)  # kills the process, which counts as a crash
         try:
-            profile(path, latency=False) if check == "profile" else probe(path)
+            checks[check](path)
             row = ["ok", ""]
         except InputError as error:
             row = ["refused", str(error)]

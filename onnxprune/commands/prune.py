@@ -1,0 +1,303 @@
+"""`prune`: any ONNX file."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxprune.commands.options import (
+    BATCH_SIZES,
+    DATA_DIR,
+    INPUTS,
+    MEAN,
+    SECONDS,
+    STD,
+    THREADS,
+    Shapes,
+    machine_readable,
+    print_rows,
+)
+
+if TYPE_CHECKING:
+    from onnxprune.reduction.result import GroupReport, PruneReport
+
+_MISSING = "-"
+_MOST_LINES = 12  # of frozen groups, each with its own reason
+_MOST_NAMES = 4  # of frozen groups of one reason
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--sparsity", type=float, metavar="PERCENT", help="How much goes: of each group's units, or of the weights."
+)
+@click.option(
+    "--target",
+    metavar="WHAT=SHARE",
+    help="macs=0.5 or latency=0.5, measured: what may be left; layers lose by their sensitivity and cost.",
+)
+@click.option(
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="As much as loses no more accuracy on validation images or, without labels, agreement with the original.",
+)
+@click.option(
+    "--technique",
+    default="structured",
+    show_default=True,
+    help="structured, neuron (units go), weight, unstructured (zeros; in each layer, or over all).",
+)
+@click.option(
+    "--criterion",
+    help="l1, l2, fpgm, random; from samples obs, wanda, activation  [default: obs with --data, else l1].",
+)
+@click.option(
+    "--data",
+    help="Unlabelled inputs: FILE.npz with an array for each input, a dataset's name or .npz, or a folder of pictures.",
+)
+@DATA_DIR
+@click.option("--samples", type=int, default=512, show_default=True, help="Of the data, at most.")
+@MEAN
+@STD
+@click.option(
+    "-o",
+    "--output",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Written whole or not at all, in place of what is there  [default: MODEL-structured-50.onnx beside MODEL].",
+)
+@INPUTS
+@click.option(
+    "--channel-align",
+    type=int,
+    metavar="N",
+    help="Keep multiples of N channels where that is near what was asked for  [default: the machine's vectors].",
+)
+@click.option(
+    "--recovery",
+    default="bias,ridge,match",
+    show_default=True,
+    metavar="METHODS",
+    help="Those that may repair what is left, from the samples; none.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn at random.")
+@click.option("--no-latency", is_flag=True, help="Do not time the file against the original.")
+@BATCH_SIZES
+@THREADS
+@SECONDS
+@click.option("--dry-run", is_flag=True, help="Say what could go and what is frozen, and why; write nothing.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@machine_readable
+def prune(
+    model: Path,
+    sparsity: float | None,
+    target: str | None,
+    max_drop: float | None,
+    technique: str,
+    criterion: str | None,
+    data: str | None,
+    data_dir: Path | None,
+    samples: int,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    path: Path | None,
+    inputs: Shapes,
+    channel_align: int | None,
+    recovery: str,
+    seed: int,
+    no_latency: bool,
+    batch_sizes: tuple[int, ...],
+    threads: int | None,
+    seconds: float,
+    dry_run: bool,
+    quiet: bool,
+    output: str | None,
+) -> None:
+    """Prune any ONNX file: smaller and faster, without its source code.
+
+    Give one of --sparsity, --target and --max-drop. Channels that belong together go together; what is not understood
+    stays, and the report says why. The result is checked against the original with the same channels masked, and with
+    --data repaired by least squares, without labels and without training.
+
+    \b
+    Examples:
+      onnxprune prune model.onnx --dry-run
+      onnxprune prune model.onnx --sparsity 50 --data inputs.npz
+      onnxprune prune model.onnx --target macs=0.5 --data pictures --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
+    """
+    from onnxprune.common.progress import Stages, Verbosity
+    from onnxprune.reduction import prune as pruning
+
+    with Stages(Verbosity.QUIET if quiet else Verbosity.NORMAL) as advance:
+        report = pruning.prune(
+            model,
+            sparsity=sparsity,
+            target=target,
+            max_drop=max_drop,
+            technique=technique,
+            criterion=criterion,
+            data=data,
+            data_dir=data_dir,
+            samples=samples,
+            mean=mean,
+            std=std,
+            output=path,
+            shapes=inputs,
+            channel_align=channel_align,
+            recovery=() if recovery == "none" else tuple(recovery.split(",")),
+            seed=seed,
+            threads=threads,
+            latency=not no_latency,
+            batch_sizes=batch_sizes,
+            seconds=seconds,
+            dry_run=dry_run,
+            advance=advance,
+        )
+    if output == "json":
+        _print_json(report)
+    elif output == "csv":
+        print_rows(report.rows(), output)
+    else:
+        _print(report)
+
+
+def _print_json(report: "PruneReport") -> None:
+    from onnxprune.commands.compare import entry_json
+
+    compared = [entry_json(entry) for entry in report.comparison]
+    click.echo(json.dumps({**report.as_json(), "comparison": compared}, indent=1))
+
+
+def _print(report: "PruneReport") -> None:
+    from onnxprune.commands.columns import columns
+
+    click.echo(_headline(report))
+    for headings, rows in (_sizes(report), _quality(report), _groups(report.groups), _layers(report)):
+        if rows:
+            click.echo(f"\n{columns(headings, rows)}")
+    for lines in (_frozen(report.groups), _recovery(report), _without_data(report)):
+        if lines:
+            click.echo("\n" + "\n".join(lines))
+    _print_verdicts(report)
+
+
+def _headline(report: "PruneReport") -> str:
+    settings = report.settings
+    whole = "units" if report.groups else "weights"
+    done = (
+        f"{report.source}: {settings.technique} by {settings.criterion}, {100 * report.share_gone:.1f} % of the {whole}"
+    )
+    if report.output is None:
+        return f"{done} would go; nothing is written"
+    place = f"{report.output}, in place of the file that was there" if report.replaced else str(report.output)
+    return f"{done} gone\nwritten to {place}"
+
+
+def _sizes(report: "PruneReport") -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for name, label in (("params", "params"), ("nonzero_params", "not zero"), ("macs", "MACs"), ("bytes", "bytes")):
+        before, after = getattr(report.before, name), getattr(report.after, name)
+        if name != "nonzero_params" or after != report.after.params:
+            rows.append([label, f"{before:,}", f"{after:,}", f"{100 * after / before:.1f} %" if before else _MISSING])
+    return ["", ">before", ">after", ">left"], rows
+
+
+def _quality(report: "PruneReport") -> tuple[list[str], list[list[str]]]:
+    plain, found, accuracy = report.fidelity_plain, report.fidelity, report.accuracy
+    if plain is None or found is None:
+        return [], []
+    rows = [
+        ["relative error of the outputs", _MISSING, f"{plain.relative_error:.4f}", f"{found.relative_error:.4f}"],
+        ["cosine with the original's", _MISSING, f"{plain.cosine:.4f}", f"{found.cosine:.4f}"],
+    ]
+    if plain.agreement is not None and found.agreement is not None:
+        rows.append(["same highest score", _MISSING, f"{plain.agreement:.2f} %", f"{found.agreement:.2f} %"])
+    if accuracy is not None:
+        rows.append(["accuracy, on the test images", *(f"{score:.2f} %" for score in accuracy)])
+    return [f"on {found.samples} held-out samples", ">original", ">pruned", ">recovered"], rows
+
+
+def _groups(groups: "Sequence[GroupReport]") -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [
+            f"{group.units:,}",
+            f"{group.kept:,}",
+            f"{100 * group.kept / group.units:.1f} %",
+            f"{group.width:,}",
+            f"{100 * group.macs_share:.1f} %",
+            _MISSING if group.error_added is None else f"{group.error_added:.2e}",
+            _names(group.producers),
+        ]
+        for group in groups
+        if group.frozen is None
+    ]
+    return [">units", ">kept", ">left", ">channels each", ">of MACs", ">error added", "made by"], rows
+
+
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _layers(report: "PruneReport") -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [f"{layer.weights:,}", f"{layer.zeros:,}", f"{100 * layer.zeros / layer.weights:.2f} %", layer.layer]
+        for layer in report.layers
+    ]
+    return [">weights", ">zeros", ">share", "layer"], rows
+
+
+def _frozen(groups: "Sequence[GroupReport]") -> list[str]:
+    """Frozen groups one by one or, where there are many, by their reason."""
+    frozen = [group for group in groups if group.frozen is not None]
+    lines = [
+        f"  {_names(group.producers)}, {group.units:,} units: {group.frozen}"
+        + (f" ({group.frozen_by})" if group.frozen_by else "")
+        for group in frozen
+    ]
+    if len(lines) > _MOST_LINES:
+        by_reason: dict[str, list[GroupReport]] = {}
+        for group in frozen:
+            by_reason.setdefault(str(group.frozen), []).append(group)
+        lines = [
+            f"  {len(found)} of them, {sum(group.units for group in found):,} units: {reason}; made by "
+            + _names([name for group in found for name in group.producers])
+            for reason, found in by_reason.items()
+        ]
+    return ["Frozen:", *lines] if lines else []
+
+
+def _recovery(report: "PruneReport") -> list[str]:
+    if not report.repairs:
+        return []
+    none = report.recovered.get("none", 0)
+    done = ", ".join(f"{count} by {method}" for method, count in sorted(report.recovered.items()) if method != "none")
+    lines = [f"Recovery, from {report.samples or 'noise in place of data'}: {done or 'nothing was repaired'}."]
+    if none:
+        lines.append(
+            f"{none} of {len(report.repairs)} operators stay as they were: nothing helped on held-out samples."
+        )
+    return lines
+
+
+def _without_data(report: "PruneReport") -> list[str]:
+    if report.samples is not None or report.output is None:
+        return []
+    return [
+        f"Without --data {'it was repaired from noise' if report.repairs else 'nothing was repaired'}: some hundred "
+        "inputs without labels would choose better, give back most of the accuracy, and tell how close the outputs are."
+    ]
+
+
+def _print_verdicts(report: "PruneReport") -> None:
+    from onnxprune.commands.compare import print_verdict
+
+    for entry in report.comparison:
+        if entry.facts is None:
+            batch = "" if entry.batch is None else f" at batch {entry.batch:,}"
+            click.echo(f"\nBy onnxruntime{batch}, both timed in turn:")
+        print_verdict(entry)

@@ -1,0 +1,1 @@
+"""Pruning of ONNX files on their own graph, without PyTorch."""

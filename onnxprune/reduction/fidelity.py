@@ -1,0 +1,106 @@
+"""How close a network's outputs are to those of the original and, where there are labels, its accuracy."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.graph.network import Network
+from onnxprune.runtime.execution import open_network, run
+from onnxprune.runtime.random_inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """
+    Attributes:
+        relative_error: norm of the difference of all outputs, relative to the norm of the original's.
+        cosine: mean cosine similarity of a sample's outputs, -1 to 1.
+        agreement: percent of the samples whose highest score is at the same place; None where the first output of
+            numbers is no row of scores (samples, classes).
+        samples: how many were compared.
+    """
+
+    relative_error: float
+    cosine: float
+    agreement: float | None
+    samples: int
+
+
+Answers = list[dict[str, np.ndarray]]
+
+
+def answers(network: Network, batches: Iterable[Inputs], threads: int = 0) -> Answers:
+    """The outputs for each batch, those that are floating-point numbers."""
+    with open_network(network, threads=threads) as session:
+        return [
+            {name: value for name, value in run(session, batch).items() if _is_floating(value)} for batch in batches
+        ]
+
+
+def compare_answers(original: Answers, found: Answers) -> Fidelity:
+    """Compares outputs, batch by batch.
+
+    Raises:
+        ValueError: there are none.
+    """
+    gap = size = cosines = 0.0
+    samples = same = 0
+    scored = True
+    for expected, given in zip(original, found, strict=True):
+        names = list(expected)
+        count = _count(expected, names)
+        rows = [
+            np.concatenate([answer[name].astype(np.float64).reshape(count, -1) for name in names], 1)
+            for answer in (expected, given)
+        ]
+        gap += float(np.square(rows[0] - rows[1]).sum())
+        size += float(np.square(rows[0]).sum())
+        norms = [np.linalg.norm(row, axis=1) for row in rows]
+        cosines += float(((rows[0] * rows[1]).sum(1) / np.maximum(norms[0] * norms[1], 1e-30)).sum())
+        samples += count
+        first, other = expected[names[0]], given[names[0]]
+        if _is_scores(first) and len(first) == count:
+            same += int((first.argmax(1) == other.argmax(1)).sum())
+        else:
+            scored = False
+    return Fidelity(
+        float(np.sqrt(gap / max(size, 1e-30))),
+        cosines / max(1, samples),
+        100 * same / samples if scored and samples else None,
+        samples,
+    )
+
+
+def accuracy(network: Network, batches: Iterable[tuple[Inputs, np.ndarray]], threads: int = 0) -> float | None:
+    """Top-1 of the first output that is a row of scores, percent; None where there is none, or not one for each label.
+
+    Equal scores rank by class index; a row that is not all finite is wrong.
+
+    Args:
+        batches: inputs with their labels (samples,).
+    """
+    right = count = 0
+    with open_network(network, threads=threads) as session:
+        for feed, labels in batches:
+            found = run(session, feed).values()
+            scores = next((value for value in found if _is_floating(value) and _is_scores(value)), None)
+            if scores is None or len(scores) != len(labels) or labels.max() >= scores.shape[1]:
+                return None
+            right += int(((scores.argmax(1) == labels) & np.isfinite(scores).all(1)).sum())
+            count += len(labels)
+    return 100 * right / count if count else None
+
+
+def _is_scores(value: np.ndarray) -> bool:
+    return value.ndim == 2 and value.shape[1] > 1
+
+
+def _count(answer: Mapping[str, np.ndarray], names: Sequence[str]) -> int:
+    """Samples of a batch: the outputs' common first size, else all is one sample."""
+    sizes = {answer[name].shape[0] if answer[name].ndim else 1 for name in names}
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+def _is_floating(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"

@@ -1,0 +1,124 @@
+"""Sums over samples that least squares needs, streamed: memory does not grow with their number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean of the Gram matrix's diagonal
+
+
+@dataclass
+class Moments:
+    """Second moments of rows x (groups, rows, features) and answers y (groups, rows, outputs), in float64."""
+
+    count: int
+    x: np.ndarray  # (groups, features)
+    y: np.ndarray  # (groups, outputs)
+    xx: np.ndarray  # (groups, features, features)
+    xy: np.ndarray  # (groups, features, outputs)
+    yy: np.ndarray  # (groups, outputs)
+
+    @staticmethod
+    def empty(groups: int, features: int, outputs: int) -> Moments:
+        """Of no samples."""
+        return Moments(
+            0,
+            np.zeros((groups, features)),
+            np.zeros((groups, outputs)),
+            np.zeros((groups, features, features)),
+            np.zeros((groups, features, outputs)),
+            np.zeros((groups, outputs)),
+        )
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Adds samples: products in their own precision, sums in float64."""
+        turned = x.transpose(0, 2, 1)
+        self.count += x.shape[1]
+        self.x += x.sum(1, dtype=np.float64)
+        self.y += y.sum(1, dtype=np.float64)
+        self.xx += turned @ x
+        self.xy += turned @ y
+        self.yy += np.square(y, dtype=np.float64).sum(1)
+
+    def with_answers(self, x: np.ndarray, y: np.ndarray) -> Moments:
+        """Of the same rows x, which are all of them, and other answers."""
+        return Moments(
+            self.count,
+            self.x,
+            y.sum(1, dtype=np.float64),
+            self.xx,
+            (x.transpose(0, 2, 1) @ y).astype(np.float64),
+            np.square(y, dtype=np.float64).sum(1),
+        )
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.count + other.count,
+            self.x + other.x,
+            self.y + other.y,
+            self.xx + other.xx,
+            self.xy + other.xy,
+            self.yy + other.yy,
+        )
+
+    def centred(self, intercept: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Covariances xx, xy, yy where there is an intercept, else the plain means of products."""
+        count = max(1, self.count)
+        shift = float(intercept)
+        mean_x, mean_y = self.x / count, self.y / count
+        return (
+            self.xx / count - shift * mean_x[:, :, None] * mean_x[:, None, :],
+            self.xy / count - shift * mean_x[:, :, None] * mean_y[:, None, :],
+            self.yy / count - shift * mean_y**2,
+        )
+
+    def intercept(self, weights: np.ndarray) -> np.ndarray:
+        """The bias (groups, outputs) with which weights (groups, outputs, features) hit the mean of the answers."""
+        count = max(1, self.count)
+        return (self.y - np.einsum("gof,gf->go", weights, self.x)) / count
+
+    def error(self, weights: np.ndarray, bias: np.ndarray) -> float:
+        """Mean squared error of the answers, summed over outputs."""
+        count = max(1, self.count)
+        fitted = np.einsum("gof,gfo->go", weights, self.xy)
+        square = np.einsum("gof,gfo->go", weights, self.xx @ weights.transpose(0, 2, 1))
+        linear = np.einsum("gof,gf->go", weights, self.x)
+        total = self.yy - 2 * fitted + square + 2 * bias * (linear - self.y) + count * bias**2
+        return float(total.sum() / count)
+
+
+class Ridge:
+    """Least squares of one set of rows for several sets of answers.
+
+    Ridge regression (Hoerl and Kennard 1970) of what the start leaves over, so that directions that the samples do not
+    show keep their weights.
+
+    Args:
+        start: weights (groups, outputs, features) that the penalty draws towards.
+        penalty: relative to the mean of the diagonal of each group's Gram matrix.
+    """
+
+    def __init__(self, moments: Moments, start: np.ndarray, penalty: float, intercept: bool) -> None:
+        self._start, self._intercept = start, intercept
+        self._gram = moments.centred(intercept)[0]
+        self._factors: list[Any] = []
+        for gram in self._gram:
+            mean = float(np.trace(gram)) / len(gram)
+            damped = gram.copy()
+            damped[np.diag_indices_from(damped)] += penalty * mean
+            good = mean > 0
+            self._factors.append(scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True) if good else None)
+
+    def weights(self, moments: Moments) -> np.ndarray:
+        """Weights (groups, outputs, features) for the answers of these moments of the same rows."""
+        products = moments.centred(self._intercept)[1]
+        fitted = self._start.copy()
+        for group, factor in enumerate(self._factors):
+            if factor is not None:
+                left = products[group] - self._gram[group] @ self._start[group].T
+                fitted[group] += scipy.linalg.cho_solve(factor, left).T
+        return fitted

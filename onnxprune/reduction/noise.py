@@ -1,0 +1,55 @@
+"""Inputs where there are no data: noise whose neighbours are alike, as those of pictures and sounds are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from onnxprune.graph.network import Network
+from onnxprune.runtime.random_inputs import Inputs
+
+_BATCHES = 8
+_BATCH = 32
+_MOST_MACS = 3e10  # for one pass over all of them: without data, pruning takes seconds
+_LONG = 8  # places of an axis along which neighbours are alike
+
+
+def noise(network: Network, feed: Inputs, macs: float, seed: int = 0) -> list[Inputs]:
+    """Batches of standard normal noise, whose power falls with frequency along long axes as in natural images.
+
+    Field 1987, J. Opt. Soc. Am. A 4. None where the network has inputs that are not floating-point numbers, or is so
+    large that they would take long.
+
+    Args:
+        feed: inputs that the network takes.
+        macs: of the network, for one sample.
+    """
+    values = {value.name: value for value in network.model.graph.input}
+    if any(array.dtype.kind != "f" or not array.ndim for array in feed.values()):
+        return []
+    fixed = [size for value in values.values() if (size := _fixed_batch(value))]
+    size = fixed[0] if fixed else _BATCH
+    if macs * size * _BATCHES > _MOST_MACS:
+        return []
+    random = np.random.default_rng(seed)
+    return [
+        {name: _smooth(random, (size, *array.shape[1:])).astype(array.dtype) for name, array in feed.items()}
+        for _ in range(_BATCHES)
+    ]
+
+
+def _fixed_batch(value: onnx.ValueInfoProto) -> int | None:
+    dims = value.type.tensor_type.shape.dim
+    return dims[0].dim_value or None if len(dims) else None
+
+
+def _smooth(random: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    found = random.standard_normal(shape)
+    for axis in range(1, len(shape)):
+        if shape[axis] > _LONG:
+            frequencies = np.fft.rfftfreq(shape[axis])
+            frequencies[0] = frequencies[1]
+            along = [-1 if other == axis else 1 for other in range(len(shape))]
+            spectrum = np.fft.rfft(found, axis=axis) / np.sqrt(frequencies).reshape(along)
+            found = np.fft.irfft(spectrum, n=shape[axis], axis=axis)
+    return found / max(float(found.std()), 1e-12)

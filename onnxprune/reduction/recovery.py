@@ -1,0 +1,349 @@
+"""Repairs a pruned network from unlabelled samples, without gradients.
+
+In topological order every operator with weights is fitted so that from what it reads in the pruned network it gives
+what it gave in the original (He et al. 2017, 1707.06168): errors of the layers before it are corrected, not handed on.
+Before an Add, it is fitted to what the sum was, less what the other side now gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.graph.channels import ChannelGraph
+from onnxprune.graph.network import Network, reads
+from onnxprune.reduction.moments import PENALTIES, Moments, Ridge
+from onnxprune.reduction.sites import Site, input_labels, output_labels, set_bias, set_weights, sites
+from onnxprune.runtime.random_inputs import Inputs
+from onnxprune.runtime.stages import Stages
+
+METHODS = ("bias", "ridge", "match")
+_MOST_WORK = 1e10  # multiplications for one Gram matrix, but
+_ROWS_A_FEATURE = 12  # at least, where there are as many, and
+_MOST_FEATURES = 8192  # of a Gram matrix
+_MOST_BYTES = 6e8  # of the rows of one operator
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How carefully operators are fitted.
+
+    Attributes:
+        rows: of samples for one operator, at most.
+        penalties: of ridge regression, relative to the mean of the Gram matrix's diagonal.
+        rounds: of fitting again what a ReLU lets through.
+    """
+
+    rows: int = 60_000
+    penalties: tuple[float, ...] = PENALTIES
+    rounds: int = 12
+
+
+QUICK = Effort(rows=10_000, penalties=(1e-2,), rounds=0)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was done to one operator.
+
+    Attributes:
+        node: its place in the graph.
+        method: "none", "bias", "match" or "ridge": what helped most on held-out samples.
+        before, after: squared error of its outputs on held-out samples, relative to their variance.
+    """
+
+    node: int
+    method: str
+    before: float
+    after: float
+
+
+def recover(
+    graph: ChannelGraph,
+    keep: np.ndarray,
+    pruned: Network,
+    batches: Sequence[Inputs],
+    held_out: int,
+    methods: Sequence[str] = METHODS,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+    seed: int = 0,
+    effort: Effort = Effort(),
+) -> tuple[Network, list[Fit]]:
+    """The pruned network with fitted weights, and what was done to each operator.
+
+    Args:
+        graph: of the original network.
+        keep: labels (count,) that are left in `pruned`.
+        batches: the samples; the last `held_out` of them decide what helps, and are then fitted as well.
+        methods: those that may be used.
+        advance: called with the operators done and how many there are.
+    """
+    pruned = pruned.copy()
+    nodes = pruned.nodes
+    places = [site for site in sites(pruned) if not site.kind.startswith("Left")]
+    changed = _changed(graph, keep, nodes)
+    todo = [site for site in places if site.data in changed or _is_cut(graph, site, keep)]
+    fits = []
+    with Stages(graph.network, batches) as original, Stages(pruned, batches) as now:
+        for number, site in enumerate(todo):
+            advance(number, len(todo))
+            original.advance(site.end + 1, keep=[site.result])
+            now.advance(site.node, keep=[site.data])
+            fit = _fit(
+                graph, keep, site, (original, now), held_out, methods, np.random.default_rng([seed, site.node]), effort
+            )
+            if fit is not None:
+                fits.append(fit)
+    pruned.drop_unused()
+    return pruned, fits
+
+
+def _changed(graph: ChannelGraph, keep: np.ndarray, nodes: Sequence) -> set[str]:
+    """Tensors whose remaining channels have other values than in the original."""
+    changed: set[str] = set()
+    cut = {item.node for item in graph.cuts if item.role == "consumer" and not keep[item.labels].all()}
+    cut |= {item.node for item in graph.contractions if not keep[item.labels].all()}
+    for index, node in enumerate(nodes):
+        if index in cut or any(name in changed for name in reads(node)):
+            changed.update(name for name in node.output if name)
+    return changed
+
+
+def _is_cut(graph: ChannelGraph, site: Site, keep: np.ndarray) -> bool:
+    labels = input_labels(graph, site)
+    return labels is not None and not keep[labels].all()
+
+
+def gather(
+    site: Site,
+    node: object,
+    data: Stages,
+    answer: Callable[[int], np.ndarray],
+    shape: tuple[int, int, int],
+    parts: Sequence[range],
+    random: np.random.Generator,
+) -> list[Moments]:
+    """Moments of a site over parts of the batches.
+
+    Args:
+        answer: the result that is wanted, by batch.
+        shape: (groups, outputs, features) of the weights.
+    """
+    groups, outputs, features = shape
+    found = [Moments.empty(groups, features, outputs) for _ in parts]
+    sample = answer(0)
+    available = site.places(sample)
+    images = sample.shape[0] if site.kind == "Conv" else 1
+    whole = sum(len(part) for part in parts) * available * images
+    wanted = max(_ROWS_A_FEATURE * features, min(Effort.rows, int(_MOST_WORK / (groups * features**2))))
+    count = max(1, min(available, -(-available * wanted // whole)))
+    for moments, part in zip(found, parts, strict=True):
+        for batch in part:
+            y, x = answer(batch), data.value(batch, site.data)
+            most = site.places(y)
+            places = np.sort(random.choice(most, min(count, most), replace=False)) if count < most else None
+            moments.add(site.rows(node, x, places), site.answers(node, y, places))  # type: ignore[arg-type]
+    return found
+
+
+@dataclass
+class _Rows:
+    """Samples of a site.
+
+    Attributes:
+        x: what it reads (groups, rows, features).
+        wanted: what it should give (groups, rows, outputs).
+        beside: what is added to it before a ReLU, likewise; None where no ReLU follows.
+    """
+
+    x: np.ndarray
+    wanted: np.ndarray
+    beside: np.ndarray | None
+
+    def error(self, weights: np.ndarray, bias: np.ndarray) -> float:
+        """Mean squared error, summed over outputs, after the ReLU where there is one."""
+        gap = self._predicted(weights, bias)
+        if self.beside is None:
+            gap -= self.wanted
+        else:
+            gap = np.maximum(gap + self.beside, 0) - np.maximum(self.wanted + self.beside, 0)
+        return float(np.square(gap, dtype=np.float64).sum() / gap.shape[1])
+
+    def variance(self) -> float:
+        """Of the answers, after the ReLU where there is one, summed over outputs."""
+        target = self.wanted if self.beside is None else np.maximum(self.wanted + self.beside, 0)
+        return float(target.var(1, dtype=np.float64).sum())
+
+    def attainable(self, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        """Answers to aim at: what a ReLU cuts off may be anything below zero (Zhang et al. 2015, 1411.4229)."""
+        if self.beside is None:
+            return self.wanted
+        below = np.minimum(self._predicted(weights, bias), -self.beside)
+        return np.where(self.wanted + self.beside <= 0, below, self.wanted)
+
+    def moments(self, wanted: np.ndarray) -> Moments:
+        """Of what is read and these answers."""
+        found = Moments.empty(len(self.x), self.x.shape[2], wanted.shape[2])
+        found.add(self.x, wanted)
+        return found
+
+    def _predicted(self, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self.x @ weights.transpose(0, 2, 1).astype(self.x.dtype)
+        found += bias[:, None].astype(self.x.dtype)
+        return found
+
+
+class _Wanted:
+    """What a site of the pruned network should give, batch by batch."""
+
+    def __init__(self, graph: ChannelGraph, keep: np.ndarray, site: Site, original: Stages, now: Stages) -> None:
+        labels = output_labels(graph, site)
+        self._kept = None if labels is None or keep[labels].all() else np.flatnonzero(keep[labels])
+        self._axis = 1 if site.kind == "Conv" else -1
+        self._site, self._original, self._now = site, original, now
+        there = site.other is not None and original.is_live(site.other) and now.is_live(site.other)
+        self._other = site.other if there else None
+        # the sum that a ReLU cuts is known only where its other side is
+        self.rectified = site.rectified and (site.other is None or there)
+
+    def __call__(self, batch: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The answers, and what is added to them next."""
+        wanted = self._part(self._original.value(batch, self._site.result))
+        if self._other is None:
+            return wanted, None
+        was, beside = self._original.value(batch, self._other), self._now.value(batch, self._other)
+        if was.shape != beside.shape:
+            was = self._part(was)
+        if was.shape != wanted.shape or beside.shape != wanted.shape:  # it is broadcast
+            self.rectified = False
+            return wanted, None
+        return wanted + (was - beside), beside
+
+    def _part(self, value: np.ndarray) -> np.ndarray:
+        return value if self._kept is None else np.take(value, self._kept, self._axis)
+
+
+def _collect(
+    site: Site,
+    now: Stages,
+    wanted: _Wanted,
+    shape: tuple[int, ...],
+    random: np.random.Generator,
+    most: int,
+) -> list[_Rows]:
+    """Rows of each batch, about as many as `most` in all.
+
+    Args:
+        shape: (groups, outputs, features) of the weights.
+    """
+    node = now.network.nodes[site.node]
+    sample, _ = wanted(0)
+    images = len(sample) if site.kind == "Conv" else 1
+    available = site.places(sample)
+    most = int(min(most, _MOST_BYTES / (4 * shape[0] * shape[2])))
+    count = max(1, min(available, most // max(1, images * len(now))))
+    found = []
+    for batch in range(len(now)):
+        y, beside = wanted(batch)
+        size = site.places(y)
+        places = np.sort(random.choice(size, count, replace=False)) if count < size else None
+        rectified = None
+        if wanted.rectified:
+            rectified = site.answers(node, np.zeros_like(y) if beside is None else beside, places)
+        found.append(
+            _Rows(site.rows(node, now.value(batch, site.data), places), site.answers(node, y, places), rectified)
+        )
+    return found
+
+
+def _joined(parts: Sequence[_Rows]) -> _Rows:
+    beside = [part.beside for part in parts if part.beside is not None]
+    return _Rows(
+        np.concatenate([part.x for part in parts], 1),
+        np.concatenate([part.wanted for part in parts], 1),
+        np.concatenate(beside, 1) if len(beside) == len(parts) else None,
+    )
+
+
+def _fit(
+    graph: ChannelGraph,
+    keep: np.ndarray,
+    site: Site,
+    stages: tuple[Stages, Stages],
+    held_out: int,
+    methods: Sequence[str],
+    random: np.random.Generator,
+    effort: Effort,
+) -> Fit | None:
+    original, now = stages
+    network = now.network
+    nodes = network.nodes
+    plain = site.matrix(network)
+    groups, outputs, features = plain.shape
+    if features > _MOST_FEATURES:
+        return None
+    start = site.offset(network).reshape(groups, outputs)
+    parts = _collect(site, now, _Wanted(graph, keep, site, original, now), plain.shape, random, effort.rows)
+    fitting, checking = _joined(parts[: len(parts) - held_out]), _joined(parts[len(parts) - held_out :])
+    has_bias = site.bias is not None
+    scale = checking.variance() or 1.0
+    moments = fitting.moments(fitting.wanted)
+    before = best = checking.error(plain, start)
+    choice: tuple[str, float, int] | None = None
+    for method, penalty in _candidates(methods, has_bias, effort):
+        error = checking.error(*_solve(fitting, moments, plain, start, (method, penalty, 0), has_bias))
+        if error < best:
+            best, choice = error, (method, penalty, 0)
+    if choice is not None and choice[0] == "ridge" and fitting.beside is not None and effort.rounds:
+        rounds = (*choice[:2], effort.rounds)
+        error = checking.error(*_solve(fitting, moments, plain, start, rounds, has_bias))
+        if error < best:
+            best, choice = error, rounds
+    if choice is not None:
+        whole = _joined([fitting, checking])
+        weights, shift = _solve(whole, whole.moments(whole.wanted), plain, start, choice, has_bias)
+        set_weights(network, nodes, site, weights)
+        if has_bias:
+            set_bias(network, nodes, site, shift.reshape(-1))
+    return Fit(site.node, choice[0] if choice else "none", before / scale, best / scale)
+
+
+def _candidates(methods: Sequence[str], has_bias: bool, effort: Effort) -> list[tuple[str, float]]:
+    found = [(method, 0.0) for method in ("bias", "match") if method in methods and has_bias]
+    return found + [("ridge", penalty) for penalty in effort.penalties if "ridge" in methods]
+
+
+def _solve(
+    rows: _Rows,
+    moments: Moments,
+    plain: np.ndarray,
+    start: np.ndarray,
+    choice: tuple[str, float, int],
+    has_bias: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (groups, outputs, features) and bias (groups, outputs).
+
+    Args:
+        moments: of the rows.
+        choice: the method, its penalty, and in how many rounds it is fitted to what a ReLU lets through.
+    """
+    method, penalty, rounds = choice
+    if method == "ridge":
+        solver = Ridge(moments, plain, penalty, has_bias)
+        weights = solver.weights(moments)
+        shift = moments.intercept(weights) if has_bias else start
+        for _ in range(rounds):
+            moments = moments.with_answers(rows.x, rows.attainable(weights, shift))
+            weights = solver.weights(moments)
+            shift = moments.intercept(weights) if has_bias else start
+        return weights, shift
+    weights = plain
+    if method == "match":
+        # the deviation of each output as it was (REPAIR, Jordan et al. 2023, 2211.08403)
+        xx, _, yy = moments.centred(True)
+        variance = np.einsum("gof,gfo->go", plain, xx @ plain.transpose(0, 2, 1))
+        scale = np.sqrt(np.maximum(yy, 0) / np.maximum(variance, 1e-12))
+        weights = plain * np.where(variance > 1e-12, scale, 1.0)[:, :, None]
+    return weights, moments.intercept(weights) if has_bias else start

@@ -1,0 +1,340 @@
+"""Inputs to judge and repair a network by: named arrays, the images of a dataset, or a folder of pictures."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxprune.analysis.prediction import read_picture
+from onnxprune.common.errors import InputError, one_line
+from onnxprune.data.arrays import check_images
+from onnxprune.data.dataset import Dataset, Split, canonical_name, load
+from onnxprune.graph.metadata import Metadata, Normalisation
+from onnxprune.graph.network import Network
+from onnxprune.runtime.random_inputs import Inputs
+
+Data = str | Path | Mapping[str, np.ndarray]
+
+_BATCH = 32
+_MOST_VALIDATION = 2_000  # images that a search for a largest drop is decided on
+_PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with their labels, made into inputs batch by batch, so that memory stays bounded.
+
+    Attributes:
+        split: the images, uint8.
+        as_inputs: what makes them inputs.
+        fixed: samples of a batch, where the model says so: what does not fill one is left out.
+    """
+
+    split: Split
+    as_inputs: Callable[[np.ndarray], Inputs]
+    fixed: int | None
+
+    def __iter__(self) -> Iterator[tuple[Inputs, np.ndarray]]:
+        size = self.fixed or 8 * _BATCH
+        for start in range(0, len(self.split), size):
+            labels = self.split.labels[start : start + size]
+            if self.fixed in (None, len(labels)):
+                yield self.as_inputs(self.split.images[start : start + size]), labels
+
+
+@dataclass(frozen=True)
+class Samples:
+    """
+    Attributes:
+        fitting, held_out: inputs without labels, in batches.
+        validation: with labels, to decide by; `test`: for accuracy; None where there are none.
+        source: what they are, for people.
+    """
+
+    fitting: list[Inputs]
+    held_out: list[Inputs]
+    source: str
+    validation: Labelled | None = None
+    test: Labelled | None = None
+
+    @property
+    def batches(self) -> list[Inputs]:
+        """All without labels: those held out are the last."""
+        return [*self.fitting, *self.held_out]
+
+
+def read_samples(
+    data: Data,
+    network: Network,
+    metadata: Metadata,
+    *,
+    count: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    data_dir: Path | None = None,
+    seed: int = 0,
+) -> Samples:
+    """Reads inputs for a network.
+
+    Args:
+        data: arrays (samples, ...) of the inputs by name, or an .npz of them; a dataset by name or an .npz with its
+            x_train, with or without labels and a test set; or a folder of pictures.
+        count: samples at most, drawn at random by the seed; an eighth of them is held out.
+        mean, std: of pixels in [0, 1], for images, where the metadata do not say them.
+
+    Raises:
+        InputError: they cannot be read, or do not fit the network's inputs.
+    """
+    if isinstance(data, Mapping):
+        given = {name: np.asarray(array) for name, array in data.items()}
+        return _from_arrays("the arrays given", given, network, count, seed)
+    path = Path(data)
+    arrays: dict[str, np.ndarray] = {}
+    if path.suffix == ".npz" and path.is_file():
+        inputs = {value.name for value in network.model.graph.input}
+        names = _array_names(path)
+        if inputs <= set(names) or "x_train" not in names:
+            return _from_arrays(str(path), _arrays(path, inputs & set(names) or names), network, count, seed)
+        if "y_train" not in names:
+            arrays = _arrays(path, {"x_train"})
+    images = _Images(network, metadata, mean, std, str(data))
+    if path.is_dir():
+        return _from_folder(path, images, count, seed)
+    if arrays:
+        pictures = check_images(arrays["x_train"], f"{path}: x_train")
+        return _split(images.batches(pictures[_chosen(len(pictures), count, seed)]), str(path))
+    if not path.exists() and (path.suffix or len(path.parts) > 1):
+        raise InputError(f"{path}: no such file or folder")
+    return _from_dataset(load(canonical_name(str(data)), data_dir), images, count, seed)
+
+
+def _array_names(path: Path) -> list[str]:
+    try:
+        with np.load(path) as file:
+            return list(file.files)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not an .npz file, or a damaged one") from error
+
+
+def _arrays(path: Path, names: set[str] | list[str]) -> dict[str, np.ndarray]:
+    """Some arrays of a file, without unpickling anything."""
+    try:
+        with np.load(path) as file:
+            return {name: np.asarray(file[name]) for name in sorted(names)}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+        raise InputError(f"{path}: not an .npz file of plain arrays: {one_line(error)}") from error
+
+
+def _from_arrays(source: str, arrays: Mapping[str, np.ndarray], network: Network, count: int, seed: int) -> Samples:
+    inputs = {value.name: value for value in network.model.graph.input}
+    missing = [name for name in inputs if name not in arrays]
+    if missing:
+        raise InputError(
+            f"{source}: there is no array {missing[0]!r}: expected one for each input of the model "
+            f"({', '.join(inputs)}), or x_train of a dataset; there are {', '.join(arrays) or 'none'}"
+        )
+    fitting = {name: _fitting(f"{source}: array {name!r}", arrays[name], inputs[name]) for name in inputs}
+    lengths = {len(array) for array in fitting.values()}
+    if len(lengths) != 1:
+        raise InputError(f"{source}: its arrays have different numbers of samples: {sorted(lengths)}")
+    chosen = _chosen(lengths.pop(), count, seed)
+    parts = _parts(len(chosen), _fixed_batch(network))
+    return _split([{name: array[chosen[part]] for name, array in fitting.items()} for part in parts], source)
+
+
+def _fitting(what: str, array: np.ndarray, value: onnx.ValueInfoProto) -> np.ndarray:
+    """The array in the input's type.
+
+    Raises:
+        InputError: its type, shape or numbers are not those of an input.
+    """
+    if not value.type.HasField("tensor_type"):
+        raise InputError(f"{what}: the model's input {value.name!r} is no tensor")
+    wanted = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    declared = [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
+    if array.dtype != wanted and not np.can_cast(array.dtype, wanted, "same_kind"):
+        raise InputError(f"{what} is {array.dtype}, the model takes {wanted}")
+    fits = array.ndim > 0 and (
+        not value.type.tensor_type.HasField("shape")
+        or (
+            len(declared) == array.ndim
+            and all(have in (None, size) for have, size in zip(declared[1:], array.shape[1:], strict=True))
+        )
+    )
+    if not fits:
+        raise InputError(f"{what} is {list(array.shape)}, the model takes {[size or 'any' for size in declared]}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"{what} has numbers that are not finite")
+    return array.astype(wanted, copy=False)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Turns images into inputs of a network that takes nothing else."""
+
+    network: Network
+    metadata: Metadata
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    data: str
+
+    @property
+    def value(self) -> onnx.ValueInfoProto:
+        """The input.
+
+        Raises:
+            InputError: there are several.
+        """
+        values = list(self.network.model.graph.input)
+        if len(values) != 1 or not values[0].type.HasField("tensor_type"):
+            names = ", ".join(value.name for value in values)
+            raise InputError(
+                f"{self.data}: the model has {len(values)} inputs ({names}), which images alone do not feed: give an "
+                ".npz with an array for each"
+            )
+        return values[0]
+
+    @property
+    def kind(self) -> np.dtype:
+        """Type of the input."""
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.value.type.tensor_type.elem_type))
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of an image, where the metadata or the input tell."""
+        if self.metadata.input_shape is not None:
+            return self.metadata.input_shape
+        match [dim.dim_value for dim in self.value.type.tensor_type.shape.dim][1:]:
+            case (1 | 3 as channels, height, width) if height and width:
+                return channels, height, width
+            case (height, width, 1 | 3 as channels) if height and width:
+                return channels, height, width
+            case (height, width) if height and width:
+                return 1, height, width
+        return None
+
+    def normalisation(self, dataset: Dataset | None = None) -> Normalisation:
+        """Of the options, else of the file's metadata.
+
+        Raises:
+            InputError: neither says it.
+        """
+        recorded = self.metadata.normalisation
+        mean = recorded.mean if self.mean is None and recorded else self.mean
+        std = recorded.std if self.std is None and recorded else self.std
+        if mean is None or std is None:
+            found = ""
+            if dataset is not None:
+                listed = (",".join(f"{number:.4f}" for number in numbers) for numbers in (dataset.mean, dataset.std))
+                found = "of {}'s training images they are --mean {} --std {}; ".format(dataset.name, *listed)
+            raise InputError(
+                f"{self.data}: the model's metadata do not say how images are normalised: give the --mean and --std "
+                f"it was trained with ({found}for plain pixels / 255 give --mean 0 --std 1)"
+            )
+        return Normalisation(tuple(mean), tuple(std))
+
+    def batches(self, images: np.ndarray, dataset: Dataset | None = None) -> list[Inputs]:
+        """Images (N, C, H, W), uint8, as inputs in batches."""
+        convert = self.converter(dataset)
+        parts = _parts(len(images), _fixed_batch(self.network))
+        return [convert(images[part]) for part in parts]
+
+    def converter(self, dataset: Dataset | None = None) -> Callable[[np.ndarray], Inputs]:
+        """What makes images inputs: as they are for an input of integers, else normalised."""
+        normalisation = self.normalisation(dataset) if self.kind.kind == "f" else None
+        return lambda images: {self.value.name: as_input(images, self.value, normalisation)}
+
+
+def _from_dataset(dataset: Dataset, images: _Images, count: int, seed: int) -> Samples:
+    shape = images.shape
+    if shape is not None:
+        dataset = dataset.padded(max(shape[1:]))
+    convert, fixed = images.converter(dataset), _fixed_batch(images.network)
+    chosen = _chosen(len(dataset.train), count, seed)
+    samples = _split(images.batches(dataset.train.images[chosen], dataset), f"{dataset.name}'s training images")
+    few = Split(dataset.validation.images[:_MOST_VALIDATION], dataset.validation.labels[:_MOST_VALIDATION])
+    validation, test = (Labelled(split, convert, fixed) for split in (few, dataset.test))
+    return Samples(samples.fitting, samples.held_out, samples.source, validation, test)
+
+
+def _from_folder(path: Path, images: _Images, count: int, seed: int) -> Samples:
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
+    if not files:
+        raise InputError(f"{path}: there is no picture in it ({', '.join(sorted(_PICTURES))})")
+    shape = images.shape
+    if shape is None or shape[0] not in (1, 3):
+        raise InputError(
+            f"{path}: the size of images is not known from the model's input {images.value.name!r} or its metadata: "
+            "give an .npz with an array for it"
+        )
+    chosen = [files[index] for index in _chosen(len(files), count, seed)]
+    return _split(images.batches(np.stack([read_picture(file, shape)[0] for file in chosen])), f"pictures of {path}")
+
+
+def as_input(images: np.ndarray, value: onnx.ValueInfoProto, normalisation: Normalisation | None) -> np.ndarray:
+    """Images (N, C, H, W), uint8, as an input of the model: normalised, and laid out as it declares.
+
+    That is (N, C, H, W), (N, H, W, C), rows (N, H, W) of one channel, or flattened (N, C * H * W).
+
+    Raises:
+        InputError: it takes none of these, or the normalisation is for other channels.
+    """
+    found = images
+    if normalisation is not None:
+        normalisation.check_channels(images.shape[1])
+        mean, std = (
+            np.asarray(part, np.float32).reshape(1, -1, 1, 1) for part in (normalisation.mean, normalisation.std)
+        )
+        found = (images.astype(np.float32) / 255 - mean) / std
+    declared = [dim.dim_value or None for dim in value.type.tensor_type.shape.dim][1:]
+    _, channels, height, width = found.shape
+    kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    for laid_out in (
+        found,
+        found.transpose(0, 2, 3, 1),
+        *([found[:, 0]] if channels == 1 else []),
+        found.reshape(len(found), -1),
+    ):
+        sizes = laid_out.shape[1:]
+        if len(sizes) == len(declared) and all(
+            have in (None, size) for have, size in zip(declared, sizes, strict=True)
+        ):
+            return np.ascontiguousarray(laid_out, kind)
+    raise InputError(
+        f"the model's input {value.name!r} takes {[size or 'any' for size in declared]} a sample, which images of "
+        f"{channels}x{height}x{width} do not fit"
+    )
+
+
+def _fixed_batch(network: Network) -> int | None:
+    firsts = [value.type.tensor_type.shape.dim[:1] for value in network.model.graph.input]
+    return next((first[0].dim_value for first in firsts if first and first[0].dim_value > 0), None)
+
+
+def _chosen(available: int, count: int, seed: int) -> np.ndarray:
+    """In random order, since the last are held out and a file may be sorted by class."""
+    return np.random.default_rng(seed).permutation(available)[:count]
+
+
+def _parts(count: int, fixed: int | None) -> list[np.ndarray]:
+    """Places of each batch's samples: batches of about one size, eight of them or more where there are few samples.
+
+    Where the model fixes their size, what does not fill one is left out.
+    """
+    if fixed is not None:
+        return list(np.arange(count // fixed * fixed).reshape(-1, fixed))
+    size = min(_BATCH, max(1, count // 8))
+    return np.array_split(np.arange(count), max(1, -(-count // size)))
+
+
+def _split(batches: list[Inputs], source: str) -> Samples:
+    if len(batches) < 2:
+        raise InputError(f"{source}: too few samples: give two batches at least, one to fit and one to check")
+    held = max(1, len(batches) // 8)
+    return Samples(batches[:-held], batches[-held:], source)

@@ -1,0 +1,282 @@
+"""Which units of a group matter least to what reads them, judged from samples.
+
+Units are taken out one after the other: each time those whose loss the remaining ones can make up for best, by the
+inverse of the Gram matrix of what the consumers read (Hassibi and Stork 1993, optimal brain surgeon; for whole units as
+in ZipLM, Kurtic et al. 2023, 2302.04089).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.linalg
+
+from onnxprune.graph.channels import ChannelGraph, Contraction, Cut
+from onnxprune.reduction.recovery import gather
+from onnxprune.reduction.sites import Site, input_labels, sites
+from onnxprune.runtime.random_inputs import Inputs
+from onnxprune.runtime.stages import Stages
+
+_DAMPING = 1e-3  # of the mean of the Gram matrix's diagonal
+_MOST_FEATURES = 8192  # of a Gram matrix: beyond, single units are judged without the others
+_STEPS = 48  # a group of many units loses several at a time
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """
+    Attributes:
+        order: units (units,), those that matter least first.
+        loss: of the consumers' outputs once so many units are gone (units + 1,), relative to their energy, summed
+            over the consumers; not falling.
+        repaired: node of a consumer -> its weights with `probed` units gone, made up for by the others.
+        probed: how many that is.
+    """
+
+    order: np.ndarray
+    loss: np.ndarray
+    repaired: Mapping[int, np.ndarray] = field(default_factory=dict)
+    probed: int = 0
+
+
+class _Consumer:
+    """What one operator reads of a group.
+
+    Args:
+        weights: (groups, outputs, features).
+        gram: (groups, features, features) of what it reads.
+        features: places of each unit's features (units, size).
+    """
+
+    def __init__(self, node: int, weights: np.ndarray, gram: np.ndarray, features: np.ndarray) -> None:
+        self.node = node
+        self._shape = weights.shape
+        self._weights, self._features = weights.copy(), features.copy()
+        self._places = np.arange(weights.shape[2])  # of the features that are left
+        self._inverse = np.empty_like(gram)
+        energy = 0.0
+        for group, matrix in enumerate(gram):
+            energy += float(((weights[group] @ matrix) * weights[group]).sum())
+            damped = matrix.copy()
+            damped[np.diag_indices_from(damped)] += max(_DAMPING * float(np.trace(matrix)) / len(matrix), 1e-12)
+            self._inverse[group] = _inverse(damped)
+        self._energy = max(energy, np.finfo(np.float64).tiny)
+
+    def losses(self, alive: np.ndarray) -> np.ndarray:
+        """Of taking out each of the units alone (alive,), relative to the energy of the outputs."""
+        total = np.zeros(len(alive))
+        index = self._features[alive]
+        for weights, inverse in zip(self._weights, self._inverse, strict=True):
+            blocks = inverse[index[:, :, None], index[:, None, :]]
+            columns = weights[:, index].transpose(1, 2, 0)  # (units, size, outputs)
+            if blocks.shape[1] == 1:
+                total += np.square(columns[:, 0]).sum(1) / blocks[:, 0, 0]
+            else:
+                total += (columns * np.linalg.solve(blocks, columns)).sum((1, 2))
+        return total / self._energy
+
+    def remove(self, units: np.ndarray) -> float:
+        """Takes units out, makes up for them by the others, and gives what that costs."""
+        gone = self._features[units].ravel()
+        left = np.setdiff1d(np.arange(len(self._places)), gone)
+        total = 0.0
+        weights = np.empty((*self._weights.shape[:2], len(left)))
+        inverse = np.empty((len(weights), len(left), len(left)))
+        for group, (old, matrix) in enumerate(zip(self._weights, self._inverse, strict=True)):
+            block, columns = matrix[np.ix_(gone, gone)], old[:, gone]
+            shares = np.linalg.solve(block, matrix[np.ix_(gone, left)])  # (gone, left)
+            total += float((columns * np.linalg.solve(block, columns.T).T).sum())
+            weights[group] = old[:, left] - columns @ shares
+            inverse[group] = matrix[np.ix_(left, left)] - matrix[np.ix_(left, gone)] @ shares
+        self._weights, self._inverse, self._places = weights, inverse, self._places[left]
+        # units that are gone have places that are never read again
+        self._features = np.minimum(np.searchsorted(left, self._features), max(0, len(left) - 1))
+        return total / self._energy
+
+    def repaired(self) -> np.ndarray:
+        """The weights (groups, outputs, features) that make up for the units that are gone, which have zeros."""
+        whole = np.zeros(self._shape)
+        whole[:, :, self._places] = self._weights
+        return whole
+
+
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    """Of a positive definite matrix."""
+    factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+    found, _ = scipy.linalg.lapack.dpotri(factor[0], lower=1, overwrite_c=1)
+    lower = np.tril(found)
+    return np.asarray(lower + np.tril(lower, -1).T)
+
+
+def rank_groups(
+    graph: ChannelGraph,
+    batches: Sequence[Inputs],
+    criterion: str,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+    seed: int = 0,
+) -> dict[int, Ranking]:
+    """Rankings of all groups that can go, by their place: one pass over the samples.
+
+    Args:
+        criterion: "obs"; "wanda" (weights times the root mean square of what they multiply, Sun et al. 2023,
+            2306.11695); "activation" (mean square of what is read, Molchanov et al. 2017, 1611.06440).
+    """
+    open_groups: dict[int, list[_Consumer | np.ndarray]] = {}
+    rankings: dict[int, Ranking] = {}
+    readers = _readers(graph)
+    places = {site.node: site for site in sites(graph.network)}
+    last = {place: max(nodes) for place, nodes in readers.items() if nodes}
+    order = sorted({node for nodes in readers.values() for node in nodes})
+    with Stages(graph.network, batches) as stages:
+        for number, node in enumerate(order):
+            advance(number, len(order))
+            site = places.get(node)
+            moments = _second_moments(graph, node, site, stages, seed)
+            for place, nodes in readers.items():
+                if node in nodes:
+                    open_groups.setdefault(place, []).extend(_consumers(graph, place, node, site, moments, criterion))
+                if last.get(place) == node:
+                    rankings[place] = _rank(len(graph.groups[place].units), open_groups.pop(place))
+    return rankings
+
+
+def _reads(graph: ChannelGraph) -> Iterator[Cut | Contraction]:
+    """Where channels are summed over: by weights, or as one of two computed tensors."""
+    yield from graph.contractions
+    yield from (cut for cut in graph.cuts if cut.role == "consumer")
+
+
+def _readers(graph: ChannelGraph) -> dict[int, list[int]]:
+    """Group -> the nodes that read it by weights or sum over it."""
+    found: dict[int, list[int]] = {}
+    owner = np.full(graph.count, -1)
+    for place, group in enumerate(graph.groups):
+        if group.frozen is None:
+            found[place] = []
+            for unit in group.units:
+                owner[unit] = place
+    for item in _reads(graph):
+        for place in np.unique(owner[item.labels]).tolist():
+            if place >= 0 and item.node not in found[place]:
+                found[place].append(item.node)
+    return found
+
+
+@dataclass
+class _Seen:
+    """Gram matrix (groups, features, features) or mean squares of the tensors that are read, by input position."""
+
+    gram: np.ndarray | None
+    squares: dict[int, np.ndarray]
+
+
+def _second_moments(graph: ChannelGraph, node: int, site: Site | None, stages: Stages, seed: int) -> _Seen:
+    item = graph.network.nodes[node]
+    if site is not None:
+        labels = input_labels(graph, site)
+        if labels is not None and len(labels) <= _MOST_FEATURES:
+            stages.advance(site.end + 1, keep=[site.data, site.result])
+            shape = site.matrix(graph.network).shape
+            random = np.random.default_rng([seed, node])
+            (moments,) = gather(
+                site, item, stages, lambda batch: stages.value(batch, site.result), shape, [range(len(stages))], random
+            )
+            return _Seen(moments.centred(site.bias is not None)[0], {})
+    stages.advance(node + 1, keep=[name for name in (*item.input, *item.output) if name])
+    squares: dict[int, np.ndarray] = {}
+    for entry in _reads(graph):
+        if entry.node != node:
+            continue
+        if isinstance(entry, Contraction):
+            name, axis = item.input[entry.position], entry.axis
+        else:
+            name, axis = _read_by(graph, node, entry.position)
+        total: np.ndarray | float = 0.0
+        count = 0
+        for value in stages.values(name):
+            others = tuple(other for other in range(value.ndim) if other != axis % value.ndim)
+            total = total + np.square(value, dtype=np.float64).sum(others)
+            count += value.size // value.shape[axis]
+        squares[entry.position] = np.asarray(total) / max(count, 1)
+    return _Seen(None, squares)
+
+
+def _read_by(graph: ChannelGraph, node: int, position: int) -> tuple[str, int]:
+    """The computed tensor that the weights at this position multiply, and its axis."""
+    item = graph.network.nodes[node]
+    if item.op_type in ("LSTM", "GRU", "RNN"):
+        return (item.input[0], 2) if position == 1 else (next(name for name in item.output if name), -1)
+    if item.op_type == "MatMul":
+        return (item.input[1], -2) if position == 0 else (item.input[0], -1)
+    return item.input[0], 1
+
+
+def _consumers(
+    graph: ChannelGraph, place: int, node: int, site: Site | None, seen: _Seen, criterion: str
+) -> list[_Consumer | np.ndarray]:
+    """What a node reads of a group: whole matrices, or losses of single units (units,)."""
+    group = graph.groups[place]
+    unit_of = np.full(graph.count, -1)
+    for number, labels in enumerate(group.units):
+        unit_of[labels] = number
+    read = None if site is None else input_labels(graph, site)
+    if seen.gram is not None and site is not None and read is not None:
+        features = _features(unit_of[read], len(group.units))
+        weights = site.matrix(graph.network)
+        if features is not None and criterion == "obs":
+            return [_Consumer(node, weights, seen.gram, features)]
+        squares = np.diagonal(seen.gram, axis1=1, axis2=2)
+        each = (np.square(weights) if criterion != "activation" else 1.0) * squares[:, None]
+        per_feature = each.sum((0, 1))
+        return [_by_unit(per_feature, unit_of[read], len(group.units))]
+    found: list[_Consumer | np.ndarray] = []
+    for entry in _reads(graph):
+        if entry.node == node and (unit_of[entry.labels] >= 0).any() and entry.position in seen.squares:
+            squares = seen.squares[entry.position]
+            if isinstance(entry, Cut) and criterion != "activation":
+                value = graph.network.weights[graph.network.nodes[node].input[entry.position]].astype(np.float64)
+                others = tuple(axis for axis in range(value.ndim) if axis != entry.axis)
+                squares = squares * np.square(value).sum(others)
+            found.append(_by_unit(squares, unit_of[entry.labels], len(group.units)))
+    return found
+
+
+def _by_unit(per_feature: np.ndarray, owner: np.ndarray, units: int) -> np.ndarray:
+    losses = np.bincount(owner[owner >= 0], per_feature[owner >= 0], units)
+    return losses / max(per_feature.sum(), np.finfo(np.float64).tiny)
+
+
+def _features(owner: np.ndarray, units: int) -> np.ndarray | None:
+    """Places of each unit's features (units, size); None where units have different numbers of them."""
+    counts = np.bincount(owner[owner >= 0], minlength=units)
+    if counts.min() != counts.max():
+        return None
+    order = np.argsort(owner, kind="stable")
+    return order[owner[order] >= 0].reshape(units, -1)
+
+
+def _rank(units: int, consumers: Sequence[_Consumer | np.ndarray]) -> Ranking:
+    full = [item for item in consumers if isinstance(item, _Consumer)]
+    fixed = np.zeros(units)
+    for item in consumers:
+        if isinstance(item, np.ndarray):
+            fixed += item
+    alive = np.ones(units, bool)
+    order: list[int] = []
+    loss = [0.0]
+    repaired: dict[int, np.ndarray] = {}
+    probed = 0
+    while len(order) < units:
+        left = np.flatnonzero(alive)
+        losses = fixed[left] + sum((item.losses(left) for item in full), np.zeros(len(left)))
+        count = max(1, min(units // _STEPS, len(left) - 1))
+        chosen = left[np.argsort(losses, kind="stable")[:count]]
+        step = float(fixed[chosen].sum()) + sum(item.remove(chosen) for item in full)
+        loss += [loss[-1] + step * (number + 1) / count for number in range(count)]
+        order += chosen.tolist()
+        alive[chosen] = False
+        if not repaired and len(order) >= units // 2:
+            repaired, probed = {item.node: item.repaired() for item in full}, len(order)
+    return Ranking(np.asarray(order), np.maximum.accumulate(loss), repaired, probed)

@@ -1,0 +1,213 @@
+"""Zeros in place of single weights: nothing shrinks, but zeros can be compressed, or skipped by sparse runtimes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from onnxprune.graph.channels import ChannelGraph
+from onnxprune.graph.macs import OPERATORS
+from onnxprune.graph.network import Network
+from onnxprune.graph.nodes import operator_type
+from onnxprune.reduction.moments import Ridge
+from onnxprune.reduction.recovery import gather
+from onnxprune.reduction.sites import Site, set_bias, set_weights, sites
+from onnxprune.runtime.random_inputs import Inputs
+from onnxprune.runtime.stages import Stages
+
+_DAMPING = 1e-2  # of the mean of the Gram matrix's diagonal, as SparseGPT
+_PENALTY = 1e-2
+_BLOCK = 128  # columns whose weights are chosen together
+_MOST_FEATURES = 8192
+
+
+def prunable(network: Network) -> dict[str, tuple[int, int]]:
+    """Weights of convolutions, matrix products and recurrent layers: name -> a node and position that reads it."""
+    found: dict[str, tuple[int, int]] = {}
+    for index, node in enumerate(network.nodes):
+        operator = OPERATORS.get(operator_type(node))
+        for position in operator.weights if operator else ():
+            name = node.input[position] if position < len(node.input) else ""
+            value = network.weights.get(name)
+            if value is not None and value.ndim > 1 and value.dtype.kind == "f":
+                found.setdefault(name, (index, position))
+    return found
+
+
+def scores(network: Network, criterion: str, seed: int) -> dict[str, np.ndarray]:
+    """Importance of every single weight, by the weights alone: l1 (magnitude), l2 (the same order), random."""
+    random = np.random.default_rng(seed)
+    return {
+        name: random.random(network.weights[name].shape)
+        if criterion == "random"
+        else np.abs(network.weights[name].astype(np.float64))
+        for name in sorted(prunable(network))
+    }
+
+
+def magnitude_masks(score: Mapping[str, np.ndarray], share: float, scope: str) -> dict[str, np.ndarray]:
+    """True for the weights that stay: of every layer the same share goes ("layer"), or of all together ("global")."""
+    if scope == "layer":
+        return {name: _highest(value.ravel(), share).reshape(value.shape) for name, value in score.items()}
+    flat = np.concatenate([value.ravel() for value in score.values()])
+    kept = _highest(flat, share)
+    masks, start = {}, 0
+    for name, value in score.items():
+        masks[name] = kept[start : start + value.size].reshape(value.shape)
+        start += value.size
+    return masks
+
+
+def _highest(values: np.ndarray, share: float) -> np.ndarray:
+    """All but the lowest share; equal values go by their place."""
+    kept = np.ones(values.size, bool)
+    kept[np.argsort(values, kind="stable")[: round(values.size * share)]] = False
+    return kept
+
+
+def apply(network: Network, masks: Mapping[str, np.ndarray]) -> Network:
+    """The network with zeros where the masks are False."""
+    masked = network.copy()
+    for name, kept in masks.items():
+        masked.weights[name] = np.where(kept, network.weights[name], np.zeros((), network.weights[name].dtype))
+    return masked
+
+
+def prune_by_samples(
+    graph: ChannelGraph,
+    batches: Sequence[Inputs],
+    share: float,
+    scope: str,
+    criterion: str,
+    repair: bool,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+    seed: int = 0,
+) -> tuple[Network, dict[str, np.ndarray]]:
+    """The network without the weights that matter least to its outputs on samples, and the masks.
+
+    Layer after layer, from what the pruned network feeds it: "obs" chooses by what a weight costs once the others of
+    its row make up for it, and makes up for it (SparseGPT, Frantar and Alistarh 2023, 2301.00774); "wanda" chooses by
+    magnitude times the root mean square of what it multiplies (Sun et al. 2023, 2306.11695).
+
+    Args:
+        scope: "layer": each loses the same share; "global": by their loss relative to their layer's outputs.
+        repair: whether the weights that stay make up for those that go.
+    """
+    network = graph.network
+    todo = [site for site in sites(network) if site.matrix(network).shape[2] <= _MOST_FEATURES]
+    fitted = {network.nodes[site.node].input[site.weight]: site for site in todo}
+    score = scores(network, "l1", seed)
+    shares = _shares(network, batches, fitted, share, scope, score, seed)
+    rest = {name: value for name, value in score.items() if name not in fitted}
+    masks = {name: _highest(value.ravel(), shares[name]).reshape(value.shape) for name, value in rest.items()}
+    pruned = apply(network, masks)
+    nodes = pruned.nodes
+    with Stages(network, batches) as original, Stages(pruned, batches) as now:
+        for number, site in enumerate(todo):
+            advance(number, len(todo))
+            original.advance(site.end + 1, keep=[site.result])
+            now.advance(site.node, keep=[site.data])
+            name = network.nodes[site.node].input[site.weight]
+            matrix, bias, kept = _prune_site(site, original, now, shares[name], criterion, repair, seed)
+            masks[name] = site.weights(pruned, kept.astype(np.float64)) != 0
+            set_weights(pruned, nodes, site, matrix)
+            if site.bias is not None and repair:
+                set_bias(pruned, nodes, site, bias.reshape(-1))
+    pruned.drop_unused()
+    return pruned, masks
+
+
+def _prune_site(
+    site: Site, original: Stages, now: Stages, share: float, criterion: str, repair: bool, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights (groups, outputs, features), bias (groups, outputs) and the mask of the weights."""
+    network = now.network
+    plain = site.matrix(network)
+    random = np.random.default_rng([seed, site.node])
+    (moments,) = gather(
+        site,
+        network.nodes[site.node],
+        now,
+        lambda batch: original.value(batch, site.result),
+        plain.shape,
+        [range(len(now))],
+        random,
+    )
+    has_bias = site.bias is not None
+    start = Ridge(moments, plain, _PENALTY, has_bias).weights(moments) if repair else plain
+    gram = moments.centred(has_bias)[0]
+    matrix, kept = np.empty_like(plain), np.empty(plain.shape, bool)
+    for group in range(len(plain)):
+        if criterion == "obs":
+            matrix[group], kept[group] = _sparse_gpt(start[group], gram[group], share, repair)
+        else:
+            squares = np.diagonal(moments.xx[group]) / max(1, moments.count)
+            kept[group] = _highest((np.abs(start[group]) * np.sqrt(squares)).ravel(), share).reshape(start[group].shape)
+            matrix[group] = start[group] * kept[group]
+    return matrix, moments.intercept(matrix) if has_bias else site.offset(network), kept
+
+
+def _sparse_gpt(weights: np.ndarray, gram: np.ndarray, share: float, repair: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (outputs, features) with a share of zeros, and the mask; errors go to columns that come later."""
+    weights = weights.copy()
+    damped = gram.copy()
+    damped[np.diag_indices_from(damped)] += max(_DAMPING * float(np.trace(gram)) / len(gram), 1e-12)
+    # the upper Cholesky factor of the inverse: row i is the inverse of what is left from column i on
+    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
+    kept = np.ones(weights.shape, bool)
+    diagonal = np.diagonal(factor)
+    goal = share * weights.size
+    for start in range(0, weights.shape[1], _BLOCK):
+        stop = min(start + _BLOCK, weights.shape[1])
+        loss = np.square(weights[:, start:stop] / diagonal[start:stop])
+        # as many as are due by the end of this block, so that the whole share is exact
+        due = round(goal * stop / weights.shape[1]) - int((~kept[:, :start]).sum())
+        block = np.ones(loss.size, bool)
+        block[np.argsort(loss.ravel(), kind="stable")[: max(0, due)]] = False
+        kept[:, start:stop] = block.reshape(loss.shape)
+        for column in range(start, stop):
+            gone = ~kept[:, column]
+            error = np.where(gone, weights[:, column], 0) / diagonal[column]
+            if repair:
+                weights[:, column:] -= error[:, None] * factor[column, column:]
+            weights[gone, column] = 0
+    return weights * kept, kept
+
+
+def _shares(
+    network: Network,
+    batches: Sequence[Inputs],
+    fitted: Mapping[str, Site],
+    share: float,
+    scope: str,
+    score: Mapping[str, np.ndarray],
+    seed: int,
+) -> dict[str, float]:
+    """Share of each weight's entries that goes."""
+    if scope == "layer":
+        return dict.fromkeys(score, share)
+    saliency: dict[str, np.ndarray] = {}
+    with Stages(network, batches[: max(1, len(batches) // 4)]) as stages:
+        for name, site in fitted.items():
+            stages.advance(site.end + 1, keep=[site.data, site.result])
+            plain = site.matrix(network)
+            random = np.random.default_rng([seed, site.node, 1])
+            (moments,) = gather(
+                site,
+                network.nodes[site.node],
+                stages,
+                lambda batch, site=site: stages.value(batch, site.result),  # type: ignore[misc]
+                plain.shape,
+                [range(len(stages))],
+                random,
+            )
+            squares = np.diagonal(moments.xx, axis1=1, axis2=2) / max(1, moments.count)
+            energy = float(moments.centred(True)[2].sum())
+            loss = np.square(plain) * squares[:, None]
+            saliency[name] = (loss / max(energy, 1e-12)).ravel()
+    for name, value in score.items():
+        if name not in saliency:  # its layer is not fitted: magnitudes, relative to the layer's
+            saliency[name] = (np.square(value) / max(float(np.square(value).sum()), 1e-12)).ravel()
+    masks = magnitude_masks(saliency, share, "global")
+    return {name: 1 - float(mask.mean()) for name, mask in masks.items()}

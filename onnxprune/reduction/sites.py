@@ -1,0 +1,277 @@
+"""Operators with weights as matrix products: what a unit reads, its weights, and what it gives, as rows of numbers.
+
+A site's weights are (groups, outputs, features); samples give rows (groups, rows, features) and answers
+(groups, rows, outputs).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from onnx import NodeProto
+
+from onnxprune.graph.channels import ChannelGraph
+from onnxprune.graph.network import Network, attribute, reads
+from onnxprune.graph.nodes import operator_type
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node whose output is linear in its weights.
+
+    Attributes:
+        node: its place; `end` is that of the Add with its bias, where it has none itself.
+        kind: "Conv", "Gemm", "MatMul" (data @ weights) or "LeftMatMul" (weights @ data).
+        data: name of what it reads; `result`, of what it gives, bias included.
+        weight: position of the weights among the node's inputs.
+        bias: node and position of the bias; None where there is no place for one.
+        other: what is added to the result next, and nothing else reads the result; None where that is not so.
+        rectified: whether only a ReLU reads the result, or the sum with `other`.
+        kernel: of a convolution.
+    """
+
+    node: int
+    end: int
+    kind: str
+    data: str
+    result: str
+    weight: int
+    bias: tuple[int, int] | None
+    other: str | None = None
+    rectified: bool = False
+    kernel: tuple[int, ...] = ()
+
+    def matrix(self, network: Network) -> np.ndarray:
+        """The weights (groups, outputs, features), float64."""
+        node = network.nodes[self.node]
+        value = network.weights[node.input[self.weight]].astype(np.float64)
+        if self.kind == "Conv":
+            groups = attribute(node, "group", 1)
+            return value.reshape(groups, value.shape[0] // groups, -1)
+        if self.kind == "Gemm":
+            value = value * attribute(node, "alpha", 1.0)
+            return (value if attribute(node, "transB", 0) else value.T)[None]
+        return (value.T if self.kind == "MatMul" else value)[None]
+
+    def weights(self, network: Network, matrix: np.ndarray) -> np.ndarray:
+        """The inverse of `matrix`, in the form and type of the network's own weights."""
+        node = network.nodes[self.node]
+        own = network.weights[node.input[self.weight]]
+        if self.kind == "Conv":
+            return matrix.reshape(own.shape).astype(own.dtype)
+        if self.kind == "Gemm":
+            matrix = matrix / attribute(node, "alpha", 1.0)
+            return np.ascontiguousarray(matrix[0] if attribute(node, "transB", 0) else matrix[0].T, own.dtype)
+        return np.ascontiguousarray(matrix[0].T if self.kind == "MatMul" else matrix[0], own.dtype)
+
+    def offset(self, network: Network) -> np.ndarray:
+        """The bias (outputs,), float64."""
+        outputs = int(np.prod(self.matrix(network).shape[:2]))
+        if self.bias is None:
+            return np.zeros(outputs)
+        node, position = self.bias
+        names = network.nodes[node].input
+        if len(names) <= position or not names[position]:
+            return np.zeros(outputs)
+        value = network.weights[names[position]].astype(np.float64)
+        if self.kind == "Gemm":
+            value = value * attribute(network.nodes[node], "beta", 1.0)
+        return np.broadcast_to(value.reshape(-1), (outputs,)).copy()
+
+    def rows(self, node: NodeProto, data: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+        """What the weights are multiplied by, (groups, rows, features)."""
+        if self.kind == "Conv":
+            return _patches(node, data, self.kernel, places)
+        if self.kind == "LeftMatMul":
+            data = np.moveaxis(data, -2, -1)
+        found = data.reshape(-1, data.shape[-1])
+        return (found if places is None else found[places])[None]
+
+    def answers(self, node: NodeProto, result: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+        """What comes out, (groups, rows, outputs)."""
+        if self.kind == "Conv":
+            groups = attribute(node, "group", 1)
+            flat = result.reshape(*result.shape[:2], -1)
+            flat = flat if places is None else flat[:, :, places]
+            images, channels, count = flat.shape
+            return (
+                flat.reshape(images, groups, channels // groups, count)
+                .transpose(1, 0, 3, 2)
+                .reshape(groups, images * count, channels // groups)
+            )
+        if self.kind == "LeftMatMul":
+            result = np.moveaxis(result, -2, -1)
+        found = result.reshape(-1, result.shape[-1])
+        return (found if places is None else found[places])[None]
+
+    def places(self, result: np.ndarray) -> int:
+        """How many rows a batch with this result can give: for a convolution, of one image."""
+        if self.kind == "Conv":
+            return int(np.prod(result.shape[2:]))
+        return result.size // result.shape[-2 if self.kind == "LeftMatMul" else -1]
+
+
+def sites(network: Network) -> list[Site]:
+    """All operators of the network whose weights can be fitted, in order."""
+    nodes = network.nodes
+    readers: dict[str, list[int]] = {}
+    for index, node in enumerate(nodes):
+        for name in reads(node):
+            readers.setdefault(name, []).append(index)
+
+    def only_reader(name: str) -> int | None:
+        places = readers.get(name, [])
+        return places[0] if len(places) == 1 and name not in network.outputs else None
+
+    found = []
+    for index, node in enumerate(nodes):
+        site = _site(network, nodes, index, node)
+        if site is None:
+            continue
+        reader = only_reader(site.result)
+        if site.kind == "MatMul" and reader is not None:
+            position = _constant_vector(network, nodes[reader], site.result)
+            if position is not None:
+                site = replace(site, end=reader, result=nodes[reader].output[0], bias=(reader, position))
+                reader = only_reader(site.result)
+        if reader is not None and operator_type(nodes[reader]) == "Add" and len(set(nodes[reader].input)) == 2:
+            other = next(name for name in nodes[reader].input if name != site.result)
+            if other not in network.weights:
+                site = replace(site, other=other)
+                reader = only_reader(nodes[reader].output[0])
+        if reader is not None and operator_type(nodes[reader]) == "Relu":
+            site = replace(site, rectified=True)
+        found.append(site)
+    return found
+
+
+def _site(network: Network, nodes: list[NodeProto], index: int, node: NodeProto) -> Site | None:
+    kind = operator_type(node)
+    constant = [name in network.weights for name in node.input]
+    if kind == "Conv" and constant[1] and _is_floating(network, node.input[1]):
+        if len(node.input) > 2 and node.input[2] and not constant[2]:
+            return None
+        kernel = network.weights[node.input[1]].shape[2:]
+        return Site(index, index, kind, node.input[0], node.output[0], 1, (index, 2), kernel=kernel)
+    if kind == "Gemm" and constant[1] and not attribute(node, "transA", 0) and attribute(node, "beta", 1.0) == 1:
+        if (
+            len(node.input) > 2
+            and node.input[2]
+            and (
+                not constant[2]
+                or (network.weights[node.input[2]].ndim > 1 and network.weights[node.input[2]].shape[0] > 1)
+            )
+        ):
+            return None
+        return Site(index, index, kind, node.input[0], node.output[0], 1, (index, 2))
+    if kind == "MatMul":
+        if constant[1] and not constant[0] and network.weights[node.input[1]].ndim == 2:
+            return Site(index, index, kind, node.input[0], node.output[0], 1, None)
+        if constant[0] and not constant[1] and network.weights[node.input[0]].ndim == 2:
+            return Site(index, index, "LeftMatMul", node.input[1], node.output[0], 0, None)
+    return None
+
+
+def _is_floating(network: Network, name: str) -> bool:
+    return network.weights[name].dtype.kind == "f"
+
+
+def _constant_vector(network: Network, node: NodeProto, result: str) -> int | None:
+    """Position of the bias, where the node adds a constant of one number an output (along the last axis)."""
+    if operator_type(node) != "Add" or len(node.input) != 2:
+        return None
+    position = 1 - list(node.input).index(result)
+    value = network.weights.get(node.input[position])
+    if value is None or value.ndim == 0 or value.size != value.shape[-1] or value.dtype.kind != "f" or value.size < 2:
+        return None
+    return position
+
+
+def set_bias(network: Network, nodes: list[NodeProto], site: Site, bias: np.ndarray) -> None:
+    """Gives a site its bias (outputs,), as an input that the node may not have had."""
+    assert site.bias is not None
+    index, position = site.bias
+    node = nodes[index]
+    own = network.weights[nodes[site.node].input[site.weight]].dtype
+    while len(node.input) <= position:
+        node.input.append("")
+    name = node.input[position]
+    value = bias.astype(own)
+    if name and network.weights[name].ndim > 1 and network.weights[name].size == bias.size:
+        value = value.reshape(network.weights[name].shape)
+    _give(network, nodes, node, position, value, "bias")
+
+
+def set_weights(network: Network, nodes: list[NodeProto], site: Site, matrix: np.ndarray) -> None:
+    """Gives a site weights of its own: (groups, outputs, features)."""
+    node = nodes[site.node]
+    _give(network, nodes, node, site.weight, site.weights(network, matrix), "weight")
+
+
+def _give(
+    network: Network, nodes: list[NodeProto], node: NodeProto, position: int, value: np.ndarray, what: str
+) -> None:
+    """Sets a constant of a node, under the name that it has where no other node reads it."""
+    name = node.input[position]
+    if not name or sum(list(reads(item)).count(name) for item in nodes) > 1 or name in network.outputs:
+        name = node.input[position] = network.fresh(f"{node.output[0]}_{what}")
+    network.weights[name] = value
+
+
+def input_labels(graph: ChannelGraph, site: Site) -> np.ndarray | None:
+    """Labels of the features of a site (features,): None where none of them can go."""
+    for cut in graph.cuts:
+        if cut.node == site.node and cut.position == site.weight and cut.role == "consumer":
+            return np.repeat(cut.labels, int(np.prod(site.kernel))) if site.kind == "Conv" else cut.labels
+    return None
+
+
+def output_labels(graph: ChannelGraph, site: Site) -> np.ndarray | None:
+    """Labels of the outputs of a site (outputs,): None where all stay."""
+    found = graph.channels.get(site.result)
+    return None if found is None else found.labels
+
+
+def _patches(node: NodeProto, data: np.ndarray, kernel: tuple[int, ...], places: np.ndarray | None) -> np.ndarray:
+    """The windows (groups, images * places, channels / groups * kernel) that a convolution sees (im2col)."""
+    rank = len(kernel)
+    strides = list(attribute(node, "strides", [1] * rank))
+    dilations = list(attribute(node, "dilations", [1] * rank))
+    groups = attribute(node, "group", 1)
+    begin, end = _pads(node, data.shape[2:], kernel, strides, dilations)
+    padded = np.pad(data, [(0, 0), (0, 0), *zip(begin, end, strict=True)])
+    counts = [
+        (size - dilation * (k - 1) - 1) // stride + 1
+        for size, k, stride, dilation in zip(padded.shape[2:], kernel, strides, dilations, strict=True)
+    ]
+    flat = np.arange(int(np.prod(counts))) if places is None else places
+    where = np.unravel_index(flat, counts)
+    images, channels = data.shape[:2]
+    taps = int(np.prod(kernel))
+    found = np.empty((groups, images, len(flat), channels // groups, taps), data.dtype)
+    for tap in range(taps):
+        offset = np.unravel_index(tap, kernel)
+        index = tuple(
+            w * stride + o * dilation for w, stride, o, dilation in zip(where, strides, offset, dilations, strict=True)
+        )
+        window = padded[(slice(None), slice(None), *index)]  # (images, channels, places)
+        found[..., tap] = window.reshape(images, groups, channels // groups, len(flat)).transpose(1, 0, 3, 2)
+    return found.reshape(groups, images * len(flat), -1)
+
+
+def _pads(
+    node: NodeProto, sizes: tuple[int, ...], kernel: tuple[int, ...], strides: list[int], dilations: list[int]
+) -> tuple[list[int], list[int]]:
+    rank = len(kernel)
+    automatic = attribute(node, "auto_pad", b"NOTSET")
+    if automatic in (b"NOTSET", b"VALID"):
+        pads = list(attribute(node, "pads", [0] * 2 * rank)) if automatic == b"NOTSET" else [0] * 2 * rank
+        return pads[:rank], pads[rank:]
+    begin, end = [], []
+    for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        total = max(0, (-(-size // stride) - 1) * stride + dilation * (k - 1) + 1 - size)
+        small, large = total // 2, total - total // 2
+        begin.append(small if automatic == b"SAME_UPPER" else large)
+        end.append(large if automatic == b"SAME_UPPER" else small)
+    return begin, end

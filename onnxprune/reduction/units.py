@@ -1,0 +1,281 @@
+"""Takes whole units out of a network: how many of each group, which ones, and what is done about the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.common.errors import InputError, RunError
+from onnxprune.graph import surgery
+from onnxprune.graph.network import Network
+from onnxprune.reduction.allocation import aligned, allocate, cost
+from onnxprune.reduction.fidelity import accuracy, answers, compare_answers
+from onnxprune.reduction.importance import geometric_median, norms
+from onnxprune.reduction.latency import node_times, relative_latency
+from onnxprune.reduction.noise import noise
+from onnxprune.reduction.preparation import Prepared, difference
+from onnxprune.reduction.recovery import Fit, recover
+from onnxprune.reduction.samples import Samples
+from onnxprune.reduction.selection import Ranking, rank_groups
+from onnxprune.reduction.sensitivity import measured_losses
+from onnxprune.reduction.settings import FROM_SAMPLES, PruneSettings
+from onnxprune.runtime.execution import open_network, run
+from onnxprune.runtime.random_inputs import Inputs
+
+Advance = Callable[[str, int, int], None]  # told what is being done, how much of it is done, and how much there is
+
+_ROUNDS = 6  # of a search for a latency or a drop
+_MOST_OFF = 1 / 8  # share of a group's units by which an aligned width may differ from what was asked for
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A network without some of its units.
+
+    Attributes:
+        removed: group -> its units that are gone.
+        keep: labels (count,) that are left.
+        plain: the network without them; `network`: recovered.
+        check: its largest relative difference from the original with the removed units masked.
+        fits: what recovery did.
+    """
+
+    removed: Mapping[int, Sequence[int]]
+    keep: np.ndarray
+    plain: Network
+    network: Network
+    check: float
+    fits: tuple[Fit, ...]
+
+
+class UnitPruning:
+    """Removes units from a prepared file as the settings say.
+
+    Args:
+        path: of the file, for messages.
+        recovers: whether the result is repaired; not where it is only to be looked at.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        prepared: Prepared,
+        settings: PruneSettings,
+        samples: Samples | None,
+        advance: Advance,
+        recovers: bool = True,
+    ) -> None:
+        self._path, self._prepared, self._settings, self._samples = path, prepared, settings, samples
+        self._advance, self._recovers = advance, recovers and bool(settings.recovery)
+        self._graph = prepared.graph
+        self._free = [place for place, group in enumerate(self._graph.groups) if group.frozen is None]
+        self._rankings: dict[int, Ranking] | None = None
+
+    @property
+    def can_go(self) -> bool:
+        """Whether there is any group whose units can be removed."""
+        return bool(self._free)
+
+    def outcome(self) -> Outcome:
+        """The pruned network.
+
+        Raises:
+            InputError: no pruning reaches what was asked for.
+            RunError: the result fails its check.
+        """
+        settings = self._settings
+        if settings.sparsity is not None:
+            return self._make(self._uniform(settings.sparsity / 100))
+        if settings.target is None:
+            return self._by_drop(settings.max_drop or 0.0)
+        kind, share = settings.target
+        if kind == "latency":
+            return self._make(self._by_latency(share))
+        return self._make(allocate(self._graph, self._losses(), share, cost(self._graph), settings.align))
+
+    def error_added(self, place: int, gone: int) -> float | None:
+        """Loss of what reads a group with so many of its units gone; None where it was not judged from samples."""
+        if self._rankings is None or place not in self._rankings or self._settings.criterion not in FROM_SAMPLES:
+            return None
+        return float(self._rankings[place].loss[gone])
+
+    def _uniform(self, share: float) -> dict[int, int]:
+        """Units that each group loses: aligned widths as long as they are near the share."""
+        counts = {}
+        for place in self._free:
+            group = self._graph.groups[place]
+            units = len(group.units)
+            gone = min(units - 1, round(share * units))
+            step = self._settings.align
+            while (found := aligned(units, gone, step, group.width)) != gone and step > 1:
+                if abs(found - gone) <= _MOST_OFF * units:
+                    break
+                step //= 2
+            counts[place] = found
+        return counts
+
+    def _make(self, counts: Mapping[int, int]) -> Outcome:
+        """The network with so many units of each group removed, checked and repaired."""
+        removed = {place: self._order(place)[:gone].tolist() for place, gone in counts.items() if gone}
+        keep = self._graph.keep(removed)
+        plain = surgery.shrink(self._graph, keep)
+        check = self._check(keep, plain)
+        batches, held_out = self._to_repair_by() if self._recovers and removed else ([], 0)
+        if not batches:
+            return Outcome(removed, keep, plain, plain, check, ())
+        network, fits = recover(
+            self._graph,
+            keep,
+            plain,
+            batches,
+            held_out,
+            self._settings.recovery,
+            lambda done, total: self._advance("recovering", done, total),
+            self._settings.seed,
+        )
+        return Outcome(removed, keep, plain, network, check, tuple(fits))
+
+    def _to_repair_by(self) -> tuple[list[Inputs], int]:
+        """The samples, or noise in their place, and how many batches of them decide what helps."""
+        if self._samples is not None:
+            return self._samples.batches, len(self._samples.held_out)
+        macs = self._graph.macs(np.ones(self._graph.count, bool)) / self._prepared.batch
+        batches = noise(self._graph.network, self._prepared.feed, macs, self._settings.seed)
+        return batches, len(batches) // 4
+
+    def _check(self, keep: np.ndarray, shrunk: Network) -> float:
+        """The shrunk network against the whole one with the removed units masked, on a random input.
+
+        Not the outputs alone are compared, which a Softmax or a label hides behind, but also the results of all
+        products that keep their size.
+
+        Raises:
+            RunError: they differ.
+        """
+        graph = self._graph
+        made = [
+            name
+            for node in sorted({product.node for product in graph.products})
+            for name in graph.network.nodes[node].output
+        ]
+        whole = [
+            name for name in made if name and (name not in graph.channels or keep[graph.channels[name].labels].all())
+        ]
+        names = list(dict.fromkeys([*graph.network.outputs, *whole]))
+        found = []
+        for network in (surgery.mask(graph, keep), shrunk):
+            with open_network(network, names, optimise=False) as session:
+                found.append(run(session, self._prepared.feed))
+        error = difference(*found)
+        if error > self._prepared.tolerance:
+            raise RunError(
+                f"{self._path}: the pruned network differs from the original with the removed units masked by "
+                f"{error:.1e} of its largest value: it is not written. This is a fault of onnxprune's"
+            )
+        return error
+
+    def _order(self, place: int) -> np.ndarray:
+        """Units of a group, those that go first."""
+        group, criterion = self._graph.groups[place], self._settings.criterion
+        if criterion in FROM_SAMPLES:
+            return self._ranked()[place].order
+        if criterion == "random":
+            return np.random.default_rng([self._settings.seed, place]).permutation(len(group.units))
+        if criterion == "fpgm":
+            return np.argsort(geometric_median(self._graph, group), kind="stable")
+        return np.argsort(norms(self._graph, group, 2 if criterion == "l2" else 1), kind="stable")
+
+    def _ranked(self) -> dict[int, Ranking]:
+        if self._rankings is None:
+            assert self._samples is not None
+            criterion = str(self._settings.criterion)
+            self._rankings = rank_groups(
+                self._graph,
+                self._samples.batches,
+                criterion if criterion in FROM_SAMPLES else "obs",
+                lambda done, total: self._advance("judging units", done, total),
+                self._settings.seed,
+            )
+        return self._rankings
+
+    def _losses(self) -> dict[int, np.ndarray]:
+        """Loss of the network's outputs by units gone, for each group, with samples measured and else by norms."""
+        if self._samples is None:
+            return {place: self._norm_loss(place) for place in self._free}
+        return measured_losses(
+            self._graph,
+            self._ranked(),
+            self._samples.fitting,
+            self._graph.macs(np.ones(self._graph.count, bool)) / self._prepared.batch,
+            lambda done, total: self._advance("measuring layers", done, total),
+        )
+
+    def _norm_loss(self, place: int) -> np.ndarray:
+        """Share of the squared norms that is gone, squared again so that the last units cost most."""
+        values = np.sort(norms(self._graph, self._graph.groups[place], 2) ** 2)
+        return np.append(0.0, np.cumsum(values) / max(values.sum(), np.finfo(np.float64).tiny)) ** 2
+
+    def _by_latency(self, share: float) -> dict[int, int]:
+        """Searches the share of the measured time of its nodes that brings the network to the share of its latency."""
+        graph, feed, threads = self._graph, self._prepared.feed, self._settings.threads
+        costs, losses = cost(graph, node_times(graph.network, feed, threads)), self._losses()
+        low, high, guess = 0.02, 1.0, share  # of the costs: the first is too fast or just right, the second too slow
+        best: dict[int, int] | None = None
+        fastest = 1.0
+        for number in range(_ROUNDS):
+            self._advance("searching the latency", number, _ROUNDS)
+            counts = allocate(graph, losses, guess, costs, self._settings.align)
+            removed = {place: self._order(place)[:gone].tolist() for place, gone in counts.items()}
+            measured = relative_latency(graph.network, surgery.shrink(graph, graph.keep(removed)), feed, threads)
+            fastest = min(fastest, measured)
+            if measured <= share:
+                best, low = counts, guess
+            else:
+                high = guess
+            guess = (low + high) / 2
+            if high - low < 0.03:
+                break
+        if best is None:
+            raise InputError(
+                f"{self._path}: no pruning was found that brings it to {share:g} of its latency: the fastest one took "
+                f"{fastest:.2f} of it"
+            )
+        return best
+
+    def _by_drop(self, most: float) -> Outcome:
+        """Searches the fewest MACs that lose no more than `most` points."""
+        losses, costs = self._losses(), cost(self._graph)
+        whole = self._score(self._graph.network)
+        low, high = 0.05, 1.0
+        best = self._make({})
+        for number in range(_ROUNDS):
+            self._advance("searching the drop", number, _ROUNDS)
+            guess = (low + high) / 2
+            made = self._make(allocate(self._graph, losses, guess, costs, self._settings.align))
+            if whole - self._score(made.network) <= most:
+                best, high = made, guess
+            else:
+                low = guess
+        return best
+
+    def _score(self, network: Network) -> float:
+        """Accuracy on validation images, or else agreement with the original on held-out samples, percent.
+
+        Raises:
+            InputError: its outputs are no scores.
+        """
+        assert self._samples is not None
+        if self._samples.validation is not None:
+            found = accuracy(network, self._samples.validation)
+        else:
+            held_out = self._samples.held_out
+            found = compare_answers(answers(self._graph.network, held_out), answers(network, held_out)).agreement
+        if found is None:
+            raise InputError(
+                f"{self._path}: its outputs are no rows of scores, so that no drop can be told: give a sparsity or a "
+                "target"
+            )
+        return found

@@ -1,0 +1,505 @@
+"""Pruning of files: what comes out, what is checked, what is kept, what is refused."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import trained
+from onnx import TensorProto, helper
+from pruned import model
+
+import onnxprune
+from onnxprune import InputError, RunError
+from onnxprune.graph import surgery
+from onnxprune.graph.network import Network, read
+from onnxprune.reduction import prune as pruning
+from onnxprune.reduction import units
+from onnxprune.reduction.result import PruneReport
+from onnxprune.reduction.settings import CRITERIA, FROM_SAMPLES, UNITS
+
+CONVS = """(float[n,3,8,8] x) => (float[n,4] y) {
+    a = Conv <pads = [1,1,1,1]> (x, wa, ba) ra = Relu(a)
+    b = Conv <pads = [1,1,1,1]> (ra, wb) rb = Relu(b)
+    c = Conv <pads = [1,1,1,1]> (rb, wc) s = Add(c, ra)
+    p = GlobalAveragePool(s) f = Flatten(p) y = Gemm <transB = 1> (f, wy) }"""
+CONV_WEIGHTS = {
+    "wa": (16, 3, 3, 3), "ba": (16,), "wb": (24, 16, 3, 3), "wc": (16, 24, 3, 3), "wy": (4, 16),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of these tests need no process of their own to be tried in."""
+    monkeypatch.setattr(pruning, "probe", lambda path, **limits: None)
+
+
+@pytest.fixture
+def mlp(tmp_path: Path) -> Path:
+    return trained.mlp(tmp_path / "mlp.onnx", author="somebody", accuracy="97.5", mean="[0.0]", std="[1.0]")
+
+
+@pytest.fixture
+def convs(tmp_path: Path) -> Path:
+    onnx.save(model(CONVS, CONV_WEIGHTS), tmp_path / "convs.onnx")
+    return tmp_path / "convs.onnx"
+
+
+def prune(path: Path, **settings: object) -> PruneReport:
+    return onnxprune.prune(path, **{"latency": False, "channel_align": 1, **settings})  # type: ignore[arg-type]
+
+
+def outputs(path: Path, **feed: np.ndarray) -> list[np.ndarray]:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feed)
+
+
+def weights_of(path: Path, result: str) -> np.ndarray:
+    """Of the node that gives this tensor."""
+    network = read(path)
+    return network.weights[next(node.input[1] for node in network.nodes if node.output[0] == result)]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# What comes out
+
+
+def test_half_of_the_units_go_and_the_rest_works(convs: Path) -> None:
+    report = prune(convs, sparsity=50, recovery=())  # which may give nodes biases
+    assert report.output == convs.with_name("convs-structured-50.onnx")
+    weights = read(report.output).weights
+    assert {name: weights[name].shape for name in CONV_WEIGHTS} == {
+        "wa": (8, 3, 3, 3), "ba": (8,), "wb": (12, 8, 3, 3), "wc": (8, 12, 3, 3), "wy": (4, 8),
+    }  # fmt: skip
+    assert outputs(report.output, x=np.ones((3, 3, 8, 8), np.float32))[0].shape == (3, 4)
+    onnx.checker.check_model(str(report.output), full_check=True)
+    assert report.check < 1e-4
+    assert [(group.units, group.kept) for group in report.groups] == [(16, 8), (24, 12), (4, 4)]
+    assert report.groups[2].frozen == "they are the model's output 'y'"
+    assert report.share_gone == 0.5
+    kept = sum(weights[name].size for name in CONV_WEIGHTS)
+    assert (report.after.params, report.after.nonzero_params) == (kept, kept)
+    assert report.after.macs == 64 * 9 * (3 * 8 + 8 * 12 + 12 * 8) + 8 * 4
+    assert report.before.macs == 64 * 9 * (3 * 16 + 16 * 24 + 24 * 16) + 16 * 4
+    assert report.before.bytes == convs.stat().st_size
+    assert report.after.bytes == report.output.stat().st_size
+
+
+def test_without_data_it_is_repaired_from_noise(mlp: Path) -> None:
+    random = np.random.default_rng(1)
+    feed = {"pixels": random.standard_normal((64, 64)).astype(np.float32)}
+    wanted = outputs(mlp, **feed)[0]
+    errors = []
+    for recovery in ((), ("bias", "ridge", "match")):
+        report = prune(mlp, sparsity=50, recovery=recovery)
+        assert report.output is not None
+        assert bool(report.repairs) == bool(recovery)
+        assert report.samples is None
+        errors.append(float(np.abs(outputs(report.output, **feed)[0] - wanted).mean()))
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_nothing_goes_at_0_and_all_but_a_unit_at_100(convs: Path, mlp: Path) -> None:
+    same = prune(convs, sparsity=0)
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)}
+    assert same.output is not None
+    assert np.allclose(outputs(convs, **feed)[0], outputs(same.output, **feed)[0], rtol=1e-5)
+    assert same.share_gone == 0
+    least = prune(mlp, sparsity=100, data=trained.unlabelled())
+    assert [group.kept for group in least.groups] == [1, 1, 10]
+    assert least.output is not None
+    assert outputs(least.output, pixels=np.ones((2, 64), np.float32))[0].shape == (2, 10)
+
+
+@pytest.mark.parametrize("technique", CRITERIA)
+def test_each_criterion_of_each_technique(technique: str, mlp: Path) -> None:
+    made = {}
+    for criterion in CRITERIA[technique]:
+        data = trained.unlabelled(64) if criterion in FROM_SAMPLES else None
+        report = prune(mlp, sparsity=50, technique=technique, criterion=criterion, data=data, recovery=())
+        assert report.output is not None
+        made[criterion] = weights_of(report.output, "h2")
+        assert report.share_gone == pytest.approx(0.5, abs=1e-3)
+        assert made[criterion].shape == ((24, 16) if technique in UNITS else (48, 32))
+        assert (report.fidelity is None) == (data is None)
+    assert not any(np.array_equal(made["random"], found) for name, found in made.items() if name != "random")
+
+
+def test_criteria_from_the_weights_keep_what_they_say(tmp_path: Path) -> None:
+    weights = np.diag([1.0, 4.0, 2.0, 3.0]).astype(np.float32)
+    built = model(
+        "(float[n,4] x) => (float[n,3] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }",
+        {"w": weights, "v": (4, 3)},
+    )
+    onnx.save(built, tmp_path / "m.onnx")
+    for criterion in ("l1", "l2"):
+        report = prune(tmp_path / "m.onnx", sparsity=50, criterion=criterion)
+        assert report.output is not None
+        assert read(report.output).weights["w"].max(0).tolist() == [4, 3]
+
+
+def test_recovery_helps_on_digits_it_has_not_seen(mlp: Path) -> None:
+    whole = trained.accuracy(mlp)
+    found = {}
+    for name, settings in {
+        "plain": {"recovery": ()},
+        "bias": {"recovery": ("bias",)},
+        "ridge": {"recovery": ("ridge",)},
+        "all": {},
+    }.items():
+        report = prune(mlp, sparsity=60, criterion="l1", data=trained.unlabelled(), **settings)
+        assert report.output is not None
+        found[name] = trained.accuracy(report.output)
+        assert report.fidelity is not None
+        assert report.fidelity_plain is not None
+        assert set(report.recovered) <= {"none", *settings.get("recovery", ("bias", "ridge", "match"))}
+        if name == "plain":
+            assert report.fidelity == report.fidelity_plain
+        else:
+            assert report.fidelity.relative_error < report.fidelity_plain.relative_error
+    assert found["plain"] < found["bias"] < found["ridge"] <= found["all"] + 1
+    assert found["plain"] < whole - 10
+    assert found["all"] > whole - 5
+
+
+def test_macs_come_within_a_step_of_the_target(mlp: Path) -> None:
+    for data in (None, trained.unlabelled()):
+        report = prune(mlp, target="macs=0.5", data=data)
+        step = max(64 + 32, 48 + 10) / report.before.macs  # the most that a unit takes with it
+        assert 0.5 - step < report.after.macs / report.before.macs <= 0.5
+        shares = [group.kept / group.units for group in report.groups if group.frozen is None]
+        assert shares[0] != shares[1]
+
+
+def test_a_target_of_latency_is_searched_with_the_clock(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that says 0.2 + 0.8 of the share of the parameters."""
+    asked = []
+
+    def clock(original: Network, pruned: Network, feed: dict, threads: int) -> float:
+        sizes = [sum(value.size for value in network.weights.values()) for network in (pruned, original)]
+        asked.append(0.2 + 0.8 * sizes[0] / sizes[1])
+        return asked[-1]
+
+    monkeypatch.setattr(units, "relative_latency", clock)
+    monkeypatch.setattr(units, "node_times", lambda network, feed, threads: dict.fromkeys(range(5), 1.0))
+    report = prune(mlp, target="latency=0.6")
+    assert 0.2 + 0.8 * report.after.params / report.before.params == pytest.approx(
+        max(found for found in asked if found <= 0.6), abs=1e-6
+    )
+    assert report.after.params > 0.4 * report.before.params
+    with pytest.raises(InputError, match=r"brings it to 0\.1 of its latency: the fastest one took 0\.2"):
+        prune(mlp, target="latency=0.1")
+
+
+def test_a_largest_drop_takes_what_it_may(mlp: Path) -> None:
+    reports = [prune(mlp, max_drop=drop, data=trained.unlabelled()) for drop in (0, 20)]
+    for report, drop in zip(reports, (0, 20), strict=True):
+        assert report.fidelity is not None
+        assert report.fidelity.agreement is not None
+        assert report.fidelity.agreement >= 100 - drop
+    assert reports[1].after.macs < reports[0].after.macs < reports[0].before.macs
+
+
+def test_single_weights_go_in_each_layer_or_over_all(mlp: Path) -> None:
+    each = prune(mlp, technique="weight", sparsity=75)
+    assert [layer.zeros / layer.weights for layer in each.layers] == [0.75] * 3
+    over_all = prune(mlp, technique="unstructured", sparsity=75)
+    shares = [layer.zeros / layer.weights for layer in over_all.layers]
+    assert max(shares) - min(shares) > 0.05
+    assert sum(layer.zeros for layer in over_all.layers) == 0.75 * sum(layer.weights for layer in over_all.layers)
+    assert over_all.output is not None
+    before, after = weights_of(mlp, "h1"), weights_of(over_all.output, "h1")
+    assert np.array_equal(after[after != 0], before[after != 0])
+    assert np.abs(before[after == 0]).max() <= np.abs(after[after != 0]).min()
+    assert over_all.before.params == over_all.after.params
+    assert over_all.after.nonzero_params == int(np.count_nonzero(after)) + sum(
+        int(np.count_nonzero(value)) for name, value in read(over_all.output).weights.items() if name != "w1"
+    )
+
+
+@pytest.mark.parametrize("technique", ["weight", "unstructured"])
+def test_the_share_of_zeros_is_exact_from_samples_too(technique: str, mlp: Path) -> None:
+    plain = prune(mlp, technique=technique, sparsity=75, criterion="l1")
+    assert plain.output is not None
+    by_magnitude = trained.accuracy(plain.output)
+    report = prune(mlp, technique=technique, sparsity=75, data=trained.unlabelled())
+    assert sum(layer.zeros for layer in report.layers) == pytest.approx(0.75 * (64 * 48 + 48 * 32 + 320), abs=3)
+    assert report.output == plain.output
+    assert report.replaced
+    assert trained.accuracy(report.output) > by_magnitude + 1
+
+
+def test_widths_are_aligned_where_that_is_near(tmp_path: Path) -> None:
+    built = model(
+        "(float[n,4] x) => (float[n,3] y) {"
+        "h = MatMul(x, a) r = Relu(h) k = MatMul(r, b) s = Relu(k) y = MatMul(s, c) }",
+        {"a": (4, 64), "b": (64, 6), "c": (6, 3)},
+    )
+    onnx.save(built, tmp_path / "m.onnx")
+    for sparsity, kept in ((30, [48, 4]), (50, [32, 3]), (3, [64, 6])):
+        report = prune(tmp_path / "m.onnx", sparsity=sparsity, channel_align=16)
+        assert [group.kept for group in report.groups[:2]] == kept
+    assert [group.kept for group in prune(tmp_path / "m.onnx", sparsity=30).groups[:2]] == [45, 4]
+
+
+# The check
+
+
+def wrong(change: Callable[[Network], None]) -> Callable[..., Network]:
+    right = surgery.shrink
+
+    def shrink(graph: object, keep: np.ndarray) -> Network:
+        network = right(graph, keep)  # type: ignore[arg-type]
+        change(network)
+        return network
+
+    return shrink
+
+
+def one_channel_of_the_wrong_unit(network: Network) -> None:
+    weights = network.weights["wc"].copy()
+    weights[:, [0, 1]] = weights[:, [1, 0]]
+    network.weights["wc"] = weights
+
+
+def test_a_wrong_channel_is_found_and_nothing_written(convs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surgery, "shrink", wrong(one_channel_of_the_wrong_unit))
+    with pytest.raises(RunError, match=r"differs from the original with the removed units masked.*not written"):
+        prune(convs, sparsity=50)
+    assert files(convs.parent) == ["convs.onnx"]
+
+
+def test_a_wrong_channel_is_found_behind_a_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = CONVS.replace("(float[n,4] y)", "(int64[n] label)").replace(
+        "y = Gemm", "y0 = Gemm"
+    ).replace("(f, wy) }", "(f, wy) label = ArgMax <axis = 1, keepdims = 0> (y0) }")  # fmt: skip
+    onnx.save(model(text, CONV_WEIGHTS), tmp_path / "m.onnx")
+    assert prune(tmp_path / "m.onnx", sparsity=50).check < 1e-4
+    monkeypatch.setattr(surgery, "shrink", wrong(one_channel_of_the_wrong_unit))
+    with pytest.raises(RunError, match="not written"):
+        prune(tmp_path / "m.onnx", sparsity=50)
+
+
+# What is kept
+
+
+def test_the_file_says_how_it_was_made_and_keeps_what_it_said(mlp: Path) -> None:
+    report = prune(mlp, sparsity=50, data=trained.unlabelled(), seed=3)
+    assert report.output is not None
+    said = {entry.key: entry.value for entry in onnx.load(report.output).metadata_props}
+    assert said["author"] == "somebody"
+    assert said["mean"] == "[0.0]"
+    assert "accuracy" not in said  # it was that of the original
+    assert said["pruned_from"] == "mlp.onnx"
+    assert said["pruned_from_sha256"] == hashlib.sha256(mlp.read_bytes()).hexdigest()
+    assert said["pruned_by"] == f"onnxprune {onnxprune.__version__}"
+    assert (said["technique"], said["criterion"], said["sparsity"]) == ("structured", "obs", "50")
+    asked = json.loads(said["prune_settings"])
+    assert asked == {
+        "sparsity": 50, "channel_align": 1, "recovery": ["bias", "ridge", "match"], "samples": 512, "seed": 3,
+    }  # fmt: skip
+
+
+def test_inputs_outputs_and_opset_are_kept(tmp_path: Path) -> None:
+    built = model(
+        "(float[n,8] second, float[n,4] first) => (float[n,5] z, float[n,5] a) {"
+        "h = MatMul(second, w1) r = Relu(h) k = MatMul(first, w2) s = Relu(k) c = Concat <axis = 1> (r, s)"
+        "z = MatMul(c, w3) a = Relu(z) }",
+        {"w1": (8, 16), "w2": (4, 16), "w3": (32, 5)},
+        opset=15,
+    )
+    built.graph.doc_string = "a graph"
+    onnx.save(built, tmp_path / "m.onnx")
+    report = prune(tmp_path / "m.onnx", sparsity=50)
+    assert report.output is not None
+    made = onnx.load(report.output)
+    assert list(made.graph.input) == list(built.graph.input)
+    assert list(made.graph.output) == list(built.graph.output)
+    assert list(made.opset_import) == list(built.opset_import)
+    assert (made.ir_version, made.graph.name, made.graph.doc_string) == (8, built.graph.name, "a graph")
+
+
+def test_the_same_again_gives_the_same_bytes(mlp: Path) -> None:
+    for settings in (
+        {"sparsity": 50, "data": trained.unlabelled()},
+        {"sparsity": 50, "technique": "unstructured", "data": trained.unlabelled()},
+        {"target": "macs=0.5", "criterion": "random"},
+    ):
+        first, second, other = (
+            prune(mlp, output=mlp.with_name(f"{name}.onnx"), seed=seed, **settings)  # type: ignore[arg-type]
+            for name, seed in (("one", 0), ("two", 0), ("other", 1))
+        )
+        assert first.output is not None
+        assert second.output is not None
+        assert other.output is not None
+        assert first.output.read_bytes() == second.output.read_bytes()
+        assert first.output.read_bytes() != other.output.read_bytes()
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(convs: Path) -> None:
+    dry = prune(convs, sparsity=50, dry_run=True)
+    assert files(convs.parent) == ["convs.onnx"]
+    assert dry.output is None
+    real = prune(convs, sparsity=50, recovery=())  # which may give nodes biases
+    assert dry.groups == real.groups
+    assert dataclasses.replace(dry.after, bytes=0) == dataclasses.replace(real.after, bytes=0)
+    assert prune(convs, dry_run=True).share_gone == 0
+
+
+def test_a_dry_run_shows_a_file_in_which_all_is_frozen(tmp_path: Path) -> None:
+    onnx.save(model("(float[n,4] x) => (float[n,3] y) { y = MatMul(x, w) }", {"w": (4, 3)}), tmp_path / "m.onnx")
+    assert [group.frozen for group in prune(tmp_path / "m.onnx", dry_run=True).groups] == [
+        "they are the model's output 'y'"
+    ]
+    with pytest.raises(InputError, match=r"no unit of it can be removed: they are the model's output 'y'"):
+        prune(tmp_path / "m.onnx", sparsity=50)
+
+
+def test_the_report_as_tables_and_json(mlp: Path) -> None:
+    report = prune(mlp, sparsity=50, data=trained.unlabelled())
+    table = report.groups_table()
+    assert table["kept"].tolist() == [24, 16, 10]
+    assert table["error_added"].notna().tolist() == [True, True, False]
+    assert report.sizes_table()["params"].tolist() == [report.before.params, report.after.params]
+    assert len(report.repairs_table()) == 2
+    assert json.loads(json.dumps(report.as_json(), allow_nan=False))["groups"][0]["kept"] == 24
+
+
+def test_the_comparison_is_of_the_two_files(mlp: Path) -> None:
+    report = onnxprune.prune(mlp, sparsity=50, seconds=0.1, batch_sizes=(1, 4), threads=1)
+    assert [entry.path for entry in report.comparison] == [mlp, report.output] * 2
+    assert [entry.batch for entry in report.comparison] == [1, 1, 4, 4]
+    assert report.comparison[1].verdict is not None
+
+
+# What kinds of files there are
+
+
+def test_kinds_of_inputs_and_names(tmp_path: Path) -> None:
+    def of(text: str, weights: dict, **settings: object) -> PruneReport:
+        onnx.save(model(text, weights), tmp_path / "m.onnx")
+        return prune(tmp_path / "m.onnx", sparsity=50, **settings)
+
+    ids = (
+        "(int64[n,t] ids) => (float[n,t,5] y) { e = Gather(table, ids) h = MatMul(e, w) r = Relu(h) y = MatMul(r, v) }"
+    )
+    sizes: dict = {"table": (20, 8), "w": (8, 16), "v": (16, 5)}
+    with pytest.raises(InputError, match=r"leaves sizes open.*--input ids:1x\?"):
+        of(ids, sizes)
+    data = {"ids": np.random.default_rng(0).integers(0, 20, (40, 6))}
+    assert [group.kept for group in of(ids, sizes, shapes={"ids": (1, 6)}, data=data).groups] == [4, 8, 5]
+    one = (
+        "(float[1,3,8,8] x) => (float[1,5] y) {"
+        "h = Conv(x, w) r = Relu(h) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, v) }"
+    )
+    report = of(one, {"w": (16, 3, 3, 3), "v": (16, 5)}, data={"x": np.ones((16, 3, 8, 8), np.float32)})
+    assert report.groups[0].kept == 8
+    free = one.replace("[1,3,8,8]", "[n,3,h,w]").replace("[1,5]", "[n,5]")
+    free = free.replace("h = Conv(x, w)", "h0 = Conv(x, w)").replace("Relu(h)", "Relu(h0)")
+    assert of(free, {"w": (16, 3, 3, 3), "v": (16, 5)}, shapes={"x": (2, 3, 9, 9)}).groups[0].kept == 8
+
+
+def test_half_precision_is_held_to_its_own_tolerance(tmp_path: Path) -> None:
+    text = "(float16[n,64] x) => (float16[n,10] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"
+    rng = np.random.default_rng(0)
+    weights = {"w": (64, 48), "v": (48, 10)}
+    built = model(text, {name: rng.standard_normal(shape).astype(np.float16) for name, shape in weights.items()})
+    onnx.save(built, tmp_path / "m.onnx")
+    report = prune(tmp_path / "m.onnx", sparsity=50, data={"x": rng.standard_normal((64, 64)).astype(np.float16)})
+    assert report.output is not None
+    assert read(report.output).weights["w"].dtype == np.float16
+    assert report.check < 1e-2
+
+
+def renamed(built: onnx.ModelProto) -> onnx.ModelProto:
+    """With names as TensorFlow and PyTorch give them."""
+    for node in built.graph.node:
+        node.name = f"/net/{node.output[0]}:{node.op_type}"
+        node.input[:] = [f"/t/{name}:0" for name in node.input]
+        node.output[:] = [f"/t/{name}:0" for name in node.output]
+    for value in (*built.graph.input, *built.graph.output, *built.graph.initializer):
+        value.name = f"/t/{value.name}:0"
+    return built
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_odd_names_and_external_data(external: bool, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    built = renamed(model(CONVS, CONV_WEIGHTS))
+    if external:
+        onnx.save_model(built, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    else:
+        onnx.save(built, path)
+    images = np.random.default_rng(0).standard_normal((32, 3, 8, 8), np.float32)
+    report = prune(path, sparsity=50, data={"/t/x:0": images})
+    assert report.output is not None
+    assert outputs(report.output, **{"/t/x:0": images})[0].shape == (32, 4)
+    assert report.before.bytes == sum(file.stat().st_size for file in tmp_path.iterdir() if file != report.output)
+    if external:
+        with pytest.raises(InputError, match="this is the file to prune, or its external data"):
+            prune(path, sparsity=50, output=tmp_path / "weights.bin")
+
+
+def test_outputs_that_are_no_tensors(tmp_path: Path) -> None:
+    text = (
+        "(float[n,8] x) => (float[n,3] p) { h = MatMul(x, w) r = Relu(h) l = MatMul(r, v) p = Softmax <axis = 1> (l) }"
+    )
+    built = model(text, {"w": (8, 16), "v": (16, 3)}, domains=("ai.onnx.ml",))
+    built.graph.node.append(helper.make_node("ZipMap", ["p"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2]))
+    entry = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    del built.graph.output[:]
+    built.graph.output.append(helper.make_value_info("z", helper.make_sequence_type_proto(entry)))
+    onnx.save(built, tmp_path / "m.onnx")
+    report = prune(tmp_path / "m.onnx", sparsity=50)
+    assert report.output is not None
+    assert [group.kept for group in report.groups] == [8, 3]
+    assert sum(outputs(report.output, x=np.ones((1, 8), np.float32))[0][0].values()) == pytest.approx(1)
+    with pytest.raises(InputError, match="none of its outputs is a tensor of floating-point numbers"):
+        prune(tmp_path / "m.onnx", sparsity=50, data={"x": np.ones((64, 8), np.float32)})
+
+
+def test_quantised_files_and_trees_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    zero, one = np.zeros((), np.int8), np.ones((), np.float32)
+    text = (
+        "(float[n,8] x) => (float[n,3] y) {q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = MatMul(d, w) }"
+    )
+    onnx.save(model(text, {"s": one, "z": zero, "w": (8, 3)}), tmp_path / "qdq.onnx")
+    with pytest.raises(InputError, match="quantised: prune the file with floating-point weights, and quantise"):
+        prune(tmp_path / "qdq.onnx", sparsity=50)
+    tree = helper.make_node(
+        "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1, nodes_treeids=[0], nodes_nodeids=[0],
+        nodes_featureids=[0], nodes_modes=["LEAF"], nodes_values=[0.0], nodes_truenodeids=[0], nodes_falsenodeids=[0],
+        target_treeids=[0], target_nodeids=[0], target_ids=[0], target_weights=[1.0],
+    )  # fmt: skip
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ("n", 2)), ("y", ("n", 1)))
+    ]
+    graph = helper.make_graph([tree], "g", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "tree.onnx")
+    with pytest.raises(InputError, match="a tree ensemble has no layers to prune"):
+        prune(tmp_path / "tree.onnx", sparsity=50)
+
+
+@pytest.mark.slow
+def test_a_file_over_2_gib(tmp_path: Path) -> None:
+    built = model(
+        "(float[n,8] x) => (float[n,4] y) {"
+        "h = MatMul(x, a) r = Relu(h) k = MatMul(r, b) s = Relu(k) y = MatMul(s, c) }",
+        {"a": (8, 24_000), "b": (24_000, 24_000), "c": (24_000, 4)},
+    )
+    onnx.save_model(built, tmp_path / "m.onnx", save_as_external_data=True, location="m.data")
+    del built
+    report = prune(tmp_path / "m.onnx", sparsity=2)
+    assert report.output is not None
+    assert report.after.bytes > 2**31
+    assert files(tmp_path) == ["m-structured-2.onnx", "m-structured-2.onnx.data", "m.data", "m.onnx"]
+    assert outputs(report.output, x=np.ones((1, 8), np.float32))[0].shape == (1, 4)
