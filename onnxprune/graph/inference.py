@@ -14,9 +14,10 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto, helper, numpy_helper
 
 from onnxprune.common.errors import InputError, one_line
-from onnxprune.graph import loops
+from onnxprune.graph import contrib, loops
 from onnxprune.graph.evaluation import MAX_ELEMENTS, Evaluator
 from onnxprune.graph.light import is_large, without_weights
+from onnxprune.graph.macs import Site
 from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
 from onnxprune.graph.sequences import Sequence, sequence_made, tensor_taken
 from onnxprune.graph.tensors import Shape, constants
@@ -64,6 +65,7 @@ def infer_shapes(
     for name, shape in inputs.items():
         _check_elements(path, name, shape)
     sized = without_weights(model)
+    sized.ir_version = max(sized.ir_version, 4)  # before, onnx wants each initializer to be an input
     graph = sized.graph
     declared = _declared(graph, inputs)
     del graph.value_info[:]  # may hold the sizes of another batch
@@ -164,8 +166,10 @@ class _Pass:
         for index, node in enumerate(self._graph.node):
             if any(subgraphs(node)):
                 self._nested(index, node)
-            elif not all(self._is_known(name) for name in node.output if name):
-                self._single(node)
+            else:
+                self._sequence(node)
+                if not all(self._is_known(name) for name in node.output if name):
+                    self._single(node)
             unknown = [name for name in node.output if name and not self._is_known(name)]
             for name in unknown:
                 self.found.gaps.setdefault(name, self._gap(node))
@@ -193,14 +197,18 @@ class _Pass:
             name in self.found.shapes or name in self.found.sequences or kind.HasField("map_type") or _is_of_maps(kind)
         )
 
+    def _sequence(self, node: NodeProto) -> None:
+        """Finds what a node makes of sequences."""
+        held = self.found.sequences
+        made = sequence_made(node, self.found.shapes, held, self._evaluator.value)
+        if made is not None:
+            held[node.output[0]] = made
+        elif operator_type(node) == "SequenceLength" and node.input[0] in held:
+            self._evaluator.learn(node.output[0], np.asarray(len(held[node.input[0]]), np.int64))
+
     def _single(self, node: NodeProto) -> None:
         """Finds the outputs of a node without subgraphs."""
-        sequence = sequence_made(node, self.found.shapes, self.found.sequences, self._evaluator.value)
-        if sequence is not None:
-            self.found.sequences[node.output[0]] = sequence
         taken = tensor_taken(node, self.found.sequences, self._evaluator.value)
-        if taken is not None and operator_type(node) == "SequenceLength":
-            self._evaluator.learn(node.output[0], np.asarray(len(self.found.sequences[node.input[0]]), np.int64))
         found = self._node_types(node)
         for name in filter(None, node.output):
             if name in found:
@@ -219,10 +227,13 @@ class _Pass:
         Raises:
             InputError: its inputs do not fit together.
         """
+        node = contrib.onnx_equivalent(node)
         domain = "" if node.domain == "ai.onnx" else node.domain
         version = self._opsets.get(node.domain, self._opsets.get(domain, 0))
         if not onnx.defs.has(node.op_type, version, domain):
-            return {name: self._declared[name] for name in node.output if name in self._declared}
+            return self._contrib_types(node) | {
+                name: self._declared[name] for name in node.output if name in self._declared
+            }
         names = {name for name in node.input if name}
         if not names <= self._types.keys():
             return {}
@@ -240,6 +251,16 @@ class _Pass:
             if names <= self.found.shapes.keys():
                 raise _contradiction(self._path, error) from error
             return {}
+
+    def _contrib_types(self, node: NodeProto) -> dict[str, TypeProto]:
+        """Of the outputs of onnxruntime's own operators."""
+        first = self.found.types.get(node.input[0]) if node.input else None
+        if first is None:
+            return {}
+        site = Site(node, [self.found.shapes.get(name) for name in node.input], [])
+        kind = contrib.output_type(node, first)
+        shapes = zip(node.output, contrib.output_shapes(site), strict=False)
+        return {name: helper.make_tensor_type_proto(kind, shape) for name, shape in shapes if name}
 
     def _gap(self, node: NodeProto) -> str:
         """Why the outputs of a node are not known, as far back as that can be told."""

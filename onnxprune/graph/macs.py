@@ -208,7 +208,7 @@ def _einsum_note(site: Site) -> str | None:
     return None
 
 
-_MICROSOFT = "com.microsoft"
+MICROSOFT = "com.microsoft"
 
 OPERATORS: dict[str, Operator] = {
     "Attention": Operator(_attention, weights=()),
@@ -227,7 +227,7 @@ OPERATORS: dict[str, Operator] = {
     "RNN": Operator(_recurrent, weights=(1, 2), biases=(3,), note=_recurrent_note),
 }
 OPERATORS |= {
-    f"{_MICROSOFT}.{name}": operator
+    f"{MICROSOFT}.{name}": operator
     for name, operator in {
         "Attention": Operator(_fused_attention(4), biases=(2,)),
         "DynamicQuantizeLSTM": Operator(_recurrent, weights=(1, 2), biases=(3, 7), note=_recurrent_note),
@@ -249,8 +249,11 @@ _ML = "ai.onnx.ml"
 
 
 def _linear(site: Site) -> list[Product]:
-    # the coefficients (outputs, inputs) are an attribute
-    return [Product(_samples(site) * len(site.attribute("coefficients", ())))]
+    # the coefficients (outputs, inputs) are an attribute, at least: some files hold more than are read
+    features = site.input(0)[-1]
+    coefficients = len(site.attribute("coefficients", ()))
+    outputs = len(site.attribute("intercepts", ())) or coefficients // features
+    return [Product(_samples(site) * min(coefficients, outputs * features))]
 
 
 def _support_vectors(site: Site) -> list[Product]:
@@ -299,6 +302,6 @@ _NO_PRODUCTS_ML = {
 def is_uncounted(operator_type: str) -> bool:
     """True for operators that may multiply, and for which there is no definition here."""
     domain, _, name = operator_type.rpartition(".")
-    if operator_type in OPERATORS or name in {_MICROSOFT: _NO_PRODUCTS, _ML: _NO_PRODUCTS_ML}.get(domain, ()):
+    if operator_type in OPERATORS or name in {MICROSOFT: _NO_PRODUCTS, _ML: _NO_PRODUCTS_ML}.get(domain, ()):
         return False
     return bool(domain) or operator_type in _UNCOUNTED

@@ -55,8 +55,6 @@ def tensor_taken(node: NodeProto, sequences: Mapping[str, Sequence], value: Valu
     kind = operator_type(node)
     if held is None:
         return None
-    if kind == "SequenceLength":
-        return ()
     if kind == "SequenceAt" and held:
         position = _position(node, 1, value, len(held))
         return held[position] if position is not None and position < len(held) else None
