@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,11 @@ def count_model(
     Raises:
         InputError: shapes contradict each other, or are absurd.
     """
-    walk = Walk(path, infer_shapes(path, model, inputs, values), model.graph)
+    inferred = infer_shapes(path, model, inputs, values)
+    walk = Walk(path, inferred, model.graph)
     nodes = walk.nodes
-    ops, per_node, note = onnx_tool_ops(model, inputs, walk.weight_bytes)  # last: it may change the model
+    largest = max(map(prod, inferred.shapes.values()), default=0)
+    ops, per_node, note = onnx_tool_ops(model, inputs, walk.weight_bytes, largest)  # last: it may change the model
     nodes = [
         node if index is None else replace(node, onnx_tool_ops=per_node.get(index))
         for index, node in zip(walk.positions, nodes, strict=True)
