@@ -5,9 +5,14 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+
+from onnxprune.common.errors import one_line
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -77,25 +82,70 @@ THREADS = click.option(
 )
 
 
-def _shapes(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> Shapes:
-    shapes: Shapes = {}
-    for text in texts:
-        name, _, sizes = text.rpartition(":")
-        if not name or re.fullmatch(r"[1-9]\d{0,9}(x[1-9]\d{0,9})*", sizes) is None:
-            raise click.BadParameter(f"expected NAME:SIZES like input:1x3x224x224, got {text!r}")
-        if name in shapes:
-            raise click.BadParameter(f"{name!r} is given twice")
-        shapes[name] = tuple(int(size) for size in sizes.split("x"))
-    return shapes
+class GivenInputs(NamedTuple):
+    """Input name -> shape, and input name -> values."""
 
+    shapes: Shapes
+    values: "dict[str, np.ndarray]"
+
+
+def _given_inputs(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> GivenInputs:
+    given = GivenInputs({}, {})
+    for text in texts:
+        name, values, rest = "", {}, text
+        if text.endswith(".npz") and "=" not in text:
+            values = _arrays(Path(text))
+        else:
+            rest, equals, numbers = text.rpartition("=") if "=" in text else (text, "", "")
+            name, _, sizes = rest.rpartition(":")
+            if re.fullmatch(r"[1-9]\d{0,9}(x[1-9]\d{0,9})*", sizes) is None:
+                name, sizes = (rest, "") if equals else ("", "")
+            if not name:
+                raise click.BadParameter(f"expected {_FORMS}, got {text!r}")
+            if equals:
+                values = {name: _numbers(text, numbers)}
+            if sizes and name in given.shapes:
+                raise click.BadParameter(f"{name!r} is given twice")
+            if sizes:
+                given.shapes[name] = tuple(int(size) for size in sizes.split("x"))
+        for key, value in values.items():
+            if key in given.values:
+                raise click.BadParameter(f"{key!r} is given twice")
+            given.values[key] = value
+    return given
+
+
+def _numbers(text: str, numbers: str) -> "np.ndarray":
+    """One number for all elements, or a list of them."""
+    import numpy as np
+
+    try:
+        found = json.loads(f"[{numbers.lower()}]")
+        return np.asarray(found[0] if len(found) == 1 else found) if found else np.asarray(None)
+    except ValueError:
+        raise click.BadParameter(f"expected {_FORMS}, got {text!r}") from None
+
+
+def _arrays(path: Path) -> "dict[str, np.ndarray]":
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # NumPy's errors share no base class
+        raise click.BadParameter(f"{path} cannot be read as an .npz file: {one_line(error)}") from None
+
+
+_FORMS = "NAME:SIZES like input:1x3x224x224, NAME=VALUE like sr=16000, or FILE.npz"
 
 INPUTS = click.option(
     "--input",
     "inputs",
-    metavar="NAME:SIZES",
+    metavar="NAME:SIZES|NAME=VALUE|FILE.npz",
     multiple=True,
-    callback=_shapes,
-    help="Shape of an input that the file leaves open, like input:1x3x224x224; again for another input.",
+    callback=_given_inputs,
+    help="Shape of an input that the file leaves open, like input:1x3x224x224, or the value of one, like sr=16000 or "
+    "lengths=3,5, or arrays by the inputs' names; again for another input.",
 )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, Shapes
+from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs
 
 if TYPE_CHECKING:
     from onnxprune.analysis.profiling import Profile, Value
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows
 
 _MISSING = "-"
+_BUSY = "busy"
+_LONGEST_NAME = 60
 
 
 class _NodeNumber(click.ParamType):
@@ -50,7 +52,7 @@ class _NodeNumber(click.ParamType):
 def profile(
     model: Path,
     batch_sizes: tuple[int, ...],
-    inputs: Shapes,
+    inputs: GivenInputs,
     device: str,
     threads: int | None,
     seconds: float,
@@ -78,12 +80,14 @@ def profile(
     found = profiling.profile(
         model,
         batch_sizes=batch_sizes,
-        shapes=inputs,
+        shapes=inputs.shapes,
+        values=inputs.values,
         device=device,
         threads=threads,
         seconds=seconds,
         latency=not (no_latency or as_csv),
         per_node_time=per_node_time and not as_csv,
+        say=lambda line: click.echo(f"{line[0].upper()}{line[1:]}", err=True),
     )
     if as_csv:
         click.echo(found.nodes.to_csv(index=False), nl=False)
@@ -110,6 +114,7 @@ def _as_json(found: "Profile") -> dict[str, Any]:
         "kernel_times": [asdict(entry) for entry in found.kernels],
         "placement": found.placement,
         "not_measured": list(found.missing),
+        "remarks": list(found.remarks),
     }
 
 
@@ -119,7 +124,7 @@ def _print(found: "Profile", nodes: int | None) -> None:
     click.echo(_summary(found))
     for title, headings, rows in (_operators(found), _nodes(found, nodes), *_latencies(found), *_kernels(found)):
         click.echo(f"\n{title}\n\n{columns(headings, rows)}")
-    notes = [*found.counts.notes, *filter(None, [found.placement])]
+    notes = [*found.counts.notes, *filter(None, [found.placement]), *found.remarks]
     if notes:
         click.echo()
     for note in notes:
@@ -155,8 +160,14 @@ def _summary(found: "Profile") -> str:
 
 def _declared(value: "Value") -> str:
     if value.shape is None:
-        return f"{value.name}: {value.kind}"
-    return f"{value.name}: {value.kind} [{', '.join('?' if dim is None else str(dim) for dim in value.shape)}]"
+        return f"{_short(value.name)}: {value.kind}"
+    return f"{_short(value.name)}: {value.kind} [{', '.join('?' if dim is None else str(dim) for dim in value.shape)}]"
+
+
+def _short(name: str) -> str:
+    """A name that does not break a table: of a long one, its beginning and its end."""
+    half = _LONGEST_NAME // 2
+    return name if len(name) <= _LONGEST_NAME else f"{name[: half - 3]}...{name[-half:]}"
 
 
 def _percent(part: float, whole: float) -> str:
@@ -167,7 +178,7 @@ def _operators(found: "Profile") -> Table:
     counts = found.counts
     rows = [
         [
-            name,
+            _short(name),
             f"{entry.count:,}",
             "unknown" if name in counts.uncounted else f"{entry.macs:,}",
             _percent(entry.macs, counts.macs),
@@ -185,14 +196,14 @@ def _nodes(found: "Profile", number: int | None) -> Table:
     pruned = counts.effective_macs != counts.macs
     rows = [
         [
-            node.operator,
+            _short(node.operator),
             f"{node.macs:,}",
             _percent(node.macs, counts.macs),
             *([f"{node.effective_macs:,}"] if pruned else []),
             _MISSING if node.onnx_tool_ops is None else f"{node.onnx_tool_ops:,}",
             f"{node.params:,}",
             _MISSING if node.output_shape is None else "x".join(map(str, node.output_shape)) or "scalar",
-            node.name,
+            _short(node.name),
         ]
         for node in heaviest
     ]
@@ -213,6 +224,7 @@ def _latencies(found: "Profile") -> list[Table]:
     if not found.latencies:
         return []
     on_gpu = [">transfer"] if found.device == "cuda" else []
+    marked = any(entry.disturbance.busy for entry in found.latencies)
     rows = []
     for entry in found.latencies:
         times = entry.latency
@@ -224,13 +236,31 @@ def _latencies(found: "Profile") -> list[Table]:
                 f"{times.runs:,}",
                 f"{entry.samples_per_second:,.0f}",
                 *([f"{entry.transfer.median_ms:.3f}"] if entry.transfer else []),
+                *([_BUSY if entry.disturbance.busy else ""] if marked else []),
             ]
         )
     title = (
         f"Latency in ms, by onnxruntime on {found.device}, {found.threads} thread{'' if found.threads == 1 else 's'}, "
         f"after {found.latencies[0].warmup_seconds:g} s of warm-up"
     )
-    return [(title, [">batch", ">median", ">p90", ">p99", ">mean", ">std", ">runs", ">samples/s", *on_gpu], rows)]
+    return [
+        (
+            title,
+            [
+                ">batch",
+                ">median",
+                ">p90",
+                ">p99",
+                ">mean",
+                ">std",
+                ">runs",
+                ">samples/s",
+                *on_gpu,
+                *([""] if marked else []),
+            ],
+            rows,
+        )
+    ]
 
 
 def _kernels(found: "Profile") -> list[Table]:

@@ -11,10 +11,11 @@ from onnx import ModelProto
 
 from onnxprune.graph.counts import Counts, NodeCount, OpCount
 from onnxprune.graph.files import load
+from onnxprune.graph.index_limits import index_limits
 from onnxprune.graph.inference import infer_shapes
 from onnxprune.graph.macs import is_uncounted
 from onnxprune.graph.onnx_tool_view import onnx_tool_ops
-from onnxprune.graph.shapes import input_shapes
+from onnxprune.graph.shapes import input_shapes, input_values
 from onnxprune.graph.tensors import Shape
 from onnxprune.graph.walk import UNKNOWN_SHAPE, Walk
 
@@ -36,7 +37,8 @@ def count(
         InputError: not an ONNX file, or the shapes of its inputs are missing or do not fit.
     """
     model, file_bytes = load(path)
-    return count_model(path, model, file_bytes, input_shapes(path, model.graph, batch, shapes), values)
+    resolved = input_shapes(path, model.graph, batch, shapes, values)
+    return count_model(path, model, file_bytes, resolved, input_values(path, model.graph, resolved, values or {}))
 
 
 def count_model(
@@ -60,6 +62,7 @@ def count_model(
     walk = Walk(path, inferred, model.graph)
     nodes = walk.nodes
     largest = max(map(prod, inferred.shapes.values()), default=0)
+    limits = index_limits(model.graph, inferred, inputs)
     ops, per_node, note = onnx_tool_ops(model, inputs, walk.weight_bytes, largest)  # last: it may change the model
     nodes = [
         node if index is None else replace(node, onnx_tool_ops=per_node.get(index))
@@ -93,7 +96,9 @@ def count_model(
             ),
             *walk.gaps,
             *_notes(nodes),
+            *(f"input {name!r} is {list(shape)}: of no elements" for name, shape in inputs.items() if 0 in shape),
         ),
+        index_limits=limits,
     )
 
 

@@ -70,6 +70,7 @@ class Counts:
         uncounted: operator type -> number of nodes that may multiply outside `macs`.
         complete: whether nothing that multiplies is missing from `macs`.
         notes: what the counts leave open, a line each.
+        index_limits: input -> what its integers must stay below, where they are indices.
     """
 
     macs: int
@@ -87,6 +88,7 @@ class Counts:
     uncounted: dict[str, int]
     complete: bool
     notes: tuple[str, ...]
+    index_limits: dict[str, int]
 
     @property
     def sparsity(self) -> float:

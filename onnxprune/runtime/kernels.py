@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnxprune.common.errors import InputError
 from onnxprune.runtime.random_inputs import random_inputs
 from onnxprune.runtime.runs import bound_run
@@ -39,16 +41,26 @@ class KernelTime:
 
 
 def time_kernels(
-    path: Path, shapes: Mapping[str, Sequence[int]], *, device: str, threads: int, seconds: float = 1.0
+    path: Path,
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    device: str,
+    threads: int,
+    seconds: float = 1.0,
+    values: Mapping[str, np.ndarray] | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> tuple[KernelTime, ...]:
     """Times the kernels of the ONNX file by onnxruntime's own profiler, on random inputs; slowest first.
+
+    Args:
+        values, limits: see `random_inputs`.
 
     Raises:
         InputError: the file cannot be run on this device, or not on inputs of these shapes.
     """
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(path, device=device, threads=threads, profile_to=Path(folder))
-        run = bound_run(session, random_inputs(session, shapes), device)
+        run = bound_run(session, random_inputs(session, shapes, values=values, limits=limits), device)
         first = time.perf_counter()
         run()
         # The profiler keeps at most a million events, and every run adds one a node.
