@@ -1,6 +1,6 @@
 """The shapes of a graph's inputs: what the file fixes, and what is given."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ def input_shapes(
         _check_fit(path, inputs[name], wanted[name])
     bound = _bound_names(tensors.values(), batch, wanted)
     found = {name: _sizes(value, batch, wanted.get(name), bound) for name, value in tensors.items()}
-    missing = [value for name, value in tensors.items() if None in (found[name] or [None])]
+    missing = [tensors[name] for name, sizes in found.items() if sizes is None or None in sizes]
     if missing:
         raise InputError(f"{path}: {_missing(missing, found)}")
     shapes = {name: tuple(size for size in sizes or () if size is not None) for name, sizes in found.items()}
@@ -98,8 +98,8 @@ def _check_fit(path: Path, value: ValueInfoProto, wanted: Shape) -> None:
         raise InputError(f"{path}: input {value.name!r} is {_listed([value])}, which {list(wanted)} does not fit")
 
 
-def _bound_names(inputs: Iterable[ValueInfoProto], batch: int | None, wanted: Mapping[str, Shape]) -> dict[str, int]:
-    """Name of a free size -> what it is: the batch where it comes first, else what is given for an input."""
+def _bound_names(inputs: Collection[ValueInfoProto], batch: int | None, wanted: Mapping[str, Shape]) -> dict[str, int]:
+    """Name of a free size -> what it is: the batch where it comes first, what is given for an input, or one."""
     bound: dict[str, int] = {}
     for value in inputs:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
@@ -107,6 +107,10 @@ def _bound_names(inputs: Iterable[ValueInfoProto], batch: int | None, wanted: Ma
                 bound[dim.dim_param] = batch
             elif dim.dim_param and value.name in wanted:
                 bound.setdefault(dim.dim_param, wanted[value.name][axis])
+    for value in inputs:
+        first = next(iter(value.type.tensor_type.shape.dim), None)
+        if first is not None and first.dim_param:
+            bound.setdefault(first.dim_param, 1)
     return bound
 
 

@@ -46,6 +46,7 @@ def timing_lock(say: Callable[[str], None] = lambda line: None) -> Iterator[bool
             mine = stack.enter_context(locked(lock, wait=_PATIENCE))
         if mine:
             write_json(owner, {"process": os.getpid(), "since": time.strftime("%H:%M:%S")})
+            stack.callback(owner.unlink, missing_ok=True)
         yield mine
 
 
