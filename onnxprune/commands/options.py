@@ -141,11 +141,11 @@ _FORMS = "NAME:SIZES like input:1x3x224x224, NAME=VALUE like sr=16000, or FILE.n
 INPUTS = click.option(
     "--input",
     "inputs",
-    metavar="NAME:SIZES|NAME=VALUE|FILE.npz",
+    metavar="INPUT",
     multiple=True,
     callback=_given_inputs,
-    help="Shape of an input that the file leaves open, like input:1x3x224x224, or the value of one, like sr=16000 or "
-    "lengths=3,5, or arrays by the inputs' names; again for another input.",
+    help="NAME:SIZES, where the file leaves the shape of an input open: input:1x3x224x224. NAME=VALUE, where it is not "
+    "to be random: sr=16000, lengths=3,5. FILE.npz: arrays by the inputs' names. Again for another input.",
 )
 
 

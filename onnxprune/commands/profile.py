@@ -1,6 +1,7 @@
 """`profile`: any ONNX file."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs
+from onnxprune.common.errors import InputError
 
 if TYPE_CHECKING:
     from onnxprune.analysis.profiling import Profile, Value
@@ -31,7 +33,7 @@ class _NodeNumber(click.ParamType):
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODEL...")
 @BATCH_SIZES
 @INPUTS
 @DEVICE
@@ -50,7 +52,7 @@ class _NodeNumber(click.ParamType):
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the nodes as CSV, all of them in the order of the graph.")
 def profile(
-    model: Path,
+    models: tuple[Path, ...],
     batch_sizes: tuple[int, ...],
     inputs: GivenInputs,
     device: str,
@@ -65,29 +67,39 @@ def profile(
     """Profile any ONNX file: what it holds, what it costs, how fast it is.
 
     Parameters, MACs and memory are counted from the graph; latency is measured by onnxruntime on random inputs. Counts
-    are for the first batch size.
+    are for the first batch size. Several files, or the files of a folder, make one table, a row each.
 
     \b
     Examples:
       onnxprune profile model.onnx
+      onnxprune profile a.onnx b.onnx models/ --no-latency
       onnxprune profile model.onnx --batch-size 1,32 --threads 1 --per-node-time
       onnxprune profile model.onnx --input input:1x3x224x224 --no-latency --json
     """
-    from onnxprune.analysis import profiling
+    from onnxprune.commands.profile_rows import onnx_files
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
+    settings: dict[str, Any] = {
+        "batch_sizes": batch_sizes,
+        "shapes": inputs.shapes,
+        "values": inputs.values,
+        "device": device,
+        "threads": threads,
+        "seconds": seconds,
+        "say": lambda line: click.echo(f"{line[0].upper()}{line[1:]}", err=True),
+    }
+    files = models if len(models) == 1 and not models[0].is_dir() else onnx_files(models)
+    if files is not models:
+        _print_all(files, "json" if as_json else "csv" if as_csv else None, latency=not no_latency, **settings)
+        return
+    from onnxprune.analysis import profiling
+
     found = profiling.profile(
-        model,
-        batch_sizes=batch_sizes,
-        shapes=inputs.shapes,
-        values=inputs.values,
-        device=device,
-        threads=threads,
-        seconds=seconds,
+        models[0],
         latency=not (no_latency or as_csv),
         per_node_time=per_node_time and not as_csv,
-        say=lambda line: click.echo(f"{line[0].upper()}{line[1:]}", err=True),
+        **settings,
     )
     if as_csv:
         click.echo(found.nodes.to_csv(index=False), nl=False)
@@ -97,6 +109,27 @@ def profile(
         _print(found, nodes)
     for line in found.missing:
         click.echo(f"Not measured: {line}", err=True)
+
+
+def _print_all(files: Sequence[Path], output: str | None, **settings: Any) -> None:
+    """Prints a row for every file that can be profiled, and exits with 2 where one cannot."""
+    from onnxprune.analysis import profiling
+    from onnxprune.commands.profile_rows import print_rows
+
+    found, problems = [], []
+    for path in files:
+        try:
+            found.append(profiling.profile(path, **settings))
+        except InputError as error:
+            problems.append(error)
+    print_rows(found, output)
+    for entry in found:
+        for line in entry.missing:
+            click.echo(f"Not measured: {entry.path}: {line}", err=True)
+    for problem in problems:
+        click.echo(f"Error: {problem}", err=True)
+    if problems:
+        raise SystemExit(InputError.exit_code)
 
 
 def _as_json(found: "Profile") -> dict[str, Any]:

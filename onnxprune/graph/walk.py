@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
-from onnxprune.graph.counts import NodeCount
+from onnxprune.graph.counts import NOT_COUNTED, NodeCount
 from onnxprune.graph.inference import Inferred
 from onnxprune.graph.loops import scan_axis, scanned
 from onnxprune.graph.macs import OPERATORS, Site, UnknownShapeError
@@ -20,9 +20,9 @@ _KEEPING = {"Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squee
 
 _PIECE = 2**24
 
-UNKNOWN_SHAPE = "not counted, the shape of "
+UNKNOWN_SHAPE = f"{NOT_COUNTED}the shape of "
 
-_UNREAD = "not counted, nothing reads what it computes"
+_UNREAD = f"{NOT_COUNTED}nothing reads what it computes"
 
 
 class _Scope:
@@ -231,7 +231,7 @@ class Walk:
                 macs, effective, note = 0, 0, f"{UNKNOWN_SHAPE}{str(error)!r} is not known"
                 self._gap(scope.inferred.gaps.get(str(error)))
             except (ValueError, IndexError, ZeroDivisionError):
-                macs, effective, note = 0, 0, "not counted, its shapes are not those of its definition"
+                macs, effective, note = 0, 0, f"{NOT_COUNTED}its shapes are not those of its definition"
                 self.complete = False
         elif kind == "DequantizeLinear":
             self._set_zero_point(_at(origins, 0), _at(origins, 2), Site(node, [], []).attribute("axis", 1))

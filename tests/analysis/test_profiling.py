@@ -206,6 +206,28 @@ def test_a_size_of_zero_is_said(tmp_path):
     assert (counts.macs, counts.notes) == (0, ("input 'x' is [0, 4]: of no elements",))
 
 
+def test_several_files_and_folders_are_one_table(path, tmp_path):
+    body = "g (float[2, 4] x) => (float[2, 3] y) { y = MatMul (x, w) }"
+    (tmp_path / "below").mkdir()
+    other = graphs.write(tmp_path / "below" / "other.onnx", body, w=graphs.ones(4, 3))
+    done = run(path, other, "--no-latency")
+    assert done.returncode == 0
+    head, _, *rows = done.stdout.splitlines()
+    assert head.split() == ["params", "bytes", "MACs", "activations", "batch", "median", "ms", "model"]
+    assert [row.split()[-1] for row in rows] == [str(path), str(other)]
+    found = json.loads(run(tmp_path, "--seconds", "0.1", "--json").stdout)
+    assert [(row["model"], row["macs"]) for row in found] == [(str(other), 24), (str(path), 6912 + 20)]
+    assert all(row["latency_ms_median"] > 0 for row in found)
+    broken = tmp_path / "below" / "broken.onnx"
+    broken.write_bytes(b"no model")
+    done = run(tmp_path, "--no-latency", "--csv")
+    assert done.returncode == 2
+    assert [row["complete"] for row in csv.DictReader(io.StringIO(done.stdout))] == ["True", "True"]
+    assert done.stderr.startswith(f"Error: {broken}: not an ONNX file")
+    (tmp_path / "empty").mkdir()
+    assert "there is no .onnx file in it" in run(tmp_path / "empty").stderr
+
+
 def test_long_names_do_not_break_the_table_and_equal_notes_are_one(tmp_path):
     name = "n" * 400
     nodes = "\n".join(f"[{name}{index}] h{index} = LSTM <hidden_size = 2> (x, w, r, , l)" for index in range(3))
@@ -276,7 +298,7 @@ def test_a_batch_too_large_to_run_is_counted_all_the_same(path):
 def test_what_is_no_model_is_one_line(tmp_path, content):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    for place in (path, tmp_path, tmp_path / "nowhere"):
+    for place in (path, tmp_path, tmp_path / "nowhere"):  # a folder is its files
         done = run(place)
         assert done.returncode == 2
         assert done.stdout == ""

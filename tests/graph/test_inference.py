@@ -210,6 +210,18 @@ def test_what_nothing_reads_is_not_counted(path):
     assert [node.repeats for node in counts.nodes] == [1, 0, 0]
 
 
+def test_onnx_tool_has_no_biases_where_the_count_is_left_open(path):
+    body = """g (float[2, 4] x, int64[4] target) => (float y) {
+        y = Gemm (x, w, b)
+        unread = Gemm (x, w, b)
+    }"""
+    counts = count(write(path, body, w=weight(4, 4), b=weight(4)))
+    reasons = counts.onnx_tool_difference
+    assert reasons["Gemm: biases"] == 2 * 4
+    assert reasons["Gemm: here not counted, nothing reads what it computes"] == 2 * 4 * 4 + 2 * 4
+    assert len(reasons) == 2
+
+
 def test_a_gap_is_named_by_its_source(path):
     body = """g (float[2, 4] x) => (float y) {
         [places] p = NonZero (x) c = Cast <to = 1> (p) t = Transpose (c)
