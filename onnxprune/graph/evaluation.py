@@ -1,11 +1,12 @@
 """Values that depend on constants and sizes alone: the integer part of a graph, from which shapes are made."""
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from math import prod
 
 import numpy as np
 from onnx import NodeProto, OperatorSetIdProto, helper
 
+from onnxprune.graph.macs import Site
 from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.tensors import Shape
 
@@ -33,7 +34,7 @@ _ARITHMETIC = {
 
 
 class Evaluator:
-    """Evaluates what is asked for, and what that needs, as onnx's reference implementation does.
+    """Evaluates what is asked for, and what that needs, by NumPy or onnx's reference implementation.
 
     A value is known where it comes from constants and shapes by arithmetic, and is small: files are strangers', so the
     elements of each and of all are bounded.
@@ -104,8 +105,6 @@ class Evaluator:
         return all(shape is not None and prod(shape) <= limit for shape in shapes) and self._work < _MAX_WORK
 
     def _evaluate(self, node: NodeProto) -> dict[str, np.ndarray]:
-        from onnx.reference import ReferenceEvaluator
-
         feed: dict[str, np.ndarray] = {}
         for name in filter(None, node.input):
             value = self._values.get(name)
@@ -116,12 +115,61 @@ class Evaluator:
                 return {}
             feed[name] = value
         names = [name for name in node.output if name]
-        function = helper.make_function("", "one_node", list(feed), names, [node], self._opsets)
+        plain = _PLAIN.get(operator_type(node)) if all(node.input) else None
         try:
             with np.errstate(all="ignore"):
-                found = ReferenceEvaluator(function).run(None, feed, attributes={})
+                if plain is not None:
+                    found = [plain(Site(node, [], []), *(feed[name] for name in node.input))]
+                else:
+                    found = self._by_reference(node, feed, names)
         except Exception:  # whatever onnx's implementation makes of a stranger's node: its value is not known
             return {}
         values = {name: np.asarray(value) for name, value in zip(names, found, strict=True)}
         self._work += sum(value.size for value in values.values())
         return values
+
+    def _by_reference(self, node: NodeProto, feed: dict[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
+        from onnx.reference import ReferenceEvaluator
+
+        function = helper.make_function("", "one_node", list(feed), names, [node], self._opsets)
+        return list(ReferenceEvaluator(function).run(None, feed, attributes={}))
+
+
+def _divide(site: Site, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    if first.dtype.kind == "f":
+        return np.divide(first, second)
+    quotient = np.abs(first) // np.abs(second)  # integers are rounded towards zero
+    return np.where((first < 0) ^ (second < 0), -quotient, quotient).astype(first.dtype)
+
+
+def _unsqueeze(site: Site, array: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
+    places = site.attribute("axes", []) if axes is None else axes.tolist()
+    return np.expand_dims(array, tuple(places))
+
+
+def _slice(site: Site, array: np.ndarray, starts: np.ndarray, ends: np.ndarray, *rest: np.ndarray) -> np.ndarray:
+    axes = rest[0].tolist() if rest else range(len(starts))
+    steps = rest[1].tolist() if len(rest) > 1 else [1] * len(starts)
+    places = [slice(None)] * array.ndim
+    for axis, start, end, step in zip(axes, starts.tolist(), ends.tolist(), steps, strict=True):
+        places[axis] = slice(start, end, step)
+    return array[tuple(places)]
+
+
+# The commonest, by NumPy: importing onnx's reference takes longer than counting most files.
+_PLAIN: dict[str, Callable[..., np.ndarray]] = {
+    "Add": lambda site, first, second: np.add(first, second),
+    "Cast": lambda site, array: array.astype(helper.tensor_dtype_to_np_dtype(site.attribute("to", 0))),
+    "Concat": lambda site, *arrays: np.concatenate(arrays, site.attribute("axis", 0)),
+    "Div": _divide,
+    "Floor": lambda site, array: np.floor(array),
+    "Gather": lambda site, array, places: np.take(array, places, site.attribute("axis", 0)),
+    "Identity": lambda site, array: array,
+    "Mul": lambda site, first, second: np.multiply(first, second),
+    "Shape": lambda site, array: np.array(
+        array.shape[site.attribute("start", 0) : site.attribute("end", None)], np.int64
+    ),
+    "Slice": _slice,
+    "Sub": lambda site, first, second: np.subtract(first, second),
+    "Unsqueeze": _unsqueeze,
+}
