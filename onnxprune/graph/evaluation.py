@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from math import prod
 
 import numpy as np
-from onnx import NodeProto, OperatorSetIdProto, helper
+from onnx import NodeProto, OperatorSetIdProto, TensorProto, helper, numpy_helper
 
 from onnxprune.graph.macs import Site
 from onnxprune.graph.nodes import operator_type
@@ -156,20 +156,53 @@ def _slice(site: Site, array: np.ndarray, starts: np.ndarray, ends: np.ndarray, 
     return array[tuple(places)]
 
 
+def _reshape(site: Site, array: np.ndarray, target: np.ndarray) -> np.ndarray:
+    sizes = target.tolist()
+    if not site.attribute("allowzero", 0):
+        sizes = [array.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
+    return array.reshape(sizes)
+
+
+def _expand(site: Site, array: np.ndarray, target: np.ndarray) -> np.ndarray:
+    return np.array(np.broadcast_to(array, np.broadcast_shapes(array.shape, tuple(target.tolist()))))
+
+
+def _range(site: Site, start: np.ndarray, end: np.ndarray, step: np.ndarray) -> np.ndarray:
+    length = max(0, int(np.ceil((end - start) / step)))
+    return np.asarray(start + step * np.arange(length)).astype(start.dtype)
+
+
+def _constant_of_shape(site: Site, target: np.ndarray) -> np.ndarray:
+    value = site.attribute("value", None)
+    return np.full(target.tolist(), 0 if value is None else numpy_helper.to_array(value).item(), _type_of(value))
+
+
+def _type_of(value: TensorProto | None) -> np.dtype:
+    return np.dtype(np.float32) if value is None else np.dtype(helper.tensor_dtype_to_np_dtype(value.data_type))
+
+
 # The commonest, by NumPy: importing onnx's reference takes longer than counting most files.
 _PLAIN: dict[str, Callable[..., np.ndarray]] = {
     "Add": lambda site, first, second: np.add(first, second),
     "Cast": lambda site, array: array.astype(helper.tensor_dtype_to_np_dtype(site.attribute("to", 0))),
     "Concat": lambda site, *arrays: np.concatenate(arrays, site.attribute("axis", 0)),
+    "ConstantOfShape": _constant_of_shape,
     "Div": _divide,
+    "Equal": lambda site, first, second: np.equal(first, second),
+    "Expand": _expand,
     "Floor": lambda site, array: np.floor(array),
     "Gather": lambda site, array, places: np.take(array, places, site.attribute("axis", 0)),
     "Identity": lambda site, array: array,
+    "Not": lambda site, array: np.logical_not(array),
     "Mul": lambda site, first, second: np.multiply(first, second),
+    "Range": _range,
+    "Reshape": _reshape,
     "Shape": lambda site, array: np.array(
         array.shape[site.attribute("start", 0) : site.attribute("end", None)], np.int64
     ),
+    "Size": lambda site, array: np.array(array.size, np.int64),
     "Slice": _slice,
     "Sub": lambda site, first, second: np.subtract(first, second),
+    "Transpose": lambda site, array: array.transpose(site.attribute("perm", None)),
     "Unsqueeze": _unsqueeze,
 }

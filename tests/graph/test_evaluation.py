@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune.graph.evaluation import Evaluator
@@ -30,6 +30,17 @@ def integers(*values: int) -> np.ndarray:
         ("Shape", (np.zeros((2, 3, 4)),), {"start": 1}, 15),
         ("Shape", (np.zeros((2, 3, 4)),), {"start": -3, "end": -1}, 15),
         ("Unsqueeze", (SIGNED, integers(0, -1)), {}, 13),
+        ("ConstantOfShape", (integers(2, 3),), {}, 13),
+        ("ConstantOfShape", (integers(2),), {"value": numpy_helper.from_array(integers(7))}, 13),
+        ("Equal", (SIGNED, integers(5)), {}, 13),
+        ("Not", (SIGNED > 0,), {}, 13),
+        ("Expand", (integers(1, 2).reshape(2, 1), integers(3, 1, 4)), {}, 13),
+        ("Range", (np.array(-1), np.array(8), np.array(3)), {}, 13),
+        ("Range", (np.float32(0), np.float32(1), np.float32(0.3)), {}, 13),
+        ("Reshape", (SIGNED.reshape(1, 5), integers(0, -1, 1)), {}, 13),
+        ("Size", (np.zeros((2, 3, 4)),), {}, 13),
+        ("Transpose", (np.arange(6).reshape(1, 2, 3),), {}, 13),
+        ("Transpose", (np.arange(6).reshape(1, 2, 3),), {"perm": [1, 0, 2]}, 13),
         ("Unsqueeze", (SIGNED,), {"axes": [1]}, 11),
         ("Slice", (SIGNED, integers(-1), integers(-(2**63)), integers(0), integers(-1)), {}, 13),
         ("Slice", (SIGNED, integers(1), integers(2**31)), {}, 13),
