@@ -11,12 +11,14 @@ import numpy as np
 import onnx
 import onnx.parser
 
+from onnxprune.analysis.correspondence import OutputDifference, difference, pair_names
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.graph.counting import count_model
 from onnxprune.graph.counts import Counts
 from onnxprune.graph.files import load
-from onnxprune.graph.shapes import input_shapes
+from onnxprune.graph.shapes import input_shapes, input_values
 from onnxprune.graph.tensors import Shape
+from onnxprune.runtime.bystanders import Bystanders, Disturbance
 from onnxprune.runtime.kernels import on_cpu, time_kernels
 from onnxprune.runtime.lock import timing_lock
 from onnxprune.runtime.probe import probe
@@ -34,6 +36,7 @@ _MUCH_LESS = 0.8  # of the theoretical speedup
 _MANY_ZEROS = 0.2  # of the multiplications
 _MUCH_MISALIGNED = 0.2  # of the MACs
 _MUCH_FIXED = 0.2  # of the latency
+_BEYOND = 1.1  # of the theoretical speedup
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,11 @@ class Facts:
         speedup: median latency of the base / of the file.
         interval: its 95 % confidence interval.
         noise: how far sessions of the same file were apart, relative. A speedup within 1 +- noise is none.
-        theoretical: MACs of the base / of the file.
+        theoretical: MACs of the base / of the file; None where those of either cannot all be told.
         bytes_ratio: bytes on disk of the base / of the file.
-        zero_share: share of the file's multiplications that are by stored zeros.
-        misaligned_share: share of its MACs in nodes whose output channels fill the vectors less well than the base's.
+        zero_share: share of the file's multiplications that are by stored zeros; 0 where not all can be told.
+        misaligned_share: share of its MACs in nodes whose output channels fill the vectors less well than the base's;
+            likewise.
         vector: channels that fill a vector.
         traffic_ratio: bytes that all nodes read and write, base / file; None where a size is not known.
         fixed_share: share of the file's latency that a run of one trivial operator takes too.
@@ -56,7 +60,7 @@ class Facts:
     speedup: float
     interval: tuple[float, float]
     noise: float
-    theoretical: float
+    theoretical: float | None
     bytes_ratio: float
     zero_share: float
     misaligned_share: float
@@ -74,26 +78,13 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class OutputDifference:
-    """Of the outputs on the same random input.
-
-    Attributes:
-        max_abs: the largest absolute difference; None where the outputs do not correspond.
-        same_top1: share of the rows whose largest value is at the same place; None for outputs that are not (N, M).
-        note: why there are no figures.
-    """
-
-    max_abs: float | None
-    same_top1: float | None
-    note: str | None
-
-
-@dataclass(frozen=True)
 class Entry:
     """A file at one batch size; what compares it with the base is None for the base itself.
 
     Attributes:
         placement: what a session on CUDA runs on the CPU all the same; None where that is nothing.
+        disturbance: what else the machine did while the files were timed.
+        pairing: how inputs and outputs correspond to the base's, where their names do not tell.
     """
 
     path: Path
@@ -104,6 +95,8 @@ class Entry:
     facts: Facts | None
     verdict: Verdict | None
     outputs: OutputDifference | None
+    disturbance: Disturbance
+    pairing: str | None
 
 
 def judge(facts: Facts) -> Verdict:
@@ -115,8 +108,16 @@ def judge(facts: Facts) -> Verdict:
         outcome = "slower"
     else:
         outcome = "no real difference"
-    short = facts.speedup < _MUCH_LESS * facts.theoretical
+    theory = facts.theoretical
+    short = theory is not None and facts.speedup < _MUCH_LESS * theory
     reasons = []
+    if theory is None:
+        reasons.append("what to expect is not known: not all MACs of the two files can be told, see profile")
+    elif low > theory * (1 + facts.noise) * _BEYOND and outcome == "faster":
+        reasons.append(
+            f"beyond theory: its MACs explain {theory:.2f}x only; the rest is other work that is gone, another kernel "
+            "or type of numbers, or a disturbed measurement: look at it before you rely on it"
+        )
     if facts.zero_share > _MANY_ZEROS:
         reasons.append(
             f"zeros left in place: {100 * facts.zero_share:.0f} % of its multiplications are by stored zeros, which "
@@ -132,15 +133,16 @@ def judge(facts: Facts) -> Verdict:
             f"too small to matter: {100 * facts.fixed_share:.0f} % of its time is the fixed cost of a run; larger "
             "batches or fewer runs gain more than pruning"
         )
-    if short and facts.traffic_ratio is not None and facts.traffic_ratio < _MUCH_LESS * facts.theoretical:
+    if short and theory is not None and facts.traffic_ratio is not None and facts.traffic_ratio < _MUCH_LESS * theory:
         reasons.append(
-            f"memory-bound: MACs fell {facts.theoretical:.2f} times, the bytes that its nodes read and write only "
+            f"memory-bound: MACs fell {theory:.2f} times, the bytes that its nodes read and write only "
             f"{facts.traffic_ratio:.2f} times; prune the layers with the largest outputs"
         )
     if outcome != "faster" and facts.bytes_ratio > 1 / _MUCH_LESS:
         reasons.append(f"its file is {facts.bytes_ratio:.2f} times smaller all the same")
-    if outcome == "no real difference" and not reasons:
-        reasons.append("it does the same work" if facts.theoretical < 1 / _MUCH_LESS else "no reason is apparent")
+    if outcome == "no real difference" and theory is not None and not reasons:
+        same = theory is not None and theory < 1 / _MUCH_LESS
+        reasons.append("it does the same work" if same else "no reason is apparent")
     return Verdict(outcome, tuple(reasons))
 
 
@@ -150,19 +152,24 @@ def compare(
     *,
     batch_sizes: Sequence[int] = (),
     shapes: Mapping[str, Shape] | None = None,
+    values: Mapping[str, Any] | None = None,
     device: str = "cpu",
     threads: int | None = None,
     seconds: float = 3.0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Entry]:
     """Times and counts files side by side: one entry a batch size and file, the base's first.
 
-    All are run on the same random input, in turn, two sessions each.
+    All are run on the same random input, in turn, two sessions each. Inputs and outputs correspond by their names, and
+    those whose names differ by their position among these.
 
     Args:
         batch_sizes: default: what the base fixes, else 1.
         shapes: input name of the base -> shape with the batch, where it leaves more open.
+        values: input name of the base -> its values, or one number for all of them; other inputs are random.
         threads: of the processor, within an operator; default: one for each core.
         seconds: length of the measurement at each batch size, all files together.
+        say: gets a line where another process is timing, and has to be waited for.
 
     Raises:
         InputError: a file cannot be read or run, runs nothing on CUDA where that was asked for, or does not take the
@@ -173,7 +180,7 @@ def compare(
     threads = threads or os.cpu_count() or 1
     entries = []
     for size in batch_sizes or (None,):
-        entries += _compare(base, others, size, shapes, device=device, threads=threads, seconds=seconds)
+        entries += _compare(base, others, size, shapes or {}, values or {}, device, threads, seconds, say)
     return entries
 
 
@@ -181,38 +188,62 @@ def _compare(
     base: Path,
     others: Sequence[Path],
     size: int | None,
-    shapes: Mapping[str, Shape] | None,
-    *,
+    shapes: Mapping[str, Shape],
+    values: Mapping[str, Any],
     device: str,
     threads: int,
     seconds: float,
+    say: Callable[[str], None],
 ) -> list[Entry]:
     paths = [base, *others]
     counts: list[Counts] = []
     resolved: list[dict[str, Shape]] = []
+    names: list[dict[str, str]] = []
+    fed: Inputs = {}  # what is given for the base
+    arrays = {name: np.asarray(value) for name, value in values.items()}
     for path in paths:
         model, file_bytes = load(path)
         if resolved:
-            taken = _by_position(path, model, base, resolved[0])
-            resolved.append(input_shapes(path, model.graph, None, taken))
+            names.append(_paired_inputs(path, model, base, resolved[0]))
+            here = {own: arrays[theirs] for own, theirs in names[-1].items() if theirs in arrays}
+            taken = {own: resolved[0][theirs] for own, theirs in names[-1].items()}
+            resolved.append(input_shapes(path, model.graph, None, taken, here))
         else:
-            resolved.append(input_shapes(path, model.graph, size, shapes))
-        counts.append(count_model(path, model, file_bytes, resolved[-1]))
-    placements: list[str | None] = []
-    for path, own, counted in zip(paths, resolved, counts, strict=True):
-        probe(path, own, device=device, threads=threads, file_bytes=counted.file_bytes)
-        placements.append(_placement(path, own, threads) if device == "cuda" else None)
+            resolved.append(input_shapes(path, model.graph, size, shapes, arrays))
+            names.append({name: name for name in resolved[0]})
+            here = arrays
+        given = input_values(path, model.graph, resolved[-1], here)
+        counts.append(count_model(path, model, file_bytes, resolved[-1], given))
+        probe(
+            path,
+            resolved[-1],
+            device=device,
+            threads=threads,
+            values=given,
+            limits=counts[-1].index_limits,
+            file_bytes=file_bytes,
+        )
+        fed = fed or given
+    placements = [
+        _placement(path, own, threads, counted.index_limits) if device == "cuda" else None
+        for path, own, counted in zip(paths, resolved, counts, strict=True)
+    ]
     sessions = [open_session(path, device=device, threads=threads) for path in [*paths, *paths]]
-    first = random_inputs(sessions[0], resolved[0])
-    feeds = [_same_feed(path, session, sessions[0], first) for path, session in zip(paths * 2, sessions, strict=True)]
+    first = random_inputs(sessions[0], resolved[0], values=fed, limits=_shared_limits(names, counts))
+    feeds = [
+        _same_feed(path, session, sessions[0], first, own)
+        for path, session, own in zip(paths * 2, sessions, names * 2, strict=True)
+    ]
     answers = [_answer(path, session, feed) for path, session, feed in zip(paths, sessions, feeds, strict=False)]
     runs = [bound_run(session, feed, device) for session, feed in zip(sessions, feeds, strict=True)]
-    with timing_lock():
+    with timing_lock(say):
+        bystanders = Bystanders()
         *times, nothing = interleave([*runs, _nothing(device, threads)], seconds)
-    batch = next((shape[0] for shape in resolved[0].values() if shape), None)
+        disturbances = [bystanders.disturbance(part, threads) for part in times[: len(paths)]]
+    batch = size or next((shape[0] for shape in resolved[0].values() if shape), None)
     firsts, twins = times[: len(paths)], times[len(paths) :]
     latencies = [summarise(np.concatenate(pair)) for pair in zip(firsts, twins, strict=True)]
-    entries = [Entry(base, batch, counts[0], latencies[0], placements[0], None, None, None)]
+    entries = [Entry(base, batch, counts[0], latencies[0], placements[0], None, None, None, disturbances[0], None)]
     for index in range(1, len(paths)):
         facts = _facts(
             (counts[0], counts[index]),
@@ -221,7 +252,10 @@ def _compare(
             float(np.median(nothing)) / latencies[index].median_ms,
             device,
         )
-        difference = _difference(answers[0], answers[index])
+        theirs, own = ([value.name for value in sessions[at].get_outputs()] for at in (0, index))
+        outputs, by_position = difference(theirs, own, answers[0], answers[index])
+        renamed = [f"{own!r} with {theirs!r}" for own, theirs in names[index].items() if own != theirs] + by_position
+        pairing = f"paired by position, their names differ: {', '.join(renamed)}" if renamed else None
         entries.append(
             Entry(
                 paths[index],
@@ -231,31 +265,47 @@ def _compare(
                 placements[index],
                 facts,
                 judge(facts),
-                difference,
+                outputs,
+                disturbances[index],
+                pairing,
             )
         )
     return entries
 
 
-def _placement(path: Path, shapes: Mapping[str, Shape], threads: int) -> str | None:
-    return on_cpu(path, time_kernels(path, shapes, device="cuda", threads=threads, seconds=0))
+def _placement(path: Path, shapes: Mapping[str, Shape], threads: int, limits: Mapping[str, int]) -> str | None:
+    return on_cpu(path, time_kernels(path, shapes, device="cuda", threads=threads, seconds=0, limits=limits))
 
 
-def _by_position(path: Path, model: Any, base: Path, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """The base's shapes by the names that the other file has for its inputs."""
+def _paired_inputs(path: Path, model: Any, base: Path, shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """The file's inputs -> the base's.
+
+    Raises:
+        InputError: there are more or fewer.
+    """
     initializers = {tensor.name for tensor in model.graph.initializer}
     names = [value.name for value in model.graph.input if value.name not in initializers]
     if len(names) != len(shapes):
         raise InputError(f"{path}: it has {len(names)} inputs, {base} has {len(shapes)}: they cannot be compared")
-    return dict(zip(names, shapes.values(), strict=True))
+    return pair_names(names, list(shapes))
 
 
-def _same_feed(path: Path, session: Any, base: Any, feed: Inputs) -> Inputs:
+def _shared_limits(names: Sequence[Mapping[str, str]], counts: Sequence[Counts]) -> dict[str, int]:
+    """Of the base's inputs: what every file takes."""
+    limits: dict[str, int] = {}
+    for own, counted in zip(names, counts, strict=True):
+        for name, limit in counted.index_limits.items():
+            limits[own[name]] = min(limit, limits.get(own[name], limit))
+    return limits
+
+
+def _same_feed(path: Path, session: Any, base: Any, feed: Inputs, names: Mapping[str, str]) -> Inputs:
     """The base's input under the names that the other file has for it."""
-    for own, theirs in zip(session.get_inputs(), base.get_inputs(), strict=True):
-        if own.type != theirs.type:
-            raise InputError(f"{path}: its input {own.name!r} is {own.type}, the base's is {theirs.type}")
-    return dict(zip((value.name for value in session.get_inputs()), feed.values(), strict=True))
+    kinds = {value.name: value.type for value in base.get_inputs()}
+    for own in session.get_inputs():
+        if own.type != kinds[names[own.name]]:
+            raise InputError(f"{path}: its input {own.name!r} is {own.type}, the base's is {kinds[names[own.name]]}")
+    return {own: feed[theirs] for own, theirs in names.items()}
 
 
 def _answer(path: Path, session: Any, feed: Inputs) -> list[Any]:
@@ -283,6 +333,7 @@ def _facts(
 ) -> Facts:
     base, other = counts
     vector = vector_channels(device)
+    complete = base.complete and other.complete
     misaligned = [_misaligned(part, vector) for part in counts]
     traffic = [_traffic(part) for part in counts]
     return Facts(
@@ -291,14 +342,18 @@ def _facts(
             np.stack([times[0][0], times[1][0]], axis=1), np.stack([times[0][1], times[1][1]], axis=1)
         ),
         noise=twin_noise(*times),
-        theoretical=base.macs / other.macs if other.macs else float("inf") if base.macs else 1.0,
+        theoretical=_theoretical(base.macs, other.macs) if complete else None,
         bytes_ratio=base.file_bytes / other.file_bytes,
-        zero_share=1 - other.effective_macs / other.macs if other.macs else 0.0,
-        misaligned_share=max(0.0, misaligned[1] - misaligned[0]),
+        zero_share=1 - other.effective_macs / other.macs if other.macs and complete else 0.0,
+        misaligned_share=max(0.0, misaligned[1] - misaligned[0]) if complete else 0.0,
         vector=vector,
         traffic_ratio=traffic[0] / traffic[1] if traffic[0] and traffic[1] else None,
         fixed_share=min(1.0, fixed_share),
     )
+
+
+def _theoretical(base: int, other: int) -> float:
+    return base / other if other else float("inf") if base else 1.0
 
 
 def confidence_interval(base: np.ndarray, other: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -350,19 +405,3 @@ def vector_channels(device: str) -> int:
     except OSError:  # not Linux
         return 8
     return 16 if device == "cpu" and "avx512f" in flags else 8
-
-
-def _difference(base: Sequence[Any], other: Sequence[Any]) -> OutputDifference:
-    """Outputs correspond by their position."""
-    shapes = [[getattr(value, "shape", None) for value in values] for values in (base, other)]
-    if shapes[0] != shapes[1]:
-        return OutputDifference(None, None, f"outputs differ in shape: {shapes[0]} and {shapes[1]}")
-    pairs = [
-        pair for pair in zip(base, other, strict=True) if np.issubdtype(getattr(pair[0], "dtype", object), np.number)
-    ]
-    if len(pairs) < len(base):
-        return OutputDifference(None, None, "outputs are not all numbers")
-    differences = [np.abs(a.astype(np.float64) - b).max() for a, b in pairs if a.size]
-    first, second = pairs[0]
-    same = float((first.argmax(axis=1) == second.argmax(axis=1)).mean()) if first.ndim == 2 and first.size else None
-    return OutputDifference(float(max(differences, default=0.0)), same, None)

@@ -1,25 +1,30 @@
 """What an ONNX file of any framework is, what it costs, and how fast onnxruntime runs it."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune.common.errors import InputError
 from onnxprune.graph.counting import count_model
 from onnxprune.graph.counts import Counts
 from onnxprune.graph.files import load
-from onnxprune.graph.shapes import input_shapes
+from onnxprune.graph.shapes import input_shapes, input_values
 from onnxprune.graph.tensors import Shape
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from onnxprune.runtime.bystanders import Disturbance
     from onnxprune.runtime.kernels import KernelTime
     from onnxprune.runtime.timing import Latency
+
+
+_INTEGERS = {getattr(TensorProto, name) for name in ("INT8", "INT16", "INT32", "INT64", "UINT16", "UINT32", "UINT64")}
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class BatchLatency:
         latency: after `warmup_seconds`; on CUDA without transfers.
         samples_per_second: batch / median.
         transfer: of the inputs to the GPU and the outputs back; None on a CPU.
+        disturbance: what else the machine did meanwhile.
     """
 
     batch: int | None
@@ -63,6 +69,7 @@ class BatchLatency:
     latency: "Latency"
     samples_per_second: float
     transfer: "Latency | None"
+    disturbance: "Disturbance"
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class Profile:
         kernels: likewise.
         placement: what a session on CUDA runs on the CPU all the same; None where that is nothing.
         missing: what could not be measured, and why.
+        remarks: what latency was measured on, where that is not what it should be.
     """
 
     path: Path
@@ -96,6 +104,7 @@ class Profile:
     kernels: tuple[BatchKernels, ...]
     placement: str | None
     missing: tuple[str, ...]
+    remarks: tuple[str, ...]
 
     @property
     def operators(self) -> "pd.DataFrame":
@@ -121,6 +130,7 @@ class Profile:
                 **asdict(entry.latency),
                 "samples_per_second": entry.samples_per_second,
                 "transfer_ms": entry.transfer.median_ms if entry.transfer else None,
+                "busy": entry.disturbance.busy,
             }
             for entry in self.latencies
         )
@@ -136,11 +146,13 @@ def profile(
     *,
     batch_sizes: Sequence[int] = (),
     shapes: Mapping[str, Shape] | None = None,
+    values: Mapping[str, Any] | None = None,
     device: str = "cpu",
     threads: int | None = None,
     seconds: float = 3.0,
     latency: bool = True,
     per_node_time: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Profile:
     """Profiles an ONNX file; neither PyTorch nor NNI is imported.
 
@@ -150,11 +162,13 @@ def profile(
     Args:
         batch_sizes: samples a run; the first is that of the counts. Default: what the file fixes, else 1.
         shapes: input name -> shape with the batch, where the file leaves it open.
+        values: input name -> its values, or one number for all of them; other inputs are random.
         device: of latency, "cpu" or "cuda".
         threads: of the processor, within an operator; default: one for each core.
         seconds: length of each measurement of latency.
         latency: whether to measure it.
         per_node_time: whether to time kernels by onnxruntime's profiler, in a session of its own.
+        say: gets a line where another process is timing, and has to be waited for.
 
     Raises:
         InputError: not an ONNX file, a damaged one, shapes that do not fit or are missing, or CUDA was asked for and
@@ -169,38 +183,128 @@ def profile(
     threads = threads or os.cpu_count() or 1
     model, file_bytes = load(path)
     header = _header(model)
-    batches = {
-        _batch(header, resolved): resolved
-        for resolved in (input_shapes(path, model.graph, size, shapes) for size in batch_sizes or (None,))
-    }
-    first, resolved = next(iter(batches.items()))
-    counts = count_model(path, model, file_bytes, resolved)
+    runs = _runs(path, model, header, batch_sizes, shapes or {}, values or {})
+    counts = count_model(path, model, file_bytes, runs[0].shapes, runs[0].values)
+    integers = _unguided(model, counts, values or {})
     del model  # it may be large, and a session holds it once more
-    latencies: list[BatchLatency] = []
-    kernels: list[BatchKernels] = []
-    placement = None
-    missing = []
+    measured = _Measured([], [], None, [], [])
     if timed:
-        from onnxprune.runtime.kernels import on_cpu
-        from onnxprune.runtime.probe import probe
-
-        for batch, resolved in batches.items():
-            try:
-                probe(path, resolved, device=device, threads=threads, file_bytes=file_bytes)
-            except InputError as error:
-                missing.append(f"latency: {str(error).removeprefix(f'{path}: ')}")
-                break
-            if device == "cuda":
-                placement = on_cpu(
-                    path, _kernels(path, batch, resolved, device=device, threads=threads, seconds=0).kernels
-                )
-            if latency:
-                latencies.append(_latency(path, batch, resolved, device=device, threads=threads, seconds=seconds))
-            if per_node_time:
-                kernels.append(_kernels(path, batch, resolved, device=device, threads=threads, seconds=1))
+        target = _Target(path, device, threads, seconds, counts.index_limits, file_bytes, say)
+        measured = _measure(target, runs, latency, per_node_time)
+        measured.remarks.extend(integers)
     return Profile(
-        path, header, first, counts, device, threads, tuple(latencies), tuple(kernels), placement, tuple(missing)
+        path,
+        header,
+        runs[0].batch,
+        counts,
+        device,
+        threads,
+        tuple(measured.latencies),
+        tuple(measured.kernels),
+        measured.placement,
+        tuple(measured.missing),
+        tuple(measured.remarks),
     )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run is made on: shapes of all inputs, and the values of those that are given."""
+
+    batch: int | None
+    shapes: dict[str, Shape]
+    values: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What is timed, and where; see `profile`."""
+
+    path: Path
+    device: str
+    threads: int
+    seconds: float
+    limits: Mapping[str, int]
+    file_bytes: int
+    say: Callable[[str], None]
+
+
+@dataclass
+class _Measured:
+    """The fields of `Profile` that come from runs."""
+
+    latencies: list[BatchLatency]
+    kernels: list[BatchKernels]
+    placement: str | None
+    missing: list[str]
+    remarks: list[str]
+
+
+def _runs(
+    path: Path,
+    model: ModelProto,
+    header: Header,
+    batch_sizes: Sequence[int],
+    shapes: Mapping[str, Shape],
+    values: Mapping[str, Any],
+) -> list[_Run]:
+    """One for each batch size."""
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    runs = []
+    for size in batch_sizes or (None,):
+        resolved = input_shapes(path, model.graph, size, shapes, arrays)
+        batch = _batch(header, resolved) if size is None else size
+        runs.append(_Run(batch, resolved, input_values(path, model.graph, resolved, arrays)))
+    return runs
+
+
+def _measure(target: _Target, runs: Sequence[_Run], latency: bool, per_node_time: bool) -> _Measured:
+    """Times every run, until one cannot be made: a larger batch would not fare better."""
+    from onnxprune.runtime.kernels import on_cpu
+    from onnxprune.runtime.probe import probe
+
+    found = _Measured([], [], None, [], [])
+    for position, run in enumerate(runs):
+        try:
+            probe(
+                target.path,
+                run.shapes,
+                device=target.device,
+                threads=target.threads,
+                values=run.values,
+                limits=target.limits,
+                file_bytes=target.file_bytes,
+            )
+        except InputError as error:
+            batches = ", ".join(f"{left.batch:,}" for left in runs[position:] if left.batch is not None)
+            where = f" at batch {batches}" if len(runs) > 1 else ""
+            found.missing.append(f"latency{where}: {str(error).removeprefix(f'{target.path}: ')}")
+            break
+        if target.device == "cuda":
+            found.placement = on_cpu(target.path, _kernels(target, run, seconds=0).kernels)
+        if latency:
+            found.latencies.append(_latency(target, run))
+        if per_node_time:
+            found.kernels.append(_kernels(target, run, seconds=1))
+    for entry in found.latencies:
+        if entry.disturbance.busy:
+            where = "" if entry.batch is None else f" at batch {entry.batch:,}"
+            found.remarks.append(f"latency{where} was measured on a busy machine: {entry.disturbance.busy}")
+    return found
+
+
+def _unguided(model: ModelProto, counts: Counts, values: Mapping[str, Any]) -> list[str]:
+    """Integer inputs of which nothing tells what they may hold."""
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    return [
+        f"the integers of input {value.name!r} are ones: the graph does not tell what it allows; "
+        f"give others by --input {value.name}=VALUE"
+        for value in model.graph.input
+        if value.type.tensor_type.elem_type in _INTEGERS
+        and value.name not in initializers
+        and value.name not in values
+        and value.name not in counts.index_limits
+    ]
 
 
 def _header(model: ModelProto) -> Header:
@@ -238,33 +342,43 @@ def _batch(header: Header, shapes: Mapping[str, Shape]) -> int | None:
     return next((shapes[value.name][0] for value in header.inputs if shapes.get(value.name)), None)
 
 
-def _latency(
-    path: Path, batch: int | None, shapes: Mapping[str, Shape], *, device: str, threads: int, seconds: float
-) -> BatchLatency:
+def _latency(target: _Target, run: _Run) -> BatchLatency:
+    from onnxprune.runtime.bystanders import Bystanders
     from onnxprune.runtime.lock import timing_lock
     from onnxprune.runtime.random_inputs import random_inputs
     from onnxprune.runtime.runs import bound_run, transfer
     from onnxprune.runtime.session import open_session
     from onnxprune.runtime.timing import WARMUP_SECONDS, interleave, summarise
 
-    session = open_session(path, device=device, threads=threads)
-    feed = random_inputs(session, shapes)
-    with timing_lock():
-        found = summarise(*interleave([bound_run(session, feed, device)], seconds))
+    session = open_session(target.path, device=target.device, threads=target.threads)
+    feed = random_inputs(session, run.shapes, values=run.values, limits=target.limits)
+    with timing_lock(target.say):
+        bystanders = Bystanders()
+        (times,) = interleave([bound_run(session, feed, target.device)], target.seconds)
+        disturbance = bystanders.disturbance(times, target.threads)
         moved = None
-        if device == "cuda":
-            moved = summarise(*interleave([transfer(session, feed)], seconds / 3))
-    return BatchLatency(batch, WARMUP_SECONDS, found, 1000 * (batch or 1) / found.median_ms, moved)
+        if target.device == "cuda":
+            moved = summarise(*interleave([transfer(session, feed)], target.seconds / 3))
+    found = summarise(times)
+    samples = 1000 * (run.batch or 1) / found.median_ms
+    return BatchLatency(run.batch, WARMUP_SECONDS, found, samples, moved, disturbance)
 
 
-def _kernels(
-    path: Path, batch: int | None, shapes: Mapping[str, Shape], *, device: str, threads: int, seconds: float
-) -> BatchKernels:
+def _kernels(target: _Target, run: _Run, seconds: float) -> BatchKernels:
     from onnxprune.runtime.kernels import time_kernels
     from onnxprune.runtime.lock import timing_lock
 
-    with timing_lock():
-        return BatchKernels(batch, time_kernels(path, shapes, device=device, threads=threads, seconds=seconds))
+    with timing_lock(target.say):
+        found = time_kernels(
+            target.path,
+            run.shapes,
+            device=target.device,
+            threads=target.threads,
+            seconds=seconds,
+            values=run.values,
+            limits=target.limits,
+        )
+    return BatchKernels(run.batch, found)
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":

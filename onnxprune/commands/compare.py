@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, Shapes
+from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs
 
 if TYPE_CHECKING:
-    from onnxprune.analysis.comparison import Entry
+    from onnxprune.analysis.comparison import Entry, Facts
 
 _COUNTS = ("file_bytes", "params", "nonzero_params", "macs", "effective_macs")
+_OF_MACS = ("macs", "effective_macs")
 _MISSING = "-"
 
 
@@ -30,7 +31,7 @@ def compare(
     base: Path,
     others: tuple[Path, ...],
     batch_sizes: tuple[int, ...],
-    inputs: Shapes,
+    inputs: GivenInputs,
     device: str,
     threads: int | None,
     seconds: float,
@@ -52,7 +53,15 @@ def compare(
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     entries = compare_files(
-        base, others, batch_sizes=batch_sizes, shapes=inputs, device=device, threads=threads, seconds=seconds
+        base,
+        others,
+        batch_sizes=batch_sizes,
+        shapes=inputs.shapes,
+        values=inputs.values,
+        device=device,
+        threads=threads,
+        seconds=seconds,
+        say=lambda line: click.echo(f"{line[0].upper()}{line[1:]}", err=True),
     )
     if as_json:
         click.echo(json.dumps([entry_json(entry) for entry in entries], indent=1))
@@ -74,7 +83,9 @@ def entry_json(entry: "Entry") -> dict[str, Any]:
         "batch": entry.batch,
         **counts,
         "latency": asdict(entry.latency),
+        "disturbance": asdict(entry.disturbance),
         "placement": entry.placement,
+        "pairing": entry.pairing,
         **parts,
     }
 
@@ -89,7 +100,7 @@ def _as_csv(entries: "list[Entry]") -> str:
             {
                 "model": entry.path,
                 "batch": entry.batch,
-                **{name: getattr(entry.counts, name) for name in _COUNTS},
+                **{name: getattr(entry.counts, name) for name in (*_COUNTS, "complete")},
                 "latency_ms_median": entry.latency.median_ms,
                 "theoretical_speedup": facts and facts.theoretical,
                 "speedup": facts and facts.speedup,
@@ -98,6 +109,7 @@ def _as_csv(entries: "list[Entry]") -> str:
                 "speedup_noise": facts and facts.noise,
                 "output_max_abs_diff": outputs and outputs.max_abs,
                 "outcome": verdict and verdict.outcome,
+                "busy": entry.disturbance.busy,
             }
         )
     return csv_text(rows)
@@ -123,11 +135,15 @@ def _print(entries: "list[Entry]", device: str) -> None:
         for entry in part:
             if entry.placement:
                 click.echo(f"Note: {entry.path}: {entry.placement}")
+            if entry.disturbance.busy:
+                click.echo(f"Note: {entry.path}: timed on a busy machine: {entry.disturbance.busy}")
             print_verdict(entry)
 
 
 def _ratio(entry: "Entry", base: "Entry", name: str) -> str:
     number, reference = getattr(entry.counts, name), getattr(base.counts, name)
+    if name in _OF_MACS and not (entry.counts.complete and base.counts.complete):
+        return f"{number:,}" if entry.counts.complete else f"at least {number:,}"
     return f"{number:,}" + (f" ({reference / number:.2f})" if number and entry is not base else "")
 
 
@@ -141,19 +157,26 @@ def _timed(entry: "Entry") -> list[str]:
         f"{facts.speedup:.2f}x",
         f"{low:.2f} to {high:.2f}",
         f"{100 * facts.noise:.1f} %",
-        f"{facts.theoretical:.2f}x",
+        _theory(facts),
         _MISSING if outputs.max_abs is None else f"{outputs.max_abs:.3g}",
         str(entry.path),
     ]
+
+
+def _theory(facts: "Facts") -> str:
+    return _MISSING if facts.theoretical is None else f"{facts.theoretical:.2f}x"
 
 
 def print_verdict(entry: "Entry") -> None:
     """What came out for a file, and why; nothing for the base."""
     if entry.facts is None or entry.verdict is None or entry.outputs is None:
         return
-    click.echo(f"{entry.path}: {entry.verdict.outcome}, {entry.facts.speedup:.2f}x of {entry.facts.theoretical:.2f}x")
+    of = "" if entry.facts.theoretical is None else f" of {_theory(entry.facts)}"
+    click.echo(f"{entry.path}: {entry.verdict.outcome}, {entry.facts.speedup:.2f}x{of}")
     for reason in entry.verdict.reasons:
         click.echo(f"  - {reason}")
+    if entry.pairing:
+        click.echo(f"  - {entry.pairing}")
     if entry.outputs.note:
         click.echo(f"  - {entry.outputs.note}")
     if entry.outputs.same_top1 is not None and entry.outputs.same_top1 < 1:

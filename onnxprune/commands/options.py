@@ -6,9 +6,14 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+
+from onnxprune.common.errors import one_line
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -78,25 +83,70 @@ THREADS = click.option(
 )
 
 
-def _shapes(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> Shapes:
-    shapes: Shapes = {}
-    for text in texts:
-        name, _, sizes = text.rpartition(":")
-        if not name or re.fullmatch(r"[1-9]\d{0,9}(x[1-9]\d{0,9})*", sizes) is None:
-            raise click.BadParameter(f"expected NAME:SIZES like input:1x3x224x224, got {text!r}")
-        if name in shapes:
-            raise click.BadParameter(f"{name!r} is given twice")
-        shapes[name] = tuple(int(size) for size in sizes.split("x"))
-    return shapes
+class GivenInputs(NamedTuple):
+    """Input name -> shape, and input name -> values."""
 
+    shapes: Shapes
+    values: "dict[str, np.ndarray]"
+
+
+def _given_inputs(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> GivenInputs:
+    given = GivenInputs({}, {})
+    for text in texts:
+        name, values, rest = "", {}, text
+        if text.endswith(".npz") and "=" not in text:
+            values = _arrays(Path(text))
+        else:
+            rest, equals, numbers = text.rpartition("=") if "=" in text else (text, "", "")
+            name, _, sizes = rest.rpartition(":")
+            if re.fullmatch(r"[1-9]\d{0,9}(x[1-9]\d{0,9})*", sizes) is None:
+                name, sizes = (rest, "") if equals else ("", "")
+            if not name:
+                raise click.BadParameter(f"expected {_FORMS}, got {text!r}")
+            if equals:
+                values = {name: _numbers(text, numbers)}
+            if sizes and name in given.shapes:
+                raise click.BadParameter(f"{name!r} is given twice")
+            if sizes:
+                given.shapes[name] = tuple(int(size) for size in sizes.split("x"))
+        for key, value in values.items():
+            if key in given.values:
+                raise click.BadParameter(f"{key!r} is given twice")
+            given.values[key] = value
+    return given
+
+
+def _numbers(text: str, numbers: str) -> "np.ndarray":
+    """One number for all elements, or a list of them."""
+    import numpy as np
+
+    try:
+        found = json.loads(f"[{numbers.lower()}]")
+        return np.asarray(found[0] if len(found) == 1 else found) if found else np.asarray(None)
+    except ValueError:
+        raise click.BadParameter(f"expected {_FORMS}, got {text!r}") from None
+
+
+def _arrays(path: Path) -> "dict[str, np.ndarray]":
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # NumPy's errors share no base class
+        raise click.BadParameter(f"{path} cannot be read as an .npz file: {one_line(error)}") from None
+
+
+_FORMS = "NAME:SIZES like input:1x3x224x224, NAME=VALUE like sr=16000, or FILE.npz"
 
 INPUTS = click.option(
     "--input",
     "inputs",
-    metavar="NAME:SIZES",
+    metavar="INPUT",
     multiple=True,
-    callback=_shapes,
-    help="Shape of an input that the file leaves open, like input:1x3x224x224; again for another input.",
+    callback=_given_inputs,
+    help="NAME:SIZES, where the file leaves the shape of an input open: input:1x3x224x224. NAME=VALUE, where it is not "
+    "to be random: sr=16000, lengths=3,5. FILE.npz: arrays by the inputs' names. Again for another input.",
 )
 
 
@@ -124,7 +174,7 @@ SECONDS = click.option(
 )
 
 
-def _numbers(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+def _decimals(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
@@ -139,10 +189,10 @@ def _numbers(ctx: click.Context, option: click.Parameter, text: str | None) -> t
 MEAN = click.option(
     "--mean",
     metavar="NUMBERS",
-    callback=_numbers,
+    callback=_decimals,
     help="Of pixels in [0, 1]: one number, or one for each channel, with commas  [default: the file's metadata].",
 )
-STD = click.option("--std", metavar="NUMBERS", callback=_numbers, help="Standard deviation; likewise.")
+STD = click.option("--std", metavar="NUMBERS", callback=_decimals, help="Standard deviation; likewise.")
 
 
 def machine_readable(command: Callable[..., Any]) -> Callable[..., Any]:

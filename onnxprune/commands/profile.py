@@ -1,13 +1,15 @@
 """`profile`: any ONNX file."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, Shapes
+from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs
+from onnxprune.common.errors import InputError
 
 if TYPE_CHECKING:
     from onnxprune.analysis.profiling import Profile, Value
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows
 
 _MISSING = "-"
+_BUSY = "busy"
+_LONGEST_NAME = 60
 
 
 class _NodeNumber(click.ParamType):
@@ -29,7 +33,7 @@ class _NodeNumber(click.ParamType):
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODEL...")
 @BATCH_SIZES
 @INPUTS
 @DEVICE
@@ -48,9 +52,9 @@ class _NodeNumber(click.ParamType):
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the nodes as CSV, all of them in the order of the graph.")
 def profile(
-    model: Path,
+    models: tuple[Path, ...],
     batch_sizes: tuple[int, ...],
-    inputs: Shapes,
+    inputs: GivenInputs,
     device: str,
     threads: int | None,
     seconds: float,
@@ -63,27 +67,39 @@ def profile(
     """Profile any ONNX file: what it holds, what it costs, how fast it is.
 
     Parameters, MACs and memory are counted from the graph; latency is measured by onnxruntime on random inputs. Counts
-    are for the first batch size.
+    are for the first batch size. Several files, or the files of a folder, make one table, a row each.
 
     \b
     Examples:
       onnxprune profile model.onnx
+      onnxprune profile a.onnx b.onnx models/ --no-latency
       onnxprune profile model.onnx --batch-size 1,32 --threads 1 --per-node-time
       onnxprune profile model.onnx --input input:1x3x224x224 --no-latency --json
     """
-    from onnxprune.analysis import profiling
+    from onnxprune.commands.profile_rows import onnx_files
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
+    settings: dict[str, Any] = {
+        "batch_sizes": batch_sizes,
+        "shapes": inputs.shapes,
+        "values": inputs.values,
+        "device": device,
+        "threads": threads,
+        "seconds": seconds,
+        "say": lambda line: click.echo(f"{line[0].upper()}{line[1:]}", err=True),
+    }
+    files = models if len(models) == 1 and not models[0].is_dir() else onnx_files(models)
+    if files is not models:
+        _print_all(files, "json" if as_json else "csv" if as_csv else None, latency=not no_latency, **settings)
+        return
+    from onnxprune.analysis import profiling
+
     found = profiling.profile(
-        model,
-        batch_sizes=batch_sizes,
-        shapes=inputs,
-        device=device,
-        threads=threads,
-        seconds=seconds,
+        models[0],
         latency=not (no_latency or as_csv),
         per_node_time=per_node_time and not as_csv,
+        **settings,
     )
     if as_csv:
         click.echo(found.nodes.to_csv(index=False), nl=False)
@@ -93,6 +109,27 @@ def profile(
         _print(found, nodes)
     for line in found.missing:
         click.echo(f"Not measured: {line}", err=True)
+
+
+def _print_all(files: Sequence[Path], output: str | None, **settings: Any) -> None:
+    """Prints a row for every file that can be profiled, and exits with 2 where one cannot."""
+    from onnxprune.analysis import profiling
+    from onnxprune.commands.profile_rows import print_rows
+
+    found, problems = [], []
+    for path in files:
+        try:
+            found.append(profiling.profile(path, **settings))
+        except InputError as error:
+            problems.append(error)
+    print_rows(found, output)
+    for entry in found:
+        for line in entry.missing:
+            click.echo(f"Not measured: {entry.path}: {line}", err=True)
+    for problem in problems:
+        click.echo(f"Error: {problem}", err=True)
+    if problems:
+        raise SystemExit(InputError.exit_code)
 
 
 def _as_json(found: "Profile") -> dict[str, Any]:
@@ -110,6 +147,7 @@ def _as_json(found: "Profile") -> dict[str, Any]:
         "kernel_times": [asdict(entry) for entry in found.kernels],
         "placement": found.placement,
         "not_measured": list(found.missing),
+        "remarks": list(found.remarks),
     }
 
 
@@ -119,7 +157,7 @@ def _print(found: "Profile", nodes: int | None) -> None:
     click.echo(_summary(found))
     for title, headings, rows in (_operators(found), _nodes(found, nodes), *_latencies(found), *_kernels(found)):
         click.echo(f"\n{title}\n\n{columns(headings, rows)}")
-    notes = [*found.counts.notes, *filter(None, [found.placement])]
+    notes = [*found.counts.notes, *filter(None, [found.placement]), *found.remarks]
     if notes:
         click.echo()
     for note in notes:
@@ -155,8 +193,14 @@ def _summary(found: "Profile") -> str:
 
 def _declared(value: "Value") -> str:
     if value.shape is None:
-        return f"{value.name}: {value.kind}"
-    return f"{value.name}: {value.kind} [{', '.join('?' if dim is None else str(dim) for dim in value.shape)}]"
+        return f"{_short(value.name)}: {value.kind}"
+    return f"{_short(value.name)}: {value.kind} [{', '.join('?' if dim is None else str(dim) for dim in value.shape)}]"
+
+
+def _short(name: str) -> str:
+    """A name that does not break a table: of a long one, its beginning and its end."""
+    half = _LONGEST_NAME // 2
+    return name if len(name) <= _LONGEST_NAME else f"{name[: half - 3]}...{name[-half:]}"
 
 
 def _percent(part: float, whole: float) -> str:
@@ -167,7 +211,7 @@ def _operators(found: "Profile") -> Table:
     counts = found.counts
     rows = [
         [
-            name,
+            _short(name),
             f"{entry.count:,}",
             "unknown" if name in counts.uncounted else f"{entry.macs:,}",
             _percent(entry.macs, counts.macs),
@@ -185,14 +229,14 @@ def _nodes(found: "Profile", number: int | None) -> Table:
     pruned = counts.effective_macs != counts.macs
     rows = [
         [
-            node.operator,
+            _short(node.operator),
             f"{node.macs:,}",
             _percent(node.macs, counts.macs),
             *([f"{node.effective_macs:,}"] if pruned else []),
             _MISSING if node.onnx_tool_ops is None else f"{node.onnx_tool_ops:,}",
             f"{node.params:,}",
             _MISSING if node.output_shape is None else "x".join(map(str, node.output_shape)) or "scalar",
-            node.name,
+            _short(node.name),
         ]
         for node in heaviest
     ]
@@ -213,6 +257,7 @@ def _latencies(found: "Profile") -> list[Table]:
     if not found.latencies:
         return []
     on_gpu = [">transfer"] if found.device == "cuda" else []
+    marked = any(entry.disturbance.busy for entry in found.latencies)
     rows = []
     for entry in found.latencies:
         times = entry.latency
@@ -224,13 +269,31 @@ def _latencies(found: "Profile") -> list[Table]:
                 f"{times.runs:,}",
                 f"{entry.samples_per_second:,.0f}",
                 *([f"{entry.transfer.median_ms:.3f}"] if entry.transfer else []),
+                *([_BUSY if entry.disturbance.busy else ""] if marked else []),
             ]
         )
     title = (
         f"Latency in ms, by onnxruntime on {found.device}, {found.threads} thread{'' if found.threads == 1 else 's'}, "
         f"after {found.latencies[0].warmup_seconds:g} s of warm-up"
     )
-    return [(title, [">batch", ">median", ">p90", ">p99", ">mean", ">std", ">runs", ">samples/s", *on_gpu], rows)]
+    return [
+        (
+            title,
+            [
+                ">batch",
+                ">median",
+                ">p90",
+                ">p99",
+                ">mean",
+                ">std",
+                ">runs",
+                ">samples/s",
+                *on_gpu,
+                *([""] if marked else []),
+            ],
+            rows,
+        )
+    ]
 
 
 def _kernels(found: "Profile") -> list[Table]:

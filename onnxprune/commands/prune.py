@@ -15,7 +15,7 @@ from onnxprune.commands.options import (
     SECONDS,
     STD,
     THREADS,
-    Shapes,
+    GivenInputs,
     machine_readable,
     print_rows,
 )
@@ -105,7 +105,7 @@ def prune(
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     path: Path | None,
-    inputs: Shapes,
+    inputs: GivenInputs,
     channel_align: int | None,
     recovery: str,
     seed: int,
@@ -132,6 +132,8 @@ def prune(
     from onnxprune.common.progress import Stages, Verbosity
     from onnxprune.reduction import prune as pruning
 
+    if inputs.values:
+        raise click.UsageError("--input takes NAME:SIZES here: values of inputs are samples, given by --data FILE.npz")
     with Stages(Verbosity.QUIET if quiet else Verbosity.NORMAL) as advance:
         report = pruning.prune(
             model,
@@ -146,7 +148,7 @@ def prune(
             mean=mean,
             std=std,
             output=path,
-            shapes=inputs,
+            shapes=inputs.shapes,
             channel_align=channel_align,
             recovery=() if recovery == "none" else tuple(recovery.split(",")),
             seed=seed,

@@ -70,15 +70,18 @@ def digest(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+def locked(path: Path, wait: float | bool = True) -> Iterator[bool]:
     """Keeps other processes out that lock the same file, during the block; the system ends the lock of a dead process.
 
+    Args:
+        wait: whether to wait for another process that has it, or for how many seconds.
+
     Yields:
-        Whether it is ours; False only without `wait`, where another process has it.
+        Whether it is ours; False where another process has it, and has been waited for long enough.
     """
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=(-1 if wait else 0) if isinstance(wait, bool) else wait)
     except Timeout:
         yield False
         return

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from math import prod
 
 from onnxprune.graph.tensors import Shape
 
@@ -70,6 +71,7 @@ class Counts:
         uncounted: operator type -> number of nodes that may multiply outside `macs`.
         complete: whether nothing that multiplies is missing from `macs`.
         notes: what the counts leave open, a line each.
+        index_limits: input -> what its integers must stay below, where they are indices.
     """
 
     macs: int
@@ -87,6 +89,7 @@ class Counts:
     uncounted: dict[str, int]
     complete: bool
     notes: tuple[str, ...]
+    index_limits: dict[str, int]
 
     @property
     def sparsity(self) -> float:
@@ -101,21 +104,31 @@ class Counts:
         found: Counter[str] = Counter()
         for node in self.nodes:
             if node.onnx_tool_ops is not None and node.onnx_tool_ops != node.macs:
-                reason = _ONNX_TOOL_COUNTS.get(
-                    node.operator, "counted as well" if not node.macs else "counted otherwise"
-                )
-                found[f"{node.operator}: {reason}"] += node.onnx_tool_ops - node.macs
+                found[f"{node.operator}: {_reason(node)}"] += node.onnx_tool_ops - node.macs
         rest = self.onnx_tool_ops - self.macs - found.total()
         if rest:
             found["nodes that only one of the two counts"] += rest
         return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
 
 
+NOT_COUNTED = "not counted, "  # how the note of a node begins whose MACs are left out
+
 _ONNX_TOOL_COUNTS = {
     "BatchNormalization": "31 an element",
-    "Conv": "biases",
-    "ConvTranspose": "biases",
-    "Gemm": "biases",
     "MaxPool": "one for each element under the window",
     "AveragePool": "one for each element under the window",
 }
+
+_BIASED = {"Conv", "ConvTranspose", "Gemm"}  # one operation more for each element of the output
+
+
+def _reason(node: NodeCount) -> str:
+    """Why onnx-tool's figure for a node is another one."""
+    if node.note is not None and node.note.startswith(NOT_COUNTED):
+        return f"here {node.note}" if node.repeats == 0 else "here not counted, see the notes"
+    if node.repeats == 0:
+        return "here not counted, it never runs"
+    elements = None if node.output_shape is None else prod(node.output_shape)
+    if node.operator in _BIASED and node.onnx_tool_ops is not None and node.onnx_tool_ops - node.macs == elements:
+        return "biases"
+    return _ONNX_TOOL_COUNTS.get(node.operator, "counted otherwise" if node.macs else "counted as well")

@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.graph.light import is_large, without_weights
 from onnxprune.graph.nodes import subgraphs
-from onnxprune.graph.tensors import BITS, packed_bytes
+from onnxprune.graph.tensors import BITS, external_bytes, external_file, packed_bytes
 
 _PROTOBUF_LIMIT = 2**31 - 1
 
@@ -22,6 +22,8 @@ _MAX_DENSE = 2**28  # of a sparse tensor, which becomes dense
 _MAX_NODES = 1_000_000
 
 _MAX_FUNCTIONS = 300  # Python's recursion ends at 1000 calls, of which each function nested in another takes three
+
+_IR_WITH_FREE_INITIALIZERS = 4  # before, the format wants each to be listed as an input; onnxruntime never did
 
 _COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 
@@ -39,24 +41,29 @@ def load(path: Path) -> tuple[ModelProto, int]:
     model = _parse(path)
     external: dict[Path, int] = {}
     _check_tensors(path, model, external)
-    external_bytes = sum(external.values())
+    outside = sum(external.values())
     _check_opset(path, model)
     _check_functions(path, model)
     light = without_weights(model)
+    _pass_over_what_runs(light)
     try:
         onnx.checker.check_model(light)
         if model.functions:
             light = onnx.inliner.inline_local_functions(light)
-            _restore_weights(light, model)
+            _restore(light, model)
             model = light
-        if external_bytes <= _PROTOBUF_LIMIT:
-            onnx.load_external_data_for_model(model, str(path.parent))
+        if outside <= _PROTOBUF_LIMIT:
+            for tensor in _tensors(model.graph.node, model.graph):
+                if tensor.data_location == TensorProto.EXTERNAL:
+                    tensor.raw_data = external_bytes(path, tensor)
+                    tensor.data_location = TensorProto.DEFAULT
+                    del tensor.external_data[:]
         for sparse in model.graph.sparse_initializer:
             model.graph.initializer.append(numpy_helper.from_array(_dense(sparse), sparse.values.name))
         del model.graph.sparse_initializer[:]
     except Exception as error:  # onnx's errors share no base class
         raise _damaged(path, one_line(error)) from error
-    return model, path.stat().st_size + external_bytes
+    return model, path.stat().st_size + outside
 
 
 def files_of(path: Path) -> list[Path]:
@@ -201,27 +208,42 @@ def _check_tensor(path: Path, tensor: TensorProto, external: dict[Path, int]) ->
 def _external_bytes(path: Path, tensor: TensorProto, external: dict[Path, int]) -> int:
     """Bytes of the tensor in its external file, whose size is put into `external`."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    folder, file = path.parent.resolve(), path.parent / location
-    if not location or Path(location).is_absolute() or not file.resolve().is_relative_to(folder):
-        raise InputError(f"{path}: external data {location!r} of {tensor.name!r} is not in the file's folder: refused")
-    if not file.is_file():
-        raise InputError(f"{path}: external data {location!r} of {tensor.name!r} is missing")
-    size = external[file.resolve()] = file.stat().st_size
+    file = external_file(path, tensor)
+    size = external[file] = file.stat().st_size
     offset = int(entries.get("offset", 0))
     length = int(entries.get("length", size - offset))
     if offset < 0 or length < 0 or offset + length > size:
-        raise ValueError(f"tensor {tensor.name!r} is at {offset} + {length} in {location!r} of {size} bytes")
+        raise ValueError(f"tensor {tensor.name!r} is at {offset} + {length} in {entries['location']!r} of {size} bytes")
     return length
 
 
-def _restore_weights(light: ModelProto, model: ModelProto) -> None:
-    """Undoes `without_weights` in `light`, which may have been inlined since."""
+def _pass_over_what_runs(light: ModelProto) -> None:
+    """Fills in what onnx's checker asks for, and what onnxruntime and its inference do without."""
+    light.ir_version = max(light.ir_version, _IR_WITH_FREE_INITIALIZERS)
+    light.graph.name = light.graph.name or "graph"
+    for value in [*light.graph.input, *light.graph.output]:
+        kind = value.type.WhichOneof("value")
+        if kind == "tensor_type":
+            value.type.tensor_type.shape.SetInParent()
+    for value in light.graph.output:
+        if not value.HasField("type"):
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+            value.type.tensor_type.shape.SetInParent()
+    waiting = [*light.graph.node, *(node for function in light.functions for node in function.node)]
+    while waiting:
+        for graph in subgraphs(waiting.pop()):
+            graph.name = graph.name or "graph"
+            waiting += graph.node
+
+
+def _restore(light: ModelProto, model: ModelProto) -> None:
+    """Undoes `without_weights` and what the checker was given in `light`, which may have been inlined since."""
+    light.ir_version = model.ir_version
+    del light.graph.output[:]
+    light.graph.output.extend(model.graph.output)
     light.graph.initializer.extend(tensor for tensor in model.graph.initializer if is_large(tensor))
-    inputs = {value.name for value in model.graph.input}
-    kept = [value for value in light.graph.input if value.name in inputs]
     del light.graph.input[:]
-    light.graph.input.extend(kept)
+    light.graph.input.extend(model.graph.input)
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:

@@ -177,7 +177,10 @@ def _group_query_attention(site: Site) -> list[Product]:
     query = site.input(0)
     heads, kv_heads = site.attribute("num_heads", 1), site.attribute("kv_num_heads", 1)
     size = query[2] // (heads if site.has(1) else heads + 2 * kv_heads)
-    length = site.output(1)[2] if len(site.outputs) > 1 and site.outputs[1] else site.input(3)[2] + query[1]
+    if len(site.outputs) > 1 and site.outputs[1]:
+        length = site.output(1)[2]
+    else:
+        length = query[1] + (site.input(3)[2] if site.has(3) else 0)
     return [Product(query[0] * query[1] * length * 2 * heads * size)]
 
 
@@ -205,7 +208,7 @@ def _einsum_note(site: Site) -> str | None:
     return None
 
 
-_MICROSOFT = "com.microsoft"
+MICROSOFT = "com.microsoft"
 
 OPERATORS: dict[str, Operator] = {
     "Attention": Operator(_attention, weights=()),
@@ -224,7 +227,7 @@ OPERATORS: dict[str, Operator] = {
     "RNN": Operator(_recurrent, weights=(1, 2), biases=(3,), note=_recurrent_note),
 }
 OPERATORS |= {
-    f"{_MICROSOFT}.{name}": operator
+    f"{MICROSOFT}.{name}": operator
     for name, operator in {
         "Attention": Operator(_fused_attention(4), biases=(2,)),
         "DynamicQuantizeLSTM": Operator(_recurrent, weights=(1, 2), biases=(3, 7), note=_recurrent_note),
@@ -242,6 +245,39 @@ OPERATORS |= {
     }.items()
 }
 
+_ML = "ai.onnx.ml"
+
+
+def _linear(site: Site) -> list[Product]:
+    # the coefficients (outputs, inputs) are an attribute, at least: some files hold more than are read
+    features = site.input(0)[-1]
+    coefficients = len(site.attribute("coefficients", ()))
+    outputs = len(site.attribute("intercepts", ())) or coefficients // features
+    return [Product(_samples(site) * min(coefficients, outputs * features))]
+
+
+def _support_vectors(site: Site) -> list[Product]:
+    # kernel of each sample with each support vector, then the coefficients
+    return [
+        Product(_samples(site) * sum(len(site.attribute(name, ())) for name in ("support_vectors", "coefficients")))
+    ]
+
+
+def _samples(site: Site) -> int:
+    shape = site.input(0)
+    return shape[0] if len(shape) > 1 else 1
+
+
+OPERATORS |= {
+    f"{_ML}.{name}": Operator(products, weights=())
+    for name, products in {
+        "LinearClassifier": _linear,
+        "LinearRegressor": _linear,
+        "SVMClassifier": _support_vectors,
+        "SVMRegressor": _support_vectors,
+    }.items()
+}
+
 # They multiply within, by an amount that is not counted here.
 _UNCOUNTED = {"DFT", "STFT", "SequenceMap"}
 
@@ -255,9 +291,17 @@ _NO_PRODUCTS = {
 }  # fmt: skip
 
 
+# Of scikit-learn and its like: trees compare and add, the others look up and scale.
+_NO_PRODUCTS_ML = {
+    "ArrayFeatureExtractor", "Binarizer", "CastMap", "CategoryMapper", "DictVectorizer", "FeatureVectorizer", "Imputer",
+    "LabelEncoder", "Normalizer", "OneHotEncoder", "Scaler", "TreeEnsemble", "TreeEnsembleClassifier",
+    "TreeEnsembleRegressor", "ZipMap",
+}  # fmt: skip
+
+
 def is_uncounted(operator_type: str) -> bool:
     """True for operators that may multiply, and for which there is no definition here."""
     domain, _, name = operator_type.rpartition(".")
-    if operator_type in OPERATORS or (domain == _MICROSOFT and name in _NO_PRODUCTS):
+    if operator_type in OPERATORS or name in {MICROSOFT: _NO_PRODUCTS, _ML: _NO_PRODUCTS_ML}.get(domain, ()):
         return False
     return bool(domain) or operator_type in _UNCOUNTED

@@ -26,3 +26,8 @@ def used_names(graph: GraphProto) -> set[str]:
 def operator_type(node: NodeProto) -> str:
     """The node's operator, with its domain where that is not ONNX's own: "Conv", "com.microsoft.QAttention"."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def label(node: NodeProto) -> str:
+    """The node's name, or that of its first output."""
+    return node.name or next(iter(node.output), "") or node.op_type

@@ -13,16 +13,24 @@ from onnxprune.graph.tensors import Shape
 
 _MOST_BYTES = 2**31  # it works on copies
 
+_MOST_ELEMENTS = 2**28
+
 _MOST_NODES = 10_000  # its time grows with their square
 
 
 def onnx_tool_ops(
-    model: ModelProto, inputs: Mapping[str, Shape], weight_bytes: int
+    model: ModelProto, inputs: Mapping[str, Shape], weight_bytes: int, largest: int
 ) -> tuple[int | None, dict[int, int], str | None]:
     """onnx-tool's total and its figures by position of the node, or None, nothing and why.
 
     It prints, warns and even exits; nothing of that may leave here.
+
+    Args:
+        weight_bytes: of all constants.
+        largest: elements of the largest tensor at run time: it makes some of them.
     """
+    if largest > _MOST_ELEMENTS:
+        return None, {}, f"onnx-tool is not asked about tensors of over {_MOST_ELEMENTS:,} elements"
     if weight_bytes > _MOST_BYTES or len(model.graph.node) > _MOST_NODES:
         limits = f"{_MOST_BYTES / 2**30:.0f} GiB or {_MOST_NODES:,} nodes"
         return None, {}, f"onnx-tool is not asked about models over {limits}"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
+from onnxprune.common.errors import InputError
 from onnxprune.graph.nodes import operator_type
 
 Shape = tuple[int, ...]
@@ -29,16 +29,51 @@ def values(path: Path, tensor: TensorProto) -> np.ndarray:
     """The values of a constant of the model at `path`; those of external data are read when they are used."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return numpy_helper.to_array(tensor)
-    entries = {entry.key: entry.value for entry in tensor.external_data}
     if tensor.data_type in BITS or not prod(tensor.dims):
-        return numpy_helper.to_array(tensor, str(path.parent))
+        held = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=external_bytes(path, tensor))
+        return numpy_helper.to_array(held)
+    entries = {entry.key: entry.value for entry in tensor.external_data}
     return np.memmap(
-        path.parent / entries["location"],
+        external_file(path, tensor),
         dtype=helper.tensor_dtype_to_np_dtype(tensor.data_type),
         mode="r",
         offset=int(entries.get("offset", 0)),
         shape=tuple(tensor.dims),
     )
+
+
+def external_file(path: Path, tensor: TensorProto) -> Path:
+    """The file that holds a tensor of the model at `path`: beside it, or beside the file that `path` is a link to.
+
+    Real paths decide whether it is the model's own: in a cache of Hugging Face's layout both are links into one folder.
+
+    Raises:
+        InputError: it is missing, or leads elsewhere.
+    """
+    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    named = f"{path}: external data {location!r} of {tensor.name!r}"
+    folders = (path.parent.resolve(), path.resolve().parent)
+    if not location or Path(location).is_absolute():
+        raise InputError(f"{named} is not in the file's folder: refused")
+    files = [folder / location for folder in folders]
+    file = next((file for file in files if file.is_file()), files[0])
+    if not any(file.resolve().is_relative_to(folder) for folder in folders):
+        raise InputError(f"{named} is not in the file's folder: refused")
+    if not file.is_file():
+        raise InputError(f"{named} is missing")
+    return file.resolve()
+
+
+def external_bytes(path: Path, tensor: TensorProto) -> bytes:
+    """The bytes of a tensor in its external file.
+
+    Raises:
+        InputError: that is missing, or leads elsewhere.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    with external_file(path, tensor).open("rb") as file:
+        file.seek(int(entries.get("offset", 0)))
+        return file.read(int(entries.get("length", -1)))
 
 
 def tensor_bytes(data_type: int, shape: Shape) -> int | None:

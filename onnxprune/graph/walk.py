@@ -1,23 +1,28 @@
 """One walk through a graph and its subgraphs, which counts on the way."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto
 
-from onnxprune.graph.counts import NodeCount
+from onnxprune.graph.counts import NOT_COUNTED, NodeCount
+from onnxprune.graph.inference import Inferred
+from onnxprune.graph.loops import scan_axis, scanned
 from onnxprune.graph.macs import OPERATORS, Site, UnknownShapeError
-from onnxprune.graph.nodes import operator_type, subgraphs, used_names
-from onnxprune.graph.shapes import Inferred, scan_axis, scanned
+from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
 from onnxprune.graph.tensors import constants, stored_bytes, tensor_bytes, values
 
 # A constant keeps its number of elements and of zeros through these.
 _KEEPING = {"Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 _PIECE = 2**24
+
+UNKNOWN_SHAPE = f"{NOT_COUNTED}the shape of "
+
+_UNREAD = f"{NOT_COUNTED}nothing reads what it computes"
 
 
 class _Scope:
@@ -27,6 +32,7 @@ class _Scope:
     """
 
     def __init__(self, graph: GraphProto, inferred: Inferred, place: str, outer: "_Scope | None") -> None:
+        self.inferred = inferred
         self.shapes, self.types = inferred.shapes, inferred.types
         self.own = {tensor.name: tensor for tensor in constants(graph)}
         self.used = used_names(graph)
@@ -67,6 +73,7 @@ class Walk:
     Attributes:
         nodes: their counts; `positions` are their places in the main graph, None within subgraphs.
         complete: whether all MACs could be told.
+        gaps: what makes them open, where that is a shape that is not known or a loop of unknown length.
         peak_bytes: of activations; None where a shape is not known.
     """
 
@@ -75,12 +82,13 @@ class Walk:
         self.nodes: list[NodeCount] = []
         self.positions: list[int | None] = []
         self.complete = True
+        self.gaps: list[str] = []
         self._arrays: dict[str, np.ndarray] = {}
         self._bytes: dict[str, int] = {}
         self._nonzero: dict[str, int] = {}
         self._parameters: set[str] = set()
         self._attributed: set[str] = set()
-        self.peak_bytes = self._graph(graph, inferred, "", None, times=1)
+        self.peak_bytes = self._graph(graph, inferred, "", None, 1, None)
 
     @property
     def params(self) -> int:
@@ -98,7 +106,7 @@ class Walk:
         return sum(self._bytes.values())
 
     def _graph(
-        self, graph: GraphProto, inferred: Inferred, place: str, outer: _Scope | None, *, times: int
+        self, graph: GraphProto, inferred: Inferred, place: str, outer: _Scope | None, times: int, note: str | None
     ) -> int | None:
         """Counts a graph that runs `times` times (0: not at all), and gives its peak of activations in bytes."""
         scope = _Scope(graph, inferred, place, outer)
@@ -107,32 +115,33 @@ class Walk:
             if tensor.data_type != TensorProto.STRING:
                 self._arrays[key] = values(self._path, tensor)
             self._bytes[key] = stored_bytes(tensor)
-        self._parameters.update(place + tensor.name for tensor in graph.initializer if _is_floating(tensor))
+        self._parameters.update(place + name for name, tensor in scope.own.items() if _is_floating(tensor))
         within: list[int | None] = []
+        live = _live(graph, inferred)
         for index, node in enumerate(graph.node):
+            runs = times if index in live else 0
             if not (operator_type(node) == "Constant" and node.output[0] in scope.own):
-                self.nodes.append(self._node(node, scope, place, times))
+                unread = runs < times and operator_type(node) in OPERATORS
+                self.nodes.append(self._node(node, scope, place, runs, _UNREAD if unread else note))
                 self.positions.append(index if outer is None else None)
-            bodies = inferred.bodies.get(index, {})
-            within.append(self._bodies(node, bodies, scope, place, times) if bodies else 0)
-        return _peak_bytes(graph, scope, within)
+            within.append(self._bodies(index, node, scope, place, runs))
+        return _peak_bytes(graph, scope, live, within)
 
-    def _bodies(
-        self, node: NodeProto, bodies: Mapping[str, Inferred], scope: _Scope, place: str, times: int
-    ) -> int | None:
+    def _bodies(self, index: int, node: NodeProto, scope: _Scope, place: str, times: int) -> int | None:
         """Counts the subgraphs of a node, and gives the most that one of them takes at once."""
-        graphs = {attribute.name: attribute.g for attribute in node.attribute if attribute.name in bodies}
-        place = f"{place}{_label(node)}/"
+        graphs = {attribute.name: attribute.g for attribute in node.attribute if attribute.HasField("g")}
+        if not graphs:
+            return 0
+        place = f"{place}{label(node)}/"
+        bodies = scope.inferred.bodies.get(index, {})
         if node.op_type == "If":
-            return self._branches(node, graphs, bodies, scope, place, times=times)
-        repeats, note = self._repeats(node, scope)
-        if note:
-            self._note(note)
+            return self._branches(node, graphs, bodies, scope, place, times)
+        repeats = self._repeats(index, node, scope, times)
         peaks = [
-            self._graph(graph, bodies[name], f"{place}{name}/", scope, times=times * repeats)
+            self._graph(graph, bodies.get(name, Inferred()), f"{place}{name}/", scope, times * repeats, None)
             for name, graph in graphs.items()
         ]
-        return None if None in peaks else max((peak for peak in peaks if peak is not None), default=0)
+        return _most(peaks)
 
     def _branches(
         self,
@@ -141,58 +150,65 @@ class Walk:
         bodies: Mapping[str, Inferred],
         scope: _Scope,
         place: str,
-        *,
         times: int,
     ) -> int | None:
-        """Counts the branch of more MACs; the nodes of the other are listed without any."""
+        """Counts the branch that is taken, or else that of more MACs; the nodes of the other are listed without any."""
         spans, peaks = [], []
+        owner = len(self.nodes) - 1
         for name, graph in graphs.items():
             first = len(self.nodes)
-            peaks.append(self._graph(graph, bodies[name], f"{place}{name}/", scope, times=times))
-            spans.append(slice(first, len(self.nodes)))
-        totals = [sum(entry.macs for entry in self.nodes[span]) for span in spans]
-        taken = totals.index(max(totals))
-        for number, span in enumerate(spans):
-            if number != taken:
-                self.nodes[span] = [replace(entry, macs=0, effective_macs=0) for entry in self.nodes[span]]
-        if len(set(totals)) > 1:
-            owner = spans[0].start - 1
-            self.nodes[owner] = replace(
-                self.nodes[owner], note=f"counted as {list(graphs)[taken]}, which has more MACs"
+            taken = name in bodies
+            peak = self._graph(
+                graph, bodies.get(name, Inferred()), f"{place}{name}/", scope, times if taken else 0, None
             )
-        return None if None in peaks else max((peak for peak in peaks if peak is not None), default=0)
+            if taken:
+                peaks.append(peak)
+                spans.append((name, slice(first, len(self.nodes))))
+        totals = {name: sum(entry.macs for entry in self.nodes[span]) for name, span in spans}
+        chosen = max(totals, key=lambda name: totals[name], default=None)
+        for name, span in spans:
+            if name != chosen:
+                self.nodes[span] = [
+                    replace(entry, macs=0, effective_macs=0, repeats=0, note=None) for entry in self.nodes[span]
+                ]
+        if len(set(totals.values())) > 1:
+            self.nodes[owner] = replace(self.nodes[owner], note=f"counted as {chosen}, which has more MACs")
+        return _most(peaks)
+
+    def _repeats(self, index: int, node: NodeProto, scope: _Scope, times: int) -> int:
+        """Rounds of a Loop or Scan; what is open about them is noted at the node."""
+        if node.op_type == "Scan":
+            first = len(node.input) - scanned(node)
+            shape = scope.shapes.get(node.input[first]) if scanned(node) else None
+            if shape:
+                return shape[scan_axis(node, 0)]
+        rounds = scope.inferred.rounds.get(index)
+        if rounds is not None and rounds.number is not None:
+            if not rounds.exact:
+                self._note(f"counted for {rounds.number} rounds, its condition may end it before")
+            return rounds.number
+        if times:
+            self.complete = False
+            self._note("a loop of unknown length: one round is counted")
+            if rounds is not None:
+                self._gap(f"{node.op_type} {label(node)!r}: how often it runs depends on {rounds.why}")
+        return 1
 
     def _note(self, note: str) -> None:
         """Notes what is open at the node that was counted last."""
         self.nodes[-1] = replace(self.nodes[-1], note=note)
 
-    def _repeats(self, node: NodeProto, scope: _Scope) -> tuple[int, str | None]:
-        """Rounds of a Loop or Scan, and what is open about them."""
-        if node.op_type == "Scan":
-            first = len(node.input) - scanned(node)
-            shape = scope.shapes.get(node.input[first]) if scanned(node) else None
-            if shape:
-                return shape[scan_axis(node, 0)], None
-        elif node.op_type == "Loop":
-            trips = self._scalar(node.input[0], scope) if node.input[0] else None
-            if trips is not None:
-                endless = not node.input[1] or self._scalar(node.input[1], scope) == 1
-                kept = endless and _keeps_condition(node, self._scalar)
-                return max(0, trips), None if kept else f"counted for {trips} rounds, its condition may end it before"
+    def _gap(self, text: str | None) -> None:
+        """Notes what makes the count open, once."""
         self.complete = False
-        return 1, "a loop of unknown length: one round is counted"
+        if text is not None and text not in self.gaps:
+            self.gaps.append(text)
 
-    def _scalar(self, name: str, scope: _Scope) -> int | None:
-        key = scope.constant(name)
-        array = self._arrays.get(key) if key is not None else None
-        return int(array.item()) if array is not None and array.size == 1 else None
-
-    def _node(self, node: NodeProto, scope: _Scope, place: str, times: int) -> NodeCount:
+    def _node(self, node: NodeProto, scope: _Scope, place: str, times: int, note: str | None) -> NodeCount:
         kind = operator_type(node)
         operator = OPERATORS.get(kind)
         origins = [scope.constant(name) if name else None for name in node.input]
         macs = effective = 0
-        note: str | None = None
         weight: str | None = None
         if operator is not None:
             self._parameters.update(
@@ -207,20 +223,20 @@ class Walk:
                 (key for position in operator.weights if (key := _at(origins, position)) in self._arrays), None
             )
             try:
-                for product in operator.products(site):
+                for product in operator.products(site) if times else ():
                     macs += product.macs
                     effective += self._effective(product.macs, [_at(origins, place) for place in product.operands])
-                note = operator.note(site)
+                note = (operator.note(site) if times else None) or note
             except UnknownShapeError as error:
-                macs, effective, note = 0, 0, f"not counted, the shape of {str(error)!r} is not known"
-                self.complete = False
+                macs, effective, note = 0, 0, f"{UNKNOWN_SHAPE}{str(error)!r} is not known"
+                self._gap(scope.inferred.gaps.get(str(error)))
             except (ValueError, IndexError, ZeroDivisionError):
-                macs, effective, note = 0, 0, "not counted, its shapes are not those of its definition"
+                macs, effective, note = 0, 0, f"{NOT_COUNTED}its shapes are not those of its definition"
                 self.complete = False
         elif kind == "DequantizeLinear":
             self._set_zero_point(_at(origins, 0), _at(origins, 2), Site(node, [], []).attribute("axis", 1))
         return NodeCount(
-            name=place + _label(node),
+            name=place + label(node),
             operator=kind,
             macs=macs * times,
             effective_macs=effective * times,
@@ -282,26 +298,8 @@ def _at(origins: Sequence[str | None], position: int) -> str | None:
     return origins[position] if position < len(origins) else None
 
 
-def _label(node: NodeProto) -> str:
-    return node.name or next(iter(node.output), "") or node.op_type
-
-
 def _is_floating(tensor: TensorProto) -> bool:
     return TensorProto.DataType.Name(tensor.data_type).startswith(("FLOAT", "BFLOAT", "DOUBLE"))
-
-
-def _keeps_condition(node: NodeProto, scalar: Callable[[str, _Scope], int | None]) -> bool:
-    """Whether a Loop's body hands on the condition that it was handed, or a constant true one."""
-    body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
-    producers = {name: inner for inner in body.node for name in inner.output}
-    name = body.output[0].name
-    while name in producers and operator_type(producers[name]) == "Identity":
-        name = producers[name].input[0]
-    scope = _Scope(body, Inferred({}, {}, {}), "", None)
-    if len(body.input) > 1 and name == body.input[1].name:
-        return True
-    tensor = scope.own.get(name)
-    return tensor is not None and bool(numpy_helper.to_array(tensor).all())
 
 
 def _tensor_bytes(name: str, scope: _Scope) -> int | None:
@@ -318,10 +316,39 @@ def _sum(sizes: Iterable[int | None]) -> int | None:
     return total
 
 
-def _peak_bytes(graph: GraphProto, scope: _Scope, within: Sequence[int | None]) -> int | None:
+def _most(peaks: Iterable[int | None]) -> int | None:
+    """The largest, or None where one is not known."""
+    largest = 0
+    for peak in peaks:
+        if peak is None:
+            return None
+        largest = max(largest, peak)
+    return largest
+
+
+def _live(graph: GraphProto, inferred: Inferred) -> set[int]:
+    """Positions of the nodes that the graph's outputs need; a branch that is never taken needs none."""
+    needed = {value.name for value in graph.output}
+    live = set()
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        if needed.isdisjoint(node.output):
+            continue
+        live.add(index)
+        needed.update(node.input)
+        bodies = inferred.bodies.get(index, {})
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.name in bodies else attribute.graphs:
+                needed |= used_names(inner)
+    return live
+
+
+def _peak_bytes(graph: GraphProto, scope: _Scope, live: set[int], within: Sequence[int | None]) -> int | None:
     """The most bytes of activations that live at once; `within` is what each node's subgraphs take beside them."""
     last: dict[str, int] = {value.name: len(graph.node) for value in graph.output}
     for index, node in enumerate(graph.node):
+        if index not in live:
+            continue
         for name in [*node.input, *(name for inner in subgraphs(node) for name in used_names(inner))]:
             last[name] = max(index, last.get(name, 0))
     sizes: dict[str, int] = {}
@@ -332,18 +359,20 @@ def _peak_bytes(graph: GraphProto, scope: _Scope, within: Sequence[int | None]) 
         sizes.update({name: size for name, size in found.items() if size is not None})
         return _sum(found.values())
 
-    live = come_to_life(value.name for value in graph.input)
-    if live is None:
+    held = come_to_life(value.name for value in graph.input)
+    if held is None:
         return None
     ends: dict[int, list[str]] = defaultdict(list)
     for name, index in last.items():
         ends[index].append(name)
-    peak = live
+    peak = held
     for index, node in enumerate(graph.node):
+        if index not in live:
+            continue
         new, inside = come_to_life(scope.results(node)), within[index]
         if new is None or inside is None:
             return None
-        live += new
-        peak = max(peak, live + inside)
-        live -= sum(sizes.get(name, 0) for name in ends[index])
+        held += new
+        peak = max(peak, held + inside)
+        held -= sum(sizes.get(name, 0) for name in ends[index])
     return peak

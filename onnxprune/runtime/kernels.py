@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnxprune.common.errors import InputError
 from onnxprune.runtime.random_inputs import random_inputs
 from onnxprune.runtime.runs import bound_run
@@ -39,14 +41,24 @@ class KernelTime:
 
 
 def time_kernels(
-    path: Path, shapes: Mapping[str, Sequence[int]], *, device: str, threads: int, seconds: float = 1.0
+    path: Path,
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    device: str,
+    threads: int,
+    seconds: float = 1.0,
+    values: Mapping[str, np.ndarray] | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> tuple[KernelTime, ...]:
     """Times the kernels of the ONNX file by onnxruntime's own profiler, on random inputs; slowest first.
+
+    Args:
+        values, limits: see `random_inputs`.
 
     Raises:
         InputError: the file cannot be run on this device, or not on inputs of these shapes.
     """
-    nodes, runs = _events(path, shapes, device, threads, seconds)
+    nodes, runs = _events(path, shapes, device, threads, seconds, values, limits)
     microseconds: Counter[tuple[str, str]] = Counter()
     kernels: Counter[tuple[str, str]] = Counter()
     for event in nodes:
@@ -80,12 +92,18 @@ def time_nodes(path: Path, shapes: Mapping[str, Sequence[int]], *, threads: int,
 
 
 def _events(
-    path: Path, shapes: Mapping[str, Sequence[int]], device: str, threads: int, seconds: float
+    path: Path,
+    shapes: Mapping[str, Sequence[int]],
+    device: str,
+    threads: int,
+    seconds: float,
+    values: Mapping[str, np.ndarray] | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
     """The profiler's events of nodes in all runs but the first, which warms up, and the number of runs with it."""
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(path, device=device, threads=threads, profile_to=Path(folder))
-        run = bound_run(session, random_inputs(session, shapes), device)
+        run = bound_run(session, random_inputs(session, shapes, values=values, limits=limits), device)
         first = time.perf_counter()
         run()
         # The profiler keeps at most a million events, and every run adds one a node.

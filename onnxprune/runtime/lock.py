@@ -3,18 +3,66 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from onnxprune.common.files import locked
+import psutil
+
+from onnxprune.common.files import locked, read_json, write_json
+
+_PATIENCE = 1.0  # seconds before it is said that, and for whom, one waits
 
 
 @contextlib.contextmanager
-def timing_lock() -> Iterator[None]:
+def timing_lock(say: Callable[[str], None] = lambda line: None) -> Iterator[bool]:
     """Waits until no other onnxprune process of this user is timing, and keeps others waiting meanwhile.
 
-    The system drops the lock when the process ends, however it ends. It does not nest within a process.
+    The system drops the lock when the process ends, however it ends. A process that is stopped is not waited for: it
+    does not run, so that it disturbs nothing. The lock does not nest within a process.
+
+    Args:
+        say: gets a line, once, where this takes longer than a second.
+
+    Yields:
+        Whether it is ours; False where a stopped process has it.
     """
     user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""  # on Windows the folder is the user's own
-    with locked(Path(tempfile.gettempdir()) / f"onnxprune-timing{user}.lock"):
-        yield
+    lock = Path(tempfile.gettempdir()) / f"onnxprune-timing{user}.lock"
+    owner = lock.with_suffix(".json")  # beside it: who holds the lock, and since when
+    told = False
+    with contextlib.ExitStack() as stack:
+        mine = stack.enter_context(locked(lock, wait=_PATIENCE))
+        while not mine:
+            holder = _holder(owner)
+            if holder is not None and holder.stopped:
+                say(f"process {holder.process} has been timing since {holder.since}, and is stopped: not waited for")
+                break
+            if not told:
+                who = f"process {holder.process}, since {holder.since}" if holder else "another process"
+                say(f"waiting for the timing of {who}")
+                told = True
+            mine = stack.enter_context(locked(lock, wait=_PATIENCE))
+        if mine:
+            write_json(owner, {"process": os.getpid(), "since": time.strftime("%H:%M:%S")})
+            stack.callback(owner.unlink, missing_ok=True)
+        yield mine
+
+
+class _Holder(NamedTuple):
+    process: int
+    since: str
+    stopped: bool
+
+
+def _holder(owner: Path) -> _Holder | None:
+    """Who holds the lock, where that can be told."""
+    found = read_json(owner)
+    if not isinstance(found, dict):
+        return None
+    try:
+        number = int(found["process"])
+        return _Holder(number, str(found["since"]), psutil.Process(number).status() == psutil.STATUS_STOPPED)
+    except (KeyError, TypeError, ValueError, psutil.Error):
+        return None

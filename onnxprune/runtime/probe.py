@@ -10,11 +10,16 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.processes import signal_of, start
 from onnxprune.runtime.session import open_session
+
+_START = 3  # seconds of the processor's time that imports take
+
+_WAITING = 4  # times the limit by the clock
 
 
 def probe(
@@ -23,6 +28,8 @@ def probe(
     *,
     device: str = "cpu",
     threads: int = 1,
+    values: Mapping[str, np.ndarray] | None = None,
+    limits: Mapping[str, int] | None = None,
     file_bytes: int | None = None,
     seconds: float = 4,
     memory: int = 4 * 2**30,
@@ -33,17 +40,26 @@ def probe(
 
     Args:
         shapes: of the inputs; without them, the file is only opened.
+        values, limits: see `random_inputs`.
         file_bytes: of the file and its external data; without it, those of files beside it with its name count.
-        seconds: limit of time; one more is added for every 50 MB of them.
+        seconds: limit of the processor's time, and of four times as much by the clock; one more is added for every
+            50 MB of them.
         memory: limit of resident bytes; four times as many are added.
 
     Raises:
         InputError: the file cannot be used, or its process crashed or went beyond the limits.
     """
     size = _bytes_around(path) if file_bytes is None else file_bytes
-    request = json.dumps([str(path), None if shapes is None else dict(shapes), device, threads])
+    request = {
+        "path": str(path),
+        "shapes": None if shapes is None else dict(shapes),
+        "values": {name: [value.dtype.name, value.tolist()] for name, value in (values or {}).items()},
+        "limits": dict(limits or {}),
+        "device": device,
+        "threads": threads,
+    }
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
-        stdin.write(request.encode())
+        stdin.write(json.dumps(request).encode())
         stdin.seek(0)
         child = start(
             "onnxprune.runtime.probe:answer_probe",
@@ -52,7 +68,7 @@ def probe(
             stderr=subprocess.DEVNULL,  # native code prints there, and what it says comes back in the answer
         )
         try:
-            problem = _watch(child, time.monotonic() + seconds + size / 50e6, memory + 4 * size)
+            problem = _watch(child, seconds + size / 50e6, threads, memory + 4 * size)
         finally:
             child.kill()
             child.wait()
@@ -63,7 +79,9 @@ def probe(
         if problem is None:
             return
         raise InputError(problem)
-    raise InputError(f"{path}: onnxruntime cannot run it: {problem or _ending(child.returncode)}")
+    if problem is not None:
+        raise InputError(f"{path}: given up: {problem}")
+    raise InputError(f"{path}: onnxruntime cannot run it: {_ending(child.returncode)}")
 
 
 def answer_probe() -> None:
@@ -72,14 +90,15 @@ def answer_probe() -> None:
     from onnxprune.graph.files import load
     from onnxprune.runtime.random_inputs import random_inputs
 
-    name, shapes, device, threads = json.load(sys.stdin)
-    path = Path(name)
+    asked = json.load(sys.stdin)
+    path = Path(asked["path"])
+    values = {name: np.asarray(value, np.dtype(kind)) for name, (kind, value) in asked["values"].items()}
     problem = None
     try:
         load(path)
-        session = open_session(path, device=device, threads=threads)
-        if shapes is not None:
-            session.run(None, random_inputs(session, shapes))
+        session = open_session(path, device=asked["device"], threads=asked["threads"])
+        if asked["shapes"] is not None:
+            session.run(None, random_inputs(session, asked["shapes"], values=values, limits=asked["limits"]))
     except InputError as error:
         problem = str(error)
     except Exception as error:  # onnxruntime's exceptions share no base class
@@ -88,9 +107,13 @@ def answer_probe() -> None:
     os._exit(0)  # tearing a session down may crash where running it did not
 
 
-def _watch(child: subprocess.Popen[bytes], end: float, memory: int) -> str | None:
-    """Waits for the process; what is wrong where it goes beyond a limit."""
+def _watch(child: subprocess.Popen[bytes], seconds: float, threads: int, memory: int) -> str | None:
+    """Waits for the process; what is wrong where it goes beyond a limit.
+
+    Others may keep the processor busy: its own time counts, of all its threads, and the clock's only where it waits.
+    """
     process = psutil.Process(child.pid)
+    end = time.monotonic() + _WAITING * seconds
     memory = min(memory, psutil.virtual_memory().available * 9 // 10)
     while True:
         try:
@@ -100,9 +123,9 @@ def _watch(child: subprocess.Popen[bytes], end: float, memory: int) -> str | Non
             pass
         with contextlib.suppress(psutil.Error):  # it has just ended
             if process.memory_info().rss > memory:
-                return f"it takes over {memory / 2**30:.1f} GiB of memory"
-        if time.monotonic() > end:
-            return "it does not finish in time"
+                return f"a single run takes over {memory / 2**30:.1f} GiB of memory"
+            if sum(process.cpu_times()[:2]) > threads * (seconds + _START) or time.monotonic() > end:
+                return f"a single run does not finish in time, {seconds:.3g} s"
 
 
 def _bytes_around(path: Path) -> int:

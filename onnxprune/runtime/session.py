@@ -43,18 +43,25 @@ def open_session(
     if profile_to is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_to / "profile")
+    providers = [_CUDA, _CPU] if device == "cuda" else [_CPU]
     try:
-        session = onnxruntime.InferenceSession(
-            str(path),
-            options,
-            providers=[_CUDA, _CPU] if device == "cuda" else [_CPU],
-            enable_fallback=0,  # the fallback prints, and would give CPU numbers for CUDA
-        )
+        session = _session(path, options, providers)
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise InputError(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
     if device == "cuda" and session.get_providers()[0] != _CUDA[0]:
         raise _no_cuda()
     return session
+
+
+def _session(path: Path, options: onnxruntime.SessionOptions, providers: list[Any]) -> onnxruntime.InferenceSession:
+    """Without onnxruntime's fallback to other providers, which prints, and would give CPU numbers for CUDA."""
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+    except Exception:
+        if not path.is_symlink():
+            raise
+        # External data may lie beside the file that the link leads to, and onnxruntime looks in one place only.
+        return onnxruntime.InferenceSession(str(path.resolve()), options, providers=providers, enable_fallback=0)
 
 
 def run_batched(

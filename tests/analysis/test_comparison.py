@@ -66,6 +66,17 @@ def test_a_verdict_says_why(found, reason):
     assert re.search(reason, only)
 
 
+def test_no_theory_rests_on_macs_that_are_not_all_known():
+    (reason,) = judge(facts(3.0, theoretical=None)).reasons
+    assert "not all MACs" in reason
+
+
+def test_a_speedup_beyond_theory_is_flagged():
+    (reason,) = judge(facts(3.0, theoretical=2.0)).reasons
+    assert reason.startswith("beyond theory: its MACs explain 2.00x only")
+    assert judge(facts(2.05, theoretical=2.0)).reasons == ()
+
+
 def test_what_is_as_fast_as_it_can_be_needs_no_reason():
     assert judge(facts(2.0, theoretical=2.2, misaligned_share=0.5, fixed_share=0.5, traffic_ratio=1.0)).reasons == ()
 
@@ -187,6 +198,41 @@ def test_files_that_do_not_take_the_same_input_are_one_line(tmp_path, files):
     done = run(files[0], tmp_path / "nowhere.onnx", *OPTIONS)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
+
+
+def two_inputs(path, inputs, outputs, second="b"):
+    """A product of `a`, and its difference from the other input."""
+    head = ", ".join(f"float[8, 4] {name}" for name in inputs)
+    tail = ", ".join(f"float[8, 4] {name}" for name in outputs)
+    body = f"g ({head}) => ({tail}) {{ h = MatMul (a, w) y = Sub (h, {second}) }}"
+    return graphs.write(path, body, w=np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32))
+
+
+def test_inputs_and_outputs_are_paired_by_name(tmp_path):
+    base = two_inputs(tmp_path / "base.onnx", "ab", "yh")
+    other = two_inputs(tmp_path / "other.onnx", "ba", "hy")
+    entry = compare(base, [other], threads=1, seconds=0.1)[1]
+    assert (entry.outputs.max_abs, entry.pairing) == (0, None)
+
+
+def test_where_names_differ_it_is_said_that_the_position_decides(tmp_path):
+    base = two_inputs(tmp_path / "base.onnx", "ab", "yh")
+    other = two_inputs(tmp_path / "other.onnx", "za", "yh", "z")
+    entry = compare(base, [other], threads=1, seconds=0.1)[1]
+    assert entry.outputs.max_abs == 0
+    assert entry.pairing == "paired by position, their names differ: 'z' with 'b'"
+
+
+def test_an_incomplete_count_promises_nothing(tmp_path):
+    body = """g (float[8, 4] x) => (float y) {
+        n = NonZero (x) c = Cast <to = 1> (n) t = Transpose (c) m = MatMul (t, w) y = ReduceSum <keepdims = 0> (m)
+    }"""
+    path = graphs.write(tmp_path / "m.onnx", body, w=graphs.ones(2, 2))
+    done = run(path, path, "--seconds", "0.1", "--threads", "1")
+    assert "at least 0" in done.stdout
+    assert "not all MACs of the two files can be told" in done.stdout
+    (_, row) = csv.DictReader(io.StringIO(run(path, path, "--seconds", "0.1", "--threads", "1", "--csv").stdout))
+    assert (row["complete"], row["theoretical_speedup"]) == ("False", "")
 
 
 def test_torch_is_not_imported(files):

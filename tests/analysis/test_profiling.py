@@ -119,6 +119,136 @@ def test_latency_that_cannot_be_measured_is_told_and_the_rest_comes(tmp_path):
     assert "Mystery" in line
 
 
+STATEFUL = """g (float[batch, time] x, float[2, batch, 4] state, int64 rate) => (float[batch, k] y) {
+    wanted = Equal (rate, known)
+    y = If (wanted) <
+        then_branch = t () => (float[batch, k] one) { one = MatMul (x, w) },
+        else_branch = e () => (float[batch, k] two) { two = Slice (x, zero, four, axis) }
+    >
+}"""
+
+
+@pytest.fixture
+def stateful(tmp_path):
+    integers = {name: np.array([value]) for name, value in (("zero", 0), ("four", 4), ("axis", 1))}
+    return graphs.write(tmp_path / "state.onnx", STATEFUL, w=graphs.ones(16, 4), known=np.array(16000), **integers)
+
+
+def test_a_value_decides_the_branch_and_a_name_binds_all_sizes(stateful):
+    done = run(stateful, "--input", "x:3x16", "--input", "rate=16000", "--seconds", "0.1", "--json")
+    found = json.loads(done.stdout)
+    assert (found["batch"], found["macs"], found["not_measured"]) == (3, 3 * 16 * 4, [])
+    done = run(stateful, "--input", "x:3x16", "--input", "rate=8000", "--no-latency", "--json")
+    assert json.loads(done.stdout)["macs"] == 0
+
+
+def test_several_batches_of_an_input_that_is_given(stateful):
+    options = ("--input", "x:1x16", "--input", "rate=16000", "--batch-size", "1,8", "--seconds", "0.1", "--json")
+    found = json.loads(run(stateful, *options).stdout)
+    assert [entry["batch"] for entry in found["latency"]] == [1, 8]
+    assert found["macs"] == 16 * 4
+
+
+def test_arrays_from_a_file(stateful, tmp_path):
+    np.savez(tmp_path / "in.npz", x=np.zeros((2, 16), np.float32), rate=np.array(16000))
+    found = json.loads(run(stateful, "--input", tmp_path / "in.npz", "--seconds", "0.1", "--json").stdout)
+    assert (found["batch"], found["macs"], found["not_measured"]) == (2, 2 * 16 * 4, [])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (["rate=1.5"], "int64, which does not hold"),
+        (["rate=many"], "expected NAME:SIZES"),
+        (["rate=1,2"], "which [2] does not fit"),
+        (["other=1"], "there is no input 'other'"),
+        (["nowhere.npz"], "cannot be read as an .npz file"),
+        (["rate=1", "rate=2"], "given twice"),
+    ],
+)
+def test_values_that_do_not_fit_are_one_line(stateful, inputs, words):
+    done = run(stateful, "--input", "x:1x16", *(part for text in inputs for part in ("--input", text)))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_all_that_is_missing_is_asked_for_at_once(tmp_path):
+    body = "g (float[n, a] x, float[n, a, b] z, float[n, a] v) => (float[n, a] y) { y = Add (x, v) }"
+    done = run(graphs.write(tmp_path / "m.onnx", body))
+    assert "inputs 'x', 'z' leave sizes open" in done.stderr
+    assert done.stderr.rstrip().endswith("give --input x:1x? --input z:1x?x?")
+
+
+def test_indices_are_random_within_their_table_and_other_integers_are_named(tmp_path):
+    body = """g (int64[2, 9] ids, int64[2, 9] mask) => (float[2, 9, 4] y) {
+        i = Identity (ids) e = Gather (table, i) f = Cast <to = 1> (mask) m = Unsqueeze (f, two) y = Mul (e, m)
+    }"""
+    path = graphs.write(tmp_path / "m.onnx", body, table=graphs.ones(50, 4), two=np.array([2]))
+    found = profile(path, seconds=0.1)
+    assert found.counts.index_limits == {"ids": 50}
+    assert [line for line in found.remarks if "ones" in line] == [
+        "the integers of input 'mask' are ones: the graph does not tell what it allows; "
+        "give others by --input mask=VALUE"
+    ]
+
+
+def test_no_batch_is_dropped_in_silence(path, monkeypatch):
+    def probe(path, shapes, **how):
+        if shapes["x"][0] > 1:
+            raise InputError(f"{path}: too large")
+
+    monkeypatch.setattr("onnxprune.runtime.probe.probe", probe)
+    found = profile(path, batch_sizes=(1, 8, 32), seconds=0.1)
+    assert [entry.batch for entry in found.latencies] == [1]
+    assert found.missing == ("latency at batch 8, 32: too large",)
+
+
+def test_a_size_of_zero_is_said(tmp_path):
+    path = graphs.write(
+        tmp_path / "m.onnx", "g (float[0, 4] x) => (float[0, 3] y) { y = MatMul (x, w) }", w=graphs.ones(4, 3)
+    )
+    counts = profile(path, latency=False).counts
+    assert (counts.macs, counts.notes) == (0, ("input 'x' is [0, 4]: of no elements",))
+
+
+def test_several_files_and_folders_are_one_table(path, tmp_path):
+    body = "g (float[2, 4] x) => (float[2, 3] y) { y = MatMul (x, w) }"
+    (tmp_path / "below").mkdir()
+    other = graphs.write(tmp_path / "below" / "other.onnx", body, w=graphs.ones(4, 3))
+    done = run(path, other, "--no-latency")
+    assert done.returncode == 0
+    head, _, *rows = done.stdout.splitlines()
+    assert head.split() == ["params", "bytes", "MACs", "activations", "batch", "median", "ms", "model"]
+    assert [row.split()[-1] for row in rows] == [str(path), str(other)]
+    found = json.loads(run(tmp_path, "--seconds", "0.1", "--json").stdout)
+    assert [(row["model"], row["macs"]) for row in found] == [(str(other), 24), (str(path), 6912 + 20)]
+    assert all(row["latency_ms_median"] > 0 for row in found)
+    broken = tmp_path / "below" / "broken.onnx"
+    broken.write_bytes(b"no model")
+    done = run(tmp_path, "--no-latency", "--csv")
+    assert done.returncode == 2
+    assert [row["complete"] for row in csv.DictReader(io.StringIO(done.stdout))] == ["True", "True"]
+    assert done.stderr.startswith(f"Error: {broken}: not an ONNX file")
+    (tmp_path / "empty").mkdir()
+    assert "there is no .onnx file in it" in run(tmp_path / "empty").stderr
+
+
+def test_long_names_do_not_break_the_table_and_equal_notes_are_one(tmp_path):
+    name = "n" * 400
+    nodes = "\n".join(f"[{name}{index}] h{index} = LSTM <hidden_size = 2> (x, w, r, , l)" for index in range(3))
+    sizes = "3, 1, 1, 2"
+    body = f"""g (float[3, 1, 2] x, int32[1] l) => (float[{sizes}] h0, float[{sizes}] h1, float[{sizes}] h2) {{
+        {nodes}
+    }}"""
+    path = graphs.write(tmp_path / "m.onnx", body, w=graphs.ones(1, 8, 2), r=graphs.ones(1, 8, 2))
+    done = run(path, "--no-latency")
+    table, _, notes = done.stdout.partition("Note: ")
+    assert max(map(len, table.splitlines())) < 160
+    assert notes.count("Note: ") == 0
+    assert "in all 3 nodes: 3 LSTM" in notes
+
+
 def test_several_inputs_integers_and_open_sizes(tmp_path):
     body = """g (int64[batch, length] ids, float[batch, length] mask) => (float[batch, length, 8] y) {
         e = Gather (table, ids)
@@ -174,7 +304,7 @@ def test_a_batch_too_large_to_run_is_counted_all_the_same(path):
 def test_what_is_no_model_is_one_line(tmp_path, content):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    for place in (path, tmp_path, tmp_path / "nowhere"):
+    for place in (path, tmp_path, tmp_path / "nowhere"):  # a folder is its files
         done = run(place)
         assert done.returncode == 2
         assert done.stdout == ""

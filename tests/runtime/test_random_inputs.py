@@ -39,6 +39,17 @@ def test_every_input_gets_its_type_and_shape_and_the_session_takes_them(tmp_path
     assert (feed["x7"] == 1).all()  # a valid index, and a mask that keeps everything
 
 
+def test_values_and_limits(tmp_path):
+    opened = session(tmp_path, "int64", "int8", "float")
+    shapes = {f"x{index}": (50, 3) for index in range(3)}
+    given = np.full((50, 3), 7, np.float32)
+    feed = random_inputs(opened, shapes, values={"x2": given}, limits={"x0": 4, "x1": 1000})
+    assert set(feed["x0"].ravel()) == {0, 1, 2, 3}
+    assert feed["x1"].min() >= 0
+    assert feed["x1"].max() > 4
+    assert feed["x2"] is given
+
+
 def test_equal_seeds_give_equal_values(tmp_path):
     opened = session(tmp_path, "float")
     first, second, other = (random_inputs(opened, {"x0": (4, 3)}, seed)["x0"] for seed in (1, 1, 2))

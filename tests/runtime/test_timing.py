@@ -1,5 +1,6 @@
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import torch
 
 from onnxprune.common.errors import InputError
 from onnxprune.runtime import timing
+from onnxprune.runtime.bystanders import Bystanders
 from onnxprune.runtime.kernels import KernelTime, on_cpu, time_kernels
 from onnxprune.runtime.lock import timing_lock
 from onnxprune.runtime.timing import compare, interleave, precise, summarise
@@ -207,7 +209,47 @@ def test_the_lock_is_free_after_an_error(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError), timing_lock():
         raise RuntimeError
     with timing_lock():
-        assert len(list(tmp_path.iterdir())) == 1
+        assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".lock"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals")
+def test_the_lock_says_whom_it_waits_for_and_passes_over_a_stopped_process(tmp_path, monkeypatch):
+    code = (
+        "import time\nfrom onnxprune.runtime.lock import timing_lock\n"
+        "with timing_lock():\n    print('timing', flush=True)\n    time.sleep(60)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("onnxprune.runtime.lock._PATIENCE", 0.1)
+    said = []
+
+    def say(line):
+        said.append(line)
+        other.send_signal(signal.SIGSTOP)
+
+    try:
+        assert other.stdout.readline() == "timing\n"
+        with timing_lock(say) as mine:
+            assert not mine
+    finally:
+        other.kill()
+        other.wait()
+    assert said[0].startswith(f"waiting for the timing of process {other.pid}, since ")
+    assert said[1].startswith(f"process {other.pid} has been timing since ")
+    assert said[1].endswith("and is stopped: not waited for")
+    with timing_lock(said.append) as mine:
+        assert mine
+    assert len(said) == 2
+
+
+def test_what_other_processes_do_is_told():
+    times = np.full(100, 2.0)
+    calm = Bystanders().disturbance(times, 1)
+    assert (calm.spread, calm.others >= 0) == (0, True)
+    uneven = Bystanders().disturbance(np.tile([1.0, 3.0], 50), 1)
+    assert "spreads over 100 % of the median" in uneven.busy
 
 
 def test_kernels_are_timed_by_operator(tmp_path):

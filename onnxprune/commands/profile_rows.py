@@ -1,0 +1,79 @@
+"""Profiles of several files as rows of one table."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.common.errors import InputError
+
+if TYPE_CHECKING:
+    from onnxprune.analysis.profiling import Profile
+
+_MISSING = "-"
+
+
+def onnx_files(paths: Iterable[Path]) -> list[Path]:
+    """The files among the paths, and those named *.onnx in the folders among them and below.
+
+    Raises:
+        InputError: a folder holds none.
+    """
+    found = []
+    for path in paths:
+        within = sorted(path.rglob("*.onnx")) if path.is_dir() else [path]
+        if not within:
+            raise InputError(f"{path}: there is no .onnx file in it")
+        found += within
+    return list(dict.fromkeys(found))
+
+
+def print_rows(profiles: Sequence["Profile"], output: str | None) -> None:
+    """Prints a row a file, as a table, "json" or "csv"."""
+    from onnxprune.commands.columns import columns, csv_text
+
+    rows = [_row(found) for found in profiles]
+    if output == "json":
+        click.echo(json.dumps(rows, indent=1))
+    elif output == "csv":
+        click.echo(csv_text(rows) if rows else "", nl=False)
+    elif rows:
+        headings = [">params", ">bytes", ">MACs", ">activations", ">batch", ">median ms", "", "model"]
+        click.echo(columns(headings, [_cells(row) for row in rows]))
+
+
+def _row(found: "Profile") -> dict[str, Any]:
+    counts = found.counts
+    first = found.latencies[0] if found.latencies else None
+    return {
+        "model": str(found.path),
+        "batch": found.batch,
+        "params": counts.params,
+        "nonzero_params": counts.nonzero_params,
+        "file_bytes": counts.file_bytes,
+        "macs": counts.macs,
+        "effective_macs": counts.effective_macs,
+        "complete": counts.complete,
+        "peak_activation_bytes": counts.peak_activation_bytes,
+        "latency_ms_median": first and first.latency.median_ms,
+        "busy": first and first.disturbance.busy,
+        "not_measured": "; ".join(found.missing) or None,
+    }
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    def number(name: str) -> str:
+        return _MISSING if row[name] is None else f"{row[name]:,}"
+
+    return [
+        number("params"),
+        number("file_bytes"),
+        ("" if row["complete"] else "at least ") + number("macs"),
+        number("peak_activation_bytes"),
+        number("batch"),
+        _MISSING if row["latency_ms_median"] is None else f"{row['latency_ms_median']:.3f}",
+        "busy" if row["busy"] else "",
+        row["model"],
+    ]

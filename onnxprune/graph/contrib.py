@@ -1,0 +1,141 @@
+"""Shapes of what onnxruntime's own operators (com.microsoft) give, of which onnx's inference knows nothing."""
+
+from collections.abc import Callable
+
+import numpy as np
+from onnx import NodeProto, TensorProto
+
+from onnxprune.graph.macs import MICROSOFT, Site, UnknownShapeError
+from onnxprune.graph.nodes import operator_type
+from onnxprune.graph.tensors import Shape
+
+
+def onnx_equivalent(node: NodeProto) -> NodeProto:
+    """A node of ONNX's own that gives a tensor of the same shape, or the node itself where there is none."""
+    name, inputs = _EQUIVALENT.get(operator_type(node), ("", ()))
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if not name or ("channels_last" in attributes and attributes["channels_last"].i):
+        return node
+    plain = NodeProto(op_type=name, name=node.name, output=node.output[:1])
+    plain.input.extend(node.input[position] for position in inputs if position < len(node.input))
+    plain.attribute.extend(
+        attribute
+        for key, attribute in attributes.items()
+        if not key.startswith("activation") and key != "channels_last"
+    )
+    return plain
+
+
+def output_shapes(site: Site) -> list[Shape]:
+    """Of the node's first outputs; none where that is not known."""
+    rule = _RULES.get(operator_type(site.node))
+    try:
+        return rule(site) if rule is not None else []
+    except (UnknownShapeError, ValueError, IndexError, ZeroDivisionError):
+        return []
+
+
+def output_type(node: NodeProto, first: int) -> int:
+    """Element type of its first output, where that of its first input is `first`."""
+    return TensorProto.FLOAT if node.op_type in _FLOATS else first
+
+
+def _same(site: Site) -> list[Shape]:
+    return [site.input(0)]
+
+
+def _broadcast(*positions: int) -> Callable[[Site], list[Shape]]:
+    return lambda site: [np.broadcast_shapes(*(site.input(position) for position in positions))]
+
+
+def _matmul(site: Site) -> list[Shape]:
+    first, second = (
+        (*shape[:-2], shape[-1], shape[-2]) if site.attribute(name, 0) else shape
+        for shape, name in ((site.input(0), "transA"), (site.input(1), "transB"))
+    )
+    return [(*np.broadcast_shapes(first[:-2], second[:-2]), first[-2], second[-1])]
+
+
+def _matmul_of_few_bits(site: Site) -> list[Shape]:
+    return [(*site.input(0)[:-1], site.attribute("N", 0))]
+
+
+def _attention(site: Site) -> list[Shape]:
+    batch, length, _ = site.input(0)
+    width = site.input(1)[1] // 3
+    return [(batch, length, site.attribute("qkv_hidden_sizes", [width] * 3)[2])]
+
+
+def _multi_head_attention(site: Site) -> list[Shape]:
+    query = site.input(0)
+    if len(query) == 5:  # packed: (batch, length, heads, 3, size)
+        return [(query[0], query[1], query[2] * query[4])]
+    value = site.input(2) if site.has(2) else query
+    return [(query[0], query[1], value[1] * value[3] if len(value) == 4 else value[2])]
+
+
+def _group_query_attention(site: Site) -> list[Shape]:
+    batch, length, width = site.input(0)
+    heads, kv_heads = site.attribute("num_heads", 1), site.attribute("kv_num_heads", 1)
+    size = width // (heads if site.has(1) else heads + 2 * kv_heads)
+    total = length + (site.input(3)[2] if site.has(3) else 0)
+    return [(batch, length, heads * size), *[(batch, kv_heads, total, size)] * 2]
+
+
+def _lstm(site: Site) -> list[Shape]:
+    steps, batch, _ = site.input(0)
+    directions, size = site.input(1)[0], site.attribute("hidden_size", 0)
+    return [(steps, directions, batch, size), *[(directions, batch, size)] * 2]
+
+
+def _embedding(site: Site) -> list[Shape]:
+    return [(*site.input(0), site.input(2)[1])]
+
+
+def _concat(site: Site) -> list[Shape]:
+    shapes = [site.input(position) for position in range(2, len(site.node.input), 3)]
+    axis = site.attribute("axis", 0) % len(shapes[0])
+    return [(*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])]
+
+
+_EQUIVALENT = {  # operator -> ONNX's own, and the positions of its inputs
+    f"{MICROSOFT}.{name}": equivalent
+    for name, equivalent in {
+        "FusedConv": ("Conv", (0, 1)),
+        "FusedGemm": ("Gemm", (0, 1)),
+        "QGemm": ("Gemm", (0, 3)),
+        "QLinearAveragePool": ("AveragePool", (0,)),
+        "QLinearConv": ("QLinearConv", (0, 1, 2, 3, 4, 5, 6, 7)),
+        "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+    }.items()
+}
+
+_SAME = (
+    "BiasAdd", "BiasGelu", "BiasSoftmax", "DequantizeLinear", "FastGelu", "Gelu", "GroupNorm", "QLinearLeakyRelu",
+    "QLinearSigmoid", "QLinearSoftmax", "QuickGelu", "RotaryEmbedding", "SimplifiedLayerNormalization",
+    "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+)  # fmt: skip
+
+_RULES: dict[str, Callable[[Site], list[Shape]]] = {
+    f"{MICROSOFT}.{name}": rule
+    for name, rule in {
+        **dict.fromkeys(_SAME, _same),
+        "Attention": _attention,
+        "DynamicQuantizeLSTM": _lstm,
+        "DynamicQuantizeMatMul": _matmul,
+        "EmbedLayerNormalization": _embedding,
+        "FusedMatMul": _matmul,
+        "GroupQueryAttention": _group_query_attention,
+        "MatMulIntegerToFloat": _matmul,
+        "MatMulNBits": _matmul_of_few_bits,
+        "MultiHeadAttention": _multi_head_attention,
+        "QAttention": _attention,
+        "QLinearAdd": _broadcast(0, 3),
+        "QLinearConcat": _concat,
+        "QLinearMul": _broadcast(0, 3),
+    }.items()
+}
+
+_FLOATS = {
+    "DequantizeLinear", "DynamicQuantizeMatMul", "EmbedLayerNormalization", "MatMulIntegerToFloat", "QAttention",
+}  # fmt: skip

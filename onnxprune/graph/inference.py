@@ -1,0 +1,463 @@
+"""The shapes of a graph's tensors, subgraphs included, once its inputs have theirs.
+
+onnx's own inference comes first. Where it stops because sizes are computed by nodes, they are evaluated, node by node,
+and what a loop's body and a branch tell is handed on.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto, helper, numpy_helper
+
+from onnxprune.common.errors import InputError, one_line
+from onnxprune.graph import contrib, loops
+from onnxprune.graph.evaluation import MAX_ELEMENTS, Evaluator
+from onnxprune.graph.light import is_large, without_weights
+from onnxprune.graph.macs import Site
+from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
+from onnxprune.graph.sequences import Sequence, sequence_made, tensor_taken
+from onnxprune.graph.tensors import Shape, constants
+
+_MAX_ELEMENTS = 2**32  # of a tensor at run time; real ones have some 10^9 at most
+
+_MAX_PASSES = 20  # of shape inference over a graph
+
+_MAX_INFERENCES = 1000  # of all graphs and subgraphs: loops within loops multiply
+
+
+@dataclass
+class Inferred:
+    """What is known of the tensors of a graph once its inputs have shapes.
+
+    Attributes:
+        shapes: name -> shape, of those whose shape is known.
+        types: name -> element type, of those that are tensors.
+        sequences: name -> shapes of the elements, of sequences of tensors that are known.
+        gaps: name -> why its shape is not known: the node or input that makes it so.
+        bodies: position of a node -> attribute -> the same of that subgraph, outer names included. A branch that is
+            never taken has none.
+        rounds: position of a Loop -> how often its body runs.
+    """
+
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    sequences: dict[str, Sequence] = field(default_factory=dict)
+    gaps: dict[str, str] = field(default_factory=dict)
+    bodies: dict[int, dict[str, "Inferred"]] = field(default_factory=dict)
+    rounds: dict[int, loops.Rounds] = field(default_factory=dict)
+
+
+def infer_shapes(
+    path: Path, model: ModelProto, inputs: Mapping[str, Shape], values: Mapping[str, np.ndarray] | None = None
+) -> Inferred:
+    """Infers the shapes of the model's tensors, subgraphs included.
+
+    Args:
+        values: of inputs, where they are given.
+
+    Raises:
+        InputError: shapes contradict each other, or are absurd.
+    """
+    for name, shape in inputs.items():
+        _check_elements(path, name, shape)
+    sized = without_weights(model)
+    sized.ir_version = max(sized.ir_version, 4)  # before, onnx wants each initializer to be an input
+    graph = sized.graph
+    declared = _declared(graph, inputs)
+    del graph.value_info[:]  # may hold the sizes of another batch
+    _forget_shapes(graph.output)
+    for value in graph.input:
+        if value.name in inputs:
+            _set_shape(value.type, inputs[value.name])
+    known = {name: value for name, value in (values or {}).items() if value.size <= MAX_ELEMENTS}
+    return _infer(path, sized, iter(range(_MAX_INFERENCES)), _Outer(known), declared)
+
+
+def _declared(graph: GraphProto, inputs: Mapping[str, Shape]) -> dict[str, TypeProto]:
+    """What the file declares of its other tensors, where that is a shape once the names of dims stand for sizes."""
+    sizes: dict[str, int] = {}
+    for value in graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, inputs.get(value.name, ()), strict=False):
+            if dim.dim_param:
+                sizes[dim.dim_param] = size
+    found = {}
+    for value in [*graph.value_info, *graph.output]:
+        tensor = value.type.tensor_type
+        dims = [dim.dim_value if dim.HasField("dim_value") else sizes.get(dim.dim_param) for dim in tensor.shape.dim]
+        shape = tuple(size for size in dims if size is not None)
+        if tensor.HasField("shape") and len(shape) == len(dims):
+            found[value.name] = helper.make_tensor_type_proto(tensor.elem_type, shape)
+    return found
+
+
+@dataclass(frozen=True)
+class _Outer:
+    """What a graph is told of the names that it takes from outside."""
+
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    sequences: Mapping[str, Sequence] = field(default_factory=dict)
+    gaps: Mapping[str, str] = field(default_factory=dict)
+
+
+def _infer(
+    path: Path, model: ModelProto, budget: Iterator[int], outer: _Outer, declared: Mapping[str, TypeProto]
+) -> Inferred:
+    """Infers a model whose inputs have shapes.
+
+    Args:
+        declared: what is taken for the outputs of operators that ONNX does not know.
+    """
+    for _ in range(_MAX_PASSES):
+        if next(budget, None) is None:
+            raise InputError(f"{path}: its loops are nested too deeply to infer shapes")
+        try:  # not strictly: a node whose shapes do not fit may be in a branch that is never taken
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        except Exception as error:  # onnx's errors share no base class
+            raise _contradiction(path, error) from error
+        pass_over = _Pass(path, inferred, budget, outer, declared)
+        news = pass_over.walk()
+        if not news or not pass_over.found.gaps:
+            break
+        kept = [value for value in model.graph.value_info if value.name not in news]
+        del model.graph.value_info[:]
+        model.graph.value_info.extend([*kept, *(ValueInfoProto(name=name, type=news[name]) for name in news)])
+        for value in model.graph.output:
+            if value.name in news:
+                value.type.CopyFrom(news[value.name])
+    return pass_over.found
+
+
+class _Pass:
+    """One walk through the nodes of a graph after onnx's inference, each told what those before it made known."""
+
+    def __init__(
+        self,
+        path: Path,
+        model: ModelProto,
+        budget: Iterator[int],
+        outer: _Outer,
+        declared: Mapping[str, TypeProto],
+    ) -> None:
+        self._path, self._model, self._budget, self._declared = path, model, budget, declared
+        self._graph = model.graph
+        self.found = Inferred(sequences=dict(outer.sequences), gaps=dict(outer.gaps))
+        self._types: dict[str, TypeProto] = {}
+        self._news: dict[str, TypeProto] = {}
+        self._opsets = {entry.domain: entry.version for entry in model.opset_import}
+        known = {}
+        for tensor in constants(self._graph):
+            self._take(tensor.name, helper.make_tensor_type_proto(tensor.data_type, tensor.dims))
+            if prod(tensor.dims) <= MAX_ELEMENTS and tensor.data_location != tensor.EXTERNAL:
+                known[tensor.name] = numpy_helper.to_array(tensor)
+        for value in [*self._graph.input, *self._graph.value_info, *self._graph.output]:
+            self._take(value.name, value.type)
+        for value in self._graph.input:
+            if not self._is_known(value.name):
+                kind = (value.type.WhichOneof("value") or "value").removesuffix("_type")
+                self.found.gaps.setdefault(value.name, f"the input {value.name!r}, a {kind}, may be of any length")
+        self._evaluator = Evaluator(self._graph.node, model.opset_import, {**known, **outer.values}, self.found.shapes)
+
+    def walk(self) -> dict[str, TypeProto]:
+        """Goes through all nodes; the types of tensors that onnx's inference alone had not found."""
+        for index, node in enumerate(self._graph.node):
+            if any(subgraphs(node)):
+                self._nested(index, node)
+            else:
+                self._sequence(node)
+                if not all(self._is_known(name) for name in node.output if name):
+                    self._single(node)
+            unknown = [name for name in node.output if name and not self._is_known(name)]
+            for name in unknown:
+                self.found.gaps.setdefault(name, self._gap(node))
+        return self._news
+
+    def _take(self, name: str, kind: TypeProto, *, new: bool = False) -> None:
+        """Notes a type, unless a better one is there."""
+        shape = _shape_of(kind)
+        if name in self.found.shapes or (shape is None and new and name in self._types):
+            return
+        self._types[name] = kind
+        if kind.HasField("tensor_type") and kind.tensor_type.elem_type:
+            self.found.types[name] = kind.tensor_type.elem_type
+        if shape is not None:
+            _check_elements(self._path, name, shape)
+            self.found.shapes[name] = shape
+            self.found.gaps.pop(name, None)
+        if new:
+            self._news[name] = kind
+
+    def _is_known(self, name: str) -> bool:
+        """Whether nothing of it is open that a shape could depend on; of maps nothing is."""
+        kind = self._types.get(name, TypeProto())
+        return (
+            name in self.found.shapes or name in self.found.sequences or kind.HasField("map_type") or _is_of_maps(kind)
+        )
+
+    def _sequence(self, node: NodeProto) -> None:
+        """Finds what a node makes of sequences."""
+        held = self.found.sequences
+        made = sequence_made(node, self.found.shapes, held, self._evaluator.value)
+        if made is not None:
+            held[node.output[0]] = made
+        elif operator_type(node) == "SequenceLength" and node.input[0] in held:
+            self._evaluator.learn(node.output[0], np.asarray(len(held[node.input[0]]), np.int64))
+
+    def _single(self, node: NodeProto) -> None:
+        """Finds the outputs of a node without subgraphs."""
+        taken = tensor_taken(node, self.found.sequences, self._evaluator.value)
+        found = self._node_types(node)
+        for name in filter(None, node.output):
+            if name in found:
+                self._take(name, found[name], new=True)
+            kind = self._types.get(name)
+            shape = taken
+            if shape is None and not self._is_known(name):
+                value = self._evaluator.value(name)
+                shape = None if value is None else value.shape
+            if shape is not None and kind is not None and kind.HasField("tensor_type"):
+                self._take(name, helper.make_tensor_type_proto(kind.tensor_type.elem_type, shape), new=True)
+
+    def _node_types(self, node: NodeProto) -> Mapping[str, TypeProto]:
+        """What onnx tells of one node's outputs, given the values that its inputs have.
+
+        Raises:
+            InputError: its inputs do not fit together.
+        """
+        node = contrib.onnx_equivalent(node)
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        version = self._opsets.get(node.domain, self._opsets.get(domain, 0))
+        if not onnx.defs.has(node.op_type, version, domain):
+            return self._contrib_types(node) | {
+                name: self._declared[name] for name in node.output if name in self._declared
+            }
+        names = {name for name in node.input if name}
+        if not names <= self._types.keys():
+            return {}
+        values = {name: self._evaluator.value(name) for name in names}
+        try:
+            return onnx.shape_inference.infer_node_outputs(
+                onnx.defs.get_schema(node.op_type, version, domain),
+                node,
+                {name: self._types[name] for name in names},
+                {name: numpy_helper.from_array(value, name) for name, value in values.items() if value is not None},
+                opset_imports=list(self._model.opset_import),
+                ir_version=self._model.ir_version,
+            )
+        except Exception as error:  # onnx's errors share no base class
+            if names <= self.found.shapes.keys():
+                raise _contradiction(self._path, error) from error
+            return {}
+
+    def _contrib_types(self, node: NodeProto) -> dict[str, TypeProto]:
+        """Of the outputs of onnxruntime's own operators."""
+        first = self.found.types.get(node.input[0]) if node.input else None
+        if first is None:
+            return {}
+        site = Site(node, [self.found.shapes.get(name) for name in node.input], [])
+        kind = contrib.output_type(node, first)
+        shapes = zip(node.output, contrib.output_shapes(site), strict=False)
+        return {name: helper.make_tensor_type_proto(kind, shape) for name, shape in shapes if name}
+
+    def _gap(self, node: NodeProto) -> str:
+        """Why the outputs of a node are not known, as far back as that can be told."""
+        for name in node.input:
+            if name and name in self.found.gaps and not self._is_known(name):
+                return self.found.gaps[name]
+        kind = operator_type(node)
+        if "." in kind and not onnx.defs.has(node.op_type, node.domain):
+            return f"{kind} {label(node)!r}: there is no definition here that tells how large its output is"
+        unknown = [name for name in node.input[1:] if name and self._evaluator.value(name) is None]
+        return f"{kind} {label(node)!r}: how large its output is depends on {self._decider(unknown)}"
+
+    def _decider(self, unknown: Iterable[str]) -> str:
+        """What the value of the first of these names that is not known comes from."""
+        for name in unknown:
+            origin, maker = self._evaluator.origin(name)
+            if maker is not None:
+                return f"what {operator_type(maker)} {label(maker)!r} computes from data"
+            if origin in {value.name for value in self._graph.input}:
+                return f"the values of {origin!r}"
+        return "data"
+
+    def _nested(self, index: int, node: NodeProto) -> None:
+        """Finds the subgraphs of a node, and its outputs by them."""
+        graphs = {attribute.name: attribute.g for attribute in node.attribute if attribute.HasField("g")}
+        if node.op_type == "If" and len(graphs) == 2:
+            bodies = self._branches(node, graphs)
+        else:
+            bodies = {name: self._body(node, graph) for name, graph in graphs.items()}
+        self.found.bodies[index] = bodies
+        length = None
+        if node.op_type == "Loop" and "body" in bodies:
+            self.found.rounds[index] = rounds = self._rounds(node, graphs["body"], bodies["body"])
+            length = rounds.number if rounds.exact else None
+        elif node.op_type == "Scan" and loops.scanned(node):
+            shape = self.found.shapes.get(node.input[-loops.scanned(node)])
+            length = shape[loops.scan_axis(node, 0)] if shape else None
+        for name, results in _results(node, graphs, bodies, length).items():
+            first = results[0]
+            if all(result.sequence == first.sequence for result in results) and first.sequence is not None:
+                self.found.sequences[name] = first.sequence
+            shape = first.shape if all(result.shape == first.shape for result in results) else None
+            if first.kind is not None:
+                self._take(name, helper.make_tensor_type_proto(first.kind, shape), new=True)
+            gaps = [result.gap for result in results if result.gap is not None]
+            if gaps and not self._is_known(name):
+                self.found.gaps[name] = gaps[0]
+
+    def _branches(self, node: NodeProto, graphs: Mapping[str, GraphProto]) -> dict[str, Inferred]:
+        """Those of an If that may be taken: one, where its condition is known or the other's shapes do not fit."""
+        condition = self._evaluator.value(node.input[0])
+        if condition is not None and condition.size == 1:
+            name = "then_branch" if condition.item() else "else_branch"
+            return {name: self._body(node, graphs[name])}
+        bodies = {}
+        problem = None
+        for name, graph in graphs.items():
+            try:
+                bodies[name] = self._body(node, graph)
+            except InputError as error:
+                problem = problem or error
+        if problem is not None and not bodies:
+            raise problem
+        return bodies
+
+    def _body(self, node: NodeProto, body: GraphProto) -> Inferred:
+        """The tensors of a subgraph of `node`, whose inputs have the shapes that the node hands in."""
+        model = ModelProto(ir_version=self._model.ir_version, opset_import=self._model.opset_import)
+        model.graph.CopyFrom(body)
+        graph = model.graph
+        del graph.value_info[:]
+        _forget_shapes(graph.output)
+        handed = loops.handed_in(node, len(graph.input), self.found.shapes)
+        for value, shape in zip(graph.input, handed, strict=True):
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+                if shape is not None:
+                    _set_shape(value.type, shape)
+        own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        own |= {name for inner in graph.node for name in inner.output}
+        taken = sorted((used_names(graph) - own) & self._types.keys())
+        graph.input.extend(ValueInfoProto(name=name, type=self._types[name]) for name in taken)
+        values = self._values(taken)
+        tensors = [numpy_helper.from_array(value, name) for name, value in values.items()]
+        graph.initializer.extend(tensor for tensor in tensors if not is_large(tensor))
+        sequences = {name: self.found.sequences[name] for name in taken if name in self.found.sequences}
+        gaps = {name: self.found.gaps[name] for name in taken if name in self.found.gaps}
+        for value, name in zip(body.input, loops.handed_names(node), strict=False):
+            if name in self.found.gaps and not self._is_known(name):
+                gaps[value.name] = self.found.gaps[name]
+        found = _infer(self._path, model, self._budget, _Outer(values, sequences, gaps), {})
+        carried = loops.carried(node, len(body.input))
+        handed_on = zip(graph.input[carried], body.output[loops.outputs_of(node, carried)], strict=False)
+        changing = {
+            value.name: f"{node.op_type} {label(node)!r}: what it hands on changes its size from round to round"
+            for value, output in handed_on
+            if found.shapes.get(value.name) != found.shapes.get(output.name)
+        }
+        if changing:  # what changes its shape from one round to the next has none that can be told
+            for value in graph.input:
+                if value.name in changing and value.type.HasField("tensor_type"):
+                    value.type.tensor_type.ClearField("shape")
+            found = _infer(self._path, model, self._budget, _Outer(values, sequences, {**gaps, **changing}), {})
+        return found
+
+    def _values(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        found = {name: self._evaluator.value(name) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _rounds(self, node: NodeProto, body: GraphProto, inferred: Inferred) -> loops.Rounds:
+        trips, condition, *state = [self._evaluator.value(name) if name else None for name in (*node.input, "", "")]
+        if len(node.input) < 2 or not node.input[1]:
+            condition = np.asarray(True)
+        if (trips is None and node.input[0]) or (trips is not None and trips.size != 1):
+            trips = None
+        own = {value.name for value in body.input} | {name for inner in body.node for name in inner.output}
+        known = self._values((used_names(body) - own) & self._types.keys())
+        known |= {
+            tensor.name: numpy_helper.to_array(tensor)
+            for tensor in constants(body)
+            if prod(tensor.dims) <= MAX_ELEMENTS and tensor.data_location != tensor.EXTERNAL
+        }
+        found = loops.rounds(body, self._model.opset_import, trips, condition, state, known, inferred.shapes)
+        if found.exact:
+            return found
+        unknown = [name for name in node.input[:2] if name and self._evaluator.value(name) is None]
+        return found._replace(why=self._decider(unknown) if unknown else "its condition")
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a subgraph gives for an output of its node; None where it is not known, or no sequence, or no gap."""
+
+    kind: int | None
+    shape: Shape | None
+    sequence: Sequence | None
+    gap: str | None
+
+
+def _results(
+    node: NodeProto, graphs: Mapping[str, GraphProto], bodies: Mapping[str, Inferred], length: int | None
+) -> dict[str, list[_Result]]:
+    """Output of the node -> what its subgraphs give for it: one for each that may run.
+
+    Args:
+        length: rounds of a Loop or Scan, which stacks some outputs.
+    """
+    found: dict[str, list[_Result]] = {}
+    for key, body in bodies.items():
+        outputs = graphs[key].output
+        handed_on = len(outputs)
+        if node.op_type in ("Loop", "Scan"):
+            part = loops.outputs_of(node, loops.carried(node, len(graphs[key].input)))
+            outputs, handed_on = outputs[part.start :], part.stop - part.start
+        for position, (name, output) in enumerate(zip(node.output, outputs, strict=False)):
+            shape = body.shapes.get(output.name)
+            if position >= handed_on and shape is not None:
+                axis = loops.stacking_axis(node, position - handed_on, len(shape) + 1)
+                shape = None if length is None else (*shape[:axis], length, *shape[axis:])
+            result = _Result(
+                body.types.get(output.name), shape, body.sequences.get(output.name), body.gaps.get(output.name)
+            )
+            found.setdefault(name, []).append(result)
+    found.pop("", None)
+    return found
+
+
+def _is_of_maps(kind: TypeProto) -> bool:
+    return kind.HasField("sequence_type") and kind.sequence_type.elem_type.HasField("map_type")
+
+
+def _shape_of(kind: TypeProto) -> Shape | None:
+    tensor = kind.tensor_type
+    if not kind.HasField("tensor_type") or not tensor.HasField("shape"):
+        return None
+    shape = tuple(dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value"))
+    return shape if len(shape) == len(tensor.shape.dim) else None
+
+
+def _forget_shapes(values: Iterable[ValueInfoProto]) -> None:
+    for value in values:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+
+
+def _set_shape(kind: TypeProto, shape: Shape) -> None:
+    proto = kind.tensor_type.shape
+    del proto.dim[:]
+    proto.SetInParent()
+    for size in shape:
+        proto.dim.add(dim_value=size)
+
+
+def _contradiction(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: its shapes do not fit together: {one_line(error)}")
+
+
+def _check_elements(path: Path, name: str, shape: Shape) -> None:
+    if any(size < 0 for size in shape) or prod(shape) > _MAX_ELEMENTS:
+        raise InputError(f"{path}: tensor {name!r} has an impossible shape: {list(shape)}")
