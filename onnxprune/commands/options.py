@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from onnxprune.common.errors import one_line
+from onnxprune.common.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,7 +182,7 @@ def _decimals(ctx: click.Context, option: click.Parameter, text: str | None) -> 
         if not all(map(math.isfinite, numbers)):
             raise ValueError
     except ValueError:
-        raise click.BadParameter(f"expected numbers with commas between them, got {text!r}") from None
+        raise InputError(f"--{option.name}: expected numbers with commas between them, got {text!r}") from None
     return numbers
 
 
