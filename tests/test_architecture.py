@@ -16,7 +16,7 @@ ROOMS = {
     "schedules": "pruning bridge training settings data models common",
     "report": "delivery results graph settings common",
     "delivery": "results analysis graph settings data models common",
-    "pruning": "training settings models common",
+    "pruning": "bridge training settings models common",
     "bridge": "reduction training analysis runtime graph data common",
     "reduction": "analysis runtime graph settings data common",
     "training": "settings data models common",

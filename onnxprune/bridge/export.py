@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.onnx import TrainingMode
 
 from onnxprune.common.errors import RunError
 from onnxprune.common.files import replacing
@@ -18,11 +19,14 @@ INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
 
 
-def export(network: nn.Module, path: Path, input_shape: tuple[int, int, int]) -> None:
+def export(network: nn.Module, path: Path, input_shape: tuple[int, ...], *, named: bool = False) -> None:
     """Writes `network` as a single ONNX file: float32 `input` (batch, C, H, W) to `logits` (batch, classes).
 
     The TorchScript exporter is used: for these networks it gives the graph of the newer one, ten times faster. The
     file passes onnx.checker with shape inference before it gets its name.
+
+    Args:
+        named: nothing is folded into weights, so that all keep the names of the network's parameters.
     """
     images = torch.zeros(2, *input_shape, device=next(network.parameters()).device)
     with replacing(path) as partial:
@@ -31,6 +35,8 @@ def export(network: nn.Module, path: Path, input_shape: tuple[int, int, int]) ->
             (images,),
             str(partial),
             dynamo=False,
+            do_constant_folding=not named,
+            training=TrainingMode.PRESERVE if named else TrainingMode.EVAL,
             opset_version=OPSET,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],

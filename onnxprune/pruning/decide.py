@@ -1,9 +1,11 @@
 """Decides what goes: masks by NNI, which ranks as the criterion says."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import Any
 
 import nni
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +13,8 @@ from torch.nn import functional as F
 from onnxprune.pruning import pruners
 from onnxprune.pruning.calibration import CALIBRATION_BATCH, calibration_order
 from onnxprune.pruning.criteria.whole_layers import decide_layers
-from onnxprune.pruning.layers import nni_share, prunable_layers, target_units, weighted_layer, working_copy
+from onnxprune.bridge.coupling import Coupling, coupling
+from onnxprune.pruning.layers import Target, groups_of, prunable_layers, targets, weighted_layer, working_copy
 from onnxprune.pruning.ranking import Candidates, Ranking
 from onnxprune.pruning.request import Masks, Memory, Request
 from onnxprune.settings.vocabulary import CRITERIA
@@ -34,13 +37,13 @@ def decide(
         Layer -> 0/1 mask: of the shape of its weight for single weights, (units,) for output units.
 
     Raises:
-        InputError: the network has nothing that the technique could remove.
+        InputError: the network has nothing that the technique could remove, or its channels cannot be followed.
     """
     network = working_copy(network)
     if request.granularity == "layer":
         return decide_layers(network, request)
     memory = {} if memory is None else memory
-    candidates = Candidates(network, request, prunable_layers(network, request), batches)
+    candidates = Candidates(network, request, prunable_layers(network, request, batches.images.shape[1:]), batches)
     ranking = resolve_name(CRITERIA[request.criterion].ranking)(candidates)
     if candidates.are_weights:
         return _decide_weights(candidates, ranking, memory, gone or {})
@@ -62,19 +65,74 @@ def _decide_weights(candidates: Candidates, ranking: Ranking, memory: Memory, go
 
 def _decide_channels(candidates: Candidates, ranking: Ranking, memory: Memory, gone: Masks) -> Masks:
     network, request, layers = candidates.network, candidates.request, candidates.layers
-    targets = {name: target_units(network, name, request) for name in layers}
-    units = {name: count for name, (_, count) in targets.items()}
-    emptied = [name for name in layers if request.share(name) == 1]
+    units = coupling(network, candidates.batches.images.shape[1:])
+    wanted = targets(units, layers, request)
     judged = ranking.norms or {name: name for name in layers}
-    config = [{"op_names": [judged[name]], "sparse_ratio": nni_share(*target)} for name, target in targets.items()]
-    raw = _masks(candidates, ranking, config, memory, {judged[name]: mask for name, mask in gone.items()})
+    judged = {name: judged[name] for name in layers if name in judged}
+    config = [{"op_names": [judged[name]], "sparse_ratio": ratio} for name, ratio in nni_ratios(wanted, judged).items()]
+    before = {judged[name]: mask for name, mask in gone.items() if name in judged}
+    raw = _masks(candidates, ranking, config, memory, before, joints(units, wanted, judged))
     # a unit's mask is the same all over its weights, or is that of its BatchNorm's one weight
-    keep = {name: raw[judged[name]]["weight"].reshape(units[name], -1)[:, 0] for name in layers}
-    return keep | {name: torch.zeros_like(keep[name]) for name in emptied}
+    found = {name: raw[place]["weight"].reshape(len(units.outputs[name]), -1)[:, 0] for name, place in judged.items()}
+    return completed(units, wanted, found, layers)
+
+
+def nni_ratios(wanted: list[Target], judged: Iterable[str]) -> dict[str, float]:
+    """Judged layer -> the ratio that NNI is told, in the order of `judged`."""
+    ratios = dict.fromkeys(judged, 0.0)
+    for target in wanted:
+        for name in target.group.layers:
+            if name in judged:
+                ratios[name] = max(ratios[name], target.ratio)
+    return ratios
+
+
+def joints(units: Coupling, wanted: list[Target], judged: Mapping[str, str]) -> list[pruners.Joint]:
+    """The groups that NNI has to rank as one: all but those that are the outputs of one layer, one by one.
+
+    Args:
+        judged: layer -> the layer or BatchNorm whose scores count.
+    """
+    found = []
+    for target in wanted:
+        group = target.group
+        if len(group.layers) == 1 and np.array_equal(units.outputs[group.layers[0]], group.units):
+            continue
+        first, last = group.units[[0, -1]]
+        places = {}
+        for name in group.layers:
+            if name in judged:
+                of = units.outputs[name]
+                places[judged[name]] = torch.from_numpy(np.where((of >= first) & (of <= last), of - first, -1))
+        found.append(pruners.Joint(places, len(group.units), target.removed, target.ratio))
+    return found
+
+
+def completed(units: Coupling, wanted: list[Target], found: Masks, layers: list[str]) -> Masks:
+    """Masks of all layers, from those of the judged ones: with what is coupled to them, and emptied groups."""
+    gone = units.gone(found)
+    for target in wanted:
+        gone[target.group.units] |= target.emptied
+    return units.masks(gone, layers, next(iter(found.values())).device)
+
+
+def shuffled(network: nn.Module, masks: Masks, input_shape: tuple[int, ...], generator: torch.Generator) -> Masks:
+    """As many output units of each group as the masks remove, by chance."""
+    units = coupling(network, input_shape)
+    gone = units.gone(masks)
+    for group in groups_of(units, list(masks)):
+        order = torch.randperm(len(group.units), generator=generator).numpy()
+        gone[group.units] = gone[group.units][order]
+    return units.masks(gone, masks, next(iter(masks.values())).device)
 
 
 def _masks(
-    candidates: Candidates, ranking: Ranking, config: list[dict[str, Any]], memory: Memory, gone: Masks
+    candidates: Candidates,
+    ranking: Ranking,
+    config: list[dict[str, Any]],
+    memory: Memory,
+    gone: Masks,
+    joints: Sequence[pruners.Joint] = (),
 ) -> pruners.Metrics:
     """The masks that NNI decides on; the network is as before."""
     network, request = candidates.network, candidates.request
@@ -84,7 +142,7 @@ def _masks(
             "evaluator": _evaluator(candidates, ranking.training_steps),
             "training_steps": ranking.training_steps,
         }
-    pruner = pruners.remembering(pruners.scoring_lowest(ranking.pruner, gone))(network, config, **settings)
+    pruner = pruners.remembering(pruners.scoring_lowest(pruners.coupled(ranking.pruner, joints), gone))(network, config, **settings)
     if request.globally:
         pruner.share = request.sparsity / 100
     identity = (request.technique, request.criterion, request.seed)

@@ -1,22 +1,30 @@
 """The layers of a network that can be pruned, and how many of their units are to go."""
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.fx import symbolic_trace
 
-from onnxprune.common.errors import InputError
+from onnxprune.bridge.coupling import Coupling, Group, coupling
+from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.widths import kept_channels
 from onnxprune.pruning.request import Request
 from onnxprune.settings.vocabulary import TECHNIQUES
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
-def prunable_layers(network: nn.Module, request: Request) -> list[str]:
+
+def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int, ...]) -> list[str]:
     """Names of the layers the request ranks, in the network's order.
 
-    Single weights are taken from every convolution and linear layer. Output units are never taken from the
-    classifier, whose units are the classes; the slim criterion judges only layers followed by a BatchNorm.
+    Single weights are taken from every convolution and linear layer. Output units are taken where the network's channel
+    graph lets them go: never from the layer whose units are the network's output. The slim criterion judges only layers
+    followed by a BatchNorm, and with them those that are coupled to one.
+
+    Args:
+        input_shape: (C, H, W) of one image.
 
     Raises:
         InputError: there is none, with the reason.
@@ -24,21 +32,40 @@ def prunable_layers(network: nn.Module, request: Request) -> list[str]:
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     if TECHNIQUES[request.technique].unit == "weight":
         return layers
-    layers = [name for name in layers if name != "classifier"]
-    if not layers:
+    refused = f"technique '{request.technique}' has nothing to prune: "
+    instead = "use technique weight or unstructured"
+    if len(layers) < 2:
         raise InputError(
-            f"technique '{request.technique}' has nothing to prune: the network's only layer is the classifier, whose "
-            "output units are the classes; use technique weight or unstructured, or a network with hidden units"
+            f"{refused}the network's only layer is the classifier, whose output units are the classes; {instead}, or a "
+            "network with hidden units"
         )
-    if request.criterion == "slim":
-        followed = normalised_layers(network)
-        layers = [name for name in layers if name in followed]
-        if not layers:
-            raise InputError(
-                "criterion 'slim' needs BatchNorm layers right after the layers it prunes: use --batch-norm with the "
-                "cnn, densenet121, or another criterion (l1, l2, fpgm)"
-            )
-    return layers
+    units = coupling(network, input_shape)
+    if not units.outputs:
+        first, reason = next(iter(units.frozen.items()))
+        raise InputError(f"{refused}all units have to stay, those of layer '{first}' because {reason}; {instead}")
+    if request.criterion != "slim":
+        return list(units.outputs)
+    followed = normalised_layers(network)
+    judged = {name for group in units.groups if followed.keys() & group.layers for name in group.layers}
+    if not judged:
+        raise InputError(
+            "criterion 'slim' needs BatchNorm layers right after the layers it prunes: use --batch-norm with the cnn, "
+            "densenet121, or another criterion (l1, l2, fpgm)"
+        )
+    return [name for name in units.outputs if name in judged]
+
+
+def leading_layers(network: nn.Module, request: Request, input_shape: tuple[int, ...]) -> list[str]:
+    """Of the prunable layers, those whose share (`Request.shares`) counts: one of several that are coupled."""
+    layers = prunable_layers(network, request, input_shape)
+    if TECHNIQUES[request.technique].unit == "weight":
+        return layers
+    return list(dict.fromkeys(group.layers[0] for group in groups_of(coupling(network, input_shape), layers)))
+
+
+def groups_of(units: Coupling, layers: list[str]) -> list[Group]:
+    """The groups of units that are made by these layers."""
+    return [group for group in units.groups if group.layers[0] in layers]
 
 
 def weighted_layer(network: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
@@ -50,9 +77,13 @@ def weighted_layer(network: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
 
 def normalised_layers(network: nn.Module) -> dict[str, str]:
     """Layer -> the BatchNorm that alone consumes its output."""
+    try:
+        nodes = symbolic_trace(network).graph.nodes
+    except Exception as error:  # whatever the network raises when it is given no tensors
+        raise InputError(f"this criterion needs a network that torch.fx can trace: {one_line(error)}") from error
     found = {}
-    for node in symbolic_trace(network).graph.nodes:
-        if node.op != "call_module" or not isinstance(network.get_submodule(node.target), nn.BatchNorm2d):
+    for node in nodes:
+        if node.op != "call_module" or not isinstance(network.get_submodule(node.target), BATCH_NORMS):
             continue
         source = node.args[0]
         if source.op == "call_module" and len(source.users) == 1:
@@ -60,18 +91,33 @@ def normalised_layers(network: nn.Module) -> dict[str, str]:
     return found
 
 
-def target_units(network: nn.Module, layer: str, request: Request) -> tuple[int, int]:
-    """How many units `layer` is to lose, and how many it has; of output units at least one stays to be ranked."""
-    weight, share = weighted_layer(network, layer).weight, request.share(layer)
-    if TECHNIQUES[request.technique].unit == "weight":
-        return round(share * weight.numel()), weight.numel()
-    return len(weight) - kept_channels(len(weight), share, request.channel_align), len(weight)
+@dataclass(frozen=True)
+class Target:
+    """What a group of units is to lose.
+
+    Attributes:
+        removed: units that are to go while there is something to rank: at least one stays.
+        emptied: whether all are to go.
+    """
+
+    group: Group
+    removed: int
+    emptied: bool
+
+    @property
+    def ratio(self) -> float:
+        """What NNI is to be told."""
+        return nni_share(self.removed, len(self.group.units))
 
 
-def target_shape(network: nn.Module, layer: str, request: Request) -> tuple[int, ...]:
-    """The shape of the mask of a layer's units."""
-    shape = tuple(weighted_layer(network, layer).weight.shape)
-    return shape if TECHNIQUES[request.technique].unit == "weight" else shape[:1]
+def targets(units: Coupling, layers: list[str], request: Request) -> list[Target]:
+    """What each group that these layers make is to lose; its width is rounded as a whole."""
+    found = []
+    for group in groups_of(units, layers):
+        share, count = request.share(group.layers[0]), len(group.units)
+        kept = max(1, round(kept_channels(count * group.width, share, request.channel_align) / group.width))
+        found.append(Target(group, count - kept, share == 1))
+    return found
 
 
 def nni_share(removed: int, units: int) -> float:

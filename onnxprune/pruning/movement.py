@@ -8,8 +8,10 @@ import torch
 from nni.compression.pruning import MovementPruner
 from torch import nn
 
-from onnxprune.pruning.layers import nni_share, prunable_layers, target_shape, target_units
-from onnxprune.pruning.pruners import Metrics, TorchEvaluator, global_masks
+from onnxprune.bridge.coupling import coupling
+from onnxprune.pruning.decide import completed, joints, nni_ratios
+from onnxprune.pruning.layers import nni_share, prunable_layers, targets, weighted_layer
+from onnxprune.pruning.pruners import Metrics, TorchEvaluator, coupled, global_masks
 from onnxprune.pruning.request import Masks, Request
 from onnxprune.settings.vocabulary import TECHNIQUES
 from onnxprune.training.recipe import sgd
@@ -49,6 +51,7 @@ class _GlobalMovementPruner(_WeightMovementPruner):
 def movement_masks(
     network: nn.Module,
     request: Request,
+    input_shape: tuple[int, int, int],
     training: Callable[[nn.Module, torch.optim.Optimizer], None],
     *,
     learning_rate: float,
@@ -60,20 +63,25 @@ def movement_masks(
     Masked weights are not zeroed while it trains, and are not in the end: they may come back.
 
     Args:
+        input_shape: (C, H, W) of one image.
         training: trains the network that it gets, by the optimizer that it gets.
         learning_rate: of that optimizer.
         updates: how many there will be.
         ramp: of them, those in which the sparsity rises to what is requested.
     """
-    layers = prunable_layers(network, request)
-    targets = {name: target_units(network, name, request) for name in layers}
+    layers = prunable_layers(network, request, input_shape)
     weights = TECHNIQUES[request.technique].unit == "weight"
+    shapes = {name: weighted_layer(network, name).weight.shape[: None if weights else 1] for name in layers}
+    units, wanted = None, []
+    if weights:
+        sizes = {name: (round(request.share(name) * shape.numel()), shape.numel()) for name, shape in shapes.items()}
+        ratios = {name: nni_share(*size) for name, size in sizes.items()}
+    else:
+        units = coupling(network, input_shape)
+        wanted = targets(units, layers, request)
+        ratios = nni_ratios(wanted, layers)
     target: dict[str, Any] = {"target_names": ["weight"]} if weights else {}
-    config = [
-        {"op_names": [name], "sparse_ratio": nni_share(removed, units), **target}
-        for name, (removed, units) in targets.items()
-        if removed
-    ]
+    config = [{"op_names": [name], "sparse_ratio": ratio, **target} for name, ratio in ratios.items() if ratio]
 
     def training_func(model: nn.Module, optimizer: torch.optim.Optimizer, *_: object, **__: object) -> None:
         training(model, optimizer)
@@ -81,22 +89,23 @@ def movement_masks(
     optimizer = sgd(network, learning_rate, nni.trace(torch.optim.SGD))
     if not config:
         training(network, optimizer)
-        return {name: torch.ones(target_shape(network, name, request)) for name in layers}
+        return {name: torch.ones(shape) for name, shape in shapes.items()}
     evaluator = TorchEvaluator(training_func, optimizer, lambda batch, model: model(batch[0]).sum())
     warmup = min(int(_WARMUP * updates), ramp - 1)
     kind = _GlobalMovementPruner if request.globally else _WeightMovementPruner if weights else MovementPruner
+    if units is not None:
+        kind = coupled(kind, joints(units, wanted, {name: name for name in layers}))
     pruner = kind(network, config, evaluator, warmup_step=warmup, cooldown_begin_step=ramp)
     if request.globally:
         pruner.share = request.sparsity / 100
     _, found = pruner.compress(max_steps=updates, max_epochs=None)
     pruner.unwrap_model()
     network.eval()
-    masks = {}
+    masks = {name: torch.ones(shape) for name, shape in shapes.items()}
     for name in layers:
-        masks[name] = torch.ones(target_shape(network, name, request))
         if name in found:
             mask = found[name]["weight"].detach()  # of an output unit as large as its weights, or 1 wide
             masks[name] = mask if weights else mask.flatten(1)[:, 0].clone()
-        if request.share(name) == 1:
+        if weights and request.share(name) == 1:
             masks[name] = torch.zeros_like(masks[name])
-    return masks
+    return masks if units is None else completed(units, wanted, masks, layers)

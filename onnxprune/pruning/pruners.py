@@ -3,7 +3,8 @@
 A pruner here is NNI's own in all but one step of its pipeline (collect data, calculate metrics, generate masks).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from nni.compression import TorchEvaluator
@@ -24,6 +25,7 @@ __all__ = [
     "FPGMPruner",
     "GlobalLevelPruner",
     "GlobalTaylorPruner",
+    "Joint",
     "L1NormPruner",
     "L2NormPruner",
     "LevelPruner",
@@ -31,6 +33,7 @@ __all__ = [
     "TaylorPruner",
     "TorchEvaluator",
     "WeightTaylorPruner",
+    "coupled",
     "global_masks",
     "randomised",
     "remembering",
@@ -39,6 +42,8 @@ __all__ = [
 ]
 
 Metrics = dict[str, dict[str, Tensor]]
+
+_GONE = -1  # a score that no criterion gives: none has negative ones
 
 
 def global_masks(metrics: Metrics, share: float) -> Metrics:
@@ -133,7 +138,62 @@ def scoring_lowest(pruner: type[LevelPruner], gone: Mapping[str, Tensor]) -> typ
 
 
 def _lowest(scores: Tensor, mask: Tensor) -> Tensor:
-    return scores.masked_fill(mask.view_as(scores) == 0, -1)  # no criterion has negative scores
+    return scores.masked_fill(mask.view_as(scores) == 0, _GONE)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Outputs of several layers, or several of one, that NNI is to rank as one.
+
+    Attributes:
+        places: layer that is judged -> the unit of each of its outputs (outputs,), -1 for none.
+        count: units.
+        removed: of them, when NNI has reached its ratio.
+        ratio: that NNI is told for each of the layers.
+    """
+
+    places: Mapping[str, Tensor]
+    count: int
+    removed: int
+    ratio: float
+
+    def keep(self, metrics: Metrics, masks: Metrics) -> Tensor:
+        """0/1 mask of the units (count,): those of the lowest sum of scores go, each layer's relative to its mean."""
+        totals = torch.zeros(self.count, dtype=torch.float64)
+        for layer, places in self.places.items():
+            scores = metrics[layer]["weight"].detach().flatten().to("cpu", torch.float64)
+            mean = scores[scores != _GONE].abs().mean().nan_to_num(1.0).clamp_min(torch.finfo(torch.float64).tiny)
+            totals.index_add_(0, places[places >= 0], (scores / mean)[places >= 0])
+        # while a schedule of NNI's own rises, as large a part of the units as NNI takes of the first layer's outputs
+        mask = masks[next(iter(self.places))]["weight"].flatten(1)[:, 0]
+        most = int(self.ratio * len(mask))
+        removed = self.removed * int((mask == 0).sum()) // most if most else self.removed
+        keep = torch.ones(self.count)
+        keep[totals.argsort(stable=True)[:removed]] = 0
+        return keep
+
+
+def coupled(pruner: type[LevelPruner], joints: Sequence[Joint]) -> type[LevelPruner]:
+    """The pruner with one ranking and one mask for outputs that go together."""
+    if not joints:
+        return pruner
+
+    class Coupled(pruner):
+        def _generate_sparsity(self, metrics: Metrics) -> Metrics:
+            masks: Metrics = super()._generate_sparsity(metrics)
+            own = {layer: dict(targets) for layer, targets in masks.items()}
+            for joint in joints:
+                if not joint.places.keys() <= metrics.keys():  # NNI does not look at what loses nothing
+                    continue
+                keep = joint.keep(metrics, own)
+                for layer, places in joint.places.items():
+                    for target, mask in masks[layer].items():
+                        rows = mask.clone()
+                        rows[places >= 0] = keep[places[places >= 0]].to(mask).view(-1, *[1] * (mask.dim() - 1))
+                        masks[layer][target] = rows
+            return masks
+
+    return Coupled
 
 
 def remembering(pruner: type[LevelPruner]) -> type[LevelPruner]:

@@ -5,7 +5,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from onnxprune.pruning.remove import Pruned, masks_of_inputs
+from onnxprune.bridge.coupling import coupling
+from onnxprune.pruning.layers import BATCH_NORMS
+from onnxprune.pruning.remove import Pruned
 from onnxprune.training.batches import Batches
 from onnxprune.training.device import seeded_generator
 
@@ -19,7 +21,7 @@ def recalibrate(network: nn.Module, batches: Batches, seed: int) -> None:
     The mean over batches of 64 takes the place of the moving average, as in EagleEye (Li et al. 2020, arXiv
     2007.02491).
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -52,10 +54,11 @@ def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int
         for layer, mask in pruned.unit_masks.items():
             for parameter in zeroed.get_submodule(layer).parameters():
                 parameter.mul_(mask.view(-1, *[1] * (parameter.dim() - 1)))
-    silent = masks_of_inputs(zeroed, pruned.unit_masks)
+    units = coupling(base, input_shape)
+    gone = units.gone(pruned.unit_masks)
     inputs: dict[str, Tensor] = {}
     hooks = []
-    for name in silent:
+    for name in units.inputs:
         module = zeroed.get_submodule(name)
         if isinstance(module, nn.Conv2d | nn.Linear):
             hooks.append(
@@ -65,7 +68,7 @@ def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int
     with torch.no_grad():
         zeroed(torch.zeros(1, *input_shape, device=device))
         for name, given in inputs.items():
-            dead = silent[name] == 0
+            dead = torch.from_numpy(gone[units.inputs[name]]).to(device)
             module = zeroed.get_submodule(name)
             assert isinstance(module, nn.Conv2d | nn.Linear)
             weights = module.weight.flatten(2).sum(2) if isinstance(module, nn.Conv2d) else module.weight
@@ -80,9 +83,12 @@ def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int
 def _add_to_bias(pruned: Pruned, layer: str, values: Tensor) -> None:
     """Adds `values` (units,) of the layer of full size to the bias of the layer that is left of it."""
     target = pruned.network.get_submodule(layer)
-    if layer in pruned.unit_masks and len(target.weight) != len(values):  # type: ignore[arg-type]
+    if layer in pruned.unit_masks:
         mask = pruned.unit_masks[layer].bool()
-        values = values[mask] if mask.any() else values[:1] * 0
+        if len(target.weight) == len(values):  # type: ignore[arg-type]
+            values = values * mask
+        else:
+            values = values[mask] if mask.any() else values[:1] * 0
     if target.bias is None:
         target.bias = nn.Parameter(torch.zeros_like(values))
     target.bias.add_(values)  # type: ignore[operator]

@@ -2,19 +2,23 @@
 
 import copy
 import gc
+import logging
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from nni.compression.speedup import ModelSpeedup
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
-from torch.nn import functional as F
 
+from onnxprune.bridge.coupling import coupling
+from onnxprune.common.errors import one_line
 from onnxprune.models.densenet import remove_layers
 from onnxprune.pruning.layers import weighted_layer, working_copy
 from onnxprune.pruning.request import Masks, Request
 from onnxprune.settings.vocabulary import TECHNIQUES
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -27,12 +31,14 @@ class Pruned:
         unit_masks: layer -> 0/1 mask of what was removed, in the shape before shrinking: of the weight tensor for
             single weights, of the output units (units,) for channels.
         whole_layers: whether a unit is a layer.
+        in_file: whether `network` keeps its size, with zeros for output units, which leave the exported file alone.
     """
 
     network: nn.Module
     held: Masks = field(default_factory=dict)
     unit_masks: Masks = field(default_factory=dict)
     whole_layers: bool = False
+    in_file: bool = False
 
     @property
     def removed(self) -> tuple[int, int]:
@@ -52,11 +58,12 @@ def remove(network: nn.Module, request: Request, masks: Masks, input_shape: tupl
     """A copy of `network`, in evaluation mode, without what `masks` (see `decide`) remove.
 
     A layer that loses all of its output units keeps one, because no ONNX layer can be empty; it is zero and held so.
+    Where NNI cannot shrink the network it keeps its size, and what is removed is zero and held so (`Pruned.in_file`).
 
     Args:
         input_shape: (C, H, W) of one image.
     """
-    network = working_copy(network)
+    original, network = network, working_copy(network)
     if request.granularity == "layer":
         remove_layers(network, {name for name, mask in masks.items() if not mask.any()})
         return Pruned(network, unit_masks=masks, whole_layers=True)
@@ -64,66 +71,32 @@ def remove(network: nn.Module, request: Request, masks: Masks, input_shape: tupl
         held = held_weights(network, request, masks)
         apply_held(network, held)
         return Pruned(network, held, masks)
-    empty = {name: mask for name, mask in masks.items() if not mask.any()}
-    with torch.no_grad():  # NNI takes a unit that is zero already for one more to remove
-        for module in empty | _norms_fed(network, empty):
-            for parameter in network.get_submodule(module).parameters():
-                parameter.fill_(1)
-    shrunk = _shrink(network, {name: mask if mask.any() else _first(mask) for name, mask in masks.items()}, input_shape)
-    held = held_weights(shrunk, request, {name: mask[:1] for name, mask in empty.items()})
+    units = coupling(network, input_shape)
+    gone = units.gone(masks)
+    stand_ins, device = units.stand_ins(gone), next(network.parameters()).device
+    left_out = gone & ~stand_ins
+    _set(network, units.held(network, units.emptied(gone)), 1)  # NNI takes a unit that is zero for one more to remove
+    shrunk = _shrink(network, units.masks(left_out, masks, device), input_shape)
+    if shrunk is None:
+        network = working_copy(original)
+        held = units.held(network, gone)
+        apply_held(network, held)
+        return Pruned(network, held, masks, in_file=True)
+    held = units.held(shrunk, stand_ins, left_out)
     apply_held(shrunk, held)
     return Pruned(shrunk, held, masks)
 
 
-def held_weights(network: nn.Module, request: Request, masks: Masks) -> Masks:
+def held_weights(network: nn.Module, request: Request, masks: Masks, input_shape: tuple[int, int, int]) -> Masks:
     """Parameter name -> 0/1 mask that keeps what `masks` remove at zero in a network of full size.
 
-    Of an output unit these are its weights, its bias, and the scale and shift of every BatchNorm it feeds, so that the
-    network computes what it does once it has shrunk.
+    Of an output unit these are its weights and its bias, and what is added to it or scales it later, as BatchNorms do,
+    so that the network computes what it does once it has shrunk.
     """
     if TECHNIQUES[request.technique].unit == "weight":
         return {f"{layer}.weight": mask for layer, mask in masks.items()}
-    held = {}
-    for module, mask in (masks | _norms_fed(network, masks)).items():
-        for name, parameter in network.get_submodule(module).named_parameters():
-            held[f"{module}.{name}"] = mask.view(-1, *[1] * (parameter.dim() - 1)).expand_as(parameter).clone()
-    return held
-
-
-def _norms_fed(network: nn.Module, masks: Masks) -> Masks:
-    """BatchNorm -> 0/1 mask of its channels, of those that masked units feed."""
-    return {
-        name: mask
-        for name, mask in masks_of_inputs(network, masks).items()
-        if isinstance(network.get_submodule(name), nn.BatchNorm2d) and not mask.all()
-    }
-
-
-def masks_of_inputs(network: nn.Module, masks: Masks) -> Masks:
-    """Convolution, linear layer or BatchNorm -> 0/1 mask of its inputs: 0 where only masked units feed one.
-
-    Those fed by the images themselves are left out.
-
-    Args:
-        masks: layer -> 0/1 mask (units,) of its output units.
-    """
-    found: Masks = {}
-    known: dict[Any, Tensor | None] = {}
-    for node in symbolic_trace(network).graph.nodes:
-        inputs = [known[source] for source in node.all_input_nodes]
-        mask = inputs[0] if len(inputs) == 1 else None
-        if node.op == "call_function" and node.target is torch.cat:
-            mask = torch.cat(inputs) if all(entry is not None for entry in inputs) else None
-        elif node.op == "call_module":
-            module = network.get_submodule(node.target)
-            if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-                if mask is not None:
-                    places = module.weight.shape[1] if isinstance(module, nn.Linear) else len(mask)
-                    found[node.target] = mask.repeat_interleave(places // len(mask))  # flattened channel by channel
-                if not isinstance(module, nn.BatchNorm2d):
-                    mask = masks.get(node.target, torch.ones(len(module.weight), device=module.weight.device))
-        known[node] = mask
-    return found
+    units = coupling(network, input_shape)
+    return units.held(network, units.gone(masks))
 
 
 def apply_held(network: nn.Module, held: Masks) -> None:
@@ -134,19 +107,25 @@ def apply_held(network: nn.Module, held: Masks) -> None:
             parameters[name].mul_(mask)
 
 
-def zeroed(network: nn.Module, request: Request, masks: Masks) -> nn.Module:
+def _set(network: nn.Module, held: Masks, value: float) -> None:
+    """Gives what `held` says another value, in place."""
+    parameters = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, mask in held.items():
+            parameters[name].masked_fill_(mask == 0, value)
+
+
+def zeroed(network: nn.Module, request: Request, masks: Masks, input_shape: tuple[int, int, int]) -> nn.Module:
     """A copy of `network` of full size with zeros for what the masks remove."""
     network = copy.deepcopy(network)
-    apply_held(network, held_weights(network, request, masks))
+    apply_held(network, held_weights(network, request, masks, input_shape))
     return network
 
 
-def _first(mask: Tensor) -> Tensor:
-    return F.one_hot(torch.zeros((), dtype=torch.long, device=mask.device), len(mask)).to(mask)
+def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int, int, int]) -> nn.Module | None:
+    """The network without the units whose entry in `keep` (layer -> (units,)) is 0, by NNI's speedup; it is used up.
 
-
-def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int, int, int]) -> nn.Module:
-    """The network without the units whose entry in `keep` (layer -> (units,)) is 0, by NNI's speedup.
+    None where NNI cannot follow what the network does with them.
 
     A removed channel is gone from its consumers too: what a BatchNorm would have made of it (a constant) is dropped.
     """
@@ -164,6 +143,13 @@ def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int,
     images = torch.randn(8, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        shrunk: nn.Module = ModelSpeedup(network, images, masks, graph_module=symbolic_trace(network)).speedup_model()
+        try:
+            speedup = ModelSpeedup(network, images, masks, graph_module=symbolic_trace(network))
+            shrunk: nn.Module | None = speedup.speedup_model()
+        except Exception as error:  # NNI raises what the network's own functions do
+            _log.info("the network is shrunk as a file, not in PyTorch: %s", one_line(error))
+            shrunk = None
     gc.collect()  # NNI leaves every intermediate tensor in reference cycles: gigabytes for a DenseNet
+    if shrunk is None or any(len(weighted_layer(shrunk, name).weight) != mask.sum() for name, mask in keep.items()):
+        return None
     return shrunk.eval()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from onnxprune.pruning.decide import decide
-from onnxprune.pruning.layers import prunable_layers
+from onnxprune.pruning.layers import leading_layers
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks
 from onnxprune.schedules.context import PruningContext
@@ -37,7 +37,8 @@ def adaptive(context: PruningContext) -> Pruned:
     """
     point = context.point
     limit = context.validation_accuracy(context.base) - point.max_drop
-    layers = [_ALL] if context.request.globally else prunable_layers(context.base, context.request)
+    shape = context.dataset.input_shape
+    layers = [_ALL] if context.request.globally else leading_layers(context.base, context.request, shape)
     paces = _paces(context, layers)
     best = _State(copy.deepcopy(context.base), dict.fromkeys(layers, 0.0), {})
     step, number = _FIRST_STEP, 0

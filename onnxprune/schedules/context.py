@@ -12,10 +12,11 @@ from torch import nn
 from onnxprune.bridge.measure import network_accuracy
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
-from onnxprune.pruning.decide import decide
+from onnxprune.pruning.decide import decide, shuffled
 from onnxprune.pruning.remove import Pruned, held_weights, remove, zeroed
 from onnxprune.pruning.request import Masks, Memory, Request
 from onnxprune.settings.point import Point
+from onnxprune.settings.vocabulary import TECHNIQUES
 from onnxprune.training.batches import Batches
 from onnxprune.training.cost import TrainingCost
 from onnxprune.training.device import seeded_generator
@@ -63,6 +64,8 @@ class PruningContext:
         if self.point.control != "layerwise-random":
             return masks
         generator = seeded_generator(self.point.seed, "layerwise random control")
+        if TECHNIQUES[self.point.technique].unit == "channel" and self.point.granularity == "unit":
+            return shuffled(self.base, masks, self.dataset.input_shape, generator)
         return {
             layer: mask.flatten()[torch.randperm(mask.numel(), generator=generator).to(mask.device)].view_as(mask)
             for layer, mask in masks.items()
@@ -74,11 +77,11 @@ class PruningContext:
 
     def held(self, network: nn.Module, masks: Masks) -> Masks:
         """Parameter name -> mask that keeps it at zero in `network`, which is of full size."""
-        return held_weights(network, self.request, masks)
+        return held_weights(network, self.request, masks, self.dataset.input_shape)
 
     def zeroed(self, network: nn.Module, masks: Masks) -> nn.Module:
         """A copy of `network` of full size with zeros for what the masks remove."""
-        return zeroed(network, self.request, masks)
+        return zeroed(network, self.request, masks, self.dataset.input_shape)
 
     def validation_accuracy(self, network: nn.Module, images: int | None = None) -> float:
         """Top-1 of a network on the validation split, or its first images, in percent."""

@@ -24,6 +24,7 @@ def movement(context: PruningContext) -> Pruned:
     masks = movement_masks(
         network,
         context.request,
+        context.dataset.input_shape,
         training,
         learning_rate=how.learning_rate,
         updates=updates,

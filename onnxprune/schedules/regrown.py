@@ -5,7 +5,7 @@ import dataclasses
 from torch import nn
 
 from onnxprune.pruning.decide import decide
-from onnxprune.pruning.layers import prunable_layers, target_shape
+from onnxprune.pruning.layers import prunable_layers, weighted_layer
 from onnxprune.pruning.regrowth import Regrowth, erdos_renyi_shares
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks
@@ -28,7 +28,8 @@ def _regrown(context: PruningContext, by_gradient: bool) -> Pruned:
     point = context.point
     network = build_network(point, context.dataset)
     share = point.sparsity / 100
-    sizes = {name: target_shape(network, name, context.request) for name in prunable_layers(network, context.request)}
+    layers = prunable_layers(network, context.request, context.dataset.input_shape)
+    sizes = {name: tuple(weighted_layer(network, name).weight.shape) for name in layers}
     shares = dict.fromkeys(sizes, share)
     if TECHNIQUES[point.technique].scope == "global":
         shares = erdos_renyi_shares(sizes, share)

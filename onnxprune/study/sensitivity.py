@@ -11,7 +11,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Reporter, Verbosity
 from onnxprune.pruning.decide import decide
-from onnxprune.pruning.layers import prunable_layers
+from onnxprune.pruning.layers import leading_layers
 from onnxprune.pruning.remove import zeroed
 from onnxprune.pruning.request import Request
 from onnxprune.results.task import RetryPolicy
@@ -79,12 +79,12 @@ def sensitivity(
             reporter.begin(f"{point.sparsity:g} % of each layer")
             request = Request(point.technique, point.criterion, "unit", 0, point.channel_align, point.seed)
             worst = whole
-            for layer in prunable_layers(base.network, request):
+            for layer in leading_layers(base.network, request, dataset.input_shape):
                 reporter.stage(layer)
                 alone = dataclasses.replace(request, shares={layer: point.sparsity / 100})
                 with silenced():
                     masks = decide(base.network, alone, batches, base.memory)
-                accuracy = network_accuracy(zeroed(base.network, alone, masks), dataset, device, images)
+                accuracy = network_accuracy(zeroed(base.network, alone, masks, dataset.input_shape), dataset, device, images)
                 mask = masks[layer]
                 removed = mask.numel() - int(mask.sum())
                 found.append(LayerAccuracy(layer, mask.numel(), point.sparsity, removed, accuracy, whole - accuracy))

@@ -1,0 +1,277 @@
+"""Which output units of a network of PyTorch must go together: told by the channel graph of its own export.
+
+Where layers meet in a sum or a depthwise convolution, an index of one goes with the same index of the other. The graph
+of the exported file knows that (`onnxprune.graph.channels`); here its labels are led back to modules and parameters by
+the names of the weights.
+"""
+
+import copy
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onnxprune.bridge.export import export
+from onnxprune.common.errors import InputError, one_line
+from onnxprune.graph.channels import ChannelGraph
+from onnxprune.graph.network import Network, attribute, read
+from onnxprune.graph.nodes import operator_type
+from onnxprune.graph.surgery import shrink
+from onnxprune.reduction.preparation import Prepared, prepare
+
+Units = np.ndarray  # numbers of units, int64; 0: what stays
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that are ranked against each other.
+
+    Attributes:
+        units: their numbers, in the order of the first layer's outputs.
+        layers: those that make them, in the network's order; the first one stands for the group.
+        width: outputs of the first layer that a unit takes: several where heads or the parts of a grouped convolution
+            go together.
+    """
+
+    units: Units
+    layers: tuple[str, ...]
+    width: int
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Units of a network, numbered from 1, each of which goes as a whole.
+
+    Attributes:
+        count: of the units.
+        outputs: convolution or linear layer -> unit of each of its outputs (outputs,); without layers whose outputs
+            all stay.
+        groups: in the order of their first layers.
+        along: parameter -> the axis along which it has units, and these: what makes them, shifts or scales them.
+        inputs: convolution or linear layer -> unit that each of its inputs reads (inputs,).
+        frozen: layer whose outputs all stay -> why.
+    """
+
+    count: int
+    outputs: dict[str, Units]
+    groups: tuple[Group, ...]
+    along: dict[str, tuple[int, Units]]
+    inputs: dict[str, Units]
+    frozen: dict[str, str]
+
+    def gone(self, masks: Mapping[str, Tensor]) -> np.ndarray:
+        """Whether each unit (count + 1,) is removed by masks of layers (outputs,)."""
+        gone = np.zeros(self.count + 1, bool)
+        for name, mask in masks.items():
+            gone[self.outputs[name][mask.cpu().numpy() == 0]] = True
+        gone[0] = False
+        return gone
+
+    def emptied(self, gone: np.ndarray) -> np.ndarray:
+        """Whether each unit (count + 1,) is of a group that is removed as a whole."""
+        emptied = np.zeros_like(gone)
+        for group in self.groups:
+            emptied[group.units] = gone[group.units].all()
+        return emptied
+
+    def stand_ins(self, gone: np.ndarray) -> np.ndarray:
+        """The first unit of every group that is removed as a whole (count + 1,): it stays, at zero, as nothing can be
+        empty."""
+        first = np.zeros_like(gone)
+        first[[group.units[0] for group in self.groups]] = True
+        return first & self.emptied(gone)
+
+    def masks(self, gone: np.ndarray, layers: Iterable[str], device: torch.device) -> dict[str, Tensor]:
+        """Layer -> 0/1 mask of its outputs (outputs,) without these units (count + 1,)."""
+        return {name: torch.from_numpy(~gone[self.outputs[name]]).float().to(device) for name in layers}
+
+    def held(self, network: nn.Module, zero: np.ndarray, gone: np.ndarray | None = None) -> dict[str, Tensor]:
+        """Parameter -> 0/1 mask that keeps units at zero, of its own shape; of parameters that have such units.
+
+        Args:
+            network: of full size, or without the units that are `gone` (count + 1,).
+            zero: the units (count + 1,).
+        """
+        parameters = dict(network.named_parameters())
+        held = {}
+        for name, (axis, units) in self.along.items():
+            left = units if gone is None else units[~gone[units]]
+            if zero[left].any():
+                parameter = parameters[name]
+                shape = [1] * parameter.dim()
+                shape[axis] = -1
+                mask = torch.from_numpy(~zero[left]).to(parameter)
+                held[name] = mask.view(shape).expand_as(parameter).clone()
+        return held
+
+
+_known: dict[tuple[object, ...], Coupling] = {}
+_MOST_KNOWN = 32
+
+
+def coupling(network: nn.Module, input_shape: tuple[int, ...]) -> Coupling:
+    """The units of a network; it is exported once for each structure.
+
+    Args:
+        input_shape: (C, H, W) of one image.
+
+    Raises:
+        InputError: it cannot be exported, or its channels cannot be followed.
+    """
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in network.state_dict().items())
+    structure = (type(network), str(network), shapes, tuple(input_shape))
+    if structure not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            _export_named(network, path, input_shape)
+            _known[structure] = _Names(network, _followed(path)).coupling()[0]
+    return _known[structure]
+
+
+def export_without(network: nn.Module, path: Path, input_shape: tuple[int, int, int], masks: Mapping[str, Tensor]) -> None:
+    """Writes `network` as `export` does, without the units that `masks` (layer -> (outputs,)) remove.
+
+    This is for networks that PyTorch cannot shrink; the units have to be zero in them. A group that is removed as a
+    whole keeps one unit.
+    """
+    _export_named(network, path, input_shape)
+    prepared = _followed(path)
+    found, labels = _Names(network, prepared).coupling()
+    gone = found.gone(masks)
+    gone &= ~found.stand_ins(gone)
+    shrink(prepared.graph, ~gone[labels]).save(path)
+
+
+def _export_named(network: nn.Module, path: Path, input_shape: tuple[int, ...]) -> None:
+    """Writes `network` so that weights keep the names of its parameters.
+
+    The exporter takes weights that are equal for one; so it gets different ones, and the real ones are put in after.
+    """
+    different = copy.deepcopy(network).cpu().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in different.parameters():
+            parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
+    try:
+        export(different, path, input_shape, named=True)
+    except Exception as error:  # the exporter's own, of many kinds
+        raise InputError(f"the network cannot be exported: {one_line(error)}") from error
+    written: Network = read(path)
+    for name, parameter in network.named_parameters():
+        if name in written.weights:
+            written.weights[name] = parameter.detach().cpu().numpy()
+    written.save(path)
+
+
+def _followed(path: Path) -> Prepared:
+    try:
+        return prepare(path)
+    except InputError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise InputError(f"the network's channels cannot be followed: {reason}") from error
+
+
+def _place(labels: np.ndarray, unit: np.ndarray) -> int:
+    """The first index of a layer's outputs that belongs to a unit, both as labels of the graph."""
+    places = np.flatnonzero(np.isin(labels, unit))
+    return int(places[0]) if len(places) else len(labels)
+
+
+class _Names:
+    """Leads what a channel graph says of constants back to the parameters of the network that was exported."""
+
+    def __init__(self, network: nn.Module, prepared: Prepared) -> None:
+        self._graph: ChannelGraph = prepared.graph
+        self._nodes = prepared.graph.network.nodes
+        self._makers = {name: node for node in prepared.source.nodes for name in node.output}
+        self._shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+        self._layers = [
+            name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+        ]
+
+    def coupling(self) -> tuple[Coupling, Units]:
+        """The units, and the unit of each label of the graph (labels,)."""
+        along, inputs, stuck = self._cuts()
+        made = {}  # layer -> labels of its outputs
+        for name in self._layers:
+            axis, labels = along.get(f"{name}.weight", (1, np.zeros(0, np.int64)))
+            if axis == 0:
+                made[name] = labels
+        reasons: dict[int, str] = {}
+        found = []
+        for group in self._graph.groups:
+            everything = np.concatenate(group.units)
+            layers = tuple(name for name, labels in made.items() if np.isin(labels, everything).any())
+            if group.frozen or stuck[everything].any():
+                reason = group.frozen.reason if group.frozen else "they meet a constant that is no parameter"
+                reasons.update(dict.fromkeys(everything.tolist(), reason))
+            elif layers:
+                found.append((layers, sorted(group.units, key=lambda unit: _place(made[layers[0]], unit))))
+        found.sort(key=lambda item: (self._layers.index(item[0][0]), _place(made[item[0][0]], item[1][0])))
+        number = np.zeros(self._graph.count, np.int64)
+        groups, count = [], 0
+        for layers, units in found:
+            for place, unit in enumerate(units, start=count + 1):
+                number[unit] = place
+            width = int(np.isin(made[layers[0]], units[0]).sum())
+            groups.append(Group(np.arange(count + 1, count + 1 + len(units)), layers, width))
+            count += len(units)
+        outputs = {name: number[labels] for name, labels in made.items() if number[labels].any()}
+        stays = "a single unit has to stay"
+        frozen = {
+            name: next((reasons[label] for label in made.get(name, np.zeros(0)).tolist() if label in reasons), stays)
+            for name in self._layers
+            if name not in outputs
+        }
+        return Coupling(
+            count,
+            outputs,
+            tuple(groups),
+            {name: (axis, number[labels]) for name, (axis, labels) in along.items() if number[labels].any()},
+            {name: number[labels] for name, labels in inputs.items()},
+            frozen,
+        ), number
+
+    def _cuts(self) -> tuple[dict[str, tuple[int, np.ndarray]], dict[str, np.ndarray], np.ndarray]:
+        """Parameters with labels along an axis, layers with those of their inputs, and labels that cannot be held."""
+        along: dict[str, tuple[int, np.ndarray]] = {}
+        inputs: dict[str, np.ndarray] = {}
+        stuck = np.zeros(self._graph.count, bool)
+        for cut in self._graph.cuts:
+            node = self._nodes[cut.node]
+            origin = self._origin(node.input[cut.position], cut.axis)
+            if cut.role == "consumer":
+                if origin is not None and origin[1] == 1 and origin[0].endswith(".weight"):
+                    inputs[origin[0].removesuffix(".weight")] = cut.labels
+            elif origin is not None and origin[0] in along:
+                axis, labels = along[origin[0]]
+                if axis != origin[1] or not np.array_equal(labels, cut.labels):  # used twice, for different units
+                    stuck[labels] = stuck[cut.labels] = True
+            elif origin is not None:
+                along[origin[0]] = origin[1], cut.labels
+            elif not (operator_type(node) == "BatchNormalization" and cut.position > 2):  # of what is 0, the statistics
+                stuck[cut.labels] = True
+        stuck[0] = False
+        return along, inputs, stuck
+
+    def _origin(self, name: str, axis: int) -> tuple[str, int] | None:
+        """The parameter that a constant is, and the axis of it; None where it is another, or made in another way."""
+        moved = False
+        while name not in self._shapes:
+            node = self._makers.get(name)
+            kind = "" if node is None else operator_type(node)
+            if node is None or kind not in ("Identity", "Transpose", "Unsqueeze", "Reshape"):
+                return None
+            if kind == "Transpose":
+                axis = attribute(node, "perm")[axis]
+            moved |= kind in ("Unsqueeze", "Reshape")
+            name = node.input[0]
+        if not moved:
+            return name, axis
+        return (name, 0) if len(self._shapes[name]) == 1 else None
