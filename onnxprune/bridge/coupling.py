@@ -54,6 +54,7 @@ class Coupling:
         along: parameter -> the axis along which it has units, and these: what makes them, shifts or scales them.
         inputs: convolution or linear layer -> unit that each of its inputs reads (inputs,).
         frozen: layer whose outputs all stay -> why.
+        heads: of these, the layers whose outputs are those of the network: of a classifier, the classes.
     """
 
     count: int
@@ -62,6 +63,7 @@ class Coupling:
     along: dict[str, tuple[int, Units]]
     inputs: dict[str, Units]
     frozen: dict[str, str]
+    heads: tuple[str, ...]
 
     def gone(self, masks: Mapping[str, Tensor]) -> np.ndarray:
         """Whether each unit (count + 1,) is removed by masks of layers (outputs,)."""
@@ -134,7 +136,9 @@ def coupling(network: nn.Module, input_shape: tuple[int, ...]) -> Coupling:
     return _known[structure]
 
 
-def export_without(network: nn.Module, path: Path, input_shape: tuple[int, int, int], masks: Mapping[str, Tensor]) -> None:
+def export_without(
+    network: nn.Module, path: Path, input_shape: tuple[int, int, int], masks: Mapping[str, Tensor]
+) -> None:
     """Writes `network` as `export` does, without the units that `masks` (layer -> (outputs,)) remove.
 
     This is for networks that PyTorch cannot shrink; the units have to be zero in them. A group that is removed as a
@@ -191,9 +195,7 @@ class _Names:
         self._nodes = prepared.graph.network.nodes
         self._makers = {name: node for node in prepared.source.nodes for name in node.output}
         self._shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-        self._layers = [
-            name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
-        ]
+        self._layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 
     def coupling(self) -> tuple[Coupling, Units]:
         """The units, and the unit of each label of the graph (labels,)."""
@@ -224,6 +226,9 @@ class _Names:
             count += len(units)
         outputs = {name: number[labels] for name, labels in made.items() if number[labels].any()}
         stays = "a single unit has to stay"
+        channels = self._graph.channels
+        ends = [channels[name].labels for name in self._graph.network.outputs if name in channels]
+        final = np.setdiff1d(np.concatenate([np.zeros(1, np.int64), *ends]), [0])
         frozen = {
             name: next((reasons[label] for label in made.get(name, np.zeros(0)).tolist() if label in reasons), stays)
             for name in self._layers
@@ -236,6 +241,7 @@ class _Names:
             {name: (axis, number[labels]) for name, (axis, labels) in along.items() if number[labels].any()},
             {name: number[labels] for name, labels in inputs.items()},
             frozen,
+            tuple(name for name, labels in made.items() if np.isin(labels, final).any()),
         ), number
 
     def _cuts(self) -> tuple[dict[str, tuple[int, np.ndarray]], dict[str, np.ndarray], np.ndarray]:

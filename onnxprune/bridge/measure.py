@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onnxprune.analysis.evaluation import Scores, score
+from onnxprune.bridge.coupling import export_without
 from onnxprune.bridge.export import export, network_logits, parity, write_metadata
-from onnxprune.common.errors import RunError
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.graph.counting import count
 from onnxprune.graph.counts import Counts
@@ -60,6 +60,8 @@ class Measured:
             f"{prefix}params": self.counts.params,
             f"{prefix}nonzero_params": self.counts.nonzero_params,
             f"{prefix}file_bytes": self.counts.file_bytes,
+            # a column of its own only where there is something to say: most rows have none
+            **({} if self.counts.complete else {f"{prefix}macs_missing": "; ".join(self.counts.notes)}),
         }
 
 
@@ -70,19 +72,25 @@ def export_and_measure(
     *,
     metadata: Mapping[str, Any],
     dead_align: int | None = None,
+    without: Mapping[str, Tensor] | None = None,
 ) -> Measured:
     """Writes `network` to `path` and measures that file, on the device that the network is on.
 
     Args:
         dead_align: leave units out of the file that do not change what it computes, so that the width of what is left
             is a multiple of this; None: leave none out.
+        without: layer -> 0/1 mask (outputs,) of units to leave out, which are zero in `network`; None: it is written as
+            it is.
         metadata: what the file's metadata say of how it was made, beside what a deployer needs to know of the data.
 
     Raises:
-        RunError: the file does not compute what the network does, or its MACs cannot be told.
+        RunError: the file does not compute what the network does.
     """
     device = next(network.parameters()).device
-    export(network, path, dataset.input_shape)
+    if without is None:
+        export(network, path, dataset.input_shape)
+    else:
+        export_without(network, path, dataset.input_shape, without)
     if dead_align is not None:
         eliminate_dead_units(path, dead_align)
     session = open_session(path, device=device.type, threads=torch.get_num_threads())
@@ -96,8 +104,6 @@ def export_and_measure(
         path, {**_data_metadata(dataset), **metadata, "accuracy": test.accuracy, "onnxprune_version": __version__}
     )
     counts = count(path)  # last: of the file as it is deployed, its metadata included
-    if not counts.complete:
-        raise RunError(f"the exported file cannot be counted: {'; '.join(counts.notes)}")
     return Measured(test=test, parity=difference, counts=counts, batch=batch)
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from onnxprune.bridge.coupling import Coupling, coupling
 from onnxprune.pruning import pruners
 from onnxprune.pruning.calibration import CALIBRATION_BATCH, calibration_order
 from onnxprune.pruning.criteria.whole_layers import decide_layers
-from onnxprune.bridge.coupling import Coupling, coupling
 from onnxprune.pruning.layers import Target, groups_of, prunable_layers, targets, weighted_layer, working_copy
 from onnxprune.pruning.ranking import Candidates, Ranking
 from onnxprune.pruning.request import Masks, Memory, Request
@@ -142,7 +142,8 @@ def _masks(
             "evaluator": _evaluator(candidates, ranking.training_steps),
             "training_steps": ranking.training_steps,
         }
-    pruner = pruners.remembering(pruners.scoring_lowest(pruners.coupled(ranking.pruner, joints), gone))(network, config, **settings)
+    kind = pruners.scoring_lowest(pruners.coupled(ranking.pruner, joints), gone)
+    pruner = pruners.remembering(kind)(network, config, **settings)
     if request.globally:
         pruner.share = request.sparsity / 100
     identity = (request.technique, request.criterion, request.seed)

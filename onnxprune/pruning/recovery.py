@@ -85,10 +85,9 @@ def _add_to_bias(pruned: Pruned, layer: str, values: Tensor) -> None:
     target = pruned.network.get_submodule(layer)
     if layer in pruned.unit_masks:
         mask = pruned.unit_masks[layer].bool()
-        if len(target.weight) == len(values):  # type: ignore[arg-type]
-            values = values * mask
-        else:
-            values = values[mask] if mask.any() else values[:1] * 0
+        values = values * mask  # what is removed stays zero in a network that keeps its size
+        if len(target.weight) != len(values):  # type: ignore[arg-type]
+            values = values[mask] if mask.any() else values[:1]
     if target.bias is None:
         target.bias = nn.Parameter(torch.zeros_like(values))
     target.bias.add_(values)  # type: ignore[operator]

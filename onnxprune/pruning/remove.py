@@ -17,7 +17,6 @@ from onnxprune.pruning.layers import weighted_layer, working_copy
 from onnxprune.pruning.request import Masks, Request
 from onnxprune.settings.vocabulary import TECHNIQUES
 
-
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +67,7 @@ def remove(network: nn.Module, request: Request, masks: Masks, input_shape: tupl
         remove_layers(network, {name for name, mask in masks.items() if not mask.any()})
         return Pruned(network, unit_masks=masks, whole_layers=True)
     if TECHNIQUES[request.technique].unit == "weight":
-        held = held_weights(network, request, masks)
+        held = held_weights(network, request, masks, input_shape)
         apply_held(network, held)
         return Pruned(network, held, masks)
     units = coupling(network, input_shape)

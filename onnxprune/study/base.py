@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from onnxprune.bridge.coupling import coupling
 from onnxprune.bridge.measure import export_and_measure, validation_accuracy
 from onnxprune.common import environment
 from onnxprune.common.errors import RunError
@@ -54,11 +55,10 @@ class Base:
 
 def _train_base(network: nn.Module, point: Point, batches: Batches, how: Recipe, listener: Listener) -> TrainingCost:
     """Trains a base, or its classifier alone."""
-    frozen = [
-        parameter
-        for name, parameter in network.named_parameters()
-        if point.freeze_features and not name.startswith("classifier.")
-    ]
+    frozen = []
+    if point.freeze_features:
+        heads = coupling(network, batches.images.shape[1:]).heads
+        frozen = [each for name, each in network.named_parameters() if name.rpartition(".")[0] not in heads]
     for parameter in frozen:
         parameter.requires_grad_(False)
     cost = train_checked(network, batches, how, on_update=listener.training)

@@ -19,7 +19,7 @@ from onnxprune.common.files import replacing
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
 from onnxprune.pruning.remove import Pruned
-from onnxprune.pruning.request import Request
+from onnxprune.pruning.request import Masks, Request
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy, ensure
 from onnxprune.runtime.lock import timing_lock
@@ -62,11 +62,13 @@ class PointRun:
         """Where it runs."""
         return torch.device(self.point.device)
 
-    def measure(self, network: nn.Module) -> Measured:
-        """Exports a network to the point's file and measures that."""
+    def measure(self, network: nn.Module, without: Masks | None = None) -> Measured:
+        """Exports a network, without the units that these masks remove, to the point's file and measures that."""
         dead_align = None if self.point.keep_dead else self.point.channel_align
         metadata = _provenance(self.point, self.folder)
-        return export_and_measure(network, self.model_path, self.dataset, metadata=metadata, dead_align=dead_align)
+        return export_and_measure(
+            network, self.model_path, self.dataset, metadata=metadata, dead_align=dead_align, without=without
+        )
 
 
 def run_point(run: PointRun, retry: RetryPolicy) -> None:
@@ -127,9 +129,10 @@ def _record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str,
     """Measures what the schedule has made, and writes the masks."""
     base, dataset = run.base, run.dataset
     run.listener.stage("measuring")
-    before = None if context.untrained is None else run.measure(context.untrained)
+    without = pruned.unit_masks if pruned.in_file else None
+    before = None if context.untrained is None else run.measure(context.untrained, without)
     trained = context.cost is not None and context.cost.updates > 0
-    final = before if before is not None and not trained else run.measure(pruned.network)
+    final = before if before is not None and not trained else run.measure(pruned.network, without)
     cost = context.cost or NO_TRAINING
     operators = context.operators or count_training_ops(pruned.network, dataset.input_shape)
     metrics = {

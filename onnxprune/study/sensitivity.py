@@ -84,7 +84,9 @@ def sensitivity(
                 alone = dataclasses.replace(request, shares={layer: point.sparsity / 100})
                 with silenced():
                     masks = decide(base.network, alone, batches, base.memory)
-                accuracy = network_accuracy(zeroed(base.network, alone, masks, dataset.input_shape), dataset, device, images)
+                accuracy = network_accuracy(
+                    zeroed(base.network, alone, masks, dataset.input_shape), dataset, device, images
+                )
                 mask = masks[layer]
                 removed = mask.numel() - int(mask.sum())
                 found.append(LayerAccuracy(layer, mask.numel(), point.sparsity, removed, accuracy, whole - accuracy))

@@ -610,8 +610,8 @@ class Shortcut(nn.Module):
 
 
 def test_slim_judges_a_layer_only_if_nothing_passes_its_batch_norm() -> None:
-    assert prunable_layers(Shortcut(), request("structured", "slim")) == ["conv2"]
-    assert prunable_layers(Shortcut(), request("structured", "l1")) == ["conv1", "conv2"]
+    assert prunable_layers(Shortcut(), request("structured", "slim"), SHAPE) == ["conv2"]
+    assert prunable_layers(Shortcut(), request("structured", "l1"), SHAPE) == ["conv1", "conv2"]
 
 
 @pytest.mark.parametrize("network", ["slp", "cnn"])
@@ -623,7 +623,7 @@ def test_only_some_architectures_can_lose_layers(network: str, criterion: str) -
 
 def test_the_classifier_is_pruned_by_weight_only() -> None:
     for technique, entry in TECHNIQUES.items():
-        layers = prunable_layers(build("cnn"), request(technique))
+        layers = prunable_layers(build("cnn"), request(technique), SHAPE)
         assert ("classifier" in layers) == (entry.unit == "weight")
         assert [name for name in layers if name != "classifier"] == ["conv1", "conv2", "fc"]
 

@@ -108,7 +108,7 @@ def test_what_is_held_at_full_size_computes_what_shrinking_does() -> None:
         asked = request("structured", sparsity=50)
         masks = decide(network, asked, random_batches())
         small = prune(network, asked, random_batches(), SHAPE).network
-        torch.testing.assert_close(logits(zeroed(network, asked, masks)), logits(small), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits(zeroed(network, asked, masks, SHAPE)), logits(small), rtol=1e-4, atol=1e-4)
 
 
 # Distillation

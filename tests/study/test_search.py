@@ -158,7 +158,7 @@ def test_each_layer_alone_loses_units(data: str, runs: Path) -> None:
     request = Request("weight", "l1", "unit", 0, 16, 0, shares={"hidden": 0.5})
     masks = decide(base.network, request, None)  # type: ignore[arg-type]
     assert (masks["classifier"] == 1).all()
-    accuracy = network_accuracy(zeroed(base.network, request, masks), dataset, torch.device("cpu"))
+    accuracy = network_accuracy(zeroed(base.network, request, masks, dataset.input_shape), dataset, torch.device("cpu"))
     assert table.loc[("hidden", 50), "accuracy"] == accuracy
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onnxprune.pruning import pruners
@@ -30,6 +30,13 @@ def _ranking(candidates: Candidates, score: Callable[[Tensor], Tensor]) -> Ranki
     return Ranking(pruners.rescored(candidates.by_magnitude, lambda layer, own: scores[layer].view_as(own)))
 
 
+def _channels_first(module: nn.Module, output: Tensor) -> Tensor:
+    """Outputs (N, units, places...): those of a linear layer have their units last."""
+    if isinstance(module, nn.Linear) and output.dim() > 2:
+        output = output.movedim(-1, 1)
+    return output if output.dim() > 2 else output.unsqueeze(2)
+
+
 def _scores(candidates: Candidates, score: Callable[[Tensor], Tensor]) -> Masks:
     """Layer -> score of each output unit (units,): of its activation over calibration images, rectified and after the
     BatchNorm that alone follows the layer, as the next layers see it.
@@ -46,7 +53,7 @@ def _scores(candidates: Candidates, score: Callable[[Tensor], Tensor]) -> Masks:
 
     hooks = [
         network.get_submodule(followed.get(layer, layer)).register_forward_hook(
-            lambda _, __, output, layer=layer: add(layer, output if output.dim() > 2 else output.unsqueeze(2))
+            lambda module, _, output, layer=layer: add(layer, _channels_first(module, output))
         )
         for layer in candidates.layers
     ]

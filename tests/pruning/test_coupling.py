@@ -1,0 +1,199 @@
+"""Layers that are coupled: what is asked for, what the masks say, and what the exported file lacks are one.
+
+The reference is the network of full size, in which the masked units are zeroed by hand, with everything that would make
+them something else than zero again; it shares no code with the package.
+"""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from networks import CLASSES, SHAPE, build, logits, random_batches, request
+from structures import STRUCTURES
+from torch import Tensor, nn
+
+from onnxprune.bridge.coupling import coupling, export_without
+from onnxprune.bridge.export import export
+from onnxprune.common.errors import InputError
+from onnxprune.common.widths import kept_channels
+from onnxprune.models import MODELS
+from onnxprune.pruning.prune import prune
+from onnxprune.pruning.remove import Pruned, zeroed
+from onnxprune.settings.vocabulary import TECHNIQUES
+
+CHANNEL_TECHNIQUES = [name for name, technique in TECHNIQUES.items() if technique.unit == "channel"]
+
+# layers whose outputs go together, index by index; written down by hand
+SUMS = {
+    "residual": [
+        ["stem", "stage1.0.conv2", "stage1.1.conv2"],
+        ["stage1.0.conv1"],
+        ["stage1.1.conv1"],
+        ["stage2.0.conv1"],
+        ["stage2.0.conv2", "stage2.0.shortcut", "stage2.1.conv2"],
+        ["stage2.1.conv1"],
+        ["fc"],
+    ],
+    "separable": [["features.0", "features.3"], ["features.6", "features.9"], ["features.12"]],
+    "mixer": [[f"blocks.{block}.{part}.0"] for block in (0, 1) for part in ("tokens", "channels")],
+    "transformer": [
+        [f"blocks.{block}.{name}" for name in names]
+        for block in (0, 1)
+        for names in (("query", "key"), ("value",), ("expand",))
+    ],
+}
+NORMS = {  # BatchNorm -> the layer that it normalises
+    "residual": {
+        **{
+            f"stage{stage}.{block}.norm{number}": f"stage{stage}.{block}.conv{number}"
+            for stage in (1, 2)
+            for block in (0, 1)
+            for number in (1, 2)
+        },
+        "norm": "fc",
+    },
+    "separable": {f"features.{place + 1}": f"features.{place}" for place in (0, 3, 6, 9, 12)},
+}
+
+
+def network_of(name: str) -> nn.Module:
+    """With BatchNorms as after training."""
+    if name in MODELS:
+        return build(name, shape=shape_of(name))
+    torch.manual_seed(3)
+    network = STRUCTURES[name](SHAPE, CLASSES).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    return network
+
+
+def shape_of(name: str) -> tuple[int, int, int]:
+    size = max(8, MODELS[name].minimum_size) if name in MODELS else 8
+    return (1, size, size)
+
+
+def masked(network: nn.Module, masks: dict[str, Tensor], norms: dict[str, str]) -> nn.Module:
+    """A copy of full size in which the removed outputs are 0, after their BatchNorms too."""
+    network = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, layer in [*((name, name) for name in masks), *norms.items()]:
+            for parameter in network.get_submodule(name).parameters():
+                parameter[masks[layer] == 0] = 0
+    return network
+
+
+def file_of(result: Pruned, path: Path, shape: tuple[int, int, int]) -> Path:
+    if result.in_file:
+        export_without(result.network, path, shape, result.unit_masks)
+    else:
+        export(result.network, path, shape)
+    return path
+
+
+def run(path: Path, images: Tensor) -> np.ndarray:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": images.numpy()})[0]
+
+
+def parameters(path: Path) -> int:
+    return sum(int(np.prod(tensor.dims)) for tensor in onnx.load(path).graph.initializer)
+
+
+@pytest.mark.parametrize("name", list(STRUCTURES))
+def test_units_that_meet_are_one_group(name: str) -> None:
+    found = coupling(network_of(name), SHAPE)
+    assert [list(group.layers) for group in found.groups] == SUMS[name]
+    heads = {"residual": "head", "separable": "logits", "mixer": "head", "transformer": "head"}
+    assert "model's output" in found.frozen[heads[name]]
+
+
+@pytest.mark.parametrize("sparsity", [0, 50, 90, 100])
+@pytest.mark.parametrize("technique", list(TECHNIQUES))
+@pytest.mark.parametrize("name", list(STRUCTURES))
+def test_asked_recorded_and_removed_are_one(name: str, technique: str, sparsity: float, tmp_path: Path) -> None:
+    network, batches = network_of(name), random_batches(16)
+    result = prune(network, request(technique, None, sparsity, channel_align=8), batches, SHAPE)
+    images = batches.take(torch.arange(16))[0]
+    path = file_of(result, tmp_path / "model.onnx", SHAPE)
+    masks = result.unit_masks
+    if TECHNIQUES[technique].unit == "weight":
+        removed, units = result.removed
+        assert removed == pytest.approx(units * sparsity / 100, abs=len(masks))
+        reference = copy.deepcopy(network)
+        with torch.no_grad():
+            for layer, mask in masks.items():
+                reference.get_submodule(layer).weight.mul_(mask)
+    else:
+        assert set(masks) == {layer for layers in SUMS[name] for layer in layers}
+        for first, *others in SUMS[name]:
+            heads = 4 if first.endswith(("query", "value")) else 1
+            width = len(masks[first])
+            kept = kept_channels(width, sparsity / 100, 8)
+            assert int(masks[first].sum()) == (0 if sparsity == 100 else max(1, round(kept / heads)) * heads)
+            assert all(torch.equal(masks[other], masks[first]) for other in others)
+        reference = masked(network, masks, NORMS.get(name, {}))
+    expected = logits(reference, batches).numpy()
+    np.testing.assert_allclose(run(path, images), expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max()))
+    if TECHNIQUES[technique].unit == "channel" and sparsity:
+        export(network, tmp_path / "whole.onnx", SHAPE)
+        assert parameters(path) < parameters(tmp_path / "whole.onnx")
+
+
+@pytest.mark.parametrize("technique", CHANNEL_TECHNIQUES)
+@pytest.mark.parametrize("name", ["slp", "cnn"])
+def test_built_in_models_lose_what_their_masks_say(name: str, technique: str, tmp_path: Path) -> None:
+    network, shape = network_of(name), shape_of(name)
+    batches = random_batches(16, shape)
+    result = prune(network, request(technique, None, 50, channel_align=8), batches, shape)
+    path = file_of(result, tmp_path / "model.onnx", shape)
+    expected = logits(masked(network, result.unit_masks, {}), batches).numpy()
+    np.testing.assert_allclose(run(path, batches.take(torch.arange(16))[0]), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["residual", "separable"])
+def test_zeroed_in_place_is_what_the_file_computes(name: str, tmp_path: Path) -> None:
+    network, batches = network_of(name), random_batches(16)
+    wanted = request("structured", None, 50)
+    result = prune(network, wanted, batches, SHAPE)
+    path = file_of(result, tmp_path / "model.onnx", SHAPE)
+    expected = logits(zeroed(network, wanted, result.unit_masks, SHAPE), batches).numpy()
+    found = run(path, batches.take(torch.arange(16))[0])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2"])
+def test_the_lowest_sum_of_scores_goes(criterion: str) -> None:
+    network = network_of("residual")
+    masks = prune(network, request("structured", criterion, 50), random_batches(8), SHAPE).unit_masks
+    for layers in SUMS["residual"]:
+        total = torch.zeros(len(masks[layers[0]]))
+        for layer in layers:
+            rows = network.get_submodule(layer).weight.detach().flatten(1)
+            scores = rows.abs().sum(1) if criterion == "l1" else rows.square().sum(1).sqrt()
+            total += scores / scores.mean()
+        kept = masks[layers[0]].bool()
+        assert total[~kept].max() <= total[kept].min() + 1e-5
+
+
+class Normed(nn.Module):
+    """All units meet in LayerNorms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(64, 16), nn.LayerNorm(16), nn.Linear(16, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(images.flatten(1))))
+
+
+@pytest.mark.parametrize("technique", CHANNEL_TECHNIQUES)
+def test_a_network_without_removable_units_is_refused_in_one_line(technique: str) -> None:
+    with pytest.raises(InputError, match=r"nothing to prune: all units have to stay.*LayerNormalization") as caught:
+        prune(Normed(), request(technique), random_batches(8), SHAPE)
+    assert "\n" not in str(caught.value)
