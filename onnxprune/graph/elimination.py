@@ -89,7 +89,7 @@ class _Graph:
 
     def eliminate(self, align: int) -> int:
         for name in (info.name for info in self._graph.input):
-            if len(self._sizes[name]) > 1:
+            if any(self._sizes[name][1:2]):
                 self._channels[name] = self._all_vary(name)
                 self._channels[name].needed[:] = True
         nodes = list(self._graph.node)
@@ -134,7 +134,7 @@ class _Graph:
             self._channels[output] = _Channels(first.varies.copy(), values.copy())
             if _pads(node) and node.op_type == "AveragePool":  # zeros come in at the borders
                 self._channels[output].varies |= first.values != 0
-        elif node.op_type == "Concat" and _attribute(node, "axis") == 1 and all(sources):
+        elif node.op_type == "Concat" and _attribute(node, "axis") == 1 and self._all_told(node):
             known = [source for source in sources if source is not None]
             self._channels[output] = _Channels(
                 np.concatenate([source.varies for source in known]), np.concatenate([source.values for source in known])
@@ -142,8 +142,9 @@ class _Graph:
         elif node.op_type == "Flatten" and first is not None and _attribute(node, "axis", 1) == 1:
             places = self._places(node)
             self._channels[output] = _Channels(np.repeat(first.varies, places), np.repeat(first.values, places))
-        elif len(self._sizes.get(output, [])) > 1:
+        elif any(self._sizes.get(output, [])[1:2]):  # a size that is not known is 0
             self._channels[output] = self._all_vary(output)
+            self._channels[output].needed[:] = True  # nothing here could make it narrower
 
     def _all_vary(self, name: str) -> _Channels:
         count = self._sizes[name][1]
@@ -158,7 +159,7 @@ class _Graph:
     def _ask(self, node: NodeProto) -> None:
         output = self._channels.get(node.output[0])
         first = self._channels.get(node.input[0]) if node.input else None
-        if output is None or first is None or not self._is_known(node):
+        if output is None or first is None or not self._is_known(node) or not self._all_told(node):
             for name in node.input:
                 self._need(name, None)
         elif self._is_product(node):
@@ -176,13 +177,19 @@ class _Graph:
         else:
             self._need(node.input[0], output.needed)
 
+    def _all_told(self, node: NodeProto) -> bool:
+        """Whether the channels of all parts of a concatenation are known."""
+        return node.op_type != "Concat" or all(name in self._channels for name in node.input)
+
     def _need(self, name: str, which: Any) -> None:
         if name in self._channels:
             self._channels[name].needed |= np.True_ if which is None else which
 
     def _agree(self, node: NodeProto) -> bool:
         """Makes inputs and outputs of an operator that keeps its channels need the same; whether something changed."""
-        if self._is_product(node) or not self._is_known(node) or node.output[0] not in self._channels:
+        if self._is_product(node) or not self._is_known(node) or not self._all_told(node):
+            return False
+        if node.output[0] not in self._channels:
             return False
         output = self._channels[node.output[0]]
         sources = [self._channels[name] for name in node.input if name in self._channels]
