@@ -87,7 +87,7 @@ def run_point(run: PointRun, retry: RetryPolicy) -> None:
     listener.candidate(
         name,
         drop=metrics["base_validation_accuracy"] - metrics["validation_accuracy"],
-        gain=metrics["speedup"] or metrics["theoretical_speedup"],
+        gain=metrics["speedup"] or metrics["theoretical_speedup"] or 1.0,
     )
     listener.end("already done" if reused else f"accuracy {metrics['accuracy']:.2f} %, MACs {metrics['macs']:,}{timed}")
 
@@ -198,18 +198,24 @@ def _percent_less(now: float, then: float) -> float:
 
 
 def _achieved(pruned: Pruned, final: Measured, base: dict[str, Any]) -> dict[str, Any]:
-    """What was removed indeed, in percent of the base, and the two ratios of the pruning literature."""
+    """What was removed indeed, in percent of the base, and the two ratios of the pruning literature.
+
+    Shares of MACs are None where those of the base or of the point are not complete: they cannot be compared.
+    """
     removed, units = pruned.removed
     counts = final.counts
+    counted = counts.complete and "base_macs_missing" not in base
     return {
         "achieved_sparsity": 100 * removed / units,
         "achieved_channels_sparsity": _channels_removed(pruned.unit_masks),
         "achieved_weight_sparsity": _percent_less(counts.nonzero_params, base["base_nonzero_params"]),
         "achieved_params_sparsity": _percent_less(counts.params, base["base_params"]),
-        "achieved_macs_sparsity": _percent_less(counts.macs, base["base_macs"]),
-        "achieved_effective_macs_sparsity": _percent_less(counts.effective_macs, base["base_effective_macs"]),
+        "achieved_macs_sparsity": _percent_less(counts.macs, base["base_macs"]) if counted else None,
+        "achieved_effective_macs_sparsity": (
+            _percent_less(counts.effective_macs, base["base_effective_macs"]) if counted else None
+        ),
         "compression_ratio": base["base_nonzero_params"] / counts.nonzero_params if counts.nonzero_params else None,
-        "theoretical_speedup": base["base_macs"] / counts.macs,
+        "theoretical_speedup": base["base_macs"] / counts.macs if counted else None,
     }
 
 

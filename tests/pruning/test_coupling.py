@@ -22,6 +22,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.common.widths import kept_channels
 from onnxprune.graph.elimination import eliminate_dead_units
 from onnxprune.models import MODELS
+from onnxprune.pruning.decide import shuffled
 from onnxprune.pruning.prune import prune
 from onnxprune.pruning.remove import Pruned, zeroed
 from onnxprune.settings.vocabulary import TECHNIQUES
@@ -205,3 +206,34 @@ def test_a_network_without_removable_units_is_refused_in_one_line(technique: str
     with pytest.raises(InputError, match=r"nothing to prune: all units have to stay.*LayerNormalization") as caught:
         prune(Normed(), request(technique), random_batches(8), SHAPE)
     assert "\n" not in str(caught.value)
+
+
+class Joined(nn.Module):
+    """A BatchNorm that reads two layers, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 1), nn.Conv2d(1, 4, 1)
+        self.norm, self.last = nn.BatchNorm2d(8), nn.Linear(8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.norm(torch.cat([self.first(images), self.second(images)], 1)).mean((2, 3)))
+
+
+def test_a_layer_that_loses_everything_leaves_its_neighbours_batch_norm_alone() -> None:
+    network = Joined().eval()
+    network.norm.weight.data = torch.arange(8) + 2.0
+    result = prune(network, request("structured", None, 0, shares={"first": 1.0}), random_batches(8), SHAPE)
+    assert result.network.norm.weight.tolist() == [0, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("name", list(STRUCTURES))
+def test_chance_takes_as_many_of_each_group_and_keeps_what_is_coupled_together(name: str) -> None:
+    network = network_of(name)
+    masks = prune(network, request("structured", None, 50), random_batches(8), SHAPE).unit_masks
+    other = shuffled(network, masks, SHAPE, torch.Generator().manual_seed(1))
+    assert list(other) == list(masks)
+    assert any(not torch.equal(other[layer], masks[layer]) for layer in masks)
+    for first, *others in SUMS[name]:
+        assert other[first].sum() == masks[first].sum()
+        assert all(torch.equal(other[layer], other[first]) for layer in others)
