@@ -418,8 +418,8 @@ MUTATIONS = [
         (
             "masks: the classifier loses units",
             "pruning/layers.py",
-            'layers = [name for name in layers if name != "classifier"]',
-            "layers = list(layers)",
+            "return list(units.outputs)",
+            "return layers",
             f"{PRUNING}::test_the_classifier_is_pruned_by_weight_only",
         ),
         (
