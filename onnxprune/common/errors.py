@@ -9,6 +9,8 @@
 A message says what is wrong, what was expected and what to do, in one line.
 """
 
+from pathlib import Path
+
 
 class OnnxpruneError(Exception):
     """Base of all errors meant for the user; `exit_code` is what the command line exits with."""
@@ -32,6 +34,14 @@ class BusyError(RunError):
 
 class StorageError(RunError):
     """A disk that takes no more results: it ends the whole run, and what is finished stays."""
+
+    @classmethod
+    def of(cls, path: Path, error: OSError) -> "StorageError":
+        """What the system said when something was written to `path`."""
+        return cls(
+            f"cannot write to {path}: {error.strerror or error}; what is finished is kept, the same command again "
+            "goes on from there"
+        )
 
 
 _MOST_CHARACTERS = 300  # names in a damaged file can be megabytes long

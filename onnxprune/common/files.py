@@ -10,20 +10,26 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from onnxprune.common.errors import RunError
+from onnxprune.common.errors import RunError, StorageError
 
 PARTIAL = ".part"
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` which takes its name when the block ends well, and vanishes otherwise."""
+    """Yields a temporary path beside `path` which takes its name when the block ends well, and vanishes otherwise.
+
+    Raises:
+        StorageError: the disk is full, or the system does not let us write there.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        raise StorageError.of(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
 

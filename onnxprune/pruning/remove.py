@@ -145,6 +145,8 @@ def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int,
         try:
             speedup = ModelSpeedup(network, images, masks, graph_module=symbolic_trace(network))
             shrunk: nn.Module | None = speedup.speedup_model()
+        except OSError:  # it writes the weights to a file: a full disk says nothing of the network
+            raise
         except Exception as error:  # NNI raises what the network's own functions do
             _log.info("the network is shrunk as a file, not in PyTorch: %s", one_line(error))
             shrunk = None

@@ -71,10 +71,7 @@ def _ensure(
             raise OSError(reason)
         store.write_error(folder, reason, trace)
     except OSError as error:
-        raise StorageError(
-            f"cannot write to {folder}: {error.strerror or error}; what is finished is kept, the same command again "
-            "goes on from there"
-        ) from None
+        raise StorageError.of(folder, error) from None
     raise RunError(reason)
 
 
@@ -100,9 +97,11 @@ def done_before(folder: Path, retry: RetryPolicy, listener: Listener) -> dict[st
 def _attempt(work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any] | None, str, str]:
     """The record, or None with the reason and the traceback, as texts: what the failed work held is freed.
 
-    Every exception is caught: it must not lose the other tasks.
+    Every exception but a full disk's is caught: it must not lose the other tasks.
     """
     try:
         return work(), "", ""
+    except StorageError:
+        raise
     except Exception as error:
         return None, described(error), traceback.format_exc()

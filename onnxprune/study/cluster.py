@@ -246,10 +246,9 @@ class Cluster:
             try:
                 store.receive(task.folder, made.files)
             except OSError as error:
-                return StorageError(
-                    f"cannot write to {task.folder}: {error.strerror or error}; what is finished is kept, the same "
-                    "command again goes on from there"
-                )
+                return StorageError.of(task.folder, error)
+            except StorageError as error:
+                return error
         self._tell(made.events)
         return None if made.error is None else RunError(made.error)
 

@@ -83,10 +83,11 @@ def test_stopped_it_ends_says_how_to_go_on_and_does(number: int, code: int, undi
     pd.testing.assert_frame_equal(faults.untimed(tmp_path), faults.untimed(undisturbed))
 
 
-@pytest.mark.parametrize("file_bytes", [2_000, 50_000, 103_500])
+@pytest.mark.parametrize("file_bytes", [2_000, 50_000, 103_500, 150_000])
 def test_a_full_disk_ends_the_run_in_one_line_and_room_lets_it_go_on(
     file_bytes: int, undisturbed: Path, tmp_path: Path
 ) -> None:
+    """The disk is full at the log, at a model, at what NNI writes beside it, at the page."""
     log = tmp_path / "log.txt"
     log.touch()
     assert faults.finish(faults.arguments(tmp_path), log, file_bytes) == 1

@@ -24,6 +24,7 @@ from onnxprune.study import controller
 from onnxprune.study.jobs import Materials
 from onnxprune.study.search import search
 from onnxprune.study.sensitivity import sensitivity
+from onnxprune.training.setup import training_batches
 
 SETTINGS: dict[str, Any] = {
     "model": "slp", "hidden": 64, "batch_size": 32, "epochs": 3, "finetune_epochs": 0, "learning_rate": 0.1,
@@ -156,7 +157,7 @@ def test_each_layer_alone_loses_units(data: str, runs: Path) -> None:
     materials = Materials(None)
     base, dataset = materials.base(point, runs), materials.dataset(point)
     request = Request("weight", "l1", "unit", 0, 16, 0, shares={"hidden": 0.5})
-    masks = decide(base.network, request, None)  # type: ignore[arg-type]
+    masks = decide(base.network, request, training_batches(point, dataset))
     assert (masks["classifier"] == 1).all()
     accuracy = network_accuracy(zeroed(base.network, request, masks, dataset.input_shape), dataset, torch.device("cpu"))
     assert table.loc[("hidden", 50), "accuracy"] == accuracy
