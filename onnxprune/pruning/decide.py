@@ -43,11 +43,35 @@ def decide(
     if request.granularity == "layer":
         return decide_layers(network, request)
     memory = {} if memory is None else memory
-    candidates = Candidates(network, request, prunable_layers(network, request, batches.images.shape[1:]), batches)
-    ranking = resolve_name(CRITERIA[request.criterion].ranking)(candidates)
+    candidates = _candidates(network, request, batches)
+    ranking = _ranking(candidates)
     if candidates.are_weights:
         return _decide_weights(candidates, ranking, memory, gone or {})
     return _decide_channels(candidates, ranking, memory, gone or {})
+
+
+def check(network: nn.Module, request: Request, batches: Batches) -> None:
+    """Looks whether `decide` can be asked this, without asking NNI: at the layers and at what the criterion looks at.
+
+    Raises:
+        InputError: the network has nothing that the technique could remove, or its channels cannot be followed.
+    """
+    network = working_copy(network)
+    if request.granularity == "layer":
+        decide_layers(network, request)
+        return
+    candidates = _candidates(network, request, batches)
+    if CRITERIA[request.criterion].ranking:
+        _ranking(candidates)
+
+
+def _candidates(network: nn.Module, request: Request, batches: Batches) -> Candidates:
+    return Candidates(network, request, prunable_layers(network, request, batches.images.shape[1:]), batches)
+
+
+def _ranking(candidates: Candidates) -> Ranking:
+    ranking: Ranking = resolve_name(CRITERIA[candidates.request.criterion].ranking)(candidates)
+    return ranking
 
 
 def _decide_weights(candidates: Candidates, ranking: Ranking, memory: Memory, gone: Masks) -> Masks:

@@ -30,9 +30,11 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
         InputError: there is none, with the reason.
     """
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    refused = f"technique '{request.technique}' has nothing to prune: "
+    if not layers:
+        raise InputError(f"{refused}the network has neither a linear layer nor a two-dimensional convolution")
     if TECHNIQUES[request.technique].unit == "weight":
         return layers
-    refused = f"technique '{request.technique}' has nothing to prune: "
     instead = "use technique weight or unstructured"
     if len(layers) < 2:
         raise InputError(

@@ -18,6 +18,7 @@ from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.estimate import check_room
 from onnxprune.study.executors import EXECUTORS, Executor
+from onnxprune.study.feasibility import check_prunable
 from onnxprune.study.jobs import Job, Materials
 from onnxprune.study.pool import POSSIBLE, worker_count
 from onnxprune.study.tracking import Tracking
@@ -69,7 +70,7 @@ def run_sweep(
 
     Raises:
         InputError: the data cannot be had, or the device, the cluster or a tracker is not there, or no workers are
-            possible.
+            possible, or networks cannot be pruned as points ask.
         RunError: disk or memory do not suffice for the plan.
         StorageError: results cannot be written any more.
     """
@@ -88,6 +89,7 @@ def run_sweep(
     missing = [point for path, point in points.items() if not (path / store.METRICS).exists()]
     count = 0 if ray is not None else worker_count(missing) if workers is None else min(workers, len(missing))
     check_room(missing, runs, max(1, count))
+    check_prunable(missing, materials)
     tracking = Tracking(track, folder)
     make_executor = resolve_name(EXECUTORS["local" if ray is None else "ray"])
     with contextlib.ExitStack() as stack:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.environment import available_memory, free_disk
-from onnxprune.common.errors import RunError
+from onnxprune.common.errors import InputError, RunError, described
 from onnxprune.common.output import silenced
 from onnxprune.data.dataset import load
 from onnxprune.data.registry import DATASETS
@@ -56,7 +56,11 @@ class Estimate:
 
 
 def estimate(points: Sequence[Point]) -> Estimate:
-    """What points and their bases will take; no named dataset is loaded and no weight is allocated for it."""
+    """What points and their bases will take; no named dataset is loaded and no weight is allocated for it.
+
+    Raises:
+        InputError: a network fails on the shape of its images.
+    """
     training_set = cache(_training_set)
     bases: set[tuple[Any, ...]] = set()
     images = flops = disk = memory = 0
@@ -87,6 +91,7 @@ def check_room(points: Sequence[Point], runs: Path, workers: int) -> None:
         workers: points at a time.
 
     Raises:
+        InputError: a network fails on the shape of its images.
         RunError: there is not enough of one.
     """
     needed = estimate(points)
@@ -117,11 +122,14 @@ def _network(model: str, shape: tuple[int, int, int], classes: int, options: tup
 
     with torch.device("meta"):  # shapes without memory
         network = MODELS[model].build(shape, classes, seed=0, **dict(options))
-    return Network(
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        flops=count_training_ops(network, shape).flops_per_image,
-        activation_bytes=max(_layer_bytes(network, torch.zeros(2, *shape, device="meta"))) // 2,
-    )
+    try:
+        return Network(
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            flops=count_training_ops(network, shape).flops_per_image,
+            activation_bytes=max(_layer_bytes(network, torch.zeros(2, *shape, device="meta"))) // 2,
+        )
+    except Exception as error:  # networks of other packages raise anything
+        raise InputError(f"model '{model}': its cost cannot be counted: {described(error)}") from error
 
 
 def _layer_bytes(network: "nn.Module", images: "Tensor") -> list[int]:

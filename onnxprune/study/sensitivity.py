@@ -18,6 +18,7 @@ from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import FIELDS
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.base import ensure_base
+from onnxprune.study.feasibility import check_prunable
 from onnxprune.study.jobs import Materials
 from onnxprune.training.setup import training_batches
 
@@ -68,6 +69,7 @@ def sensitivity(
             raise InputError(f"sensitivity is of one network, pruned in one way: expected one {name}, got several")
     materials = Materials(data_dir)
     dataset = materials.dataset(first)
+    check_prunable([first], materials)
     device = torch.device(first.device)
     found = []
     with Reporter(1 + len(plan.points), verbosity) as reporter:

@@ -54,6 +54,11 @@ def test_sweep_help_lists_every_setting_and_needs_no_pytorch() -> None:
             ["does not accept", "taylor, apoz, activation, random"],
         ),
         (["run", "--model", "slp", "--hidden", "0", "--technique", "neuron"], ["nothing to prune"]),
+        (
+            ["run", "--model", "slp", "--hidden", "1", "--technique", "structured"],
+            ["nothing to prune", "layer 'hidden'", "a single unit has to stay", "use technique weight"],
+        ),
+        (["sensitivity", "--model", "slp", "--hidden", "1", "--technique", "neuron"], ["nothing to prune"]),
         (["sweep", "nowhere.toml"], ["nowhere.toml"]),
         (["sweep", "--sparsity", "0", "--dataset", "nowhere.npz"], ["nowhere.npz"]),
         (["run", "--device", "cuda"], ["cuda", "--device cpu"]),

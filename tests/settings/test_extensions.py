@@ -75,6 +75,43 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path
 
 
+NETWORK = """
+from onnxprune.models import Model, Recipe
+
+recipe = Recipe(epochs=1, finetune_epochs=1, learning_rate=0.1, finetune_learning_rate=0.1)
+model = Model("Odd", "what cannot be pruned", "odd", micro_batch=64, recipe=recipe)
+
+
+def build(input_shape, classes):
+    from math import prod
+
+    import torch
+    from torch import nn
+
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(prod(input_shape), 8), nn.Linear(8, classes)
+
+        def forward(self, images):
+            features = self.first(images.flatten(1))
+            BODY
+
+    return Odd()
+"""
+
+
+@pytest.fixture
+def odd(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder with a package that adds a network whose forward ends in these lines."""
+    information = tmp_path / "odd-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[onnxprune.models]\nodd = odd:model\n")
+    (tmp_path / "odd.py").write_text(NETWORK.replace("BODY", request.param))
+    return tmp_path
+
+
 def run(installed: Path, *arguments: object) -> str:
     done = onnxprune(*arguments, PYTHONPATH=f"{REPOSITORY}:{installed}")
     assert done.returncode == 0, done.stderr
@@ -106,3 +143,38 @@ def test_a_package_that_is_broken_is_one_clear_line(installed: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "model 'tiny' of tiny cannot be loaded: ModuleNotFoundError" in line
+
+
+@pytest.mark.parametrize(
+    ("odd", "arguments", "problem"),
+    [
+        (
+            "return self.last(nn.functional.layer_norm(features, (8,)))",
+            ("--technique", "weight,structured,neuron", "--sparsity", "10,50"),
+            ["technique 'structured' has nothing to prune: all units have to stay, those of layer 'first' because",
+             "technique 'neuron' has nothing to prune: all units have to stay, those of layer 'first' because"],
+        ),
+        (
+            "return self.last(torch.relu(features) if len(features) > 0 else features)",
+            ("--technique", "neuron", "--criterion", "apoz"),
+            ["this criterion needs a network that torch.fx can trace"],
+        ),
+        (
+            "return self.last(torch.special.i0(features))",
+            ("--technique", "weight"),
+            ["the network cannot be exported: UnsupportedOperatorError"],
+        ),
+        ("raise KeyError(3)", ("--technique", "weight"), ["its cost cannot be counted: KeyError: 3"]),
+    ],
+    indirect=["odd"],
+)  # fmt: skip
+def test_what_cannot_be_pruned_is_refused_before_anything_is_trained(
+    odd: Path, arguments: tuple[str, ...], problem: list[str]
+) -> None:
+    place = ("--out", odd / "runs")
+    done = onnxprune("sweep", "--model", "odd", *arguments, *place, PYTHONPATH=f"{REPOSITORY}:{odd}")
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(problem), lines
+    assert all(f"model 'odd': {text}" in line for text, line in zip(problem, lines, strict=True)), lines
+    assert not (odd / "runs").exists()

@@ -1,0 +1,72 @@
+"""Whether points can be pruned as they ask, seen on untrained networks before anything is trained."""
+
+import tempfile
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxprune.common.errors import InputError, described
+from onnxprune.common.output import silenced
+from onnxprune.data.dataset import Dataset, Split
+from onnxprune.models import MODELS
+from onnxprune.settings.point import Point
+from onnxprune.study.jobs import Materials
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_IMAGES = 8  # that criteria get to look at
+
+
+def check_prunable(points: Iterable[Point], materials: Materials) -> None:
+    """Exports each network once and asks each technique and criterion once what it would look at.
+
+    Raises:
+        InputError: with a line for each combination that cannot be pruned.
+    """
+    problems: dict[str, None] = {}  # ordered, each once
+    seen = set()
+    exported = cache(_exported)
+    for point in points:
+        dataset = materials.dataset(point)
+        network = (point.model, dataset.input_shape, len(dataset.classes), tuple(point.model_options.items()))
+        combination = (*network, point.technique, point.criterion, point.granularity, point.control)
+        if combination in seen:
+            continue
+        seen.add(combination)
+        try:
+            with silenced():
+                _check(exported(*network), point, dataset)
+        except Exception as error:  # networks and criteria of other packages raise anything
+            problems[f"model '{point.model}': {described(error)}"] = None
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _exported(
+    model: str, shape: tuple[int, int, int], classes: int, options: tuple[tuple[str, object], ...]
+) -> "nn.Module":
+    """An untrained network, which can be exported."""
+    from onnxprune.bridge.export import export
+
+    network = MODELS[model].build(shape, classes, 0, **dict(options)).eval()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            export(network, Path(folder) / "network.onnx", shape)
+    except Exception as error:  # the exporter's own, of many kinds
+        raise InputError(f"the network cannot be exported: {described(error)}") from error
+    return network
+
+
+def _check(network: "nn.Module", point: Point, dataset: Dataset) -> None:
+    import torch
+
+    from onnxprune.pruning.decide import check
+    from onnxprune.pruning.request import Request
+    from onnxprune.training.batches import Batches
+
+    criterion = "random" if point.control == "random" else point.criterion
+    request = Request(point.technique, criterion, point.granularity, point.sparsity, point.channel_align, point.seed)
+    images = Split(dataset.train.images[:_IMAGES], dataset.train.labels[:_IMAGES])
+    check(network, request, Batches(images, dataset.mean, dataset.std, torch.device("cpu")))
