@@ -1,15 +1,18 @@
-"""The networks that can be studied: one module each, one line each in the registry.
+"""The networks that can be studied: one module each, one line each in the registry; or one of the user's own code.
 
 A model's module has `build(input_shape, classes, **options)`, which returns an untrained `torch.nn.Module` that
 maps images (N, C, H, W) to logits (N, classes). The built-in ones can be traced by torch.fx and name their last layer
 `classifier`.
 """
 
+import json
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.common.errors import InputError
 from onnxprune.common.registry import Registry
+from onnxprune.models import reference
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +35,7 @@ class Model:
     Attributes:
         title: its name in the literature.
         summary: one line on its structure.
-        module: the module that has its `build`.
+        module: the module that has its `build`; or FILE.py:NAME, see `onnxprune.models.reference`.
         micro_batch: images a forward and backward pass takes at once; larger batches accumulate gradients. Chosen
             for speed (activations that stay near the cache) and for memory far under 4 GiB.
         recipe: the training settings of a point where it leaves them open.
@@ -53,15 +56,61 @@ class Model:
     removable_layers: bool = False
 
     def build(self, input_shape: tuple[int, int, int], classes: int, seed: int, **options: Any) -> "nn.Module":
-        """An untrained network whose weights depend on `seed` alone; `input_shape` is (C, H, W)."""
+        """An untrained network whose weights depend on `seed` alone; `input_shape` is (C, H, W).
+
+        Raises:
+            InputError: it is the user's own, and cannot be built.
+        """
         import torch
 
         torch.manual_seed(seed)
+        if reference.is_reference(self.module):
+            return reference.build(self.module, input_shape, classes, json.loads(options[ARGUMENTS] or "{}"))
         network: nn.Module = import_module(self.module).build(input_shape, classes, **options)
         return network
 
 
-MODELS: Registry[Model] = Registry(
+class _Models(Registry[Model]):
+    """The registry, in which a reference to the user's own code is a name too."""
+
+    def canonical(self, name: str) -> str:
+        if reference.is_reference(name):
+            reference.source(name)
+            return name
+        if name.endswith(".py"):
+            raise InputError(f"model '{name}': which class or function of it builds the network? {name}:NAME")
+        if name.endswith(".onnx"):
+            raise InputError(f"model '{name}': a study trains its networks; 'onnxprune prune' is for an ONNX file")
+        try:
+            return super().canonical(name)
+        except InputError as error:
+            raise InputError(f"{error} Your own network: FILE.py:NAME.") from None
+
+    def __getitem__(self, name: str) -> Model:
+        return _own_model(name) if reference.is_reference(name) else super().__getitem__(name)
+
+
+def model_title(name: str) -> str:
+    """A model's name as the names of files have it."""
+    return reference.title(name) if reference.is_reference(name) else name
+
+
+ARGUMENTS = "model_args"  # the option of networks of the user's own
+
+
+def _own_model(name: str) -> Model:
+    return Model(
+        model_title(name),
+        f"your own network, {name}",
+        name,
+        micro_batch=128,
+        recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.1, finetune_learning_rate=0.05),
+        options=(ARGUMENTS,),
+        batch_norm=True,  # as far as is known: a criterion that needs it looks for itself
+    )
+
+
+MODELS: Registry[Model] = _Models(
     "model",
     {
         "slp": Model(
@@ -95,3 +144,8 @@ MODELS: Registry[Model] = Registry(
     },
     group="onnxprune.models",
 )
+
+# option of a model -> who has it
+OPTIONS = {option: name for name, model in MODELS.own() for option in model.options} | {
+    ARGUMENTS: "a network of your own, FILE.py:NAME"
+}

@@ -19,6 +19,7 @@ from onnxprune.pruning.ranking import Candidates, Ranking
 from onnxprune.pruning.request import Masks, Memory, Request
 from onnxprune.settings.vocabulary import CRITERIA
 from onnxprune.training.batches import Batches, fitting_micro_batch
+from onnxprune.training.strides import strides_taken_first
 
 
 def decide(
@@ -201,7 +202,8 @@ def _evaluator(candidates: Candidates, steps: int) -> pruners.TorchEvaluator:
         model.eval()
         for start in starts:
             optimizer.zero_grad()
-            step(batches.take(order[start : start + size]), model).backward()
+            with strides_taken_first(model):
+                step(batches.take(order[start : start + size]), model).backward()
             optimizer.step()
 
     optimizer = nni.trace(torch.optim.SGD)(network.parameters(), lr=0.0)

@@ -1,6 +1,7 @@
 """The layers of a network that can be pruned, and how many of their units are to go."""
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -30,11 +31,13 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
         InputError: there is none, with the reason.
     """
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    if strange := [name for name in request.keep if name not in layers]:
+        raise InputError(f"keep: there is no layer '{strange[0]}' to prune: there are {', '.join(layers)}")
     refused = f"technique '{request.technique}' has nothing to prune: "
     if not layers:
         raise InputError(f"{refused}the network has neither a linear layer nor a two-dimensional convolution")
     if TECHNIQUES[request.technique].unit == "weight":
-        return layers
+        return _but_kept(layers, request.keep, refused)
     instead = "use technique weight or unstructured"
     if len(layers) < 2:
         raise InputError(
@@ -45,8 +48,10 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
     if not units.outputs:
         first, reason = next(iter(units.frozen.items()))
         raise InputError(f"{refused}all units have to stay, those of layer '{first}' because {reason}; {instead}")
+    coupled = {name for group in units.groups if set(request.keep) & set(group.layers) for name in group.layers}
+    free = _but_kept(list(units.outputs), {*request.keep, *coupled}, refused)
     if request.criterion != "slim":
-        return list(units.outputs)
+        return free
     followed = normalised_layers(network)
     judged = {name for group in units.groups if followed.keys() & group.layers for name in group.layers}
     if not judged:
@@ -54,7 +59,14 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
             "criterion 'slim' needs BatchNorm layers right after the layers it prunes: use --batch-norm with the cnn, "
             "densenet121, or another criterion (l1, l2, fpgm)"
         )
-    return [name for name in units.outputs if name in judged]
+    return _but_kept([name for name in free if name in judged], (), refused)
+
+
+def _but_kept(layers: list[str], keep: Collection[str], refused: str) -> list[str]:
+    left = [name for name in layers if name not in keep]
+    if not left:
+        raise InputError(f"{refused}all of its layers are to be kept")
+    return left
 
 
 def leading_layers(network: nn.Module, request: Request, input_shape: tuple[int, ...]) -> list[str]:

@@ -144,13 +144,16 @@ def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int,
         torch.manual_seed(0)
         try:
             speedup = ModelSpeedup(network, images, masks, graph_module=symbolic_trace(network))
-            shrunk: nn.Module | None = speedup.speedup_model()
+            shrunk: nn.Module = speedup.speedup_model().eval()
+            with torch.no_grad():
+                shrunk(images)  # sizes that are numbers in the network's code are still the old ones
         except OSError:  # it writes the weights to a file: a full disk says nothing of the network
             raise
         except Exception as error:  # NNI raises what the network's own functions do
             _log.info("the network is shrunk as a file, not in PyTorch: %s", one_line(error))
-            shrunk = None
-    gc.collect()  # NNI leaves every intermediate tensor in reference cycles: gigabytes for a DenseNet
-    if shrunk is None or any(len(weighted_layer(shrunk, name).weight) != mask.sum() for name, mask in keep.items()):
+            return None
+        finally:
+            gc.collect()  # NNI leaves every intermediate tensor in reference cycles: gigabytes for a DenseNet
+    if any(len(weighted_layer(shrunk, name).weight) != mask.sum() for name, mask in keep.items()):
         return None
-    return shrunk.eval()
+    return shrunk

@@ -24,6 +24,7 @@ class Request:
         seed: decides random criteria and the images that criteria look at.
         shares: layer -> its own share (0 to 1) in place of `sparsity`; every layer is then ranked by itself, and those
             that are not named lose nothing.
+        keep: layers that lose nothing, and with output units those that are coupled to them.
     """
 
     technique: str
@@ -33,6 +34,7 @@ class Request:
     channel_align: int
     seed: int
     shares: Mapping[str, float] | None = None
+    keep: tuple[str, ...] = ()
 
     def share(self, layer: str) -> float:
         """What `layer` is to lose, 0 to 1."""

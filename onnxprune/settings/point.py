@@ -15,7 +15,7 @@ from typing import Any
 
 from onnxprune.common.errors import InputError
 from onnxprune.data.registry import DATASETS, canonical_name
-from onnxprune.models import MODELS
+from onnxprune.models import MODELS, OPTIONS, model_title, reference
 from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
 from onnxprune.settings.values import name_in, optional, plain_text, real_number, shown, truth_value, whole_number
 from onnxprune.settings.vocabulary import CONTROLS, GRANULARITIES, SCHEDULES, TECHNIQUES
@@ -43,7 +43,23 @@ _BASE_SETTINGS = (
     "device",
 )
 
-BASE_FIELDS = (*_BASE_SETTINGS, *dict.fromkeys(option for _, model in MODELS.own() for option in model.options))
+BASE_FIELDS = (*_BASE_SETTINGS, *OPTIONS)
+
+
+def _model_name(value: Any) -> str:
+    """The canonical name of a model, or the reference to the code that builds it."""
+    return reference.reference_to(value) if callable(value) else MODELS.canonical(plain_text(value))
+
+
+def _arguments(value: Any) -> str:
+    """A table of arguments, or the JSON text of one, as JSON in canonical form."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        if not isinstance(found, dict):
+            raise ValueError
+        return json.dumps(found, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        raise InputError(f"expected a JSON object such as '{{\"width\": 64}}', got {shown(value)}") from None
 
 
 def content_hash(value: Any) -> str:
@@ -64,7 +80,12 @@ class Point:
     `Sweep` builds them, checked and normalised; the help text of each field says what it is.
     """
 
-    model: str = _setting("cnn", "network: " + ", ".join(MODELS), name_in(MODELS), axis=True)
+    model: str = _setting(
+        "cnn",
+        "network: " + ", ".join(MODELS) + "; or FILE.py:NAME or package.module:NAME, code of yours that builds one",
+        _model_name,
+        axis=True,
+    )
     dataset: str = _setting(
         "digits",
         "data: " + ", ".join(DATASETS) + ", or FILE.npz with x_train, y_train, x_test, y_test",
@@ -137,6 +158,12 @@ class Point:
     hidden: int = _setting(128, "hidden units of the slp; 0: none", whole_number(0, 1_000_000))
     batch_norm: bool = _setting(False, "BatchNorm in the cnn", truth_value)
     stem: str = _setting("imagenet", "first layers of densenet121: imagenet or small", name_in(STEMS))
+    model_args: str | None = _setting(
+        None, "arguments by name for a network of your own, as JSON: '{\"width\": 64}'", optional(_arguments)
+    )
+    keep: str | None = _setting(
+        None, "layers that lose nothing, with commas: names as in the network's state dict", optional(plain_text)
+    )
     channel_align: int = _setting(
         16,
         "kept channels of layers of 32 or more are a multiple of this, or of its half where less than one would be "
@@ -197,7 +224,14 @@ class Point:
         shrinks = TECHNIQUES[self.technique].unit == "channel" and self.granularity == "unit"
         if shrinks or not self.keep_dead:
             names += ["channel_align"]
+        if self.keep is not None:  # without it ids stay what they were before there was such a setting
+            names += ["keep"]
         return self.base_settings() | {name: getattr(self, name) for name in names}
+
+    @property
+    def kept_layers(self) -> tuple[str, ...]:
+        """Names of the layers that lose nothing."""
+        return tuple(name.strip() for name in (self.keep or "").split(",") if name.strip())
 
     @property
     def epochs_after_base(self) -> float:
@@ -210,16 +244,21 @@ class Point:
 
     def base_id(self, checksum: str) -> str:
         """Readable name and hash of all that decides the base, the data's checksum included."""
-        title = f"{self.model}-{self.dataset_title}-b{self.batch_size}-seed{self.seed}"
-        return f"{title}-{content_hash([SCHEMA, checksum, self.base_settings(), *_weights_digest(self.weights)])}"
+        title = f"{model_title(self.model)}-{self.dataset_title}-b{self.batch_size}-seed{self.seed}"
+        return f"{title}-{content_hash([SCHEMA, checksum, self.base_settings(), *self._sources()])}"
 
     def point_id(self, checksum: str) -> str:
         """Readable name and hash of all that decides the point, the data's checksum included."""
         title = (
-            f"{self.model}-{self.dataset_title}-b{self.batch_size}-{self.technique}-{self.criterion}"
+            f"{model_title(self.model)}-{self.dataset_title}-b{self.batch_size}-{self.technique}-{self.criterion}"
             f"-s{self.sparsity:g}-seed{self.seed}"
         )
-        return f"{title}-{content_hash([SCHEMA, checksum, self.settings(), *_weights_digest(self.weights)])}"
+        return f"{title}-{content_hash([SCHEMA, checksum, self.settings(), *self._sources()])}"
+
+    def _sources(self) -> list[str]:
+        """What ids say of the files that the settings name: their content."""
+        code = [reference.digest(self.model)] if reference.is_reference(self.model) else []
+        return [*_weights_digest(self.weights), *code]
 
     def problems(self) -> list[str]:
         """Why these settings make no sense together; empty where they do."""
@@ -267,6 +306,8 @@ class Point:
             found.append(
                 f"granularity 'layer' is not for model '{self.model}', whose layers all are needed, but {able}"
             )
+        if self.keep is not None and self.granularity == "layer":
+            found.append("keep: with granularity 'layer' whole layers go, and the model says which can")
         if technique.unit == "channel" and self.model == "slp" and self.hidden == 0:
             found.append(
                 f"technique '{self.technique}' has nothing to prune in slp with --hidden 0: its only layer is the "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.common.errors import InputError
-from onnxprune.models import MODELS
+from onnxprune.models import MODELS, OPTIONS, model_title
 from onnxprune.settings.point import AXES, BASES, FIELDS, MAX_NAME, SCHEMA, Point, content_hash
 from onnxprune.settings.values import real_number, shown, truth_value, whole_number
 from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES, resolve_criterion
@@ -252,7 +252,6 @@ def _rounds(point: Point) -> dict[str, Any]:
 
 def _unused_options(parsed: Mapping[str, list[Any]], points: list[Point]) -> list[str]:
     """Options of models that none of the sweep's models has."""
-    owners = {option: name for name, model in MODELS.own() for option in model.options}
     used = {option for point in points for option in MODELS[point.model].options}
     read = {name for point in points for name in SCHEDULES[point.schedule].settings}
     known = dict(SCHEDULES.own()) | {point.schedule: SCHEDULES[point.schedule] for point in points}
@@ -264,14 +263,14 @@ def _unused_options(parsed: Mapping[str, list[Any]], points: list[Point]) -> lis
             readers = ", ".join(name for name, entry in known.items() if setting in entry.settings)
             unread.append(f"{setting}: it is read by {readers}, which {schedules} is not")
     return unread + [
-        f"{option}: it is an option of {owners[option]}, which this plan does not run"
+        f"{option}: it is an option of {OPTIONS[option]}, which this plan does not run"
         for option in parsed
-        if option in owners and option not in used
+        if option in OPTIONS and option not in used
     ]
 
 
 def _default_name(values: Mapping[str, Any], points: list[Point]) -> str:
-    models = "+".join(dict.fromkeys(point.model for point in points))
+    models = "+".join(dict.fromkeys(model_title(point.model) for point in points))
     datasets = "+".join(dict.fromkeys(point.dataset_title for point in points))
     clean = "".join(
         letter if letter in _NAME_CHARACTERS else "_" for letter in f"{models}-{datasets}".replace("+", "_")

@@ -136,7 +136,7 @@ def _layer_bytes(network: "nn.Module", images: "Tensor") -> list[int]:
     """Bytes of input and output together of each layer of a network in evaluation mode."""
     found: list[int] = []
     hooks = [
-        layer.register_forward_hook(lambda _, inputs, output: found.append(inputs[0].nbytes + output.nbytes))
+        layer.register_forward_hook(lambda _, inputs, output: found.append(_bytes(inputs) + _bytes(output)))
         for layer in network.modules()
         if not list(layer.children())
     ]
@@ -144,6 +144,13 @@ def _layer_bytes(network: "nn.Module", images: "Tensor") -> list[int]:
     for hook in hooks:
         hook.remove()
     return found
+
+
+def _bytes(value: Any) -> int:
+    """Of a tensor, or of those that a layer takes or gives together."""
+    if isinstance(value, tuple | list):
+        return sum(_bytes(entry) for entry in value)
+    return getattr(value, "nbytes", 0)
 
 
 def _training_set(dataset: str, train_limit: int | None) -> tuple[int, tuple[int, int, int], int]:

@@ -31,7 +31,7 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
     for point in points:
         dataset = materials.dataset(point)
         network = (point.model, dataset.input_shape, len(dataset.classes), tuple(point.model_options.items()))
-        combination = (*network, point.technique, point.criterion, point.granularity, point.control)
+        combination = (*network, point.technique, point.criterion, point.granularity, point.control, point.keep)
         if combination in seen:
             continue
         seen.add(combination)
@@ -67,6 +67,14 @@ def _check(network: "nn.Module", point: Point, dataset: Dataset) -> None:
     from onnxprune.training.batches import Batches
 
     criterion = "random" if point.control == "random" else point.criterion
-    request = Request(point.technique, criterion, point.granularity, point.sparsity, point.channel_align, point.seed)
+    request = Request(
+        point.technique,
+        criterion,
+        point.granularity,
+        point.sparsity,
+        point.channel_align,
+        point.seed,
+        keep=point.kept_layers,
+    )
     images = Split(dataset.train.images[:_IMAGES], dataset.train.labels[:_IMAGES])
     check(network, request, Batches(images, dataset.mean, dataset.std, torch.device("cpu")))

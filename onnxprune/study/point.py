@@ -120,7 +120,15 @@ def _context(run: PointRun) -> PruningContext:
         memory=run.base.memory,
         dataset=run.dataset,
         batches=training_batches(point, run.dataset),
-        request=Request(point.technique, criterion, point.granularity, point.sparsity, point.channel_align, point.seed),
+        request=Request(
+            point.technique,
+            criterion,
+            point.granularity,
+            point.sparsity,
+            point.channel_align,
+            point.seed,
+            keep=point.kept_layers,
+        ),
         listener=run.listener,
     )
 

@@ -26,6 +26,7 @@ from onnxprune.training.held_weights import HeldWeights
 from onnxprune.training.memory import PeakMemory
 from onnxprune.training.parallel import SINGLE_PROCESS, ProcessGroup
 from onnxprune.training.recipe import Recipe, rate_factor, sgd
+from onnxprune.training.strides import strides_taken_first
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precision -> what matrix products are computed in
 
@@ -170,7 +171,7 @@ def train(
     clock = time.thread_time if batches.images.device.type == "cpu" else time.perf_counter
     started = clock()
     done = images = 0
-    with PeakMemory() as memory, group.together(network) as wrapped:
+    with PeakMemory() as memory, strides_taken_first(network), group.together(network) as wrapped:
         while done < last:
             loss_sum = torch.zeros((), device=batches.images.device)
             seen = 0

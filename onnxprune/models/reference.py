@@ -1,0 +1,172 @@
+"""Networks of your own: `FILE.py:NAME` or `package.module:NAME`, where NAME is a class or a function that builds one.
+
+Its code runs when the network is built: in the sweep's process and in its workers.
+"""
+
+import functools
+import hashlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.common.errors import InputError, described
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_FILE = ".py"
+
+
+def is_reference(name: str) -> bool:
+    """Whether a model's name says where the code is that builds it."""
+    return ":" in name
+
+
+def reference_to(value: Any) -> str:
+    """The text that stands for a class or a function.
+
+    Raises:
+        InputError: it has no file, or no name in it that others could look it up by.
+    """
+    name = getattr(value, "__qualname__", "")
+    try:
+        file = inspect.getsourcefile(value)
+    except TypeError:
+        file = None
+    if not name.isidentifier() or file is None or not Path(file).is_file():
+        raise InputError(
+            "model: expected a class or a function at the top level of a file, so that workers can import it; or the "
+            "text FILE.py:NAME"
+        )
+    return f"{file}:{name}"
+
+
+def title(reference: str) -> str:
+    """File or module, and name, as one word for the names of files."""
+    where, _, name = reference.rpartition(":")
+    stem = Path(where).stem if where.endswith(_FILE) else where.rpartition(".")[2]
+    return f"{stem}-{name}"
+
+
+def source(reference: str) -> Path:
+    """The file that has the code; it is not run.
+
+    Raises:
+        InputError: there is none, or the reference is not of the form expected.
+    """
+    where, _, name = reference.rpartition(":")
+    if not name.isidentifier() or not where:
+        raise InputError(f"model '{reference}': expected FILE.py:NAME or package.module:NAME")
+    if where.endswith(_FILE):
+        if not Path(where).is_file():
+            raise InputError(f"model '{reference}': no such file {where}")
+        return Path(where)
+    try:
+        found = find_spec(where)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise InputError(f"model '{reference}': there is no module {where} ({described(error)})") from None
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        raise InputError(f"model '{reference}': there is no module {where} that can be imported from here")
+    return Path(found.origin)
+
+
+def digest(reference: str) -> str:
+    """The SHA-256 of the file that has the code.
+
+    Raises:
+        InputError: it is not there.
+    """
+    return hashlib.sha256(source(reference).read_bytes()).hexdigest()
+
+
+def build(reference: str, input_shape: tuple[int, int, int], classes: int, arguments: dict[str, Any]) -> "nn.Module":
+    """What the code makes of the sizes of the data and of the `arguments`, by name.
+
+    Sizes are given to those parameters that are called input_shape, (C, H, W), and classes or num_classes; to the two
+    that have no default and whatever name, where it has two; or to none.
+
+    Raises:
+        InputError: the code cannot be imported or run, takes other arguments, or makes no network.
+    """
+    from torch import nn
+
+    make = _imported(reference)
+    sizes = _sizes(reference, make, {"input_shape": input_shape, "classes": classes, "num_classes": classes}, arguments)
+    try:
+        network = make(*sizes[0], **sizes[1], **arguments)
+    except Exception as error:  # it is the user's code
+        raise InputError(f"model '{reference}': {_where(error, source(reference))}") from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"model '{reference}' makes a {type(network).__name__}: expected a torch.nn.Module")
+    return network
+
+
+def _sizes(
+    reference: str, make: Callable[..., Any], known: dict[str, Any], arguments: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """The sizes it takes, by position and by name."""
+    taken = inspect.signature(make).parameters
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    if strange := [name for name in arguments if name not in taken and not any_name]:
+        raise InputError(f"model '{reference}' takes no '{strange[0]}': it takes {', '.join(taken) or 'nothing'}")
+    open_ones = [
+        name
+        for name, parameter in taken.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and name not in arguments
+    ]
+    by_name = {name: known[name] for name in taken if name in known and name not in arguments}
+    if set(open_ones) <= set(by_name):
+        return [], by_name
+    if len(open_ones) == 2 and not by_name:
+        return [known["input_shape"], known["classes"]], {}
+    raise InputError(
+        f"model '{reference}' needs {', '.join(open_ones)}: give them with --model-args, or let it take input_shape "
+        "and classes"
+    )
+
+
+def _imported(reference: str) -> Callable[..., Any]:
+    path, (where, _, name) = source(reference), reference.rpartition(":")
+    try:
+        module = _module(path.absolute(), path.stat().st_mtime_ns) if where.endswith(_FILE) else import_module(where)
+    except Exception as error:  # it is the user's code
+        raise InputError(f"model '{reference}': {_where(error, path)}") from error
+    made = getattr(module, name, None)
+    if not callable(made):
+        raise InputError(f"model '{reference}': {path} has no class or function '{name}'")
+    return made
+
+
+@functools.cache
+def _module(path: Path, changed: int) -> ModuleType:
+    """A file as a module, run once; files beside it can be imported, as when Python runs it."""
+    name = f"onnxprune_model_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "it ends in .py"
+    module = module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    sys.modules[name] = module  # dataclasses and pickle look it up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _where(error: Exception, path: Path) -> str:
+    """What went wrong in a user's code, and in which line."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()]
+    lines = lines or [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f"{path}, line {lines[-1].lineno}: {described(error)}" if lines else described(error)
