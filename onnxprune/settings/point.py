@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, 
 from onnxprune.settings.values import name_in, optional, plain_text, real_number, shown, truth_value, whole_number
 from onnxprune.settings.vocabulary import CONTROLS, GRANULARITIES, SCHEDULES, TECHNIQUES
 
-SCHEMA = 3  # part of every id: raised when the same settings come to mean another result
+SCHEMA = 3  # part of every id: raised when the same settings come to mean another result, as by another default
 
 MAX_NAME = 100  # characters: with what ids add it stays below the 255 that file systems allow
 
@@ -43,6 +43,18 @@ _BASE_SETTINGS = (
     "device",
 )
 
+# Ids name these whatever their values. A setting that came later is named only where it differs from its default, so
+# that what was finished before keeps its name.
+_IN_EVERY_ID = frozenset(
+    (
+        *_BASE_SETTINGS,
+        *("technique", "criterion", "schedule", "granularity", "sparsity", "control"),
+        *("finetune_epochs", "finetune_learning_rate", "rounds", "rewind_epoch", "max_drop", "distill"),
+        *("recalibrate", "compensate", "keep_dead", "channel_align", "hidden", "batch_norm", "stem"),
+        *("threads", "latency_batch", "latency_threads", "latency_seconds"),
+    )
+)
+
 BASE_FIELDS = (*_BASE_SETTINGS, *dict.fromkeys(option for _, model in MODELS.own() for option in model.options))
 
 
@@ -50,6 +62,11 @@ def content_hash(value: Any) -> str:
     """Eight hex digits of the SHA-256 of a JSON value in canonical form."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What ids tell of settings."""
+    return {name: value for name, value in settings.items() if name in _IN_EVERY_ID or value != FIELDS[name].default}
 
 
 def _setting(default: Any, help: str, parse: Callable[[Any], Any], axis: bool = False) -> Any:
@@ -211,7 +228,7 @@ class Point:
     def base_id(self, checksum: str) -> str:
         """Readable name and hash of all that decides the base, the data's checksum included."""
         title = f"{self.model}-{self.dataset_title}-b{self.batch_size}-seed{self.seed}"
-        return f"{title}-{content_hash([SCHEMA, checksum, self.base_settings(), *_weights_digest(self.weights)])}"
+        return f"{title}-{content_hash([SCHEMA, checksum, told(self.base_settings()), *_weights_digest(self.weights)])}"
 
     def point_id(self, checksum: str) -> str:
         """Readable name and hash of all that decides the point, the data's checksum included."""
@@ -219,7 +236,7 @@ class Point:
             f"{self.model}-{self.dataset_title}-b{self.batch_size}-{self.technique}-{self.criterion}"
             f"-s{self.sparsity:g}-seed{self.seed}"
         )
-        return f"{title}-{content_hash([SCHEMA, checksum, self.settings(), *_weights_digest(self.weights)])}"
+        return f"{title}-{content_hash([SCHEMA, checksum, told(self.settings()), *_weights_digest(self.weights)])}"
 
     def problems(self) -> list[str]:
         """Why these settings make no sense together; empty where they do."""

@@ -20,6 +20,7 @@ import torch
 from command_line import REPOSITORY
 
 import onnxprune
+from onnxprune.bridge.start import build_network
 from onnxprune.common.files import read_json
 from onnxprune.common.progress import Reporter, Verbosity
 from onnxprune.data.dataset import Dataset, Split
@@ -38,7 +39,7 @@ from onnxprune.study.jobs import Materials
 from onnxprune.study.point import PointRun, run_point
 from onnxprune.training.loop import train
 from onnxprune.training.recipe import Recipe
-from onnxprune.training.setup import build_network, training_batches
+from onnxprune.training.setup import training_batches
 
 CLASSES, HIDDEN, PIXELS = 8, 40, 36
 SETTINGS: dict[str, Any] = {
