@@ -34,6 +34,13 @@ _COMMANDS = {
 }
 
 
+# module -> the extra that brings it; the rest of what commands import is always there
+_EXTRAS = {
+    **dict.fromkeys(("nni", "pyarrow", "safetensors", "sklearn", "torch", "torchvision"), "study"),
+    **dict.fromkeys(("jinja2", "markupsafe", "matplotlib", "plotly"), "report"),
+}
+
+
 class _Terminated(BaseException):
     """The system asked the process to end: SIGTERM."""
 
@@ -59,6 +66,12 @@ def main() -> NoReturn:
         for line in str(error).splitlines():
             click.echo(f"Error: {line}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _EXTRAS:
+            raise
+        click.echo(f'Error: this needs {module}: pip install "onnxprune[{_EXTRAS[module]}]"', err=True)
+        sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be read
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
