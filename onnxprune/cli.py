@@ -1,13 +1,12 @@
 """The command line: finds the command, and turns errors into one line and an exit code."""
 
-import signal
 import sys
 from importlib import import_module
-from types import FrameType
 from typing import NoReturn
 
 import click
 
+from onnxprune.common import interruption
 from onnxprune.common.errors import OnnxpruneError
 from onnxprune.version import __version__
 
@@ -33,7 +32,6 @@ _COMMANDS = {
     "techniques": ("onnxprune.commands.listings", "List the techniques, the criteria, the schedules and the controls."),
 }
 
-
 # module -> the extra that brings it; the rest of what commands import is always there
 _EXTRAS = {
     **dict.fromkeys(("nni", "pyarrow", "safetensors", "sklearn", "torch", "torchvision"), "study"),
@@ -41,27 +39,19 @@ _EXTRAS = {
 }
 
 
-class _Terminated(BaseException):
-    """The system asked the process to end: SIGTERM."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
-
-
 def main() -> NoReturn:
     """Runs the command line and exits: 0 ok, 1 a run failed, 2 bad input, 130 interrupted, 143 terminated."""
-    signal.signal(signal.SIGTERM, _terminate)
+    interruption.listen()
     try:
         cli.main(prog_name="onnxprune", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt, _Terminated) as error:
+    except (click.Abort, KeyboardInterrupt, interruption.Terminated) as error:
         click.echo(
             "Interrupted. What is finished is kept; of a study, the same command again goes on from there.", err=True
         )
-        sys.exit(143 if isinstance(error, _Terminated) else 130)
+        sys.exit(143 if isinstance(error, interruption.Terminated) else 130)
     except OnnxpruneError as error:
         for line in str(error).splitlines():
             click.echo(f"Error: {line}", err=True)

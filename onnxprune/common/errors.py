@@ -38,10 +38,7 @@ class StorageError(RunError):
     @classmethod
     def of(cls, path: Path, error: OSError) -> "StorageError":
         """What the system said when something was written to `path`."""
-        return cls(
-            f"cannot write to {path}: {error.strerror or error}; what is finished is kept, the same command again "
-            "goes on from there"
-        )
+        return cls(f"cannot write to {path}: {error.strerror or error}")
 
 
 _MOST_CHARACTERS = 300  # names in a damaged file can be megabytes long

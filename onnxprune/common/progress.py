@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from onnxprune.common import interruption
+
 MOST_DROP = 1.0  # points of validation accuracy below the base's, of what may be called the best so far
 SECONDS_BETWEEN = 0.2  # updates of the live line: reading the loss waits for the device
 
@@ -81,10 +83,12 @@ class Reporter:
         self._progress.stop()
 
     def begin(self, name: str) -> None:
+        interruption.check()
         self._name = name
         self._describe("")
 
     def stage(self, what: str) -> None:
+        interruption.check()
         if self._verbose:
             self.say(f"{self._name}: {what}")
         self._describe(what)
@@ -133,6 +137,7 @@ class Stages:
         self._progress.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        interruption.check()
         if what != self._what:
             self._what = what
             self._progress.reset(self._task, total=total, description=what)

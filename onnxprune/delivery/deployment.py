@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from onnxprune.analysis.classifier import Classifier, open_classifier
-from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.errors import InputError, RunError, StorageError
 from onnxprune.common.files import make_folder, read_json, replacing, write_json, write_text
 from onnxprune.delivery.modelcard import Facts, write_card
 from onnxprune.graph.metadata import NORMALISATION
@@ -207,8 +207,9 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
         }
         index[name] = entry
         write_json(out / INDEX, [index[key] for key in sorted(index)])
-    except OSError as error:
-        raise RunError(f"cannot deploy {source} to {out}: {error.strerror or error}") from error
+    except (OSError, StorageError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise RunError(f"cannot deploy {source} to {out}: {reason}") from error
     return Deployed(name, entry, (*files, card_path, out / INDEX))
 
 

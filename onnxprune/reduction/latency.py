@@ -1,6 +1,7 @@
 """Time as a cost: of each node of a network, and of a whole network beside another."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +36,20 @@ def node_times(network: Network, feed: Inputs, threads: int) -> dict[int, float]
     return found
 
 
-def relative_latency(original: Network, pruned: Network, feed: Inputs, threads: int) -> float:
-    """Median latency of the pruned network over the original's, timed in turn."""
+def relative_latency(
+    original: Network, pruned: Network, feed: Inputs, threads: int, say: Callable[[str], None]
+) -> float:
+    """Median latency of the pruned network over the original's, timed in turn.
+
+    Args:
+        say: gets a line where another process is timing and is waited for.
+    """
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for number, network in enumerate((original, pruned)):
             path = Path(folder) / f"{number}.onnx"
             network.save(path)
             runs.append(bound_run(open_session(path, device="cpu", threads=threads), feed, "cpu"))
-        with timing_lock():
+        with timing_lock(say):
             first, second = interleave(runs, _SECONDS)
     return float(np.median(second) / np.median(first))

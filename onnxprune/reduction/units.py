@@ -218,6 +218,9 @@ class UnitPruning:
         values = np.sort(norms(self._graph, self._graph.groups[place], 2) ** 2)
         return np.append(0.0, np.cumsum(values) / max(values.sum(), np.finfo(np.float64).tiny)) ** 2
 
+    def _waiting(self, line: str) -> None:
+        self._advance(line, 0, 1)
+
     def _by_latency(self, share: float) -> dict[int, int]:
         """Searches the share of the measured time of its nodes that brings the network to the share of its latency."""
         graph, feed, threads = self._graph, self._prepared.feed, self._settings.threads
@@ -229,7 +232,8 @@ class UnitPruning:
             self._advance("searching the latency", number, _ROUNDS)
             counts = allocate(graph, losses, guess, costs, self._settings.align)
             removed = {place: self._order(place)[:gone].tolist() for place, gone in counts.items()}
-            measured = relative_latency(graph.network, surgery.shrink(graph, graph.keep(removed)), feed, threads)
+            shrunk = surgery.shrink(graph, graph.keep(removed))
+            measured = relative_latency(graph.network, shrunk, feed, threads, self._waiting)
             fastest = min(fastest, measured)
             if measured <= share:
                 best, low = counts, guess

@@ -70,9 +70,15 @@ def _ensure(
         if any(text in reason for text in _STORAGE_ERRORS):
             raise OSError(reason)
         store.write_error(folder, reason, trace)
-    except OSError as error:
-        raise StorageError.of(folder, error) from None
+    except (OSError, StorageError) as error:
+        raise unfinished(folder, error) from None
     raise RunError(reason)
+
+
+def unfinished(folder: Path, error: OSError | StorageError) -> StorageError:
+    """What is said where the files of a task, in its folder, cannot be written."""
+    reason = StorageError.of(folder, error) if isinstance(error, OSError) else error
+    return StorageError(f"{reason}; what is finished is kept, the same command again goes on from there")
 
 
 def done_before(folder: Path, retry: RetryPolicy, listener: Listener) -> dict[str, Any] | None:

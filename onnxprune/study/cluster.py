@@ -22,7 +22,7 @@ from onnxprune.common.output import silenced
 from onnxprune.common.progress import Listener
 from onnxprune.models import MODELS
 from onnxprune.results import store
-from onnxprune.results.task import RetryPolicy, done_before
+from onnxprune.results.task import RetryPolicy, done_before, unfinished
 from onnxprune.settings.point import BASES, Point
 from onnxprune.study.cluster_tasks import Events, Made, base_task, point_task
 from onnxprune.study.jobs import Job, Materials
@@ -245,10 +245,8 @@ class Cluster:
                 return RunError(reason)
             try:
                 store.receive(task.folder, made.files)
-            except OSError as error:
-                return StorageError.of(task.folder, error)
-            except StorageError as error:
-                return error
+            except (OSError, StorageError) as error:
+                return unfinished(task.folder, error)
         self._tell(made.events)
         return None if made.error is None else RunError(made.error)
 

@@ -232,7 +232,7 @@ def _latency(run: PointRun) -> dict[str, Any]:
         names = ("latency_ms_median", "latency_ms_p90", "latency_runs", "base_latency_ms_median", "speedup")
         return dict.fromkeys((*names, "speedup_noise"))
     run.listener.stage("timing")
-    with run.exclusive(), timing_lock():
+    with run.exclusive(), timing_lock(run.listener.say):
         found = compare(
             run.base.onnx_path,
             run.model_path,

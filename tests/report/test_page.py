@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -231,7 +232,7 @@ def test_watching_writes_the_page_until_all_points_are_done(tmp_path: Path, monk
         pages.append((sweep / "report.html").read_text(encoding="utf-8"))
         finish(sweep, points[1])
 
-    monkeypatch.setattr(command.time, "sleep", a_point_finishes)
+    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=a_point_finishes))
     done = CliRunner().invoke(command.report, [str(sweep), "--watch"])
     assert done.exit_code == 0, done.output
     pages.append((sweep / "report.html").read_text(encoding="utf-8"))

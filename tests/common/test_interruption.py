@@ -1,0 +1,52 @@
+"""A signal ends the process though its exception was lost."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from onnxprune.common import interruption
+from onnxprune.common.progress import Reporter, Stages, Verbosity
+
+
+class Swallowing:
+    """Python prints what a destructor raises, and goes on."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self._number)
+        for _ in range(1000):  # the handler runs in here
+            pass
+
+
+@pytest.fixture
+def listening() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interruption.listen()
+    yield
+    interruption.listen()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, interruption.Terminated)]
+)
+def test_what_a_destructor_swallowed_is_raised_at_the_next_step(
+    number: int, error: type[BaseException], listening: None
+) -> None:
+    with Reporter(2, Verbosity.QUIET) as reporter, Stages(Verbosity.QUIET) as stages:
+        reporter.begin("first")
+        stages("pruning", 0, 2)
+        Swallowing(number)  # nobody holds it
+        for step in (lambda: reporter.begin("second"), lambda: reporter.stage("timing"), lambda: stages("it", 1, 2)):
+            with pytest.raises(error):
+                step()
+
+
+def test_without_a_signal_nothing_is_raised(listening: None) -> None:
+    interruption.check()
