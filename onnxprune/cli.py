@@ -32,6 +32,12 @@ _COMMANDS = {
     "techniques": ("onnxprune.commands.listings", "List the techniques, the criteria, the schedules and the controls."),
 }
 
+# module -> the extra that brings it; the rest of what commands import is always there
+_EXTRAS = {
+    **dict.fromkeys(("nni", "pyarrow", "safetensors", "sklearn", "torch", "torchvision"), "study"),
+    **dict.fromkeys(("jinja2", "markupsafe", "matplotlib", "plotly"), "report"),
+}
+
 
 def main() -> NoReturn:
     """Runs the command line and exits: 0 ok, 1 a run failed, 2 bad input, 130 interrupted, 143 terminated."""
@@ -50,6 +56,12 @@ def main() -> NoReturn:
         for line in str(error).splitlines():
             click.echo(f"Error: {line}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _EXTRAS:
+            raise
+        click.echo(f'Error: this needs {module}: pip install "onnxprune[{_EXTRAS[module]}]"', err=True)
+        sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be read
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)

@@ -129,7 +129,7 @@ MUTATIONS = [
         ),
         (
             "seed: not in the first weights",
-            "training/setup.py",
+            "bridge/start.py",
             "point.seed, **point.model_options",
             "0, **point.model_options",
             f"{SETUP}::test_the_network_is_that_of_the_seed",
@@ -469,8 +469,8 @@ MUTATIONS = [
         (
             "ids: without the checksum of the data",
             "settings/point.py",
-            "content_hash([SCHEMA, checksum, self.settings(),",
-            "content_hash([SCHEMA, self.settings(),",
+            "content_hash([SCHEMA, checksum, told(self.settings()),",
+            "content_hash([SCHEMA, told(self.settings()),",
             "tests/settings/test_spec.py::test_other_data_are_another_identity",
         ),
     ]

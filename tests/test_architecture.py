@@ -17,7 +17,7 @@ ROOMS = {
     "report": "delivery results graph settings common",
     "delivery": "results analysis graph settings data models common",
     "pruning": "bridge training settings models common",
-    "bridge": "reduction training analysis runtime graph data common",
+    "bridge": "reduction training analysis runtime graph settings data models common",
     "reduction": "analysis runtime graph settings data common",
     "training": "settings data models common",
     "results": "settings common",

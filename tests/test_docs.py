@@ -84,7 +84,8 @@ def test_every_column_of_the_results_is_documented_and_no_other(tmp_path: Path) 
     plan = {"model": "slp", "dataset": "digits", "technique": "weight", "sparsity": 50, "epochs": 0}
     table = run_sweep(Sweep.parse({**plan, "train_limit": 50, "latency_seconds": 0}), tmp_path).table
     documented = re.findall(r"^\| `(\w+)` \|", (DOCS / "columns.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(documented) == sorted(table.columns)
+    # there only where some count is not complete
+    assert sorted(documented) == sorted([*table.columns, "macs_missing", "base_macs_missing"])
 
 
 def test_the_reference_is_that_of_the_commands() -> None:

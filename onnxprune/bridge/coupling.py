@@ -136,6 +136,18 @@ def coupling(network: nn.Module, input_shape: tuple[int, ...]) -> Coupling:
     return _known[structure]
 
 
+def heads(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
+    """The layers whose outputs are the network's: of a classifier, the one of the classes.
+
+    Raises:
+        InputError: there is none, or the network's channels cannot be followed.
+    """
+    found = coupling(network, input_shape).heads
+    if not found:
+        raise InputError("no layer of the network gives its outputs: the head cannot be told from the rest")
+    return found
+
+
 def export_without(
     network: nn.Module, path: Path, input_shape: tuple[int, int, int], masks: Mapping[str, Tensor]
 ) -> None:

@@ -192,6 +192,8 @@ def _cells(seeds: "pd.DataFrame", noise: float) -> list[str]:
     remarks = ["collapsed"] if seeds["collapsed"].any() else []
     if seeds["empty_layers"].any() and not seeds["collapsed"].all():
         remarks.append(_plural(int(seeds["empty_layers"].max()), "empty layer"))
+    if seeds.reindex(columns=["macs_missing", "base_macs_missing"]).notna().any(axis=None):
+        remarks.append("MACs not all counted")
     return [
         f"{mean['achieved_sparsity']:.1f}",
         _spread(seeds["before_finetuning_accuracy"]),

@@ -158,6 +158,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
         return f"| {title} | " + " | ".join("-" if cell is None else form.format(cell) for cell in cells) + " |"
 
     speedup = "-" if row["speedup"] is None else f"{row['speedup']:.2f}"
+    missing = row.get("macs_missing") or row.get("base_macs_missing")
     return [
         "| | this model | its base, not pruned |",
         "| --- | ---: | ---: |",
@@ -172,6 +173,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
         line("bytes of the file", "file_bytes", "{:,}"),
         line(f"median latency of a batch of {row['latency_batch']}, ms", "latency_ms_median", "{:.3f}"),
         f"| measured speedup | {speedup} | 1 |",
+        *(["", f"MACs are not all counted, so the two cannot be compared: {missing}."] if missing else []),
     ]
 
 

@@ -1,8 +1,7 @@
 """The networks that can be studied: one module each, one line each in the registry; or one of the user's own code.
 
 A model's module has `build(input_shape, classes, **options)`, which returns an untrained `torch.nn.Module` that
-maps images (N, C, H, W) to logits (N, classes). The built-in ones can be traced by torch.fx and name their last layer
-`classifier`.
+maps images (N, C, H, W) to logits (N, classes). The built-in ones can be traced by torch.fx.
 """
 
 import json

@@ -74,7 +74,8 @@ def accuracy_over_cost(
 def speedup_measured(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look]) -> go.Figure:
     """Measured speedup against the one that the counts promise, with the line where both are the same."""
     figure = _figure("speedup in theory", "measured speedup")
-    known = rows[rows["speedup"].notna() & (rows["effective_macs"] > 0) & ~rows["collapsed"].astype(bool)]
+    counted = counted_whole(rows)
+    known = counted[counted["speedup"].notna() & (counted["effective_macs"] > 0) & ~counted["collapsed"].astype(bool)]
     known = known.assign(promised=known["base_effective_macs"] / known["effective_macs"])
     axis = _logarithmic(pd.concat([known["promised"], known["speedup"]]))
     figure.update_layout(xaxis=axis, yaxis=axis)
@@ -86,6 +87,12 @@ def speedup_measured(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, L
         figure.add_trace(_neutral(ends, ends, "measured = theory", dash="dash"))
         figure.add_trace(_neutral(ends, [1, 1], "no gain", dash="dot"))
     return figure
+
+
+def counted_whole(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of which no MACs are missing, nor of their bases: those of which ratios can be made."""
+    missing = rows.reindex(columns=["macs_missing", "base_macs_missing"])
+    return rows[missing.isna().all(axis=1)]
 
 
 def pareto_front(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -288,11 +295,12 @@ def _points(rows: pd.DataFrame, x: str, y: str, name: str, look: Look, *, total:
 def told(row: Mapping[Any, Any]) -> str:
     """What hovering over a point says; the rows that are drawn have it in a column `told`."""
     zeros = f" ({_compact(row['effective_macs'])} without stored zeros)"
+    least = "" if pd.isna(row.get("macs_missing")) else "at least "
     early = row["before_finetuning_accuracy"]
     lines = [
         f"{row['sparsity']:g} %, seed {row['seed']}",
         f"accuracy {row['accuracy']:.2f} %" + ("" if pd.isna(early) else f", before fine-tuning {early:.2f} %"),
-        f"{_compact(row['macs'])} MACs" + (zeros if row["effective_macs"] != row["macs"] else ""),
+        least + f"{_compact(row['macs'])} MACs" + (zeros if row["effective_macs"] != row["macs"] else ""),
     ]
     if not pd.isna(row["speedup"]):
         noise = 100 * row["speedup_noise"]

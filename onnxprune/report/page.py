@@ -44,6 +44,7 @@ _COLUMNS: dict[str, tuple[str, int | None]] = {
     "training_flops": ("TL FLOPs", 0),
     "latency_ms_median": ("latency ms", 3),
     "speedup": ("speedup", 2),
+    "macs_missing": ("MACs leave out", None),
     "collapsed": ("collapsed", None),
 }
 _ASSESSED = {
@@ -57,6 +58,7 @@ _ASSESSED = {
     "base_training_seconds": "trained s",
     "base_training_flops": "training FLOPs",
     "base_macs": "MACs",
+    "base_macs_missing": "MACs leave out",
     "base_params": "params",
     "base_file_bytes": "bytes",
 }
@@ -113,7 +115,8 @@ def _document(sources: list[Source], table: pd.DataFrame, links: dict[str, str])
     """What the page's script draws and lists."""
     if not len(table):
         return {"studies": [], "columns": [], "rows": []}
-    shown = {key: entry for key, entry in _COLUMNS.items() if key != "sweep" or len(sources) > 1}
+    hidden = _hidden(table, len(sources))
+    shown = {key: entry for key, entry in _COLUMNS.items() if key not in hidden}
     cells = table.reindex(columns=list(shown)).to_json(orient="values", double_precision=12)
     folders = zip(table["sweep"], table["folder"], strict=True)
     return {
@@ -140,7 +143,12 @@ def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
     figures = {
         "sparsity": charts.accuracy_over_sparsity(rows, names, curves),
         "macs": charts.accuracy_over_cost(
-            rows, names, curves, "effective_macs", "MACs of an image, without stored zeros", front=True
+            charts.counted_whole(rows),
+            names,
+            curves,
+            "effective_macs",
+            "MACs of an image, without stored zeros",
+            front=True,
         ),
         "latency": charts.accuracy_over_cost(
             rows, names, curves, "latency_ms_median", "median latency of a batch (ms)", front=len(conditions) == 1
@@ -189,11 +197,18 @@ def _conditions(rows: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(told))
 
 
+def _hidden(table: pd.DataFrame, sweeps: int) -> set[str]:
+    """Columns that would say nothing."""
+    unneeded = {"macs_missing", "base_macs_missing"} - set(table.columns)
+    return unneeded | {"sweep"} if sweeps == 1 else unneeded
+
+
 def _bases(table: pd.DataFrame, sweeps: int) -> list[dict[str, Any]]:
     """For each base, heading -> value."""
     if not len(table):
         return []
-    shown = {**({"sweep": "sweep"} if sweeps > 1 else {}), **_ASSESSED}
+    hidden = _hidden(table, sweeps)
+    shown = {column: title for column, title in {"sweep": "sweep", **_ASSESSED}.items() if column not in hidden}
     bases = table.drop_duplicates(["sweep", "base_id"]).reindex(columns=list(shown)).rename(columns=shown)
     return [{str(heading): value for heading, value in row.items()} for row in bases.to_dict("records")]
 

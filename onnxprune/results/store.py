@@ -153,14 +153,15 @@ def result_table(sweep: Path) -> "pd.DataFrame":
 
 
 def _derived_rows(sweep: Path) -> "tuple[pd.DataFrame, int]":
-    """The rows of results.parquet by folder, and when, in nanoseconds; none where it is of other columns or damaged."""
+    """The rows of results.parquet by folder, and when, in nanoseconds; none where it is of other columns or damaged,
+    or where pyarrow, which studies alone need, is not there."""
     import pandas as pd
 
     path = sweep / TABLE
     try:
         written = path.stat().st_mtime_ns
         table = pd.read_parquet(path)
-    except (OSError, ValueError):  # there is none, or it is damaged
+    except (OSError, ValueError, ImportError):  # there is none, it is damaged, or there is no pyarrow
         return pd.DataFrame(), 0
     if not {*FIELDS, "folder"} <= {*table.columns}:
         return pd.DataFrame(), 0

@@ -1,9 +1,9 @@
 """At initialisation: prune, then train."""
 
+from onnxprune.bridge.start import build_network
 from onnxprune.pruning.decide import decide
 from onnxprune.pruning.remove import Pruned
 from onnxprune.schedules.context import PruningContext
-from onnxprune.training.setup import build_network
 
 
 def at_init(context: PruningContext) -> Pruned:

@@ -3,10 +3,10 @@
 import copy
 import math
 
+from onnxprune.bridge.start import build_network
 from onnxprune.pruning.remove import Pruned
 from onnxprune.schedules.context import PruningContext
 from onnxprune.schedules.iterative import round_sparsities
-from onnxprune.training.setup import build_network
 
 
 def lottery(context: PruningContext) -> Pruned:

@@ -4,12 +4,12 @@ import dataclasses
 
 from torch import nn
 
+from onnxprune.bridge.start import build_network
 from onnxprune.pruning.decide import decide
 from onnxprune.pruning.recovery import compensate, recalibrate
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks
 from onnxprune.schedules.context import PruningContext
-from onnxprune.training.setup import build_network
 
 
 def one_shot(context: PruningContext) -> Pruned:

@@ -4,6 +4,7 @@ import dataclasses
 
 from torch import nn
 
+from onnxprune.bridge.start import build_network
 from onnxprune.pruning.decide import decide
 from onnxprune.pruning.layers import prunable_layers, weighted_layer
 from onnxprune.pruning.regrowth import Regrowth, erdos_renyi_shares
@@ -11,7 +12,6 @@ from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks
 from onnxprune.schedules.context import PruningContext
 from onnxprune.settings.vocabulary import TECHNIQUES
-from onnxprune.training.setup import build_network
 
 
 def sparse_evolutionary(context: PruningContext) -> Pruned:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, 
 from onnxprune.settings.values import name_in, optional, plain_text, real_number, shown, truth_value, whole_number
 from onnxprune.settings.vocabulary import CONTROLS, GRANULARITIES, SCHEDULES, TECHNIQUES
 
-SCHEMA = 3  # part of every id: raised when the same settings come to mean another result
+SCHEMA = 3  # part of every id: raised when the same settings come to mean another result, as by another default
 
 MAX_NAME = 100  # characters: with what ids add it stays below the 255 that file systems allow
 
@@ -41,6 +41,18 @@ _BASE_SETTINGS = (
     "freeze_features",
     "devices",
     "device",
+)
+
+# Ids name these whatever their values. A setting that came later is named only where it differs from its default, so
+# that what was finished before keeps its name.
+_IN_EVERY_ID = frozenset(
+    (
+        *_BASE_SETTINGS,
+        *("technique", "criterion", "schedule", "granularity", "sparsity", "control"),
+        *("finetune_epochs", "finetune_learning_rate", "rounds", "rewind_epoch", "max_drop", "distill"),
+        *("recalibrate", "compensate", "keep_dead", "channel_align", "hidden", "batch_norm", "stem"),
+        *("threads", "latency_batch", "latency_threads", "latency_seconds"),
+    )
 )
 
 BASE_FIELDS = (*_BASE_SETTINGS, *OPTIONS)
@@ -66,6 +78,11 @@ def content_hash(value: Any) -> str:
     """Eight hex digits of the SHA-256 of a JSON value in canonical form."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What ids tell of settings."""
+    return {name: value for name, value in settings.items() if name in _IN_EVERY_ID or value != FIELDS[name].default}
 
 
 def _setting(default: Any, help: str, parse: Callable[[Any], Any], axis: bool = False) -> Any:
@@ -212,6 +229,7 @@ class Point:
             "schedule",
             "sparsity",
             "control",
+            "keep",
             "keep_dead",
             "threads",
             "latency_batch",
@@ -224,8 +242,6 @@ class Point:
         shrinks = TECHNIQUES[self.technique].unit == "channel" and self.granularity == "unit"
         if shrinks or not self.keep_dead:
             names += ["channel_align"]
-        if self.keep is not None:  # without it ids stay what they were before there was such a setting
-            names += ["keep"]
         return self.base_settings() | {name: getattr(self, name) for name in names}
 
     @property
@@ -245,7 +261,7 @@ class Point:
     def base_id(self, checksum: str) -> str:
         """Readable name and hash of all that decides the base, the data's checksum included."""
         title = f"{model_title(self.model)}-{self.dataset_title}-b{self.batch_size}-seed{self.seed}"
-        return f"{title}-{content_hash([SCHEMA, checksum, self.base_settings(), *self._sources()])}"
+        return f"{title}-{content_hash([SCHEMA, checksum, told(self.base_settings()), *self._sources()])}"
 
     def point_id(self, checksum: str) -> str:
         """Readable name and hash of all that decides the point, the data's checksum included."""
@@ -253,7 +269,7 @@ class Point:
             f"{model_title(self.model)}-{self.dataset_title}-b{self.batch_size}-{self.technique}-{self.criterion}"
             f"-s{self.sparsity:g}-seed{self.seed}"
         )
-        return f"{title}-{content_hash([SCHEMA, checksum, self.settings(), *self._sources()])}"
+        return f"{title}-{content_hash([SCHEMA, checksum, told(self.settings()), *self._sources()])}"
 
     def _sources(self) -> list[str]:
         """What ids say of the files that the settings name: their content."""

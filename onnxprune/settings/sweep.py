@@ -14,7 +14,7 @@ from typing import Any
 
 from onnxprune.common.errors import InputError
 from onnxprune.models import MODELS, OPTIONS, model_title
-from onnxprune.settings.point import AXES, BASES, FIELDS, MAX_NAME, SCHEMA, Point, content_hash
+from onnxprune.settings.point import AXES, BASES, FIELDS, MAX_NAME, SCHEMA, Point, content_hash, told
 from onnxprune.settings.values import real_number, shown, truth_value, whole_number
 from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES, resolve_criterion
 
@@ -275,4 +275,4 @@ def _default_name(values: Mapping[str, Any], points: list[Point]) -> str:
     clean = "".join(
         letter if letter in _NAME_CHARACTERS else "_" for letter in f"{models}-{datasets}".replace("+", "_")
     )
-    return f"{clean.lstrip('.')[: MAX_NAME - 9]}-{content_hash([SCHEMA, [point.settings() for point in points]])}"
+    return f"{clean.lstrip('.')[: MAX_NAME - 9]}-{content_hash([SCHEMA, [told(point.settings()) for point in points]])}"

@@ -10,8 +10,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from onnxprune.bridge.coupling import coupling
+from onnxprune.bridge.coupling import heads
 from onnxprune.bridge.measure import export_and_measure, validation_accuracy
+from onnxprune.bridge.start import build_network
 from onnxprune.common import environment
 from onnxprune.common.errors import RunError
 from onnxprune.common.files import replacing
@@ -24,7 +25,7 @@ from onnxprune.training.batches import Batches
 from onnxprune.training.cost import TrainingCost
 from onnxprune.training.opcount import count_training_ops
 from onnxprune.training.recipe import Recipe
-from onnxprune.training.setup import build_network, recipe_of, train_checked, training_batches
+from onnxprune.training.setup import recipe_of, train_checked, training_batches
 from onnxprune.training.transfer import CLASSES
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def _train_base(network: nn.Module, point: Point, batches: Batches, how: Recipe,
     """Trains a base, or its classifier alone."""
     frozen = []
     if point.freeze_features:
-        heads = coupling(network, batches.images.shape[1:]).heads
-        frozen = [each for name, each in network.named_parameters() if name.rpartition(".")[0] not in heads]
+        trained = heads(network, batches.images.shape[1:])
+        frozen = [each for name, each in network.named_parameters() if name.rpartition(".")[0] not in trained]
     for parameter in frozen:
         parameter.requires_grad_(False)
     cost = train_checked(network, batches, how, on_update=listener.training)

@@ -20,6 +20,7 @@ ENOUGH_DISK = 10**9  # bytes: a study of 44 points takes a tenth of it with the 
 ENOUGH_MEMORY = 4 * 10**9  # bytes: what training and measuring stay below
 # package -> its module, where the two have different names
 _MODULES = {"onnxruntime-gpu": "onnxruntime", "onnx-tool": "onnx_tool", "pillow": "PIL", "scikit-learn": "sklearn"}
+_EXTRAS = ("study", "report")
 _SMALL = '<ir_version: 8, opset_import: ["" : 18]> g (float[1] input) => (float[1] output) { output = Relu (input) }'
 
 
@@ -56,22 +57,36 @@ def examine(runs: Path, data_dir: Path) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Each package that onnxprune declares to need here: there, in a version that fits, and importable."""
+    """Each package that onnxprune declares to need here: there, in a version that fits, and importable.
+
+    Those of studies and of reports need not be there.
+    """
     try:
         declared = [Requirement(text) for text in requires("onnxprune") or []]
     except PackageNotFoundError:
         yield Finding("onnxprune", "broken", "not installed, only found: pip install it, with what it needs")
         return
     for requirement in declared:
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield _package(requirement)
+        wanted = [
+            extra
+            for extra in ("", *_EXTRAS)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+        ]
+        if wanted and requirement.name != "onnxprune":
+            yield _package(requirement, wanted[0])
 
 
-def _package(requirement: Requirement) -> Finding:
+def _package(requirement: Requirement, extra: str) -> Finding:
+    """
+    Args:
+        extra: the one that brings it; "": it is always needed.
+    """
     name, bounds = requirement.name, requirement.specifier
     try:
         found = version(name)
     except PackageNotFoundError:
+        if extra:
+            return Finding(name, "note", f"not installed: pip install 'onnxprune[{extra}]'")
         return Finding(name, "broken", f"not installed: pip install '{name}{bounds}'")
     if not bounds.contains(found, prereleases=True):
         return Finding(name, "broken", f"version {found} does not fit {bounds}: pip install '{name}{bounds}'")

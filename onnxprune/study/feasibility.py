@@ -25,6 +25,9 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
     Raises:
         InputError: with a line for each combination that cannot be pruned.
     """
+    with silenced():  # first: what is not installed is no fault of a network
+        import onnxprune.bridge.export
+        import onnxprune.pruning.decide  # noqa: F401
     problems: dict[str, None] = {}  # ordered, each once
     seen = set()
     exported = cache(_exported)

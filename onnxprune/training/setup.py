@@ -15,24 +15,8 @@ from onnxprune.training.cost import TrainingCost
 from onnxprune.training.device import select_device
 from onnxprune.training.loop import train
 from onnxprune.training.recipe import Recipe, scaled_learning_rate
-from onnxprune.training.transfer import load_weights
 
 _PROBE_IMAGES = 64
-
-
-def build_network(point: Point, dataset: Dataset) -> nn.Module:
-    """The network of a point before training, on the point's device: of random weights, which equal seeds make equal,
-    or of those that it starts from.
-
-    Raises:
-        InputError: the weights do not fit the network.
-        RunError: they cannot be downloaded.
-    """
-    model = MODELS[point.model]
-    network = model.build(dataset.input_shape, len(dataset.classes), point.seed, **point.model_options)
-    if point.weights is not None:
-        load_weights(network, point.weights, dataset.classes)
-    return network.eval().to(select_device(point.device))
 
 
 def training_batches(point: Point, dataset: Dataset) -> Batches:

@@ -1,7 +1,7 @@
 """Transfer learning: weights from elsewhere for a network that is built here."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,20 @@ from onnxprune.common.torchvision import torchvision_module
 from onnxprune.settings.training_words import IMAGENET
 
 CLASSES = "classes"  # of a checkpoint's metadata: their names, as JSON
-_HEAD = "classifier."  # every model's last layer
 _SHOWN = 3  # names of parameters in a message
 
 
-def load_weights(network: nn.Module, source: str, classes: Sequence[str]) -> None:
+def load_weights(network: nn.Module, source: str, classes: Sequence[str], heads: Callable[[], Sequence[str]]) -> None:
     """Puts weights from elsewhere into `network`, in place.
 
-    The classifier keeps its random weights where the file's is for other classes: another number of them or, where the
+    The head keeps its random weights where the file's is for other classes: another number of them or, where the
     file tells, as a base's checkpoint does, others of the same number. The first convolution takes those for
     colours on grey images too, added up, which is what it would answer to grey in three channels.
 
     Args:
         source: a file of safetensors or of a PyTorch state dict, or "imagenet" for torchvision's.
         classes: names of those that the network is to tell apart.
+        heads: finds the layers whose outputs are the network's; it is called where the file's do not fit.
 
     Raises:
         InputError: no such file, or weights of another network.
@@ -39,22 +39,23 @@ def load_weights(network: nn.Module, source: str, classes: Sequence[str]) -> Non
     fitting: dict[str, Tensor] = {}
     wrong = [f"{name} is missing" for name in own if name not in given]
     wrong += [f"{name} is unknown" for name in given if name not in own]
+    misfits = {}
     for name in own.keys() & given.keys():
         value = given[name]
         if value.dim() == 4 and own[name].shape[1] == 1 and value.shape[1] == 3:
             value = value.sum(1, keepdim=True)
         if value.shape == own[name].shape:
             fitting[name] = value
-        elif name.startswith(_HEAD):
-            continue
         else:
-            wrong.append(f"{name} is {tuple(value.shape)}, expected {tuple(own[name].shape)}")
+            misfits[name] = f"{name} is {tuple(value.shape)}, expected {tuple(own[name].shape)}"
+    others = source != IMAGENET and _classes(Path(source)) not in (None, list(classes))
+    replaced = heads() if not wrong and (misfits or others) else ()
+    wrong += [text for name, text in misfits.items() if name.rpartition(".")[0] not in replaced]
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise InputError(f"{source}: not the weights of this network: {'; '.join(sorted(wrong)[:_SHOWN])}{more}")
-    others = source != IMAGENET and _classes(Path(source)) not in (None, list(classes))
-    if others or {name for name in own if name.startswith(_HEAD)} - fitting.keys():  # all of the head, or nothing
-        fitting = {name: value for name, value in fitting.items() if not name.startswith(_HEAD)}
+    # all of the head, or nothing
+    fitting = {name: value for name, value in fitting.items() if name.rpartition(".")[0] not in replaced}
     network.load_state_dict(fitting, strict=False)
 
 

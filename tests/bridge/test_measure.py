@@ -146,3 +146,19 @@ def test_costs_are_of_the_file(dataset: Dataset, tmp_path: Path) -> None:
     assert found["params"] == sum(array.size for array in arrays) == 12 * CLASSES + CLASSES
     assert found["nonzero_params"] == sum(int(np.count_nonzero(array)) for array in arrays) == CLASSES + CLASSES - 1
     assert found["file_bytes"] == path.stat().st_size
+
+
+def test_an_incomplete_count_says_what_is_missing(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Exponential(Reader):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images).exp()
+
+    whole = measured(Exponential(), dataset, tmp_path / "whole.onnx").cost_columns("base_")
+    assert "base_macs_missing" not in whole
+    monkeypatch.setattr("onnxprune.graph.macs._UNCOUNTED", {"Exp"})
+    found = measured(Exponential(), dataset, tmp_path / "model.onnx")
+    assert found.cost_columns()["macs"] == whole["base_macs"] == 12 * CLASSES
+    missing = "Exp: not counted, there is no definition of it here (nodes: 1)"
+    assert found.cost_columns()["macs_missing"] == found.cost_columns("base_")["base_macs_missing"] == missing

@@ -120,6 +120,24 @@ def test_the_page_of_a_real_sweep_shows_what_deploy_would_choose(tmp_path: Path)
     assert details["layers"]["data"][0]["y"] == ["hidden"]
 
 
+def test_no_ratio_is_made_of_incomplete_counts(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "missing", technique="structured", sparsity=[0, 50])
+    whole = page_of(tmp_path / "whole.html", sweep)
+    assert "MACs leave out" not in whole
+    assert "1,000,000 → " in whole
+    for point in Sweep.read(sweep / store.SPEC).points:
+        finish(sweep, point, macs_missing="Loop: <b>unknown</b>", base_macs_missing="Loop: unknown")
+    html = page_of(tmp_path / "page.html", sweep)
+    assert "1,000,000 → " not in html
+    assert "not all counted: Loop: &lt;b&gt;unknown&lt;/b&gt;" in html
+    found = document(html)
+    assert found["columns"][-2]["title"] == "MACs leave out"
+    assert [row[-2] for row in found["rows"]] == ["Loop: <b>unknown</b>"] * 2
+    study = found["studies"][0]["figures"]
+    assert all(not trace.get("customdata") for name in ("macs", "speedup") for trace in study[name]["data"])
+    assert any("at least" in text for trace in study["latency"]["data"] for text in trace.get("customdata", []))
+
+
 def test_nothing_on_the_page_is_fetched(tmp_path: Path) -> None:
     sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,50")
     html = page_of(tmp_path / "report.html", sweep)

@@ -15,6 +15,7 @@ from command_line import small_npz
 from torch import nn
 
 import onnxprune
+from onnxprune.bridge.start import build_network
 from onnxprune.data.dataset import Dataset, load
 from onnxprune.models import MODELS
 from onnxprune.pruning.regrowth import Regrowth, erdos_renyi_shares
@@ -30,7 +31,7 @@ from onnxprune.settings.sweep import Sweep
 from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
 from onnxprune.study.rerun import rerun
 from onnxprune.training.loop import train
-from onnxprune.training.setup import build_network, recipe_of, training_batches
+from onnxprune.training.setup import recipe_of, training_batches
 
 SETTINGS: dict[str, Any] = {
     "model": "slp", "hidden": 64, "batch_size": 32, "epochs": 3, "finetune_epochs": 2, "learning_rate": 0.1,

@@ -184,11 +184,80 @@ def _written(path: Path, content: bytes, seconds: int) -> str:
     return str(path)
 
 
-def test_identities_stay_what_they_are() -> None:
+@pytest.mark.parametrize(
+    ("settings", "base", "point", "sweep"),
+    [
+        ({"model": "cnn", "technique": "structured"}, "dd422d4a", "15da259d", "54954488"),
+        ({"model": "cnn", "technique": "weight"}, "dd422d4a", "1571774c", "609971f0"),
+        (
+            {"model": "slp", "technique": "neuron", "hidden": 64, "control": "random", "train_limit": 100},
+            *("f26bbae0", "47ed91aa", "d471e933"),
+        ),
+        (
+            {
+                "model": "densenet121",
+                "technique": "structured",
+                "granularity": "layer",
+                "dataset": "cifar10",
+                "stem": "small",
+            },
+            *("325589df", "68c49e86", "af1cf6ca"),
+        ),
+        (
+            {
+                "model": "cnn",
+                "batch_norm": True,
+                "technique": "unstructured",
+                "schedule": "lottery",
+                "rewind_epoch": 1,
+            },
+            *("df9e93d2", "93a3df11", "8df1e7d2"),
+        ),
+        (
+            {"model": "cnn", "technique": "weight", "schedule": "movement", "distill": 0.5},
+            *("dd422d4a", "0a2942d2", "960e1861"),
+        ),
+        (
+            {"model": "slp", "technique": "weight", "schedule": "set", "keep_dead": True},
+            *("f624efec", "c4f989bc", "ecae0d50"),
+        ),
+        (
+            {"model": "slp", "technique": "weight", "schedule": "adaptive", "max_drop": 2.0},
+            *("f624efec", "d22bffb1", "8df70bba"),
+        ),
+    ],
+)
+def test_identities_stay_what_they_are(settings: dict, base: str, point: str, sweep: str) -> None:
     """Folders of finished work are found again only as long as this holds; raise SCHEMA when it must change."""
-    (point,) = Sweep.one_point({"model": "cnn", "dataset": "digits", "technique": "structured"}).points
-    assert point.point_id("checksum") == "cnn-digits-b256-structured-l1-s50-seed0-15da259d"
-    assert point.base_id("checksum") == "cnn-digits-b256-seed0-dd422d4a"
+    plan = Sweep.one_point(settings)
+    (planned,) = plan.points
+    assert planned.base_id("checksum").endswith(f"-seed0-{base}")
+    assert planned.point_id("checksum").endswith(f"-s50-seed0-{point}")
+    assert plan.name.endswith(f"-{sweep}")
+
+
+def test_a_new_setting_renames_only_what_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Sweep.one_point({"technique": "weight"})
+    (old,) = before.points
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Later(Point):
+        momentum: float = 0.9
+        noise: float = 0.0
+
+        def base_settings(self) -> dict:
+            return super().base_settings() | {"momentum": self.momentum}
+
+        def settings(self) -> dict:
+            return super().settings() | {"noise": self.noise}
+
+    for field in dataclasses.fields(Later)[-2:]:
+        monkeypatch.setitem(FIELDS, field.name, field)
+    values = dataclasses.asdict(old)
+    same, trained, noisy = Later(**values), Later(**values, momentum=0.5), Later(**values, noise=0.5)
+    assert (same.base_id("x"), same.point_id("x")) == (old.base_id("x"), old.point_id("x"))
+    assert trained.base_id("x") != old.base_id("x") == noisy.base_id("x")
+    assert len({point.point_id("x") for point in (old, trained, noisy)}) == 3
 
 
 def test_a_spec_written_and_read_is_the_same(tmp_path: Path) -> None:

@@ -46,6 +46,18 @@ def test_a_package_that_is_missing_unfit_or_broken_is_named(
     assert words in finding.text
 
 
+def test_what_an_extra_would_bring_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = [
+        'onnxprune[report]; extra == "study"',
+        'no-such-package>=1; extra == "study"',
+        'numpy; extra == "report"',
+    ]
+    monkeypatch.setattr(doctor, "requires", lambda name: declared)
+    missing, there = doctor._packages()
+    assert (missing.state, missing.text) == ("note", "not installed: pip install 'onnxprune[study]'")
+    assert (there.subject, there.state) == ("numpy", "ok")
+
+
 def test_a_damaged_dataset_is_broken_and_a_good_one_is_counted(tmp_path: Path) -> None:
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").write_bytes(b"damaged")

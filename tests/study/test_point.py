@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ import torch
 from command_line import REPOSITORY
 
 import onnxprune
+from onnxprune.bridge.start import build_network
 from onnxprune.common.files import read_json
 from onnxprune.common.progress import Reporter, Verbosity
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.pruning.decide import decide
 from onnxprune.pruning.prune import prune
+from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Request
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy
@@ -35,10 +38,10 @@ from onnxprune.study import point as study_point
 from onnxprune.study.base import Base
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.jobs import Materials
-from onnxprune.study.point import PointRun, run_point
+from onnxprune.study.point import PointRun, _achieved, run_point
 from onnxprune.training.loop import train
 from onnxprune.training.recipe import Recipe
-from onnxprune.training.setup import build_network, training_batches
+from onnxprune.training.setup import training_batches
 
 CLASSES, HIDDEN, PIXELS = 8, 40, 36
 SETTINGS: dict[str, Any] = {
@@ -212,6 +215,19 @@ def test_counts_and_what_was_achieved_by_hand(study: Study, rows: list[dict[str,
 def _initializer(path: Path, name: str) -> np.ndarray | None:
     found = [tensor for tensor in onnx.load(path).graph.initializer if tensor.name == name]
     return onnx.numpy_helper.to_array(found[0]) if found else None
+
+
+@pytest.mark.parametrize(("complete", "base_complete"), [(True, True), (False, True), (True, False)])
+def test_nothing_is_compared_with_an_incomplete_count(complete: bool, base_complete: bool) -> None:
+    counts = SimpleNamespace(complete=complete, macs=25, effective_macs=20, params=5, nonzero_params=4)
+    base = {"base_macs": 100, "base_effective_macs": 100, "base_params": 10, "base_nonzero_params": 10}
+    base |= {} if base_complete else {"base_macs_missing": "Exp: not counted"}
+    pruned = Pruned(torch.nn.Identity(), unit_masks={"layer": torch.tensor([1.0, 0.0])})
+    found = _achieved(pruned, SimpleNamespace(counts=counts), base)  # type: ignore[arg-type]
+    ratios = ("achieved_macs_sparsity", "achieved_effective_macs_sparsity", "theoretical_speedup")
+    whole = complete and base_complete
+    assert [found[name] for name in ratios] == ([75, 80, 4] if whole else [None] * 3)
+    assert found["achieved_params_sparsity"] == 50
 
 
 def test_channels_kept_are_a_multiple_of_the_step(study: Study, rows: list[dict[str, Any]]) -> None:

@@ -8,11 +8,12 @@ import pytest
 import torch
 from command_line import small_npz
 
+from onnxprune.bridge.start import build_network
 from onnxprune.data.dataset import Dataset, load
 from onnxprune.models import MODELS
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
-from onnxprune.training.setup import build_network, recipe_of, training_batches
+from onnxprune.training.setup import recipe_of, training_batches
 
 
 @pytest.fixture

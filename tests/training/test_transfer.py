@@ -8,19 +8,26 @@ import pytest
 import safetensors.torch
 import torch
 from command_line import small_npz
+from structures import Residual
 from torch import nn
 
 import onnxprune
+from onnxprune.bridge.coupling import heads
+from onnxprune.bridge.start import build_network
 from onnxprune.common.torchvision import torchvision_module
 from onnxprune.data.dataset import load
 from onnxprune.models import MODELS
 from onnxprune.settings.sweep import Sweep
 from onnxprune.training import transfer
 from onnxprune.training.loop import train
-from onnxprune.training.setup import build_network, recipe_of, training_batches
+from onnxprune.training.setup import recipe_of, training_batches
 
 SHAPE = (1, 8, 8)
 CLASSES = ("a", "b", "c", "d")
+
+
+def head() -> tuple[str, ...]:
+    return ("classifier",)
 
 
 def cnn(classes: int = 4, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> nn.Module:
@@ -35,7 +42,7 @@ def test_weights_of_both_formats_are_taken(tmp_path: Path, suffix: str) -> None:
         torch.save(source.state_dict(), path)
     else:
         safetensors.torch.save_file(source.state_dict(), path)
-    transfer.load_weights(target, str(path), CLASSES)
+    transfer.load_weights(target, str(path), CLASSES, head)
     assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in target.state_dict().items())
 
 
@@ -43,17 +50,37 @@ def test_forms_in_which_training_scripts_save(tmp_path: Path) -> None:
     source, target = cnn(seed=1), cnn(seed=2)
     state = {f"module.{name}": tensor for name, tensor in source.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "checkpoint.pth")
-    transfer.load_weights(target, str(tmp_path / "checkpoint.pth"), CLASSES)
+    transfer.load_weights(target, str(tmp_path / "checkpoint.pth"), CLASSES, head)
     assert torch.equal(target.conv1.weight, source.conv1.weight)
 
 
 def test_a_head_for_other_classes_stays_as_it_was(tmp_path: Path) -> None:
     source, target, fresh = cnn(seed=1, classes=7), cnn(seed=2), cnn(seed=2)
     safetensors.torch.save_file(source.state_dict(), tmp_path / "w.safetensors")
-    transfer.load_weights(target, str(tmp_path / "w.safetensors"), CLASSES)
+    transfer.load_weights(target, str(tmp_path / "w.safetensors"), CLASSES, head)
     assert torch.equal(target.fc.weight, source.fc.weight)
     assert torch.equal(target.classifier.weight, fresh.classifier.weight)
     assert torch.equal(target.classifier.bias, fresh.classifier.bias)
+
+
+def test_a_head_is_found_whatever_its_name(tmp_path: Path) -> None:
+    source, target, fresh = (Residual(1, classes).eval() for classes in (7, 4, 4))
+    fresh.load_state_dict(target.state_dict())
+    safetensors.torch.save_file(source.state_dict(), tmp_path / "w.safetensors")
+    assert heads(target, SHAPE) == ("head",)
+    transfer.load_weights(target, str(tmp_path / "w.safetensors"), CLASSES, lambda: heads(target, SHAPE))
+    for name, tensor in target.state_dict().items():
+        expected = fresh if name.startswith("head.") else source
+        assert torch.equal(tensor, expected.state_dict()[name]), name
+
+
+def test_a_network_of_which_no_layer_is_the_head_is_refused() -> None:
+    class Answers(nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images.flatten(1)).reshape(-1, 2, 2).mean(2)
+
+    with pytest.raises(onnxprune.InputError, match="the head cannot be told"):
+        heads(Answers(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), SHAPE)
 
 
 def test_a_head_for_as_many_other_classes_stays_too_where_the_file_tells(tmp_path: Path) -> None:
@@ -66,7 +93,7 @@ def test_a_head_for_as_many_other_classes_stays_too_where_the_file_tells(tmp_pat
         target = cnn(seed=2)
         path = tmp_path / f"{name}.safetensors"
         safetensors.torch.save_file(source.state_dict(), path, metadata)
-        transfer.load_weights(target, str(path), CLASSES)
+        transfer.load_weights(target, str(path), CLASSES, head)
         assert torch.equal(target.fc.weight, source.fc.weight)
         expected = source if taken else fresh
         assert torch.equal(target.classifier.weight, expected.classifier.weight), name
@@ -75,7 +102,7 @@ def test_a_head_for_as_many_other_classes_stays_too_where_the_file_tells(tmp_pat
 def test_a_grey_network_answers_as_the_coloured_one_to_grey(tmp_path: Path) -> None:
     source, target = cnn(seed=1, shape=(3, 8, 8)), cnn(seed=2)
     torch.save(source.state_dict(), tmp_path / "w.pt")
-    transfer.load_weights(target, str(tmp_path / "w.pt"), CLASSES)
+    transfer.load_weights(target, str(tmp_path / "w.pt"), CLASSES, head)
     grey = torch.rand(5, 1, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(target(grey), source(grey.expand(-1, 3, -1, -1)))
@@ -100,7 +127,7 @@ def test_what_does_not_fit_is_refused(
     monkeypatch.chdir(tmp_path)
     torch.save(content, "w.pt")
     with pytest.raises(onnxprune.InputError, match=problem):
-        transfer.load_weights(cnn(), "w.pt", CLASSES)
+        transfer.load_weights(cnn(), "w.pt", CLASSES, head)
     assert not Path("exploded").exists()
 
 
@@ -108,10 +135,10 @@ def test_garbage_and_other_shapes_are_refused(tmp_path: Path) -> None:
     for name in ("w.safetensors", "w.pt"):
         (tmp_path / name).write_bytes(b"no weights at all")
         with pytest.raises(onnxprune.InputError, match="neither safetensors"):
-            transfer.load_weights(cnn(), str(tmp_path / name), CLASSES)
+            transfer.load_weights(cnn(), str(tmp_path / name), CLASSES, head)
     safetensors.torch.save_file(cnn(shape=(1, 12, 12)).state_dict(), tmp_path / "large.safetensors")
     with pytest.raises(onnxprune.InputError, match=r"fc.weight is \(128, 576\), expected \(128, 256\)"):
-        transfer.load_weights(cnn(), str(tmp_path / "large.safetensors"), CLASSES)
+        transfer.load_weights(cnn(), str(tmp_path / "large.safetensors"), CLASSES, head)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +159,7 @@ def test_torchvisions_densenet_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     source = torchvision_module().models.densenet121(weights=None).eval()
     monkeypatch.setattr(transfer, "_imagenet", source.state_dict)
     target = MODELS["densenet121"].build((3, 32, 32), 1000, 0, stem="imagenet").eval()
-    transfer.load_weights(target, "imagenet", CLASSES)
+    transfer.load_weights(target, "imagenet", CLASSES, head)
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(target(images), source(images))
@@ -145,7 +172,7 @@ def test_without_a_network_there_is_no_imagenet(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", refuse)
     with pytest.raises(onnxprune.RunError, match=r"cannot be downloaded .*no network.*--weights") as caught:
-        transfer.load_weights(MODELS["densenet121"].build((3, 32, 32), 10, 0), "imagenet", CLASSES)
+        transfer.load_weights(MODELS["densenet121"].build((3, 32, 32), 10, 0), "imagenet", CLASSES, head)
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,110 @@
+"""What commands say where an extra is not installed, and that the others do without it."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from command_line import REPOSITORY
+from made_up import hand_made
+from packaging.requirements import Requirement
+
+from onnxprune import cli
+
+EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+HIDING = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {modules}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+sys.argv[0] = "onnxprune"
+from onnxprune.cli import main
+main()
+"""
+
+
+def without(extra: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command where the modules of an extra cannot be imported, nor where it is "", those of any."""
+    modules = {module for module, of in cli._EXTRAS.items() if extra in (of, "")}
+    return subprocess.run(
+        [sys.executable, "-c", HIDING.format(modules=modules), *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_every_package_of_the_extras_is_known() -> None:
+    modules = {"scikit-learn": "sklearn"}
+    for extra in ("study", "report"):
+        for text in EXTRAS[extra]:
+            name = Requirement(text).name
+            if name != "onnxprune":
+                assert cli._EXTRAS[modules.get(name, name)] == extra
+
+
+@pytest.mark.parametrize(
+    ("extra", "module", "arguments"),
+    [
+        ("study", "torch", ("run", "--model", "slp", "--dataset", "DATA")),
+        ("study", "torch", ("sweep", "--model", "slp", "--dry-run")),
+        ("study", "torch", ("sensitivity", "--model", "slp")),
+        ("study", "sklearn", ("evaluate", "model.onnx", "--dataset", "digits")),
+        ("report", "matplotlib", ("plot", "sweep", "--out", "figure.pdf")),
+        ("report", "jinja2", ("report", "sweep")),
+    ],
+)
+def test_what_is_missing_is_one_line_and_exit_code_2(
+    extra: str, module: str, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    hand_made(tmp_path, "sweep", technique="weight", sparsity=[0, 50])
+    _model(tmp_path / "model.onnx")
+    np.savez(
+        tmp_path / "data.npz",
+        **{f"x_{split}": np.arange(640, dtype=np.uint8).reshape(10, 8, 8) for split in ("train", "test")},
+        **{f"y_{split}": np.arange(10) % 2 for split in ("train", "test")},
+    )
+    words = ["data.npz" if word == "DATA" else word for word in arguments]
+    done = without(extra, *words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == f'Error: this needs {module}: pip install "onnxprune[{extra}]"\n'
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("profile", "model.onnx"),
+        ("compare", "model.onnx", "model.onnx", "--seconds", 0.1),
+        ("prune", "model.onnx", "--sparsity", 50, "--technique", "weight", "--output", "pruned.onnx"),
+        ("results", "sweep", "--csv"),
+        ("models",),
+    ],
+)
+def test_files_need_no_extra(arguments: tuple[object, ...], tmp_path: Path) -> None:
+    hand_made(tmp_path, "sweep", technique="weight", sparsity=[0, 50])
+    _model(tmp_path / "model.onnx")
+    done = without("", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def _model(path: Path) -> None:
+    """A classifier of images of 28 x 28 into ten classes."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[batch, 1, 28, 28] input) => (float[batch, 10] logits) {
+            flat = Flatten (input)
+            logits = MatMul (flat, weight)
+        }"""
+    )
+    weight = np.random.default_rng(0).normal(size=(784, 10)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "weight"))
+    onnx.save(model, path)
