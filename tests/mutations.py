@@ -116,8 +116,8 @@ MUTATIONS = [
         (
             "seed: not in the request of a point",
             "study/point.py",
-            "point.channel_align, point.seed)",
-            "point.channel_align, 0)",
+            "            point.seed,\n",
+            "            0,\n",
             f"{ROW}::test_the_seed_decides_what_chance_removes",
         ),
         (
@@ -204,8 +204,8 @@ MUTATIONS = [
         (
             "interleaving: others work meanwhile",
             "study/point.py",
-            "with run.exclusive(), timing_lock():",
-            "with timing_lock():",
+            "with run.exclusive(), timing_lock(run.listener.say):",
+            "with timing_lock(run.listener.say):",
             f"{ROW}::test_nothing_else_of_the_run_works_while_a_point_is_timed",
         ),
         (
@@ -418,8 +418,8 @@ MUTATIONS = [
         (
             "masks: the classifier loses units",
             "pruning/layers.py",
-            "return list(units.outputs)",
-            "return layers",
+            "_but_kept(list(units.outputs), ",
+            "_but_kept(layers, ",
             f"{PRUNING}::test_the_classifier_is_pruned_by_weight_only",
         ),
         (

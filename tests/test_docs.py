@@ -20,6 +20,7 @@ GUIDE = [
     pytest.param("first-study", marks=pytest.mark.slow),
     "profiling",
     "pruning-any-file",
+    "your-own-network",
     pytest.param("choosing-what-to-ship", marks=pytest.mark.slow),
     pytest.param("schedules", marks=pytest.mark.slow),
     "extending",

@@ -1,0 +1,184 @@
+"""Networks of the user's own code: found, built, told apart, refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import onnxprune
+from torch import nn
+
+from onnxprune.common.errors import InputError
+from onnxprune.models import MODELS, model_title
+from onnxprune.settings.sweep import Sweep
+from onnxprune.study.controller import run_sweep
+
+CODE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, input_shape, classes, width=8):
+        super().__init__()
+        self.stem = nn.Conv2d(input_shape[0], width, 1, stride=2)
+        self.one = nn.Conv2d(width, width, 3, padding=1)
+        self.two = nn.Conv2d(width, 12, 3, padding=1)
+        self.answer = nn.Linear(12, classes)
+
+    def forward(self, images):
+        images = self.stem(images)
+        images = torch.relu(images + self.one(images))
+        return self.answer(torch.relu(self.two(images)).mean((2, 3)))
+
+
+def by_position(shape, count):
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], count))
+
+
+def nothing(num_classes=3):
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, num_classes))
+
+
+def needs(depth):
+    return nn.Identity()
+
+
+def fails():
+    raise ValueError("no luck")
+
+
+def text():
+    return "net"
+
+
+def wrong_shape():
+    return nn.Linear(5, 5)
+
+
+number = 3
+"""
+SETTINGS = {"dataset": "digits", "train_limit": 200, "epochs": 1, "finetune_epochs": 1, "latency_seconds": 0}
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> str:
+    path = tmp_path / "mynet.py"
+    path.write_text(CODE)
+    return str(path)
+
+
+def built(reference: str, **arguments: object) -> nn.Module:
+    return MODELS[reference].build((1, 2, 2), 5, 0, model_args=json.dumps(arguments) if arguments else None)
+
+
+def test_sizes_are_given_as_the_code_takes_them(code: str) -> None:
+    net = built(f"{code}:Net", width=6)
+    assert (net.stem.in_channels, net.stem.out_channels, net.answer.out_features) == (1, 6, 5)
+    assert built(f"{code}:by_position")[1].weight.shape == (5, 4)
+    assert built(f"{code}:nothing")[1].out_features == 5
+    assert built(f"{code}:nothing", num_classes=7)[1].out_features == 7
+    assert isinstance(built("torch.nn:Identity"), nn.Identity)
+    assert model_title(f"{code}:Net") == "mynet-Net"
+
+
+def test_weights_are_decided_by_the_seed(code: str) -> None:
+    first, again, other = (MODELS[f"{code}:Net"].build((1, 4, 4), 3, seed, model_args=None) for seed in (1, 1, 2))
+    assert (first.stem.weight == again.stem.weight).all()
+    assert not (first.stem.weight == other.stem.weight).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("needs", {}, "needs depth: give them with --model-args"),
+        ("Net", {"depth": 2}, "takes no 'depth': it takes input_shape, classes, width"),
+        ("fails", {}, r"mynet.py, line 33: ValueError: no luck"),
+        ("text", {}, "makes a str: expected a torch.nn.Module"),
+        ("number", {}, "has no class or function 'number'"),
+        ("missing", {}, "has no class or function 'missing'"),
+    ],
+)
+def test_what_does_not_build_a_network_is_one_line(name: str, arguments: dict[str, int], words: str, code: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        built(f"{code}:{name}", **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_code_that_python_cannot_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("x = 1\nclass Net(:\n")
+    with pytest.raises(InputError, match=r"bad.py, line 2: invalid syntax"):
+        built(f"{tmp_path / 'bad.py'}:Net")
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("gone.py:Net", "no such file gone.py"),
+        ("no.such.module:Net", "there is no module no.such.module"),
+        ("mynet.py", "mynet.py:NAME"),
+        ("mynet.py:a-b", r"expected FILE.py:NAME"),
+        ("net.onnx", "'onnxprune prune' is for an ONNX file"),
+        ("resnet", r"Your own network: FILE.py:NAME"),
+        (lambda shape, classes: None, "top level of a file"),
+    ],
+)
+def test_a_model_that_is_none_is_refused(model: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Sweep.parse({**SETTINGS, "model": model})
+
+
+def test_settings_of_own_networks(code: str) -> None:
+    plan = Sweep.parse({**SETTINGS, "model": f"{code}:Net", "model_args": '{"width" : 4}'})
+    assert plan.points[0].model_args == '{"width":4}'
+    assert Sweep.parse({**SETTINGS, "model": f"{code}:Net", "model_args": {"width": 4}}).points == plan.points
+    with pytest.raises(InputError, match="expected a JSON object"):
+        Sweep.parse({**SETTINGS, "model": f"{code}:Net", "model_args": "width=4"})
+    with pytest.raises(InputError, match=r"model_args: it is an option of a network of your own"):
+        Sweep.parse({**SETTINGS, "model": "cnn", "model_args": "{}"})
+
+
+def test_a_sweep_of_own_code_and_again_when_it_changed(code: str, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "model": f"{code}:Net", "technique": "structured,weight", "sparsity": "0,50"}
+    plan = Sweep.parse(settings)
+    outcome = run_sweep(plan, tmp_path / "runs", workers=1)
+    assert outcome.failures == {}
+    table = outcome.table.set_index(["technique", "sparsity"])
+    assert table.loc[("structured", 50.0), "macs"] < 0.6 * table.loc[("structured", 0.0), "macs"]
+    assert table.loc[("weight", 50.0), "achieved_sparsity"] == pytest.approx(50, abs=0.1)
+    assert (table["parity_max_abs_diff"] < 1e-4).all()
+    assert all(folder.startswith("mynet-Net-digits-") for folder in table["folder"])
+    assert len(list((tmp_path / "runs" / "bases").glob("mynet-Net-*"))) == 1
+    before = [point.base_id("x") for point in plan.points]
+    Path(code).write_text(CODE.replace("width=8", "width=6"))
+    assert [point.base_id("x") for point in plan.points] != before
+    outcome = run_sweep(plan, tmp_path / "runs", workers=1)
+    assert len(list((tmp_path / "runs" / "bases").glob("mynet-Net-*"))) == 2
+
+
+def test_kept_layers_lose_nothing_and_those_coupled_to_them_neither(code: str, tmp_path: Path) -> None:
+    """`stem` and `one` meet in a sum."""
+    settings = {**SETTINGS, "model": f"{code}:Net", "technique": "structured", "sparsity": 50, "epochs": 0}
+    whole = run_sweep(Sweep.parse({**settings, "finetune_epochs": 0}), tmp_path / "a", workers=1).table
+    kept = run_sweep(Sweep.parse({**settings, "finetune_epochs": 0, "keep": "stem"}), tmp_path / "a", workers=1).table
+    parts = 8 + 8 * 8 * 9 + 8 * 12 * 9  # of each pixel behind the stride
+    pixels = (whole["base_macs"].item() - 12 * 10) / parts
+    assert pixels == int(pixels)
+    assert kept["macs"].item() == pixels * (8 + 8 * 8 * 9 + 8 * 6 * 9) + 6 * 10
+    assert whole["macs"].item() == pixels * (4 + 4 * 4 * 9 + 4 * 6 * 9) + 6 * 10
+    weights = run_sweep(
+        Sweep.parse({**settings, "finetune_epochs": 0, "technique": "weight", "keep": "stem,answer"}),
+        tmp_path / "a",
+        workers=1,
+    ).table
+    assert weights["nonzero_params"].item() == 8 + 8 + 8 * 8 * 9 // 2 + 8 + 8 * 12 * 9 // 2 + 12 + 12 * 10 + 10
+    with pytest.raises(InputError, match="there is no layer 'head' to prune: there are stem, one, two, answer"):
+        run_sweep(Sweep.parse({**settings, "keep": "head"}), tmp_path / "b", workers=1)
+    assert not list((tmp_path / "b").glob("bases/*"))
+
+
+def test_the_command_refuses_before_it_trains(code: str, tmp_path: Path) -> None:
+    done = onnxprune("run", "--model", f"{code}:wrong_shape", "--dataset", "digits", "--out", str(tmp_path / "runs"))
+    assert done.returncode == 2, done.stderr
+    assert "wrong_shape" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "runs").glob("bases/*"))
