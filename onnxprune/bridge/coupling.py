@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxprune.bridge.export import export
-from onnxprune.common.errors import InputError, one_line
+from onnxprune.common.errors import InputError, StorageError, one_line
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, attribute, read
 from onnxprune.graph.nodes import operator_type
@@ -176,6 +176,8 @@ def _export_named(network: nn.Module, path: Path, input_shape: tuple[int, ...]) 
             parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
     try:
         export(different, path, input_shape, named=True)
+    except (OSError, StorageError):  # a full disk says nothing of the network
+        raise
     except Exception as error:  # the exporter's own, of many kinds
         raise InputError(f"the network cannot be exported: {one_line(error)}") from error
     written: Network = read(path)

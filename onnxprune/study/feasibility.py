@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxprune.common.errors import InputError, described
+from onnxprune.common.errors import InputError, StorageError, described
 from onnxprune.common.output import silenced
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.models import MODELS
@@ -41,6 +41,8 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
         try:
             with silenced():
                 _check(exported(*network), point, dataset)
+        except (OSError, StorageError):  # a full disk says nothing of the network
+            raise
         except Exception as error:  # networks and criteria of other packages raise anything
             problems[f"model '{point.model}': {described(error)}"] = None
     if problems:
@@ -57,6 +59,8 @@ def _exported(
     try:
         with tempfile.TemporaryDirectory() as folder:
             export(network, Path(folder) / "network.onnx", shape)
+    except (OSError, StorageError):
+        raise
     except Exception as error:  # the exporter's own, of many kinds
         raise InputError(f"the network cannot be exported: {described(error)}") from error
     return network

@@ -182,7 +182,7 @@ def test_a_target_of_latency_is_searched_with_the_clock(mlp: Path, monkeypatch: 
     """By a clock that says 0.2 + 0.8 of the share of the parameters."""
     asked = []
 
-    def clock(original: Network, pruned: Network, feed: dict, threads: int) -> float:
+    def clock(original: Network, pruned: Network, feed: dict, threads: int, say: Callable[[str], None]) -> float:
         sizes = [sum(value.size for value in network.weights.values()) for network in (pruned, original)]
         asked.append(0.2 + 0.8 * sizes[0] / sizes[1])
         return asked[-1]
