@@ -69,7 +69,7 @@ def source(reference: str) -> Path:
         return Path(where)
     try:
         found = find_spec(where)
-    except (ImportError, ValueError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # the packages it is in are imported
         raise InputError(f"model '{reference}': there is no module {where} ({described(error)})") from None
     if found is None or found.origin is None or not Path(found.origin).is_file():
         raise InputError(f"model '{reference}': there is no module {where} that can be imported from here")
@@ -100,7 +100,7 @@ def build(reference: str, input_shape: tuple[int, int, int], classes: int, argum
     sizes = _sizes(reference, make, {"input_shape": input_shape, "classes": classes, "num_classes": classes}, arguments)
     try:
         network = make(*sizes[0], **sizes[1], **arguments)
-    except Exception as error:  # it is the user's code
+    except (Exception, SystemExit) as error:  # it is the user's code
         raise InputError(f"model '{reference}': {_where(error, source(reference))}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"model '{reference}' makes a {type(network).__name__}: expected a torch.nn.Module")
@@ -137,7 +137,7 @@ def _imported(reference: str) -> Callable[..., Any]:
     path, (where, _, name) = source(reference), reference.rpartition(":")
     try:
         module = _module(path.absolute(), path.stat().st_mtime_ns) if where.endswith(_FILE) else import_module(where)
-    except Exception as error:  # it is the user's code
+    except (Exception, SystemExit) as error:  # it is the user's code
         raise InputError(f"model '{reference}': {_where(error, path)}") from error
     made = getattr(module, name, None)
     if not callable(made):
@@ -163,7 +163,7 @@ def _module(path: Path, changed: int) -> ModuleType:
     return module
 
 
-def _where(error: Exception, path: Path) -> str:
+def _where(error: BaseException, path: Path) -> str:
     """What went wrong in a user's code, and in which line."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"

@@ -52,8 +52,10 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
 def _exported(
     model: str, shape: tuple[int, int, int], classes: int, options: tuple[tuple[str, object], ...]
 ) -> "nn.Module":
-    """An untrained network, which can be exported."""
-    from onnxprune.bridge.export import export
+    """An untrained network, which can be exported and gives a logit a class."""
+    import torch
+
+    from onnxprune.bridge.export import export, network_logits
 
     network = MODELS[model].build(shape, classes, 0, **dict(options)).eval()
     try:
@@ -63,6 +65,9 @@ def _exported(
         raise
     except Exception as error:  # the exporter's own, of many kinds
         raise InputError(f"the network cannot be exported: {described(error)}") from error
+    found = network_logits(network, torch.zeros(2, *shape)).shape
+    if found != (2, classes):
+        raise InputError(f"the network gives {found} for two images, expected {(2, classes)}: a logit a class")
     return network
 
 

@@ -47,6 +47,14 @@ def fails():
     raise ValueError("no luck")
 
 
+def stops():
+    raise SystemExit("enough")
+
+
+def few():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 5))
+
+
 def text():
     return "net"
 
@@ -93,6 +101,7 @@ def test_weights_are_decided_by_the_seed(code: str) -> None:
         ("needs", {}, "needs depth: give them with --model-args"),
         ("Net", {"depth": 2}, "takes no 'depth': it takes input_shape, classes, width"),
         ("fails", {}, r"mynet.py, line 33: ValueError: no luck"),
+        ("stops", {}, r"mynet.py, line 37: SystemExit: enough"),
         ("text", {}, "makes a str: expected a torch.nn.Module"),
         ("number", {}, "has no class or function 'number'"),
         ("missing", {}, "has no class or function 'missing'"),
@@ -174,6 +183,21 @@ def test_kept_layers_lose_nothing_and_those_coupled_to_them_neither(code: str, t
     with pytest.raises(InputError, match="there is no layer 'head' to prune: there are stem, one, two, answer"):
         run_sweep(Sweep.parse({**settings, "keep": "head"}), tmp_path / "b", workers=1)
     assert not list((tmp_path / "b").glob("bases/*"))
+
+
+def test_a_logit_a_class_is_wanted_before_anything_is_trained(code: str, tmp_path: Path) -> None:
+    plan = Sweep.parse({**SETTINGS, "model": f"{code}:few", "technique": "weight", "sparsity": 50})
+    with pytest.raises(InputError, match=r"gives \(2, 5\) for two images, expected \(2, 10\)"):
+        run_sweep(plan, tmp_path, workers=1)
+    assert not list(tmp_path.glob("bases/*"))
+
+
+def test_a_package_that_cannot_be_imported_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_package").mkdir()
+    (tmp_path / "broken_package" / "__init__.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"there is no module broken_package.nets .ZeroDivisionError"):
+        MODELS.canonical("broken_package.nets:Net")
 
 
 def test_the_command_refuses_before_it_trains(code: str, tmp_path: Path) -> None:
