@@ -1,13 +1,15 @@
 """Follows the channels of a network from node to node."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from onnx import NodeProto
 
 from onnxprune.graph.channels import ChannelGraph, Follower
+from onnxprune.graph.macs import OPERATORS, UnknownShapeError
 from onnxprune.graph.network import Network, reads
 from onnxprune.graph.nodes import operator_type
-from onnxprune.graph.rules import RULES, SEVERAL
+from onnxprune.graph.rules import RULES, SEVERAL, product_macs
 from onnxprune.graph.tensors import Shape
 
 
@@ -31,6 +33,9 @@ def follow(network: Network, shapes: Mapping[str, Shape], other: Mapping[str, Sh
             rule(follower, node)
         else:
             _unknown(follower, node)
+        if kind in OPERATORS and not (follower.products and follower.products[-1].node == index):
+            with suppress(UnknownShapeError):  # what stays as it is costs what it did
+                follower.product(sum(product_macs(follower, node)))
     follower.node = -1
     for name in network.outputs:
         follower.freeze_all([name], f"they are the model's output {name!r}")

@@ -88,14 +88,14 @@ def _conv(follower: Follower, node: NodeProto) -> None:
         follower.cut(1, 0, made, "along")
         follower.cut(2, 0, made, "along")
         follower.rewrite("group", 0, taken)
-        follower.product(_macs(follower, node)[0], made)
+        follower.product(product_macs(follower, node)[0], made)
     else:
         read = follower.tie_rows(taken.reshape(groups, per_group))
         made = np.tile(follower.units(outputs // groups), groups)
         follower.cut(1, 1, read, "consumer")
         follower.cut(1, 0, made, "producer")
         follower.cut(2, 0, made, "producer")
-        follower.product(_macs(follower, node)[0], made, read)
+        follower.product(product_macs(follower, node)[0], made, read)
     follower.set(node.output[0], 1, made)
 
 
@@ -112,7 +112,7 @@ def _conv_transpose(follower: Follower, node: NodeProto) -> None:
         follower.cut(1, 0, taken, "along")
         follower.cut(2, 0, made, "along")
         follower.rewrite("group", 0, taken)
-        follower.product(_macs(follower, node)[0], taken)
+        follower.product(product_macs(follower, node)[0], taken)
     elif groups > 1:
         tied = follower.tie_rows(taken.reshape(groups, -1))
         units = follower.units(per_group)
@@ -120,13 +120,13 @@ def _conv_transpose(follower: Follower, node: NodeProto) -> None:
         follower.cut(1, 0, np.tile(tied, groups), "consumer")
         follower.cut(1, 1, units, "producer")
         follower.cut(2, 0, made, "producer")
-        follower.product(_macs(follower, node)[0], units, tied)
+        follower.product(product_macs(follower, node)[0], units, tied)
     else:
         made = follower.units(per_group)
         follower.cut(1, 0, taken, "consumer")
         follower.cut(1, 1, made, "producer")
         follower.cut(2, 0, made, "producer")
-        follower.product(_macs(follower, node)[0], made, taken)
+        follower.product(product_macs(follower, node)[0], made, taken)
     follower.set(node.output[0], 1, made)
 
 
@@ -146,7 +146,7 @@ def _gemm(follower: Follower, node: NodeProto) -> None:
     elif bias is None and len(node.input) > 2 and node.input[2]:
         follower.freeze_all([node.input[2]], "a bias that is computed")
         follower.freeze(made, "a bias that is computed")
-    follower.product(_macs(follower, node)[0], made, taken)
+    follower.product(product_macs(follower, node)[0], made, taken)
     follower.set(node.output[0], 1, made)
 
 
@@ -172,7 +172,7 @@ def _product_with_constant(follower: Follower, node: NodeProto, data: int, inner
     made = follower.units(weight.shape[1 - reading])
     follower.cut(position, reading, taken, "consumer")
     follower.cut(position, 1 - reading, made, "producer")
-    follower.product(_macs(follower, node)[0], made, taken)
+    follower.product(product_macs(follower, node)[0], made, taken)
     follower.set(node.output[0], inner, made)
 
 
@@ -183,7 +183,7 @@ def _product_of_two(follower: Follower, node: NodeProto) -> None:
     if min(ranks) < 2:
         follower.freeze_all(node.input, "a product with a vector")
         return
-    macs = _macs(follower, node)[0]
+    macs = product_macs(follower, node)[0]
     result = len(follower.shapes[node.output[0]])
     found = [follower.channels.get(name) for name in node.input]
     at = [None if part is None else part.axis - rank for part, rank in zip(found, ranks, strict=True)]
@@ -218,7 +218,7 @@ def _product_of_two(follower: Follower, node: NodeProto) -> None:
 
 def _einsum(follower: Follower, node: NodeProto) -> None:
     """Axes of one letter go together; those of a letter that the result lacks are summed over."""
-    macs = sum(_macs(follower, node))
+    macs = sum(product_macs(follower, node))
     terms, arrow, result = attribute(node, "equation", b"").decode().replace(" ", "").partition("->")
     axes = terms.split(",")
     own = [(name, term) for name, term in zip(node.input, axes, strict=True) if name in follower.channels]
@@ -272,7 +272,7 @@ def _recurrent(gates: int) -> Rule:
         follower.cut(6, 2, made, "along")
         follower.cut(7, 1, np.tile(made, 3), "along")
         follower.rewrite("hidden_size", 0, made)
-        for macs, factors in zip(_macs(follower, node), ((made, taken), (made, made)), strict=True):
+        for macs, factors in zip(product_macs(follower, node), ((made, taken), (made, made)), strict=True):
             follower.product(macs, *factors)
         for name, axis in zip(node.output, (3, 2, 2), strict=False):
             follower.set(name, axis, made)
@@ -707,7 +707,12 @@ def _mean_variance(follower: Follower, node: NodeProto) -> None:
         _over(follower, node, [axis % rank for axis in attribute(node, "axes", [0, 2, 3])], True)
 
 
-def _macs(follower: Follower, node: NodeProto) -> list[int]:
+def product_macs(follower: Follower, node: NodeProto) -> list[int]:
+    """MACs of each product that a node computes, for the traced batch.
+
+    Raises:
+        UnknownShapeError: a shape that they depend on is not known.
+    """
     shapes = [[follower.shapes.get(name) for name in names] for names in (node.input, node.output)]
     return [product.macs for product in OPERATORS[operator_type(node)].products(Site(node, *shapes))]
 

@@ -71,6 +71,25 @@ def files(folder: Path) -> list[str]:
 # What comes out
 
 
+@pytest.mark.parametrize(
+    "product",
+    [
+        "s = MatMul(h, stack)",
+        "v = Mul(h, h) s = Gemm <transA = 1> (h, v)",
+        "u = Unsqueeze(h, ends) v = Abs(u) s = Conv(u, v)",
+    ],
+)
+def test_macs_are_those_of_profile_where_a_product_has_no_weights_to_cut(product: str, tmp_path: Path) -> None:
+    made = model(f"(float[6, 4] x) => (float s) {{ h = MatMul(x, wa) {product} }}", {"wa": (4, 8), "stack": (3, 8, 5)})
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 1]), "ends"))
+    onnx.save(made, tmp_path / "net.onnx")
+    counts = onnxprune.profile(tmp_path / "net.onnx", latency=False).counts
+    assert counts.complete
+    assert counts.macs > 6 * 4 * 8
+    report = prune(tmp_path / "net.onnx", dry_run=True)
+    assert report.before.macs == report.after.macs == round(counts.macs / 6)
+
+
 def test_half_of_the_units_go_and_the_rest_works(convs: Path) -> None:
     report = prune(convs, sparsity=50, recovery=())  # which may give nodes biases
     assert report.output == convs.with_name("convs-structured-50.onnx")
