@@ -115,9 +115,9 @@ MUTATIONS = [
         # seeds
         (
             "seed: not in the request of a point",
-            "study/point.py",
-            "            point.seed,\n",
-            "            0,\n",
+            "pruning/request.py",
+            '"seed": point.seed',
+            '"seed": 0',
             f"{ROW}::test_the_seed_decides_what_chance_removes",
         ),
         (

@@ -13,10 +13,10 @@ def without_weights(model: ModelProto) -> ModelProto:
     light = ModelProto()
     for field, value in model.ListFields():
         if field.name != "graph":
-            _copy_field(light, field, value)
+            copy_field(light, field, value)
     for field, value in model.graph.ListFields():
         if field.name != "initializer":
-            _copy_field(light.graph, field, value)
+            copy_field(light.graph, field, value)
     inputs = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
         if not is_large(tensor):
@@ -26,7 +26,8 @@ def without_weights(model: ModelProto) -> ModelProto:
     return light
 
 
-def _copy_field(message: Message, field: FieldDescriptor, value: Any) -> None:
+def copy_field(message: Message, field: FieldDescriptor, value: Any) -> None:
+    """Adds to a message the field of another."""
     if field.is_repeated:
         getattr(message, field.name).extend(value)
     elif field.message_type is not None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from onnxprune.common.files import replacing
 from onnxprune.graph.files import load
+from onnxprune.graph.light import copy_field
 from onnxprune.graph.nodes import operator_type, subgraphs, used_names
 from onnxprune.graph.tensors import constants, values
 
@@ -44,6 +45,12 @@ class Network:
     def outputs(self) -> list[str]:
         """Names, in order."""
         return [value.name for value in self.model.graph.output]
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Samples that a batch has to have; None where the file leaves that open."""
+        firsts = [value.type.tensor_type.shape.dim[:1] for value in self.model.graph.input]
+        return next((first[0].dim_value for first in firsts if first and first[0].dim_value > 0), None)
 
     def copy(self) -> Network:
         """A network whose graph may be changed; the weights' arrays are shared."""
@@ -80,20 +87,18 @@ class Network:
         return model
 
     def save(self, path: Path) -> None:
-        """Writes the file, whole or not at all; weights over 2 GiB go into external data beside it."""
-        partial = path.with_name(path.name + ".part")
-        data = path.with_name(path.name + ".data")
-        partial_data = data.with_name(data.name + ".part")
-        try:
+        """Writes the file, whole or not at all; weights over 2 GiB go into external data beside it.
+
+        Raises:
+            StorageError: the disk is full, or the system does not let us write there.
+        """
+        with replacing(path) as partial:
             if sum(value.nbytes for value in self.weights.values()) <= _EXTERNAL_ABOVE:
                 partial.write_bytes(self.proto().SerializeToString(deterministic=True))
-            else:
+                return
+            data = path.with_name(path.name + ".data")
+            with replacing(data) as partial_data:
                 self._write_external(partial, partial_data, data.name)
-                partial_data.replace(data)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-            partial_data.unlink(missing_ok=True)
 
     def _write_external(self, path: Path, data: Path, location: str) -> None:
         model = ModelProto()
@@ -120,7 +125,7 @@ def read(path: Path) -> Network:
     """Reads an ONNX file: functions inlined, Constant nodes and initializers alike as arrays.
 
     Raises:
-        InputError: see `onnxprune.onnxfile.load`.
+        InputError: see `onnxprune.graph.files.load`.
     """
     model, _ = load(path)
     weights = {tensor.name: values(path, tensor) for tensor in constants(model.graph)}
@@ -129,23 +134,14 @@ def read(path: Path) -> Network:
     light = ModelProto()
     for field_, value in model.ListFields():
         if field_.name not in ("graph", "functions"):
-            _copy(light, field_, value)
+            copy_field(light, field_, value)
     for field_, value in model.graph.ListFields():
         if field_.name not in ("node", "initializer", "input", "value_info", "quantization_annotation"):
-            _copy(light.graph, field_, value)
+            copy_field(light.graph, field_, value)
     light.graph.input.extend(inputs)
     network = Network(light, weights)
     network.replace_nodes(kept)
     return network
-
-
-def _copy(message: Any, descriptor: Any, value: Any) -> None:
-    if descriptor.is_repeated:
-        getattr(message, descriptor.name).extend(value)
-    elif descriptor.message_type is not None:
-        getattr(message, descriptor.name).CopyFrom(value)
-    else:
-        setattr(message, descriptor.name, value)
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
@@ -203,10 +199,3 @@ def opset(model: ModelProto) -> int:
 def metadata(model: ModelProto) -> Mapping[str, str]:
     """The properties of a file."""
     return {entry.key: entry.value for entry in model.metadata_props}
-
-
-def set_metadata(model: ModelProto, properties: Mapping[str, str]) -> None:
-    """Adds properties to a model, in place of those of the same names."""
-    merged = {**metadata(model), **properties}
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, merged)

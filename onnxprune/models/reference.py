@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.errors import InputError, described
+from onnxprune.common.files import digest as digest_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,9 +81,13 @@ def digest(reference: str) -> str:
     """The SHA-256 of the file that has the code.
 
     Raises:
-        InputError: it is not there.
+        InputError: it is not there, or cannot be read.
     """
-    return hashlib.sha256(source(reference).read_bytes()).hexdigest()
+    path = source(reference)
+    found = digest_of(path)
+    if found is None:
+        raise InputError(f"model '{reference}': {path} cannot be read")
+    return found
 
 
 def build(reference: str, input_shape: tuple[int, int, int], classes: int, arguments: dict[str, Any]) -> "nn.Module":

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from onnxprune.pruning import pruners
+from onnxprune.settings.point import Point
 from onnxprune.settings.vocabulary import TECHNIQUES
 
 Masks = dict[str, Tensor]
@@ -35,6 +37,20 @@ class Request:
     seed: int
     shares: Mapping[str, float] | None = None
     keep: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, point: Point, **changes: Any) -> "Request":
+        """What a point asks for, but for `changes`."""
+        asked: dict[str, Any] = {
+            "technique": point.technique,
+            "criterion": point.criterion,
+            "granularity": point.granularity,
+            "sparsity": point.sparsity,
+            "channel_align": point.channel_align,
+            "seed": point.seed,
+            "keep": point.kept_layers,
+        }
+        return cls(**{**asked, **changes})
 
     def share(self, layer: str) -> float:
         """What `layer` is to lose, 0 to 1."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
 
 from onnxprune.graph.network import Network
 from onnxprune.runtime.random_inputs import Inputs
@@ -17,18 +16,16 @@ _LONG = 8  # places of an axis along which neighbours are alike
 def noise(network: Network, feed: Inputs, macs: float, seed: int = 0) -> list[Inputs]:
     """Batches of standard normal noise, whose power falls with frequency along long axes as in natural images.
 
-    Field 1987, J. Opt. Soc. Am. A 4. None where the network has inputs that are not floating-point numbers, or is so
-    large that they would take long.
+    Field 1987, J. Opt. Soc. Am. A 4. None at all where the network has inputs that are not floating-point numbers,
+    or is so large that they would take long.
 
     Args:
         feed: inputs that the network takes.
         macs: of the network, for one sample.
     """
-    values = {value.name: value for value in network.model.graph.input}
     if any(array.dtype.kind != "f" or not array.ndim for array in feed.values()):
         return []
-    fixed = [size for value in values.values() if (size := _fixed_batch(value))]
-    size = fixed[0] if fixed else _BATCH
+    size = network.fixed_batch or _BATCH
     if macs * size * _BATCHES > _MOST_MACS:
         return []
     random = np.random.default_rng(seed)
@@ -36,11 +33,6 @@ def noise(network: Network, feed: Inputs, macs: float, seed: int = 0) -> list[In
         {name: _smooth(random, (size, *array.shape[1:])).astype(array.dtype) for name, array in feed.items()}
         for _ in range(_BATCHES)
     ]
-
-
-def _fixed_batch(value: onnx.ValueInfoProto) -> int | None:
-    dims = value.type.tensor_type.shape.dim
-    return dims[0].dim_value or None if len(dims) else None
 
 
 def _smooth(random: np.random.Generator, shape: Sequence[int]) -> np.ndarray:

@@ -144,7 +144,7 @@ def _from_arrays(source: str, arrays: Mapping[str, np.ndarray], network: Network
     if len(lengths) != 1:
         raise InputError(f"{source}: its arrays have different numbers of samples: {sorted(lengths)}")
     chosen = _chosen(lengths.pop(), count, seed)
-    parts = _parts(len(chosen), _fixed_batch(network))
+    parts = _parts(len(chosen), network.fixed_batch)
     return _split([{name: array[chosen[part]] for name, array in fitting.items()} for part in parts], source)
 
 
@@ -242,7 +242,7 @@ class _Images:
     def batches(self, images: np.ndarray, dataset: Dataset | None = None) -> list[Inputs]:
         """Images (N, C, H, W), uint8, as inputs in batches."""
         convert = self.converter(dataset)
-        parts = _parts(len(images), _fixed_batch(self.network))
+        parts = _parts(len(images), self.network.fixed_batch)
         return [convert(images[part]) for part in parts]
 
     def converter(self, dataset: Dataset | None = None) -> Callable[[np.ndarray], Inputs]:
@@ -255,7 +255,7 @@ def _from_dataset(dataset: Dataset, images: _Images, count: int, seed: int) -> S
     shape = images.shape
     if shape is not None:
         dataset = dataset.padded(max(shape[1:]))
-    convert, fixed = images.converter(dataset), _fixed_batch(images.network)
+    convert, fixed = images.converter(dataset), images.network.fixed_batch
     chosen = _chosen(len(dataset.train), count, seed)
     samples = _split(images.batches(dataset.train.images[chosen], dataset), f"{dataset.name}'s training images")
     few = Split(dataset.validation.images[:_MOST_VALIDATION], dataset.validation.labels[:_MOST_VALIDATION])
@@ -310,11 +310,6 @@ def as_input(images: np.ndarray, value: onnx.ValueInfoProto, normalisation: Norm
         f"the model's input {value.name!r} takes {[size or 'any' for size in declared]} a sample, which images of "
         f"{channels}x{height}x{width} do not fit"
     )
-
-
-def _fixed_batch(network: Network) -> int | None:
-    firsts = [value.type.tensor_type.shape.dim[:1] for value in network.model.graph.input]
-    return next((first[0].dim_value for first in firsts if first and first[0].dim_value > 0), None)
 
 
 def _chosen(available: int, count: int, seed: int) -> np.ndarray:

@@ -79,14 +79,6 @@ def _check(network: "nn.Module", point: Point, dataset: Dataset) -> None:
     from onnxprune.training.batches import Batches
 
     criterion = "random" if point.control == "random" else point.criterion
-    request = Request(
-        point.technique,
-        criterion,
-        point.granularity,
-        point.sparsity,
-        point.channel_align,
-        point.seed,
-        keep=point.kept_layers,
-    )
+    request = Request.of(point, criterion=criterion)
     images = Split(dataset.train.images[:_IMAGES], dataset.train.labels[:_IMAGES])
     check(network, request, Batches(images, dataset.mean, dataset.std, torch.device("cpu")))

@@ -120,15 +120,7 @@ def _context(run: PointRun) -> PruningContext:
         memory=run.base.memory,
         dataset=run.dataset,
         batches=training_batches(point, run.dataset),
-        request=Request(
-            point.technique,
-            criterion,
-            point.granularity,
-            point.sparsity,
-            point.channel_align,
-            point.seed,
-            keep=point.kept_layers,
-        ),
+        request=Request.of(point, criterion=criterion),
         listener=run.listener,
     )
 

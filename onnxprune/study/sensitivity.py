@@ -79,9 +79,7 @@ def sensitivity(
         whole = network_accuracy(base.network, dataset, device, images)
         for point in plan.points:
             reporter.begin(f"{point.sparsity:g} % of each layer")
-            request = Request(
-                point.technique, point.criterion, "unit", 0, point.channel_align, point.seed, keep=point.kept_layers
-            )
+            request = Request.of(point, granularity="unit", sparsity=0)
             worst = whole
             for layer in leading_layers(base.network, request, dataset.input_shape):
                 reporter.stage(layer)
