@@ -62,7 +62,13 @@ def fitted(dataset: Dataset, classifier: Classifier) -> Dataset:
     if not sizes and classifier.metadata.input_shape:  # the file leaves the sizes open, its metadata do not
         sizes = list(classifier.metadata.input_shape[1:])
     padded = dataset.padded(max(sizes)) if sizes else dataset
-    if not classifier.takes(padded.input_shape):
+    if not classifier.image.takes(padded.input_shape):
+        if classifier.shape == (None, None, None):
+            taken = list(classifier.image.sizes or ())
+            raise InputError(
+                f"{classifier.path}: its input {classifier.image.name!r} takes {taken} numbers a sample, "
+                f"{dataset.name} has images of {shape_text(dataset.input_shape)}"
+            )
         raise InputError(
             f"{classifier.path}: takes images of {shape_text(classifier.shape)} (channels x height x width), "
             f"{dataset.name} has {shape_text(dataset.input_shape)}"

@@ -52,6 +52,14 @@ def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
     )
 
 
+def as_logits(found: np.ndarray) -> np.ndarray:
+    """Scores (N, classes) as logits: of probabilities, which a file that ends in a softmax gives, the logarithms."""
+    # Logits that are all positive and add up to 1 in every row do not happen by chance.
+    if (found >= 0).all() and np.allclose(found.sum(axis=1), 1, rtol=0, atol=1e-3):
+        return np.asarray(np.log(np.maximum(found, np.finfo(np.float32).tiny)))
+    return found
+
+
 def _rank_of_label(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How many classes rank before the true one, for each image (N,); equal logits rank by class index."""
     own = np.take_along_axis(logits, labels[:, None], axis=1)

@@ -38,7 +38,7 @@ def picture_shape(classifier: Classifier) -> tuple[int, int, int]:
     shape = classifier.metadata.input_shape or tuple(size for size in classifier.shape if size is not None)
     if len(shape) != 3:
         raise InputError(f"{classifier.path}: neither its input nor its metadata say the size of its images")
-    if not classifier.takes(shape):
+    if not classifier.image.takes(shape):
         raise InputError(f"{classifier.path}: its metadata say images of {shape}, its input is {classifier.shape}")
     if shape[0] not in _MODES:
         raise InputError(f"{classifier.path}: takes images of {shape[0]} channels, pictures have 1 or 3")

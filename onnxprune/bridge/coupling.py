@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxprune.bridge.export import export
+from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.common.errors import InputError, StorageError, one_line
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, attribute, read
@@ -129,10 +130,7 @@ def coupling(network: nn.Module, input_shape: tuple[int, ...]) -> Coupling:
     if structure not in _known:
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "network.onnx"
-            _export_named(network, path, input_shape)
-            _known[structure] = _Names(network, _followed(path)).coupling()[0]
+        _known[structure] = followed(network, input_shape)[1]
     return _known[structure]
 
 
@@ -148,20 +146,44 @@ def heads(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
     return found
 
 
-def export_without(
-    network: nn.Module, path: Path, input_shape: tuple[int, int, int], masks: Mapping[str, Tensor]
-) -> None:
-    """Writes `network` as `export` does, without the units that `masks` (layer -> (outputs,)) remove.
-
-    This is for networks that PyTorch cannot shrink; the units have to be zero in them. A group that is removed as a
-    whole keeps one unit.
+@dataclass(frozen=True)
+class Cutting:
     """
-    _export_named(network, path, input_shape)
-    prepared = _followed(path)
-    found, labels = _Names(network, prepared).coupling()
+    Attributes:
+        graph: of the whole network, its weights under the names of the network's parameters.
+        keep: labels (count,) of it that stay.
+        shrunk: the graph without the others.
+    """
+
+    graph: ChannelGraph
+    keep: np.ndarray
+    shrunk: Network
+
+
+def cut(network: nn.Module, input_shape: tuple[int, ...], masks: Mapping[str, Tensor]) -> Cutting:
+    """The graph of `network` without the units that `masks` (layer -> (outputs,)) remove.
+
+    A group that is removed as a whole keeps one unit.
+    """
+    graph, found, labels = followed(network, input_shape)
     gone = found.gone(masks)
     gone &= ~found.stand_ins(gone)
-    shrink(prepared.graph, ~gone[labels]).save(path)
+    keep = ~gone[labels]
+    return Cutting(graph, keep, shrink(graph, keep))
+
+
+def followed(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[ChannelGraph, Coupling, Units]:
+    """The channel graph of a network's export, with weights under the names of its parameters; its units; and the unit
+    of each label of the graph (labels,).
+
+    Raises:
+        InputError: it cannot be exported, or its channels cannot be followed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        _export_named(network, path, input_shape)
+        prepared = _followed(path, network)
+    return prepared.graph, *_Names(network, prepared).coupling()
 
 
 def _export_named(network: nn.Module, path: Path, input_shape: tuple[int, ...]) -> None:
@@ -169,6 +191,9 @@ def _export_named(network: nn.Module, path: Path, input_shape: tuple[int, ...]) 
 
     The exporter takes weights that are equal for one; so it gets different ones, and the real ones are put in after.
     """
+    if isinstance(network, GraphNetwork):
+        network.save(path, named=True)
+        return
     different = copy.deepcopy(network).cpu().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -187,9 +212,9 @@ def _export_named(network: nn.Module, path: Path, input_shape: tuple[int, ...]) 
     written.save(path)
 
 
-def _followed(path: Path) -> Prepared:
+def _followed(path: Path, network: nn.Module) -> Prepared:
     try:
-        return prepare(path)
+        return prepare(path, network.shapes if isinstance(network, GraphNetwork) else None)
     except InputError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise InputError(f"the network's channels cannot be followed: {reason}") from error

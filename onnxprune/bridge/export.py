@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.onnx import TrainingMode
 
+from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.common.errors import RunError
 from onnxprune.common.files import replacing
 
@@ -23,11 +24,15 @@ def export(network: nn.Module, path: Path, input_shape: tuple[int, ...], *, name
     """Writes `network` as a single ONNX file: float32 `input` (batch, C, H, W) to `logits` (batch, classes).
 
     The TorchScript exporter is used: for these networks it gives the graph of the newer one, ten times faster. The
-    file passes onnx.checker with shape inference before it gets its name.
+    file passes onnx.checker with shape inference before it gets its name. A network that is an ONNX graph is written as
+    that, with the inputs and outputs that it has.
 
     Args:
         named: nothing is folded into weights, so that all keep the names of the network's parameters.
     """
+    if isinstance(network, GraphNetwork):
+        network.save(path, named=named)
+        return
     images = torch.zeros(2, *input_shape, device=next(network.parameters()).device)
     with replacing(path) as partial:
         torch.onnx.export(
@@ -75,9 +80,7 @@ def parity(network: nn.Module, onnx_logits: np.ndarray, images: Tensor) -> float
 def write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     """Adds what a deployer needs to the file's metadata_props; values that are not strings are written as JSON."""
     model = onnx.load(path)
-    onnx.helper.set_model_props(
-        model,
-        {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()},
-    )
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    onnx.helper.set_model_props(model, {**{entry.key: entry.value for entry in model.metadata_props}, **texts})
     with replacing(path) as partial:
         onnx.save(model, partial)

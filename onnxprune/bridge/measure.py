@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onnxprune.analysis.evaluation import Scores, score
-from onnxprune.bridge.coupling import export_without
+from onnxprune.analysis.evaluation import Scores, as_logits, score
+from onnxprune.bridge.coupling import cut
 from onnxprune.bridge.export import export, network_logits, parity, write_metadata
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.graph.counting import count
@@ -90,12 +90,12 @@ def export_and_measure(
     if without is None:
         export(network, path, dataset.input_shape)
     else:
-        export_without(network, path, dataset.input_shape, without)
+        cut(network, dataset.input_shape, without).shrunk.save(path)
     if dead_align is not None:
         eliminate_dead_units(path, dead_align)
     session = open_session(path, device=device.type, threads=torch.get_num_threads())
     batch = fitting_micro_batch(network, dataset.input_shape, EVALUATION_BATCH)
-    logits = run_batched(session, dataset.test.images, dataset.mean, dataset.std, batch)
+    logits = as_logits(run_batched(session, dataset.test.images, dataset.mean, dataset.std, batch))
     probe = Batches(dataset.test, dataset.mean, dataset.std, device)
     images, _ = probe.take(torch.arange(min(PARITY_IMAGES, len(probe))))
     difference = parity(network, logits[: len(images)], images)
@@ -110,7 +110,7 @@ def export_and_measure(
 def validation_accuracy(path: Path, dataset: Dataset, device: torch.device, batch: int) -> float:
     """Top-1 of an exported file on the validation split, in percent: what decisions may look at."""
     session = open_session(path, device=device.type, threads=torch.get_num_threads())
-    logits = run_batched(session, dataset.validation.images, dataset.mean, dataset.std, batch)
+    logits = as_logits(run_batched(session, dataset.validation.images, dataset.mean, dataset.std, batch))
     return score(logits, dataset.validation.labels).accuracy
 
 

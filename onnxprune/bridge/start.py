@@ -1,13 +1,34 @@
 """The network that a point starts from."""
 
+from pathlib import Path
+from typing import Any
+
 from torch import nn
 
 from onnxprune.bridge.coupling import heads
+from onnxprune.bridge.graph_network import read_network
 from onnxprune.data.dataset import Dataset
 from onnxprune.models import MODELS
 from onnxprune.settings.point import Point
 from onnxprune.training.device import select_device
 from onnxprune.training.transfer import load_weights
+
+
+def make_network(
+    name: str, input_shape: tuple[int, int, int], classes: int, seed: int, options: dict[str, Any]
+) -> nn.Module:
+    """A network by its model's name, in evaluation mode: untrained, or as it comes where that is trained.
+
+    Args:
+        options: the fields of a point that the model takes.
+
+    Raises:
+        InputError: it is the user's own, and cannot be built or read.
+    """
+    model = MODELS[name]
+    if model.trained:
+        return read_network(Path(model.module), input_shape, classes)
+    return model.build(input_shape, classes, seed, **options).eval()
 
 
 def build_network(point: Point, dataset: Dataset) -> nn.Module:
@@ -18,8 +39,7 @@ def build_network(point: Point, dataset: Dataset) -> nn.Module:
         InputError: the weights do not fit the network.
         RunError: they cannot be downloaded.
     """
-    model = MODELS[point.model]
-    network = model.build(dataset.input_shape, len(dataset.classes), point.seed, **point.model_options)
+    network = make_network(point.model, dataset.input_shape, len(dataset.classes), point.seed, point.model_options)
     if point.weights is not None:
         load_weights(network, point.weights, dataset.classes, lambda: heads(network, dataset.input_shape))
     return network.eval().to(select_device(point.device))

@@ -35,7 +35,7 @@ class Facts:
         if metadata.normalisation is None or metadata.input_shape is None or metadata.classes is None:
             raise RunError(f"{classifier.path}: its metadata lack the normalisation, the input shape or the classes")
         return cls(
-            input_name=classifier.input_name,
+            input_name=classifier.image.name,
             output_name=classifier.output_name,
             normalisation=metadata.normalisation,
             shape=metadata.input_shape,

@@ -115,24 +115,35 @@ class Evaluator:
                 return {}
             feed[name] = value
         names = [name for name in node.output if name]
-        plain = _PLAIN.get(operator_type(node)) if all(node.input) else None
         try:
-            with np.errstate(all="ignore"):
-                if plain is not None:
-                    found = [plain(Site(node, [], []), *(feed[name] for name in node.input))]
-                else:
-                    found = self._by_reference(node, feed, names)
+            found = evaluated(node, self._opsets, feed)
         except Exception:  # whatever onnx's implementation makes of a stranger's node: its value is not known
             return {}
         values = {name: np.asarray(value) for name, value in zip(names, found, strict=True)}
         self._work += sum(value.size for value in values.values())
         return values
 
-    def _by_reference(self, node: NodeProto, feed: dict[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
+
+def evaluated(
+    node: NodeProto, opsets: Iterable[OperatorSetIdProto], feed: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    """The outputs of one node, those that it has a name for, by NumPy or onnx's reference implementation.
+
+    Args:
+        feed: values of its inputs, by name.
+
+    Raises:
+        Exception: whatever the implementation makes of values that do not fit.
+    """
+    plain = _PLAIN.get(operator_type(node)) if all(node.input) else None
+    with np.errstate(all="ignore"):
+        if plain is not None:
+            return [np.asarray(plain(Site(node, [], []), *(feed[name] for name in node.input)))]
         from onnx.reference import ReferenceEvaluator
 
-        function = helper.make_function("", "one_node", list(feed), names, [node], self._opsets)
-        return list(ReferenceEvaluator(function).run(None, feed, attributes={}))
+        names = [name for name in node.output if name]
+        function = helper.make_function("", "one_node", list(feed), names, [node], list(opsets))
+        return [np.asarray(value) for value in ReferenceEvaluator(function).run(None, dict(feed), attributes={})]
 
 
 def _divide(site: Site, first: np.ndarray, second: np.ndarray) -> np.ndarray:

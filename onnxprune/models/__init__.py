@@ -1,4 +1,4 @@
-"""The networks that can be studied: one module each, one line each in the registry; or one of the user's own code.
+"""The networks that can be studied: one module each, one line each in the registry; or the user's own, code or file.
 
 A model's module has `build(input_shape, classes, **options)`, which returns an untrained `torch.nn.Module` that
 maps images (N, C, H, W) to logits (N, classes). The built-in ones can be traced by torch.fx.
@@ -7,11 +7,12 @@ maps images (N, C, H, W) to logits (N, classes). The built-in ones can be traced
 import json
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.registry import Registry
-from onnxprune.models import reference
+from onnxprune.models import onnx_file, reference
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +35,8 @@ class Model:
     Attributes:
         title: its name in the literature.
         summary: one line on its structure.
-        module: the module that has its `build`; or FILE.py:NAME, see `onnxprune.models.reference`.
+        module: the module that has its `build`; or FILE.py:NAME (`onnxprune.models.reference`), or FILE.onnx
+            (`onnxprune.models.onnx_file`).
         micro_batch: images a forward and backward pass takes at once; larger batches accumulate gradients. Chosen
             for speed (activations that stay near the cache) and for memory far under 4 GiB.
         recipe: the training settings of a point where it leaves them open.
@@ -42,6 +44,8 @@ class Model:
         options: the fields of a point that `build` takes.
         batch_norm: whether it always normalises by batch statistics.
         removable_layers: whether whole layers can be left out of it.
+        trained: whether it comes with its weights, and has no others.
+        criterion: by which units of it are ranked by default; None: the technique's own default.
     """
 
     title: str
@@ -53,9 +57,12 @@ class Model:
     options: tuple[str, ...] = ()
     batch_norm: bool = False
     removable_layers: bool = False
+    trained: bool = False
+    criterion: str | None = None
 
     def build(self, input_shape: tuple[int, int, int], classes: int, seed: int, **options: Any) -> "nn.Module":
-        """An untrained network whose weights depend on `seed` alone; `input_shape` is (C, H, W).
+        """An untrained network whose weights depend on `seed` alone; `input_shape` is (C, H, W). Of one that comes
+        trained, `onnxprune.bridge.start` knows how.
 
         Raises:
             InputError: it is the user's own, and cannot be built.
@@ -70,31 +77,62 @@ class Model:
 
 
 class _Models(Registry[Model]):
-    """The registry, in which a reference to the user's own code is a name too."""
+    """The registry, in which a reference to the user's own code and an ONNX file are names too."""
 
     def canonical(self, name: str) -> str:
+        if onnx_file.is_file(name):
+            onnx_file.source(name)
+            return name
         if reference.is_reference(name):
             reference.source(name)
             return name
         if name.endswith(".py"):
             raise InputError(f"model '{name}': which class or function of it builds the network? {name}:NAME")
-        if name.endswith(".onnx"):
-            raise InputError(f"model '{name}': a study trains its networks; 'onnxprune prune' is for an ONNX file")
         try:
             return super().canonical(name)
         except InputError as error:
-            raise InputError(f"{error} Your own network: FILE.py:NAME.") from None
+            raise InputError(f"{error} Your own network: FILE.py:NAME, or FILE.onnx.") from None
 
     def __getitem__(self, name: str) -> Model:
+        if onnx_file.is_file(name):
+            return _file_model(name)
         return _own_model(name) if reference.is_reference(name) else super().__getitem__(name)
 
 
 def model_title(name: str) -> str:
-    """A model's name as the names of files have it."""
+    """A model's name as the names of files have it, the same wherever its own file is."""
+    if onnx_file.is_file(name):
+        return Path(name).stem
     return reference.title(name) if reference.is_reference(name) else name
 
 
-ARGUMENTS = "model_args"  # the option of networks of the user's own
+def own_digest(name: str) -> str | None:
+    """The SHA-256 of what a network of the user's own is made from; None for others.
+
+    Raises:
+        InputError: it is not there, or cannot be read.
+    """
+    if onnx_file.is_file(name):
+        return onnx_file.digest(name)
+    return reference.digest(name) if reference.is_reference(name) else None
+
+
+ARGUMENTS = "model_args"  # the option of networks of the user's own code
+NORMALISATION = ("mean", "std")  # those of files
+
+
+def _file_model(name: str) -> Model:
+    return Model(
+        model_title(name),
+        f"your own network, {name}",
+        name,
+        micro_batch=128,
+        recipe=Recipe(epochs=0, finetune_epochs=1, learning_rate=0.002, finetune_learning_rate=0.002),
+        options=NORMALISATION,
+        batch_norm=True,  # as far as is known: a criterion that needs it looks for itself
+        trained=True,
+        criterion="obs",
+    )
 
 
 def _own_model(name: str) -> Model:
@@ -146,5 +184,6 @@ MODELS: Registry[Model] = _Models(
 
 # option of a model -> who has it
 OPTIONS = {option: name for name, model in MODELS.own() for option in model.options} | {
-    ARGUMENTS: "a network of your own, FILE.py:NAME"
+    ARGUMENTS: "a network of your own, FILE.py:NAME",
+    **dict.fromkeys(NORMALISATION, "a network of your own, FILE.onnx"),
 }

@@ -177,7 +177,7 @@ def _masks(
         masks = pruner._generate_sparsity(memory[identity])
     else:
         _, masks = pruner.compress()
-        if ranking.training_steps:  # others are quicker judged than remembered
+        if ranking.training_steps or ranking.remembered:  # others are quicker judged than kept
             memory[identity] = pruner.metrics  # without the layers that lose nothing: those NNI does not look at
     pruner.unwrap_model()
     network.eval()

@@ -9,6 +9,7 @@ from torch import nn
 from torch.fx import symbolic_trace
 
 from onnxprune.bridge.coupling import Coupling, Group, coupling
+from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.widths import kept_channels
 from onnxprune.pruning.request import Request
@@ -91,6 +92,8 @@ def weighted_layer(network: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
 
 def normalised_layers(network: nn.Module) -> dict[str, str]:
     """Layer -> the BatchNorm that alone consumes its output."""
+    if isinstance(network, GraphNetwork):
+        return network.normalised()
     try:
         nodes = symbolic_trace(network).graph.nodes
     except Exception as error:  # whatever the network raises when it is given no tensors

@@ -56,6 +56,7 @@ class Ranking:
         training_steps: batches of training images whose gradients it looks at; 0: none.
         layer_target: weight of a layer and the share that it is to lose (0 to 1) -> NNI's setting for it; of single
             weights that are ranked within their layer.
+        remembered: whether scores of a network take so long that they are kept for other sparsities.
         norms: ranked layer -> the BatchNorm that is judged in its place; None: layers are judged themselves.
     """
 
@@ -63,3 +64,4 @@ class Ranking:
     training_steps: int = 0
     layer_target: Callable[[Tensor, float], dict[str, float]] = sparse_ratio
     norms: dict[str, str] | None = None
+    remembered: bool = False

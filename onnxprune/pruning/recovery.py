@@ -5,9 +5,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from onnxprune.bridge.coupling import coupling
+from onnxprune.bridge.coupling import coupling, cut
+from onnxprune.bridge.graph_network import GraphNetwork
+from onnxprune.bridge.reconstruction import IMAGES, reconstructed
 from onnxprune.pruning.layers import BATCH_NORMS
-from onnxprune.pruning.remove import Pruned
+from onnxprune.pruning.remove import Pruned, apply_held
 from onnxprune.training.batches import Batches
 from onnxprune.training.device import seeded_generator
 
@@ -37,6 +39,23 @@ def recalibrate(network: nn.Module, batches: Batches, seed: int) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def reconstruct(
+    pruned: Pruned, base: nn.Module, batches: Batches, seed: int, input_shape: tuple[int, int, int]
+) -> None:
+    """Fits what is left of an ONNX graph to what it gave, from 512 training images without their labels; in place.
+
+    Args:
+        base: the network before its units went, an ONNX graph in PyTorch, which is left untouched.
+        input_shape: (C, H, W) of one image.
+    """
+    assert isinstance(base, GraphNetwork)
+    order = torch.randperm(len(batches), generator=seeded_generator(seed, "reconstruction"))
+    images, _ = batches.take(order[:IMAGES])
+    fitted = reconstructed(base, cut(base, input_shape, pruned.unit_masks), images, seed)
+    pruned.network = fitted
+    apply_held(pruned.network, pruned.held)
 
 
 def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int]) -> None:

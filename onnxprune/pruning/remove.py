@@ -10,7 +10,8 @@ from nni.compression.speedup import ModelSpeedup
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
 
-from onnxprune.bridge.coupling import coupling
+from onnxprune.bridge.coupling import coupling, cut
+from onnxprune.bridge.graph_network import GraphNetwork, remade
 from onnxprune.common.errors import one_line
 from onnxprune.models.densenet import remove_layers
 from onnxprune.pruning.layers import weighted_layer, working_copy
@@ -123,6 +124,7 @@ def zeroed(network: nn.Module, request: Request, masks: Masks, input_shape: tupl
 
 def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int, int, int]) -> nn.Module | None:
     """The network without the units whose entry in `keep` (layer -> (units,)) is 0, by NNI's speedup; it is used up.
+    One that is an ONNX graph is cut as that.
 
     None where NNI cannot follow what the network does with them.
 
@@ -130,6 +132,8 @@ def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int,
     """
     if all(bool(mask.all()) for mask in keep.values()):
         return network  # nothing to remove: the network stays itself, bit for bit
+    if isinstance(network, GraphNetwork):
+        return remade(network, cut(network, input_shape, keep).shrunk)
     masks = {}
     for name, mask in keep.items():
         module = weighted_layer(network, name)

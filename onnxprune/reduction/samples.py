@@ -17,6 +17,7 @@ from onnxprune.data.arrays import check_images
 from onnxprune.data.dataset import Dataset, Split, canonical_name, load
 from onnxprune.graph.metadata import Metadata, Normalisation
 from onnxprune.graph.network import Network
+from onnxprune.runtime.images import ImageInput
 from onnxprune.runtime.random_inputs import Inputs
 
 Data = str | Path | Mapping[str, np.ndarray]
@@ -210,14 +211,8 @@ class _Images:
         """(C, H, W) of an image, where the metadata or the input tell."""
         if self.metadata.input_shape is not None:
             return self.metadata.input_shape
-        match [dim.dim_value for dim in self.value.type.tensor_type.shape.dim][1:]:
-            case (1 | 3 as channels, height, width) if height and width:
-                return channels, height, width
-            case (height, width, 1 | 3 as channels) if height and width:
-                return channels, height, width
-            case (height, width) if height and width:
-                return 1, height, width
-        return None
+        channels, height, width = ImageInput.of_value(self.value).shape
+        return (channels, height, width) if channels and height and width else None
 
     def normalisation(self, dataset: Dataset | None = None) -> Normalisation:
         """Of the options, else of the file's metadata.
@@ -280,10 +275,8 @@ def _from_folder(path: Path, images: _Images, count: int, seed: int) -> Samples:
 def as_input(images: np.ndarray, value: onnx.ValueInfoProto, normalisation: Normalisation | None) -> np.ndarray:
     """Images (N, C, H, W), uint8, as an input of the model: normalised, and laid out as it declares.
 
-    That is (N, C, H, W), (N, H, W, C), rows (N, H, W) of one channel, or flattened (N, C * H * W).
-
     Raises:
-        InputError: it takes none of these, or the normalisation is for other channels.
+        InputError: it takes them in no layout, or the normalisation is for other channels.
     """
     found = images
     if normalisation is not None:
@@ -292,24 +285,8 @@ def as_input(images: np.ndarray, value: onnx.ValueInfoProto, normalisation: Norm
             np.asarray(part, np.float32).reshape(1, -1, 1, 1) for part in (normalisation.mean, normalisation.std)
         )
         found = (images.astype(np.float32) / 255 - mean) / std
-    declared = [dim.dim_value or None for dim in value.type.tensor_type.shape.dim][1:]
-    _, channels, height, width = found.shape
-    kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    for laid_out in (
-        found,
-        found.transpose(0, 2, 3, 1),
-        *([found[:, 0]] if channels == 1 else []),
-        found.reshape(len(found), -1),
-    ):
-        sizes = laid_out.shape[1:]
-        if len(sizes) == len(declared) and all(
-            have in (None, size) for have, size in zip(declared, sizes, strict=True)
-        ):
-            return np.ascontiguousarray(laid_out, kind)
-    raise InputError(
-        f"the model's input {value.name!r} takes {[size or 'any' for size in declared]} a sample, which images of "
-        f"{channels}x{height}x{width} do not fit"
-    )
+    image = ImageInput.of_value(value)
+    return np.ascontiguousarray(image.layout(images.shape[1:]).apply(found), image.kind)
 
 
 def _chosen(available: int, count: int, seed: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import onnxruntime
 
 from onnxprune.common.errors import InputError
+from onnxprune.runtime.images import ImageInput
 from onnxprune.runtime.random_inputs import Inputs, random_inputs
 from onnxprune.runtime.session import open_session
 
@@ -51,13 +52,19 @@ def transfer(session: onnxruntime.InferenceSession, feed: Inputs) -> Callable[[]
 
 
 def fresh_run(path: Path, shape: tuple[int, ...], device: str, threads: int) -> Callable[[], Any]:
-    """One run of a fresh session on its one input, tried once: a wrong input is an error before anything is timed."""
+    """One run of a fresh session on its one input, tried once: a wrong input is an error before anything is timed.
+
+    Args:
+        shape: of the images (N, C, H, W), which are laid out as the file takes them.
+    """
     session = open_session(path, device=device, threads=threads)
     inputs = session.get_inputs()
     if len(inputs) != 1:
         raise InputError(f"{path}: expected a model of one input, got {len(inputs)}")
+    count, *image = shape
     try:
-        run = bound_run(session, random_inputs(session, {inputs[0].name: shape}), device)
+        sizes = ImageInput.of_session(inputs[0]).layout((image[0], image[1], image[2])).sizes
+        run = bound_run(session, random_inputs(session, {inputs[0].name: (count, *sizes)}), device)
         run()
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise InputError(

@@ -9,6 +9,9 @@ import numpy as np
 import onnxruntime
 
 from onnxprune.common.errors import InputError, one_line
+from onnxprune.runtime.images import ImageInput
+
+FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 _FATAL = 4  # onnxruntime's severities: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
 
@@ -71,17 +74,17 @@ def run_batched(
     std: Any,
     batch_size: int = 500,
 ) -> np.ndarray:
-    """Logits (N, classes), float32, of uint8 images (N, C, H, W) normalised to (image / 255 - mean) / std.
+    """Scores (N, classes), float32, of uint8 images (N, C, H, W) normalised to (image / 255 - mean) / std.
 
     Args:
         mean, std: one number, or one for each of the C channels.
 
     Raises:
-        InputError: the file has not one input and one output, or does not take images of this shape.
+        InputError: the file has several inputs or no scores, or does not take images of this shape.
     """
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise InputError(f"expected a model of one input and one output, it has {len(inputs)} and {len(outputs)}")
+    taken = image_input(session)
+    answer = scores_output(session)
+    layout = taken.layout(images.shape[1:])
     shift, deviation = (255 * np.asarray(value, np.float32).reshape(-1, 1, 1) for value in (mean, std))
     scale = 1 / deviation  # dividing every pixel would take longer
     logits = []
@@ -90,13 +93,44 @@ def run_batched(
         batch -= shift
         batch *= scale
         try:
-            logits += session.run([outputs[0].name], {inputs[0].name: batch})
+            logits += session.run([answer.name], {taken.name: np.ascontiguousarray(layout.apply(batch))})
         except Exception as error:
             raise InputError(
-                f"the model's input {inputs[0].name!r} is {inputs[0].shape}, it does not take images "
+                f"the model's input {taken.name!r} is {session.get_inputs()[0].shape}, it does not take images "
                 f"of shape {list(batch.shape)}: {one_line(error)}"
             ) from error
     return np.concatenate(logits).astype(np.float32, copy=False)
+
+
+def image_input(session: onnxruntime.InferenceSession) -> ImageInput:
+    """The one input of a session.
+
+    Raises:
+        InputError: it has several, or takes no numbers of 32 bits.
+    """
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise InputError(f"expected a model of one input, images; it has {len(inputs)}")
+    taken = ImageInput.of_session(inputs[0])
+    if taken.kind != np.float32:
+        raise InputError(f"the model's input {taken.name!r} is {inputs[0].type}: expected tensor(float)")
+    return taken
+
+
+def scores_output(session: onnxruntime.InferenceSession) -> onnxruntime.NodeArg:
+    """The output that has a row of scores for each sample: the only one, or the first of floats that may be one.
+
+    Raises:
+        InputError: there are several, and none is.
+    """
+    outputs = session.get_outputs()
+    if len(outputs) == 1:
+        return outputs[0]
+    for output in outputs:
+        if output.type in FLOATS and len(output.shape) == 2:
+            return output
+    found = ", ".join(f"{output.name!r} {output.type} {output.shape}" for output in outputs)
+    raise InputError(f"expected an output of (batch, classes) floats, the model has {found}")
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

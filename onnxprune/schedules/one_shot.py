@@ -4,12 +4,14 @@ import dataclasses
 
 from torch import nn
 
+from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.bridge.start import build_network
 from onnxprune.pruning.decide import decide
-from onnxprune.pruning.recovery import compensate, recalibrate
+from onnxprune.pruning.recovery import compensate, recalibrate, reconstruct
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks
 from onnxprune.schedules.context import PruningContext
+from onnxprune.settings.vocabulary import TECHNIQUES
 
 
 def one_shot(context: PruningContext) -> Pruned:
@@ -26,6 +28,8 @@ def one_shot(context: PruningContext) -> Pruned:
             context.train(network, how, masks=held)
     else:
         pruned = context.remove(base, masks)
+        if isinstance(base, GraphNetwork) and TECHNIQUES[point.technique].unit == "channel":
+            reconstruct(pruned, base, context.batches, point.seed, context.dataset.input_shape)
         if point.compensate:
             compensate(pruned, base, context.dataset.input_shape)
         if point.recalibrate:

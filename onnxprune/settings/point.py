@@ -15,7 +15,7 @@ from typing import Any
 
 from onnxprune.common.errors import InputError
 from onnxprune.data.registry import DATASETS, canonical_name
-from onnxprune.models import MODELS, OPTIONS, model_title, reference
+from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, reference
 from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
 from onnxprune.settings.values import name_in, optional, plain_text, real_number, shown, truth_value, whole_number
 from onnxprune.settings.vocabulary import CONTROLS, GRANULARITIES, SCHEDULES, TECHNIQUES
@@ -74,6 +74,16 @@ def _arguments(value: Any) -> str:
         raise InputError(f"expected a JSON object such as '{{\"width\": 64}}', got {shown(value)}") from None
 
 
+def _pixel_numbers(least: float) -> Callable[[Any], str]:
+    """Makes one number, or one a channel, a text with commas."""
+
+    def parse(value: Any) -> str:
+        pieces = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        return ",".join(f"{real_number(least, 1e6)(piece):.12g}" for piece in pieces)
+
+    return parse
+
+
 def content_hash(value: Any) -> str:
     """Eight hex digits of the SHA-256 of a JSON value in canonical form."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
@@ -81,8 +91,9 @@ def content_hash(value: Any) -> str:
 
 
 def told(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What ids tell of settings."""
-    return {name: value for name, value in settings.items() if name in _IN_EVERY_ID or value != FIELDS[name].default}
+    """What ids tell of settings: of a network of the user's own the name, and not how the way to it was spelled."""
+    found = {name: value for name, value in settings.items() if name in _IN_EVERY_ID or value != FIELDS[name].default}
+    return {**found, "model": model_title(settings["model"])} if "model" in found else found
 
 
 def _setting(default: Any, help: str, parse: Callable[[Any], Any], axis: bool = False) -> Any:
@@ -99,7 +110,8 @@ class Point:
 
     model: str = _setting(
         "cnn",
-        "network: " + ", ".join(MODELS) + "; or FILE.py:NAME or package.module:NAME, code of yours that builds one",
+        "network: " + ", ".join(MODELS) + "; or FILE.py:NAME or package.module:NAME, code of yours that builds one; or "
+        "FILE.onnx, a trained one",
         _model_name,
         axis=True,
     )
@@ -178,6 +190,13 @@ class Point:
     model_args: str | None = _setting(
         None, "arguments by name for a network of your own, as JSON: '{\"width\": 64}'", optional(_arguments)
     )
+    mean: str | None = _setting(
+        None,
+        "of pixels in [0, 1], for a FILE.onnx whose metadata do not say it: one number, or one a channel with commas; "
+        "by default the usual ones are tried on training images",
+        optional(_pixel_numbers(-1e6)),
+    )
+    std: str | None = _setting(None, "standard deviation; likewise", optional(_pixel_numbers(1e-9)))
     keep: str | None = _setting(
         None, "layers that lose nothing, with commas: names as in the network's state dict", optional(plain_text)
     )
@@ -273,8 +292,8 @@ class Point:
 
     def _sources(self) -> list[str]:
         """What ids say of the files that the settings name: their content."""
-        code = [reference.digest(self.model)] if reference.is_reference(self.model) else []
-        return [*_weights_digest(self.weights), *code]
+        own = own_digest(self.model)
+        return [*_weights_digest(self.weights), *([] if own is None else [own])]
 
     def problems(self) -> list[str]:
         """Why these settings make no sense together; empty where they do."""
@@ -309,6 +328,8 @@ class Point:
                 f"control '{self.control}' is not for schedule '{self.schedule}', which decides several times, but for "
                 f"{able}"
             )
+        if model.trained:
+            found += _problems_of_trained(self)
         if self.rewind_epoch and self.epochs is not None and self.rewind_epoch > self.epochs:
             found.append(
                 f"rewind_epoch: expected at most the {self.epochs} epochs of the base, got {self.rewind_epoch}"
@@ -334,6 +355,22 @@ class Point:
                 f"criterion 'slim' needs BatchNorm, which {self.model} lacks; use cnn --batch-norm or densenet121"
             )
         return found
+
+
+def _problems_of_trained(point: Point) -> list[str]:
+    """Of a network that has no weights but its own."""
+    reason = f"model '{point.model}' is a trained file: it has no untrained weights"
+    found = []
+    if "finetune_epochs" not in SCHEDULES[point.schedule].settings:
+        able = ", ".join(name for name, entry in SCHEDULES.items() if "finetune_epochs" in entry.settings)
+        found.append(f"schedule '{point.schedule}': {reason}, which this schedule starts from: expected {able}")
+    if point.control == "scratch":
+        found.append(f"control 'scratch': {reason}")
+    if point.weights is not None:
+        found.append(f"weights: {reason}, nor can it take others")
+    if (point.mean is None) != (point.std is None):
+        found.append("mean, std: expected both or neither")
+    return found
 
 
 def _problems_of_weights(point: Point) -> list[str]:

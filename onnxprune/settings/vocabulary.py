@@ -60,13 +60,13 @@ TECHNIQUES: Registry[Technique] = Registry(
             "output units of every layer but the classifier, by their contribution to the network's output",
             unit="channel",
             scope="layer",
-            criteria=("taylor", "apoz", "activation", "random"),
+            criteria=("taylor", "apoz", "activation", "obs", "random"),
         ),
         "structured": Technique(
             "filters of every layer but the classifier, by their own norm; or whole layers",
             unit="channel",
             scope="layer",
-            criteria=("l1", "l2", "fpgm", "slim", "random"),
+            criteria=("l1", "l2", "fpgm", "slim", "obs", "random"),
             granularities=("unit", "layer"),
         ),
         "unstructured": Technique(
@@ -126,6 +126,11 @@ CRITERIA: Registry[Criterion] = Registry(
             "mean of the unit's rectified activation on training images",
             "Molchanov et al. 2017, 1611.06440",
             ranking="onnxprune.pruning.criteria.activations:mean_activation",
+        ),
+        "obs": Criterion(
+            "what the layers that read a unit lose without it once the others make up for it, on training images",
+            "Hassibi and Stork 1993; Kurtic et al. 2023, 2302.04089",
+            ranking="onnxprune.pruning.criteria.reconstruction:obs",
         ),
         "movement": Criterion(
             "whether training moves the weight away from zero; by its schedule alone", "Sanh et al. 2020, 2005.07683"

@@ -100,6 +100,8 @@ def run_sweep(
             write_text(folder / store.SPEC, plan.to_toml())
         bases = len({tuple(point.base_settings().items()) for point in plan.points})
         reporter = stack.enter_context(Reporter(bases + len(points), verbosity))
+        for note in materials.notes:
+            reporter.say(note)
         sweep = _RunningSweep(runs, materials, executor, reporter, tracking)
         busy = sweep.run(points, RetryPolicy(retry_failed, wait=False))
         if busy:

@@ -118,10 +118,11 @@ def _network(model: str, shape: tuple[int, int, int], classes: int, options: tup
     with silenced():
         import torch
 
+        from onnxprune.bridge.start import make_network
         from onnxprune.training.opcount import count_training_ops
 
     with torch.device("meta"):  # shapes without memory
-        network = MODELS[model].build(shape, classes, seed=0, **dict(options))
+        network = make_network(model, shape, classes, 0, dict(options)).to("meta")
     try:
         return Network(
             parameters=sum(parameter.numel() for parameter in network.parameters()),

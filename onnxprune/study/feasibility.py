@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from onnxprune.common.errors import InputError, StorageError, described
 from onnxprune.common.output import silenced
 from onnxprune.data.dataset import Dataset, Split
-from onnxprune.models import MODELS
 from onnxprune.settings.point import Point
 from onnxprune.study.jobs import Materials
 
@@ -56,8 +55,9 @@ def _exported(
     import torch
 
     from onnxprune.bridge.export import export, network_logits
+    from onnxprune.bridge.start import make_network
 
-    network = MODELS[model].build(shape, classes, 0, **dict(options)).eval()
+    network = make_network(model, shape, classes, 0, dict(options))
     try:
         with tempfile.TemporaryDirectory() as folder:
             export(network, Path(folder) / "network.onnx", shape)

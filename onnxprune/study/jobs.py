@@ -57,18 +57,27 @@ class Materials:
 
     def __init__(self, data_dir: Path | None) -> None:
         self.data_dir = data_dir
+        self.notes: dict[str, None] = {}  # what people should know of the data, each once
         self._data: tuple[Any, Dataset] | None = None
         self._base: tuple[str, Base] | None = None
 
     def dataset(self, point: Point) -> Dataset:
-        """The data of a point, padded to what its model needs.
+        """The data of a point, padded to what its model needs; and for a trained file, normalised as that wants it.
 
         Raises:
             InputError: they cannot be had.
         """
-        settings = (point.dataset, point.train_limit, MODELS[point.model].minimum_size)
+        model = MODELS[point.model]
+        file = (point.model, point.mean, point.std) if model.trained else None
+        settings = (point.dataset, point.train_limit, model.minimum_size, file)
         if self._data is None or self._data[0] != settings:
-            dataset = load(point.dataset, self.data_dir, point.train_limit).padded(MODELS[point.model].minimum_size)
+            dataset = load(point.dataset, self.data_dir, point.train_limit).padded(model.minimum_size)
+            if model.trained:
+                with silenced():
+                    from onnxprune.bridge.convention import as_the_file_takes
+                convention = as_the_file_takes(Path(model.module), dataset, point.mean, point.std)
+                dataset = convention.dataset
+                self.notes |= {convention.note: None} if convention.note else {}
             self._data = (settings, dataset)
         return self._data[1]
 

@@ -150,7 +150,7 @@ def test_metadata_of_other_programs_count_as_none(data: Path, tmp_path: Path) ->
         ({}, ["--mean", "0,0", "--std", "1,1"], ["2 means for images of 1 channel"]),
         ({"shape": ("n", 3, 12, 12), "pixels": 432}, [], ["3x12x12", "squares has 1x12x12"]),
         ({"shape": ("n", 1, 8, 8), "pixels": 64}, [], ["1x8x8", "squares has 1x12x12"]),
-        ({"shape": ("n", 144), "pixels": 144}, [], ["expected a classifier of images", "['n', 144]"]),
+        ({"shape": ("n", 100), "pixels": 100}, [], ["takes [100] numbers a sample", "squares has images of 1x12x12"]),
         ({"classes": 5}, [], ["answers with 5 classes", "squares has 3"]),
     ],
 )

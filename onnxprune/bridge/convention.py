@@ -1,0 +1,123 @@
+"""How the images of a dataset become the inputs of a trained file: their size and their normalisation."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.analysis.evaluation import as_logits, score
+from onnxprune.bridge.graph_input import image_input
+from onnxprune.common.errors import InputError
+from onnxprune.data.dataset import Dataset, Split
+from onnxprune.graph.metadata import Normalisation, parse
+from onnxprune.graph.network import metadata, read
+from onnxprune.runtime.session import open_session, run_batched
+
+_IMAGES = 1000  # of the training split, on which normalisations are tried
+_LEAST = 2.0  # times chance: less says that none of them is right
+
+# of data that many networks are trained on, as their recipes have them
+_PUBLISHED = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "fmnist": ((0.2860,), (0.3530,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Convention:
+    """
+    Attributes:
+        dataset: with the mean and deviation that the file wants, and black borders where it takes larger images.
+        note: a line on how the normalisation was found; "" where it is known.
+    """
+
+    dataset: Dataset
+    note: str
+
+
+def as_the_file_takes(path: Path, dataset: Dataset, mean: str | None, std: str | None) -> Convention:
+    """The dataset for a file.
+
+    Args:
+        mean, std: one number or one a channel, with commas; None: those of the file's metadata or, where it has none,
+            those usual ones with which it answers best on training images.
+
+    Raises:
+        InputError: the file does not take such images, or none of the usual normalisations is right.
+    """
+    network = read(path)
+    image = image_input(network, str(path))
+    sizes = [size for size in image.shape[1:] if size is not None]
+    dataset = dataset.padded(max(sizes)) if sizes else dataset
+    try:
+        image.layout(dataset.input_shape)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if mean is not None and std is not None:
+        given = Normalisation(_numbers(mean), _numbers(std))
+        return Convention(_normalised(path, dataset, given), "")
+    recorded = parse(metadata(network.model)).normalisation
+    if recorded is not None:
+        return Convention(_normalised(path, dataset, recorded), "")
+    return _found(path, dataset)
+
+
+def _found(path: Path, dataset: Dataset) -> Convention:
+    few = Split(dataset.train.images[:_IMAGES], dataset.train.labels[:_IMAGES])
+    losses = {}
+    for name, candidate in _usual(dataset).items():
+        losses[name] = _score(path, few, candidate)
+    best = min(losses, key=lambda name: losses[name][1])
+    accuracy = losses[best][0]
+    chance = 100 * float(np.bincount(few.labels).max()) / len(few)
+    used = _usual(dataset)[best]
+    listed = " and ".join(",".join(f"{number:g}" for number in part) for part in (used.mean, used.std))
+    if accuracy < min(_LEAST * chance, (100 + chance) / 2):
+        raise InputError(
+            f"{path}: its metadata do not say how images are normalised, and with none of the usual ways it is right "
+            f"about more than {accuracy:.1f} % of {len(few):,} training images of {dataset.name}: give the --mean and "
+            "--std it was trained with"
+        )
+    note = (
+        f"{path.name} does not say how images are normalised: {best} (mean and std {listed}) is right about "
+        f"{accuracy:.1f} % of {len(few):,} training images, more than other usual ways; --mean and --std choose another"
+    )
+    return Convention(_normalised(path, dataset, used), note)
+
+
+def _usual(dataset: Dataset) -> dict[str, Normalisation]:
+    """Normalisations by name, those that are likelier first."""
+    found = {"pixels / 255": Normalisation((0.0,), (1.0,)), "-1 to 1": Normalisation((0.5,), (0.5,))}
+    if dataset.name in _PUBLISHED:
+        found[f"that published for {dataset.name}"] = Normalisation(*_PUBLISHED[dataset.name])
+    found["that of the training images"] = Normalisation(dataset.mean, dataset.std)
+    if dataset.input_shape[0] == 3:
+        found["that of ImageNet"] = Normalisation(*_IMAGENET)
+    found["pixels from 0 to 255"] = Normalisation((0.0,), (1 / 255,))
+    return found
+
+
+def _score(path: Path, split: Split, normalisation: Normalisation) -> tuple[float, float]:
+    """Accuracy in percent, and cross-entropy, which is infinite where answers are no numbers."""
+    session = open_session(path)
+    scores = score(
+        as_logits(run_batched(session, split.images, normalisation.mean, normalisation.std, 100)), split.labels
+    )
+    return scores.accuracy, scores.cross_entropy if np.isfinite(scores.cross_entropy) else np.inf
+
+
+def _normalised(path: Path, dataset: Dataset, used: Normalisation) -> Dataset:
+    channels = dataset.input_shape[0]
+    try:
+        used.check_channels(channels)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    mean, std = (part * channels if len(part) == 1 else part for part in (used.mean, used.std))
+    return replace(dataset, mean=mean, std=std)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(piece) for piece in text.split(","))

@@ -1,0 +1,22 @@
+"""The input of an ONNX graph that takes images."""
+
+import numpy as np
+
+from onnxprune.common.errors import InputError
+from onnxprune.graph.network import Network
+from onnxprune.runtime.images import ImageInput
+
+
+def image_input(network: Network, where: str) -> ImageInput:
+    """The one input of a network.
+
+    Raises:
+        InputError: there are several, or it takes no 32-bit numbers.
+    """
+    values = list(network.model.graph.input)
+    if len(values) != 1 or not values[0].type.HasField("tensor_type"):
+        raise InputError(f"{where}: expected a network of one input, images; it has {len(values)}")
+    image = ImageInput.of_value(values[0])
+    if image.kind != np.float32:
+        raise InputError(f"{where}: its input {image.name!r} is {image.kind}: a study needs one of float32")
+    return image

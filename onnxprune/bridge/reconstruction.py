@@ -1,0 +1,58 @@
+"""What the channel graph of a network tells from images, without gradients: which units matter least, and how those
+that are left make up for them. It is what `onnxprune prune` does, for networks of PyTorch.
+"""
+
+import numpy as np
+from torch import Tensor, nn
+
+from onnxprune.bridge.coupling import Cutting, followed
+from onnxprune.bridge.graph_network import GraphNetwork, remade
+from onnxprune.reduction.recovery import QUICK, recover
+from onnxprune.reduction.selection import rank_groups
+from onnxprune.runtime.random_inputs import Inputs
+
+IMAGES = 512  # that are looked at
+_BATCH = 32
+
+
+def removal_order(network: nn.Module, images: Tensor, seed: int) -> dict[str, np.ndarray]:
+    """Layer -> the place of each of its output units (outputs,) in the order in which they go, from 1: by optimal brain
+    surgeon on what reads them (`onnxprune.reduction.selection`); 0 for outputs that stay.
+
+    Args:
+        images: (N, C, H, W), normalised.
+
+    Raises:
+        InputError: its channels cannot be followed.
+    """
+    graph, units, numbers = followed(network, tuple(images.shape[1:]))
+    places = np.zeros(units.count + 1)
+    rankings = rank_groups(graph, _inputs(network, graph.network.inputs[0], images), "obs", seed=seed)
+    for place, ranking in rankings.items():
+        for position, unit in enumerate(ranking.order, start=1):
+            places[numbers[graph.groups[place].units[unit]]] = position
+    places[0] = 0
+    return {name: places[outputs] for name, outputs in units.outputs.items()}
+
+
+def reconstructed(network: GraphNetwork, cutting: Cutting, images: Tensor, seed: int) -> GraphNetwork:
+    """What is left of a network once its units are cut, with weights that make up for them: each layer is fitted to
+    what it gave before (He et al. 2017, arXiv 1707.06168; `onnxprune.reduction.recovery`).
+
+    Args:
+        network: before.
+        images: (N, C, H, W), normalised; an eighth of them decides what helps.
+    """
+    batches = _inputs(network, cutting.graph.network.inputs[0], images)
+    held_out = max(1, len(batches) // 8)
+    fitted, _ = recover(cutting.graph, cutting.keep, cutting.shrunk, batches, held_out, seed=seed, effort=QUICK)
+    return remade(network, fitted)
+
+
+def _inputs(network: nn.Module, name: str, images: Tensor) -> list[Inputs]:
+    """The images in batches, as the network's file takes them."""
+    arrays = images.detach().cpu().numpy()
+    if isinstance(network, GraphNetwork):
+        arrays = network.plan.layout.apply(arrays)
+    size = min(_BATCH, max(1, len(arrays) // 8))
+    return [{name: np.ascontiguousarray(part)} for part in np.array_split(arrays, max(1, -(-len(arrays) // size)))]

@@ -1,0 +1,50 @@
+"""Networks of your own that are trained already: FILE.onnx, from whatever framework."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+from onnxprune.common.errors import InputError
+
+_FILE = ".onnx"
+
+
+def is_file(name: str) -> bool:
+    """Whether a model's name is that of an ONNX file."""
+    return name.lower().endswith(_FILE)
+
+
+def source(name: str) -> Path:
+    """The file.
+
+    Raises:
+        InputError: it is not there.
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"model '{name}': {'not a file' if path.exists() else 'no such file'}")
+    return path
+
+
+def digest(name: str) -> str:
+    """The SHA-256 of the file, with its external data.
+
+    Raises:
+        InputError: it is not there, or cannot be read.
+    """
+    path = source(name)
+    return _digest(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: Path, changed: int) -> str:
+    from onnxprune.graph.files import files_of
+
+    found = hashlib.sha256()
+    try:
+        for part in files_of(path):
+            with part.open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise InputError(f"model '{path}': {error.strerror}") from None
+    return found.hexdigest()
