@@ -292,6 +292,12 @@ def _scores(prepared: Prepared, path: Path, classes: int | None) -> tuple[str, b
     return found, False
 
 
+def layer_of(constant: str) -> str | None:
+    """The layer whose weight a constant is by its name, in a graph that is named after parameters."""
+    named = _WEIGHT.fullmatch(constant)
+    return named[1] if named else None
+
+
 def remade(network: GraphNetwork, graph: Network) -> GraphNetwork:
     """A network of another graph, with the same input and scores, in evaluation mode."""
     plan = network.plan
@@ -322,8 +328,7 @@ class _Builder:
 
     def layer_name(self, node: NodeProto) -> str:
         """By its weight or, where exporters number these, by its node."""
-        named = _WEIGHT.fullmatch(node.input[1])
-        return self._fresh(named[1] if named else label_of(node))
+        return self._fresh(layer_of(node.input[1]) or label_of(node))
 
     def _fresh(self, text: str) -> str:
         """The text as a name that Python and PyTorch take, and that nothing has yet."""

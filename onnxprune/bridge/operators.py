@@ -444,7 +444,8 @@ def _einsum(call: Call, *values: Value) -> Tensor:
 
 
 def _where(call: Call, condition: Value, first: Value, second: Value) -> Tensor:
-    return torch.where(*_together(condition, first, second))
+    chosen, one, other = _together(condition, first, second)
+    return torch.where(chosen, one, other)
 
 
 def _recurrent(call: Call, order: Sequence[int], values: Sequence[Value]) -> tuple[Tensor, list[Tensor], int, bool]:

@@ -3,12 +3,14 @@ that are left make up for them. It is what `onnxprune prune` does, for networks 
 """
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from onnxprune.bridge.coupling import Cutting, followed
-from onnxprune.bridge.graph_network import GraphNetwork, remade
+from onnxprune.bridge.graph_network import GraphNetwork, layer_of, remade
 from onnxprune.reduction.recovery import QUICK, recover
 from onnxprune.reduction.selection import rank_groups
+from onnxprune.reduction.single_weights import prune_by_samples
 from onnxprune.runtime.random_inputs import Inputs
 
 IMAGES = 512  # that are looked at
@@ -47,6 +49,34 @@ def reconstructed(network: GraphNetwork, cutting: Cutting, images: Tensor, seed:
     held_out = max(1, len(batches) // 8)
     fitted, _ = recover(cutting.graph, cutting.keep, cutting.shrunk, batches, held_out, seed=seed, effort=QUICK)
     return remade(network, fitted)
+
+
+def sparse(
+    network: GraphNetwork, images: Tensor, share: float, scope: str, seed: int
+) -> tuple[GraphNetwork, dict[str, Tensor]]:
+    """A network without the single weights that matter least to what its layers give, the others making up for them
+    (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774; `onnxprune.reduction.single_weights`); and for each
+    convolution and linear layer the 0/1 mask of its weight.
+
+    Args:
+        images: (N, C, H, W), normalised.
+        share: of the weights, 0 to 1.
+        scope: "layer" (the same share of each) or "global".
+    """
+    graph, _, _ = followed(network, tuple(images.shape[1:]))
+    batches = _inputs(network, graph.network.inputs[0], images)
+    pruned, kept = prune_by_samples(graph, batches, share, scope, "obs", repair=True, seed=seed)
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    masks = {}
+    for constant, mask in kept.items():
+        layer = layer_of(constant)
+        if layer is not None and layer in layers:
+            weight = layers[layer].weight
+            turned = mask.T if weight.shape != mask.shape or constant != f"{layer}.weight" else mask
+            masks[layer] = torch.from_numpy(np.ascontiguousarray(turned)).to(weight)
+        else:  # weights of no such layer are not what is asked for
+            pruned.weights[constant] = graph.network.weights[constant]
+    return remade(network, pruned), masks
 
 
 def _inputs(network: nn.Module, name: str, images: Tensor) -> list[Inputs]:

@@ -127,7 +127,7 @@ def _file_model(name: str) -> Model:
         f"your own network, {name}",
         name,
         micro_batch=128,
-        recipe=Recipe(epochs=0, finetune_epochs=1, learning_rate=0.002, finetune_learning_rate=0.002),
+        recipe=Recipe(epochs=0, finetune_epochs=1, learning_rate=0.001, finetune_learning_rate=0.001),
         options=NORMALISATION,
         batch_norm=True,  # as far as is known: a criterion that needs it looks for itself
         trained=True,

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from onnxprune.bridge.coupling import coupling, cut
 from onnxprune.bridge.graph_network import GraphNetwork
-from onnxprune.bridge.reconstruction import IMAGES, reconstructed
+from onnxprune.bridge.reconstruction import IMAGES, reconstructed, sparse
 from onnxprune.pruning.layers import BATCH_NORMS
 from onnxprune.pruning.remove import Pruned, apply_held
+from onnxprune.pruning.request import Masks, Request
+from onnxprune.settings.vocabulary import TECHNIQUES
 from onnxprune.training.batches import Batches
 from onnxprune.training.device import seeded_generator
 
@@ -41,21 +43,34 @@ def recalibrate(network: nn.Module, batches: Batches, seed: int) -> None:
         norm.eval()
 
 
-def reconstruct(
-    pruned: Pruned, base: nn.Module, batches: Batches, seed: int, input_shape: tuple[int, int, int]
-) -> None:
+def reconstruct(pruned: Pruned, base: GraphNetwork, request: Request, batches: Batches) -> None:
     """Fits what is left of an ONNX graph to what it gave, from 512 training images without their labels; in place.
 
+    Single weights make up for the others where the criterion is "obs", which says how.
+
     Args:
-        base: the network before its units went, an ONNX graph in PyTorch, which is left untouched.
-        input_shape: (C, H, W) of one image.
+        base: the network before anything went, which is left untouched.
     """
-    assert isinstance(base, GraphNetwork)
-    order = torch.randperm(len(batches), generator=seeded_generator(seed, "reconstruction"))
-    images, _ = batches.take(order[:IMAGES])
-    fitted = reconstructed(base, cut(base, input_shape, pruned.unit_masks), images, seed)
-    pruned.network = fitted
+    if not pruned.removed[0]:
+        return
+    if TECHNIQUES[request.technique].unit == "channel":
+        images = _looked_at(batches, request.seed)
+        cutting = cut(base, tuple(images.shape[1:]), pruned.unit_masks)
+        pruned.network = reconstructed(base, cutting, images, request.seed)
+    elif request.criterion == "obs":
+        pruned.network, _ = sparse_file(base, request, batches)
     apply_held(pruned.network, pruned.held)
+
+
+def sparse_file(network: GraphNetwork, request: Request, batches: Batches) -> tuple[GraphNetwork, Masks]:
+    """A network without single weights, as "obs" chooses and makes up for them; and layer -> mask of its weight."""
+    scope = TECHNIQUES[request.technique].scope
+    return sparse(network, _looked_at(batches, request.seed), request.sparsity / 100, scope, request.seed)
+
+
+def _looked_at(batches: Batches, seed: int) -> Tensor:
+    order = torch.randperm(len(batches), generator=seeded_generator(seed, "reconstruction"))
+    return batches.take(order[:IMAGES])[0]
 
 
 def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int]) -> None:

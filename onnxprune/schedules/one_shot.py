@@ -11,7 +11,6 @@ from onnxprune.pruning.recovery import compensate, recalibrate, reconstruct
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks
 from onnxprune.schedules.context import PruningContext
-from onnxprune.settings.vocabulary import TECHNIQUES
 
 
 def one_shot(context: PruningContext) -> Pruned:
@@ -28,8 +27,8 @@ def one_shot(context: PruningContext) -> Pruned:
             context.train(network, how, masks=held)
     else:
         pruned = context.remove(base, masks)
-        if isinstance(base, GraphNetwork) and TECHNIQUES[point.technique].unit == "channel":
-            reconstruct(pruned, base, context.batches, point.seed, context.dataset.input_shape)
+        if isinstance(base, GraphNetwork):
+            reconstruct(pruned, base, context.request, context.batches)
         if point.compensate:
             compensate(pruned, base, context.dataset.input_shape)
         if point.recalibrate:

@@ -328,6 +328,8 @@ class Point:
                 f"control '{self.control}' is not for schedule '{self.schedule}', which decides several times, but for "
                 f"{able}"
             )
+        if technique.unit == "weight" and self.criterion == "obs" and not model.trained:
+            found.append("criterion 'obs' of single weights changes those that stay, which is for FILE.onnx: use l1")
         if model.trained:
             found += _problems_of_trained(self)
         if self.rewind_epoch and self.epochs is not None and self.rewind_epoch > self.epochs:

@@ -54,7 +54,7 @@ TECHNIQUES: Registry[Technique] = Registry(
             "single weights, the same share of every layer",
             unit="weight",
             scope="layer",
-            criteria=("l1", "l2", "threshold", "random"),
+            criteria=("l1", "l2", "threshold", "obs", "random"),
         ),
         "neuron": Technique(
             "output units of every layer but the classifier, by their contribution to the network's output",
@@ -73,7 +73,7 @@ TECHNIQUES: Registry[Technique] = Registry(
             "single weights, one ranking over all layers",
             unit="weight",
             scope="global",
-            criteria=("l1", "lamp", "taylor", "random"),
+            criteria=("l1", "lamp", "taylor", "obs", "random"),
         ),
     },
     group="onnxprune.techniques",
