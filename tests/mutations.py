@@ -130,8 +130,8 @@ MUTATIONS = [
         (
             "seed: not in the first weights",
             "bridge/start.py",
-            "point.seed, **point.model_options",
-            "0, **point.model_options",
+            "point.seed, point.model_options",
+            "0, point.model_options",
             f"{SETUP}::test_the_network_is_that_of_the_seed",
         ),
         (

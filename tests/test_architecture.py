@@ -23,10 +23,10 @@ ROOMS = {
     "results": "settings common",
     "analysis": "runtime graph data common",
     "runtime": "graph common",
-    "graph": "common",
     "settings": "data models common",
     "data": "common",
-    "models": "common",
+    "models": "graph common",
+    "graph": "common",
     "common": "",
 }
 WITHOUT_TORCH = ("report", "delivery", "reduction", "results", "analysis", "runtime", "graph")

@@ -9,8 +9,8 @@ import onnxruntime
 
 from onnxprune.analysis.evaluation import as_logits
 from onnxprune.common.errors import InputError
+from onnxprune.graph.images import ImageInput
 from onnxprune.graph.metadata import Metadata, Normalisation, parse
-from onnxprune.runtime.images import ImageInput
 from onnxprune.runtime.probe import probe
 from onnxprune.runtime.session import FLOATS, image_input, open_session, run_batched, scores_output
 
@@ -64,7 +64,7 @@ def open_classifier(path: Path, *, device: str = "cpu", threads: int = 1) -> Cla
 
     Raises:
         InputError: it cannot be loaded, or does not classify images: it has not one float32 input of images, in
-            whatever layout (`onnxprune.runtime.images`), and an output (batch, classes).
+            whatever layout (`onnxprune.graph.images`), and an output (batch, classes).
     """
     probe(path, device=device, threads=threads)
     session = open_session(path, device=device, threads=threads)

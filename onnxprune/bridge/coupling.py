@@ -234,6 +234,9 @@ class _Names:
         self._nodes = prepared.graph.network.nodes
         self._makers = {name: node for node in prepared.source.nodes for name in node.output}
         self._shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+        self._ends = [*self._graph.network.outputs]
+        if isinstance(network, GraphNetwork):  # a softmax may follow
+            self._ends.append(network.plan.scores)
         self._layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 
     def coupling(self) -> tuple[Coupling, Units]:
@@ -266,7 +269,7 @@ class _Names:
         outputs = {name: number[labels] for name, labels in made.items() if number[labels].any()}
         stays = "a single unit has to stay"
         channels = self._graph.channels
-        ends = [channels[name].labels for name in self._graph.network.outputs if name in channels]
+        ends = [channels[name].labels for name in self._ends if name in channels]
         final = np.setdiff1d(np.concatenate([np.zeros(1, np.int64), *ends]), [0])
         frozen = {
             name: next((reasons[label] for label in made.get(name, np.zeros(0)).tolist() if label in reasons), stays)

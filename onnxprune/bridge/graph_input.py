@@ -3,8 +3,8 @@
 import numpy as np
 
 from onnxprune.common.errors import InputError
+from onnxprune.graph.images import ImageInput
 from onnxprune.graph.network import Network
-from onnxprune.runtime.images import ImageInput
 
 
 def image_input(network: Network, where: str) -> ImageInput:

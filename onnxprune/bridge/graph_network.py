@@ -18,11 +18,11 @@ from onnxprune.bridge.graph_input import image_input
 from onnxprune.bridge.operators import NUMBERS, OPERATORS, Call
 from onnxprune.common.errors import InputError
 from onnxprune.graph.evaluation import evaluated
+from onnxprune.graph.images import ImageInput, Layout
 from onnxprune.graph.network import Network, attribute, label_of, live_nodes, opset, read, reads
 from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.tensors import Shape
 from onnxprune.reduction.preparation import Prepared, prepare
-from onnxprune.runtime.images import ImageInput, Layout
 from onnxprune.runtime.probe import probe
 
 _SECONDS_TO_OPEN = 30  # of a file: by the clock, and the machine may be busy
@@ -254,7 +254,7 @@ def read_network(path: Path, shape: tuple[int, int, int], classes: int | None = 
         )
     name, log = _scores(prepared, path, classes)
     try:
-        return _build(network, source, image, image.layout(shape), name, log).eval()
+        return build(network, source, image, image.layout(shape), name, log).eval()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -302,7 +302,7 @@ def remade(network: GraphNetwork, graph: Network) -> GraphNetwork:
     """A network of another graph, with the same input and scores, in evaluation mode."""
     plan = network.plan
     device = next(network.parameters()).device
-    return _build(graph, None, plan.image, plan.layout, plan.scores, plan.log).eval().to(device)
+    return build(graph, None, plan.image, plan.layout, plan.scores, plan.log).eval().to(device)
 
 
 class _Builder:
@@ -430,9 +430,18 @@ class _Builder:
                 self.origins[own] = _Parameter(name)
 
 
-def _build(
+def build(
     network: Network, source: Network | None, image: ImageInput, layout: Layout, scores: str, log: bool
 ) -> GraphNetwork:
+    """A network of a graph.
+
+    Args:
+        source: the file that the graph is from, see `GraphNetwork.graph`.
+        scores: the tensor that it answers with; `log`: as log-probabilities.
+
+    Raises:
+        InputError: the graph has an operator that is not known here, weights of other types, or none.
+    """
     version = opset(network.model)
     calls = tuple(_pooled_first([Call.of(node, version) for node in live_nodes(network.nodes, [scores])]))
     if strange := sorted({operator_type(call.node) for call in calls} - set(OPERATORS)):

@@ -341,7 +341,7 @@ def _triton_configuration(name: str, facts: Facts, batch: int) -> str:
         name=name,
         batch=batch,
         input=facts.input_name,
-        dims=", ".join(map(str, facts.shape)),
+        dims=", ".join(map(str, facts.layout.sizes)),
         output=facts.output_name,
         classes=len(facts.classes),
     )

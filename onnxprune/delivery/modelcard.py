@@ -8,6 +8,7 @@ from typing import Any
 from onnxprune.analysis.classifier import Classifier
 from onnxprune.common.errors import RunError
 from onnxprune.data.registry import DATASETS
+from onnxprune.graph.images import Layout
 from onnxprune.graph.metadata import NORMALISATION, Normalisation
 from onnxprune.models import MODELS
 from onnxprune.settings.point import FIELDS, Point
@@ -22,6 +23,7 @@ class Facts:
     output_name: str
     normalisation: Normalisation
     shape: tuple[int, int, int]
+    layout: Layout
     classes: tuple[str, ...]
 
     @classmethod
@@ -39,6 +41,7 @@ class Facts:
             output_name=classifier.output_name,
             normalisation=metadata.normalisation,
             shape=metadata.input_shape,
+            layout=classifier.image.layout(metadata.input_shape),
             classes=metadata.classes,
         )
 
@@ -83,8 +86,8 @@ def write_card(name: str, file: str, row: Mapping[str, Any], facts: Facts, diges
             *_loading(file, facts),
             "```",
             "",
-            f"Input `{facts.input_name}`: float32 (batch, {_listed(facts.shape)}), "
-            f"`{NORMALISATION}`. Output `{facts.output_name}`: logits (batch, {len(facts.classes)}); the largest "
+            f"Input `{facts.input_name}`: float32 (batch, {_listed(facts.layout.sizes)}), "
+            f"`{NORMALISATION}`. Output `{facts.output_name}`: scores (batch, {len(facts.classes)}); the largest "
             "is the class. All of this is in the file's metadata too.",
             "",
             "Classes, in order: " + ", ".join(f"{index} {label}" for index, label in enumerate(facts.classes)),
@@ -142,8 +145,18 @@ def _loading(file: str, facts: Facts) -> list[str]:
         f'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
         f'images = np.load("images.npy").astype(np.float32)  # yours: pixels 0 to 255, (N, {_listed(facts.shape)})',
         f"mean, std = {mean}, {std}",
-        f'print(session.run(None, {{"{facts.input_name}": (images / 255 - mean) / std}})[0].argmax(axis=1))',
+        f'print(session.run(["{facts.output_name}"], {{"{facts.input_name}": {_inputs(facts)}}})[0].argmax(axis=1))',
     ]
+
+
+def _inputs(facts: Facts) -> str:
+    """Pixels as the file takes them."""
+    normalised = "(images / 255 - mean) / std"
+    if facts.layout.axes != (0, 1, 2, 3):
+        return f"({normalised}).transpose{facts.layout.axes}"
+    if facts.layout.sizes != facts.shape:
+        return f"({normalised}).reshape(-1, {_listed(facts.layout.sizes)})"
+    return normalised
 
 
 def _listed(shape: tuple[int, ...]) -> str:

@@ -15,9 +15,9 @@ from onnxprune.analysis.prediction import read_picture
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.data.arrays import check_images
 from onnxprune.data.dataset import Dataset, Split, canonical_name, load
+from onnxprune.graph.images import ImageInput
 from onnxprune.graph.metadata import Metadata, Normalisation
 from onnxprune.graph.network import Network
-from onnxprune.runtime.images import ImageInput
 from onnxprune.runtime.random_inputs import Inputs
 
 Data = str | Path | Mapping[str, np.ndarray]

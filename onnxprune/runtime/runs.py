@@ -7,7 +7,7 @@ from typing import Any
 import onnxruntime
 
 from onnxprune.common.errors import InputError
-from onnxprune.runtime.images import ImageInput
+from onnxprune.graph.images import ImageInput
 from onnxprune.runtime.random_inputs import Inputs, random_inputs
 from onnxprune.runtime.session import open_session
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from onnxprune.common.errors import InputError, one_line
-from onnxprune.runtime.images import ImageInput
+from onnxprune.graph.images import ImageInput
 
 FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 

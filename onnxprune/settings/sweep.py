@@ -16,7 +16,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.models import MODELS, OPTIONS, model_title
 from onnxprune.settings.point import AXES, BASES, FIELDS, MAX_NAME, SCHEMA, Point, content_hash, told
 from onnxprune.settings.values import real_number, shown, truth_value, whole_number
-from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES, criteria_of, resolve_criterion
+from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES, resolve_criterion
 
 MAX_POINTS = 100_000
 
@@ -248,7 +248,7 @@ def _criterion(point: Point) -> str:
     """What the point asks for, else its model's own where that is accepted, else its technique's."""
     own, schedule = MODELS[point.model].criterion, SCHEDULES[point.schedule]
     asked = point.criterion
-    if asked is None and not schedule.criteria and own in criteria_of(point.technique):
+    if asked is None and not schedule.criteria and own in TECHNIQUES[point.technique].criteria:
         asked = own
     return resolve_criterion(point.technique, asked, point.granularity, point.schedule)
 

@@ -60,3 +60,16 @@ def accuracy(path: Path) -> float:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     scores = session.run(None, {"pixels": images[_TRAINED:]})[0]
     return 100 * float((scores.argmax(1) == labels[_TRAINED:]).mean())
+
+
+def dataset(path: Path) -> Path:
+    """Writes the digits, 8x8, as an .npz file: those it was trained on, and the others as its test set."""
+    images, labels = _digits()
+    pictures = np.round(255 * images).astype(np.uint8).reshape(-1, 8, 8)
+    parts = {"train": slice(_TRAINED), "test": slice(_TRAINED, None)}
+    np.savez(
+        path,
+        **{f"x_{name}": pictures[part] for name, part in parts.items()},
+        **{f"y_{name}": labels[part] for name, part in parts.items()},
+    )
+    return path

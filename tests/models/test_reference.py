@@ -126,7 +126,7 @@ def test_code_that_python_cannot_read_is_one_line(tmp_path: Path) -> None:
         ("no.such.module:Net", "there is no module no.such.module"),
         ("mynet.py", "mynet.py:NAME"),
         ("mynet.py:a-b", r"expected FILE.py:NAME"),
-        ("net.onnx", "'onnxprune prune' is for an ONNX file"),
+        ("net.onnx", "net.onnx': no such file"),
         ("resnet", r"Your own network: FILE.py:NAME"),
         (lambda shape, classes: None, "top level of a file"),
     ],

@@ -81,7 +81,7 @@ def test_every_error_is_told_at_once() -> None:
         ({"criterion": "l3"}, ["unknown criterion 'l3'", "fpgm"]),
         (
             {"criterion": "fpgm", "technique": "neuron"},
-            ["'neuron' does not accept", "taylor, apoz, activation, random"],
+            ["'neuron' does not accept", "taylor, apoz, activation, obs, random"],
         ),
         ({"schedule": "later"}, ["unknown schedule", "at-init"]),
         ({"sparsity": -1}, ["-1"]),
