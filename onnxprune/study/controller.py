@@ -14,7 +14,7 @@ from onnxprune.common.progress import Reporter, Verbosity
 from onnxprune.data.dataset import Dataset
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy
-from onnxprune.settings.point import Point
+from onnxprune.settings.point import BASES, Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.estimate import check_room
 from onnxprune.study.executors import EXECUTORS, Executor
@@ -98,10 +98,11 @@ def run_sweep(
         with store.claimed(folder / store.SPEC):
             store.remove_partial(folder)
             write_text(folder / store.SPEC, plan.to_toml())
-        bases = len({tuple(point.base_settings().items()) for point in plan.points})
-        reporter = stack.enter_context(Reporter(bases + len(points), verbosity))
-        for note in materials.notes:
-            reporter.say(note)
+        bases = {point.base_id(materials.dataset(point).checksum) for point in plan.points}
+        reporter = stack.enter_context(Reporter(len(bases) + len(points), verbosity))
+        if not all((runs / BASES / base / store.METRICS).exists() for base in bases):  # said once
+            for note in materials.notes:
+                reporter.say(note)
         sweep = _RunningSweep(runs, materials, executor, reporter, tracking)
         busy = sweep.run(points, RetryPolicy(retry_failed, wait=False))
         if busy:

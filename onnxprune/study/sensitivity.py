@@ -73,6 +73,8 @@ def sensitivity(
     device = torch.device(first.device)
     found = []
     with Reporter(1 + len(plan.points), verbosity) as reporter:
+        for note in materials.notes:
+            reporter.say(note)
         ensure_base(first, dataset, runs, reporter, RetryPolicy())
         base = materials.base(first, runs)
         batches = training_batches(first, dataset)
