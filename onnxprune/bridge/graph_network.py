@@ -126,7 +126,7 @@ class GraphNetwork(nn.Module):
         laid_out = images.permute(plan.layout.axes).reshape(-1, *plan.layout.sizes)
         values: dict[str, Any] = {plan.image.name: laid_out}
         for place, call in enumerate(plan.calls):
-            inputs = [self._value(call, position, values) for position in range(len(call.node.input))]
+            inputs = self._inputs(call, values)
             if place in plan.modules:
                 found: Any = self._modules[plan.modules[place]](inputs[0])  # type: ignore[misc]
             elif any(isinstance(value, Tensor) for value in inputs):
@@ -140,15 +140,16 @@ class GraphNetwork(nn.Module):
         scores: Tensor = values[plan.scores]
         return scores.log_softmax(-1).clamp_min(_LEAST) if plan.log else scores
 
-    def _value(self, call: Call, position: int, values: Mapping[str, Any]) -> Any:
-        name = call.node.input[position]
-        if not name or name in values:
-            return values.get(name)
-        if name in self.plan.names:
-            found = getattr(self, self.plan.names[name], None)
-            if isinstance(found, Tensor):
-                return found
-        return self.plan.network.weights.get(name)
+    def _inputs(self, call: Call, values: Mapping[str, Any]) -> list[Any]:
+        """What a node reads: constants as tensors where it computes with tensors, else as they are."""
+        names = call.node.input
+        own = {name: getattr(self, self.plan.names[name]) for name in names if name in self.plan.names}
+        if not any(isinstance(found, nn.Parameter) for found in own.values()) and not any(
+            isinstance(values.get(name), Tensor) for name in names
+        ):
+            own = {}
+        known = self.plan.network.weights
+        return [values[name] if name in values else own.get(name, known.get(name)) for name in names]
 
     def _static(self, call: Call, inputs: list[Any]) -> list[Any]:
         """What follows from constants and sizes: computed as ONNX defines it."""
