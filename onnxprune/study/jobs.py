@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.errors import RunError
 from onnxprune.common.output import silenced
-from onnxprune.common.progress import Listener
+from onnxprune.common.progress import Listener, Verbosity
 from onnxprune.data.dataset import Dataset, load
 from onnxprune.models import MODELS
 from onnxprune.results.task import RetryPolicy
@@ -55,8 +55,9 @@ class Job:
 class Materials:
     """The data and the base of the latest job, kept because the next one mostly needs the same."""
 
-    def __init__(self, data_dir: Path | None) -> None:
+    def __init__(self, data_dir: Path | None, verbosity: Verbosity = Verbosity.QUIET) -> None:
         self.data_dir = data_dir
+        self._verbosity = verbosity  # of the reading of pictures
         self._data: tuple[Any, Dataset] | None = None
         self._base: tuple[str, Base] | None = None
 
@@ -66,10 +67,12 @@ class Materials:
         Raises:
             InputError: they cannot be had.
         """
-        settings = (point.dataset, point.train_limit, MODELS[point.model].minimum_size)
+        settings = (point.dataset, point.train_limit, point.picture_size, MODELS[point.model].minimum_size)
         if self._data is None or self._data[0] != settings:
-            dataset = load(point.dataset, self.data_dir, point.train_limit).padded(MODELS[point.model].minimum_size)
-            self._data = (settings, dataset)
+            dataset = load(
+                point.dataset, self.data_dir, point.train_limit, size=point.picture_size, verbosity=self._verbosity
+            )
+            self._data = (settings, dataset.padded(MODELS[point.model].minimum_size))
         return self._data[1]
 
     def base(self, point: Point, runs: Path) -> "Base":
@@ -97,6 +100,8 @@ def perform(job: Job, materials: Materials, listener: Listener, exclusive: "Excl
         from onnxprune.study.point import PointRun, run_point
 
     point = job.point
+    if job.folder.name != point.point_id(materials.dataset(point).checksum):
+        raise RunError(f"the data of {point.dataset} changed while the study ran: start it again")
     base = materials.base(point, job.runs)
     run_point(PointRun(point, base, materials.dataset(point), job.folder, listener, exclusive), job.retry)
 
