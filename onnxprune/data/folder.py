@@ -225,13 +225,16 @@ def _looked_at(
 def _check_splits(listing: _Listing, known: Sequence[_Known]) -> None:
     there = {(each.split, each.picture.label) for each in known}
     for split in _SPLITS:
-        for label, name in enumerate(listing.classes):
-            if (split, label) not in there:
-                raise listing.error(
-                    f"class {name!r} has too few pictures: none of them is in the {split} set, which about "
-                    f"{100 * (TEST_SHARE if split == 'test' else 1 - TEST_SHARE):g} % get into by their content; add "
-                    "some, or make train/ and test/ with all classes yourself"
-                )
+        missing = [label for label in range(len(listing.classes)) if (split, label) not in there]
+        if missing:
+            count = sum(each.picture.label == missing[0] for each in known)
+            others = f" and {len(missing) - 1:,} other(s) have" if len(missing) > 1 else " has"
+            share = TEST_SHARE if split == "test" else 1 - TEST_SHARE
+            raise listing.error(
+                f"class {listing.classes[missing[0]]!r}{others} too few pictures: none of its {count:,} is in the "
+                f"{split} set, which about {100 * share:g} % of all get into by their content; add some, or make "
+                "train/ and test/ with all classes yourself"
+            )
 
 
 def _common_size(listing: _Listing, sizes: Counter[Size]) -> Size:

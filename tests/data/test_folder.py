@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import threading
 import unicodedata
@@ -140,7 +141,7 @@ def test_links_to_files_are_pictures_and_to_folders_classes_at_most(
     (path / "dog/round").symlink_to(path)
     (path / "dog/itself").symlink_to(path / "dog")
     assert loaded(path).checksum == before
-    assert "ignored: 2 links to folders" in told(path, capsys)
+    assert "ignored: 2 link(s) to folders" in told(path, capsys)
 
 
 def test_what_is_ignored_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -538,7 +539,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "too few for a test set": (
         _few,
-        "class 'dog' has too few pictures: none of them is in the test set, which about 20 %",
+        "class 'dog' has too few pictures: none of its 17 is in the test set, which about 20 %",
     ),
     "a name of two lines": (lambda path: (path / "dog").rename(path / "a\nb"), r"class 'a\nb' has a name that cannot"),
     "a name that turns text": (lambda path: (path / "dog").rename(path / "a\u202eb"), r"class 'a\u202eb' has a name"),
@@ -558,6 +559,11 @@ def test_folders_that_are_no_dataset_are_refused_in_a_line(
     path = photos(tmp_path / "pets")
     change(path)
     assert words in problem(path)
+
+
+def test_of_classes_with_too_few_pictures_the_first_is_named(tmp_path: Path) -> None:
+    text = problem(photos(tmp_path / "pets", tuple("abcdefgh"), count=1))
+    assert re.search(r"class '[a-h]' and [1-7] other\(s\) have too few pictures: none of its 1 is in the t", text)
 
 
 @pytest.mark.parametrize("name", ["=1+1", "-rf", "a b", "a,b", "[red]x[]", "<b>", "日本", "%s {0}"])
