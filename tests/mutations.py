@@ -108,9 +108,9 @@ MUTATIONS = [
         ),
         (
             "splits: pictures are split by the names of their files",
-            "data/folder.py",
-            "_SPLITS[int(self.digest[:16], 16) <",
-            "_SPLITS[int(hashlib.sha256(str(self.picture.path).encode()).hexdigest()[:16], 16) <",
+            "data/collection.py",
+            "SPLITS[int(self.digest[:16], 16) <",
+            "SPLITS[int(hashlib.sha256(self.picture.name.encode()).hexdigest()[:16], 16) <",
             f"{FOLDER}::test_names_dates_and_places_of_the_files_have_no_say "
             f"{FOLDER}::test_a_fifth_is_the_test_set_by_the_content_of_the_files",
         ),
@@ -123,14 +123,14 @@ MUTATIONS = [
         ),
         (
             "data: pictures that changed after they were hashed",
-            "data/folder.py",
+            "data/collection.py",
             "if hashlib.sha256(content).hexdigest() != each.digest:",
             "if False:",
             f"{FOLDER}::test_what_was_hashed_is_what_is_trained_on",
         ),
         (
             "data: the cache knows pictures by their labels alone",
-            "data/folder.py",
+            "data/collection.py",
             "pictures = [(each.digest, each.picture.label, each.split) for each in known]",
             "pictures = [(each.picture.label, each.split) for each in known]",
             f"{FOLDER}::test_a_changed_folder_is_read_anew",

@@ -140,9 +140,9 @@ def _own(name: str, size: tuple[int, int] | None, channels: int | None, verbosit
     if not is_folder(name):
         given = read_npz(Path(name))
     else:
-        from onnxprune.data.folder import read_folder  # Pillow is for pictures only
+        from onnxprune.data import collection, folder  # Pillow is for pictures only
 
-        given = read_folder(Path(name), size, channels, verbosity)
+        given = collection.read(folder.listed(Path(name)), size, channels, verbosity)
     return OwnData(checked(given.arrays, name, classes=given.classes), given.classes)
 
 

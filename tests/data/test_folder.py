@@ -17,7 +17,7 @@ from PIL import Image
 
 from onnxprune.common.errors import InputError, StorageError
 from onnxprune.common.progress import Verbosity
-from onnxprune.data import cache, dataset, folder, pictures
+from onnxprune.data import cache, collection, dataset, pictures
 from onnxprune.data.registry import DATASETS, canonical_name
 
 
@@ -198,7 +198,7 @@ def test_progress_goes_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(folder, "Stages", Stages)
+    monkeypatch.setattr(collection, "Stages", Stages)
     loaded(photos(tmp_path / "pets"), verbosity=Verbosity.VERBOSE)
     assert steps == [(f"{what} pets", done, 40) for what in ("checking", "reading") for done in range(1, 41)]
 
@@ -294,7 +294,7 @@ def test_sizes_that_differ_are_counted(tmp_path: Path) -> None:
 
 
 def nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "upright", lambda _: pytest.fail("it was decoded"))
+    monkeypatch.setattr(collection, "upright", lambda _: pytest.fail("it was decoded"))
 
 
 def test_pixels_are_decoded_once(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,13 +380,13 @@ def test_what_was_used_last_is_kept(kept: Path) -> None:
 
 def test_what_was_hashed_is_what_is_trained_on(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = photos(tmp_path / "pets")
-    decoded = folder._decoded
+    decoded = collection._decoded
 
     def changing(*arguments: Any) -> Any:
         picture(4_242).save(path / "dog/003.png")
         return decoded(*arguments)
 
-    monkeypatch.setattr(folder, "_decoded", changing)
+    monkeypatch.setattr(collection, "_decoded", changing)
     assert "1 of 40 pictures cannot be used (dog/003.png: changed while it was read)" in problem(path)
     assert not kept.exists()
 
@@ -480,7 +480,7 @@ def test_what_the_system_does_not_let_us_read_is_told(tmp_path: Path, monkeypatc
 
 def test_pixels_that_do_not_fit_the_memory_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = photos(tmp_path / "pets")
-    monkeypatch.setattr(folder, "available_memory", lambda: 3 * 40 * 3 * 8 * 8 - 1)
+    monkeypatch.setattr(collection, "available_memory", lambda: 3 * 40 * 3 * 8 * 8 - 1)
     nothing_is_decoded(monkeypatch)
     assert "40 pictures of 8x8 (height x width) take about 0.0 GB of memory" in (text := problem(path))
     assert text.endswith("give a smaller --image-size")
