@@ -142,13 +142,15 @@ def _check_splits(listing: Collection, known: Sequence[_Known]) -> None:
     for split in SPLITS:
         missing = [label for label in range(len(listing.classes)) if (split, label) not in there]
         if missing:
+            name, others = listing.classes[missing[0]], len(missing) - 1
+            whose = f"class {name!r}{f' and {others:,} other(s) have' if others else ' has'}"
+            if known and known[0].picture.split is not None:
+                raise listing.error(f"{whose} no pictures in the {split} set: expected every class in both sets")
             count = sum(each.picture.label == missing[0] for each in known)
-            others = f" and {len(missing) - 1:,} other(s) have" if len(missing) > 1 else " has"
             share = TEST_SHARE if split == "test" else 1 - TEST_SHARE
             raise listing.error(
-                f"class {listing.classes[missing[0]]!r}{others} too few pictures: none of its {count:,} is in the "
-                f"{split} set, which about {100 * share:g} % of all get into by their content; add some, or make "
-                "train/ and test/ with all classes yourself"
+                f"{whose} too few pictures: none of its {count:,} is in the {split} set, which about {100 * share:g} % "
+                "of all get into by their content; add some, or make train/ and test/ with all classes yourself"
             )
 
 
@@ -271,7 +273,7 @@ def _notes(
     name = shown_name(listing.place.name)
     channels, height, width = arrays["x_train"].shape[1:]
     form = f"{height}x{width}, {'RGB' if channels == 3 else 'grey'}"
-    how = "in train/ and test/" if known[0].picture.split else f"by their content, about {100 * TEST_SHARE:g} % to test"
+    how = "as they are given" if known[0].picture.split else f"by their content, about {100 * TEST_SHARE:g} % to test"
     yield (
         f"{name}: {len(known):,} pictures of {len(listing.classes)} classes, {len(arrays['y_train']):,} to train and "
         f"validate on and {len(arrays['y_test']):,} to test ({how}), {form}"
@@ -285,7 +287,7 @@ def _notes(
         labels.setdefault(each.digest, set()).add(each.picture.label)
     both = sum(len(found) > 1 for found in splits.values())
     if both:
-        yield f"Note: {name}: {both:,} pictures of test/ are in train/ too, byte for byte: accuracy will be too high"
+        yield f"Note: {name}: {both:,} pictures to test by are among those to train on: accuracy will be too high"
     several = sum(len(found) > 1 for found in labels.values())
     if several:
         yield f"Note: {name}: {several:,} pictures are in several classes, byte for byte: no answer is right on all"

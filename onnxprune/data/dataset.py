@@ -140,9 +140,10 @@ def _own(name: str, size: tuple[int, int] | None, channels: int | None, verbosit
     if not is_folder(name):
         given = read_npz(Path(name))
     else:
-        from onnxprune.data import collection, folder  # Pillow is for pictures only
+        from onnxprune.data import collection, folder, tables  # Pillow is for pictures only
 
-        given = collection.read(folder.listed(Path(name)), size, channels, verbosity)
+        source = tables if tables.are_in(Path(name)) else folder
+        given = collection.read(source.listed(Path(name)), size, channels, verbosity)
     return OwnData(checked(given.arrays, name, classes=given.classes), given.classes)
 
 

@@ -121,7 +121,7 @@ def test_train_and_test_may_be_folders(tmp_path: Path, capsys: pytest.CaptureFix
     }
     assert rows(found.test) == expected
     text = told(tmp_path / "pets", capsys)
-    assert "20 to train and validate on and 8 to test (in train/ and test/), 8x8, RGB" in text
+    assert "20 to train and validate on and 8 to test (as they are given), 8x8, RGB" in text
     assert "pets: ignored: 1 beside train/ and test/" in text
 
 
@@ -178,7 +178,7 @@ def test_nothing_is_said_to_those_who_want_quiet(tmp_path: Path, capsys: pytest.
 def test_pictures_that_are_there_twice_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos(tmp_path / "twice/train", count=10)
     photos(tmp_path / "twice/test", count=4, first=8)  # 8 and 9 of each class are in train too
-    assert "Note: twice: 4 pictures of test/ are in train/ too" in told(tmp_path / "twice", capsys)
+    assert "Note: twice: 4 pictures to test by are among those to train on" in told(tmp_path / "twice", capsys)
     path = photos(tmp_path / "mixed")
     for number in range(3):
         shutil.copy(path / f"cat/00{number}.png", path / f"dog/cat{number}.png")
