@@ -65,11 +65,10 @@ def estimate(points: Sequence[Point], verbosity: Verbosity = Verbosity.QUIET) ->
     Raises:
         InputError: a network fails on the shape of its images, or a user's own data cannot be used.
     """
-    training_set = cache(_training_set)
     bases: set[tuple[Any, ...]] = set()
     images = flops = disk = memory = 0
     for point in points:
-        count, (channels, height, width), classes = training_set(
+        count, (channels, height, width), classes = _training_set(
             point.dataset, point.train_limit, point.picture_size, verbosity
         )
         smallest = MODELS[point.model].minimum_size
@@ -159,6 +158,7 @@ def _bytes(value: Any) -> int:
     return getattr(value, "nbytes", 0)
 
 
+@cache  # a plan is estimated several times, and reading a folder of pictures takes a while
 def _training_set(
     dataset: str, train_limit: int | None, size: tuple[int, int] | None, verbosity: Verbosity
 ) -> tuple[int, tuple[int, int, int], int]:

@@ -169,6 +169,13 @@ def test_the_plan_counts_the_pictures(pictures: Path) -> None:
     assert estimate([dataclasses.replace(point, train_limit=7)]).training_images == 7
 
 
+def test_a_plan_is_estimated_again_without_reading_again(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (point,) = Sweep.one_point({"dataset": pictures, "image_size": 9}).points
+    first = estimate([point])
+    monkeypatch.setattr("onnxprune.study.estimate.load", lambda *_, **__: pytest.fail("it was read again"))
+    assert estimate([point]) == first
+
+
 def test_pictures_of_two_sizes_are_refused_before_anything_is_trained(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="differ in size") as error:
         package.sweep(dataset=pictures, out=tmp_path / "runs", model="slp")
