@@ -32,6 +32,7 @@ STORE = "tests/results/test_store.py"
 SCORES = "tests/analysis/test_evaluation.py"
 COUNTING = "tests/graph/test_counting.py"
 DATASET = "tests/data/test_dataset.py"
+FOLDER = "tests/data/test_folder.py"
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,35 @@ MUTATIONS = [
             '_statistics(splits["train"].images)',
             '_statistics(splits["test"].images)',
             f"{DATASET}::test_mean_and_std_are_of_the_training_images_used",
+        ),
+        (
+            "splits: pictures are split by the names of their files",
+            "data/collection.py",
+            "SPLITS[int(self.digest[:16], 16) <",
+            "SPLITS[int(hashlib.sha256(self.picture.name.encode()).hexdigest()[:16], 16) <",
+            f"{FOLDER}::test_names_dates_and_places_of_the_files_have_no_say "
+            f"{FOLDER}::test_a_fifth_is_the_test_set_by_the_content_of_the_files",
+        ),
+        (
+            "ids: what classes are called has no say",
+            "data/dataset.py",
+            "_checksum(splits, None if given is None else given.classes)",
+            "_checksum(splits, None)",
+            f"{FOLDER}::test_pixels_are_decoded_once",
+        ),
+        (
+            "data: pictures that changed after they were hashed",
+            "data/collection.py",
+            "if hashlib.sha256(content).hexdigest() != each.digest:",
+            "if False:",
+            f"{FOLDER}::test_what_was_hashed_is_what_is_trained_on",
+        ),
+        (
+            "data: the cache knows pictures by their labels alone",
+            "data/collection.py",
+            "pictures = [(each.digest, each.picture.label, each.split) for each in known]",
+            "pictures = [(each.picture.label, each.split) for each in known]",
+            f"{FOLDER}::test_a_changed_folder_is_read_anew",
         ),
         (
             "splits: search decides by test accuracy",

@@ -21,6 +21,7 @@ GUIDE = [
     "profiling",
     "pruning-any-file",
     "your-own-network",
+    "your-own-data",
     pytest.param("choosing-what-to-ship", marks=pytest.mark.slow),
     pytest.param("schedules", marks=pytest.mark.slow),
     "extending",

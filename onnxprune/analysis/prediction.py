@@ -1,19 +1,16 @@
 """Picture files through a classifier's ONNX file, by what its metadata say."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from onnxprune.analysis.classifier import Classifier, softmax
 from onnxprune.common.errors import InputError
+from onnxprune.data.pictures import read_picture
 from onnxprune.data.registry import DATASETS
 
-_MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
 _TOP = 3
-_DEEP = ("I", "F")  # Pillow's modes of more than 8 bits a channel begin so; it clips them at 255
 
 
 @dataclass(frozen=True)
@@ -40,9 +37,11 @@ def picture_shape(classifier: Classifier) -> tuple[int, int, int]:
         raise InputError(f"{classifier.path}: neither its input nor its metadata say the size of its images")
     if not classifier.image.takes(shape):
         raise InputError(f"{classifier.path}: its metadata say images of {shape}, its input is {classifier.shape}")
-    if shape[0] not in _MODES:
+    if shape[0] not in (1, 3):
         raise InputError(f"{classifier.path}: takes images of {shape[0]} channels, pictures have 1 or 3")
-    known = {name: info.shape for name, info in DATASETS.items()}.get(classifier.metadata.dataset or "")
+    known = classifier.metadata.picture_shape
+    if known is None:  # a user's own data, which may have the name of another dataset, tell it
+        known = {name: info.shape for name, info in DATASETS.items()}.get(classifier.metadata.dataset or "")
     # a model that needs larger images than its dataset has was trained on them with a border
     if known and known[0] == shape[0] and known[1] <= shape[1] and known[2] <= shape[2]:
         return known
@@ -88,31 +87,6 @@ def predict(classifier: Classifier, paths: list[Path]) -> list[Prediction]:
         Prediction(path, size, _top(row, metadata.classes))
         for path, (_, size), row in zip(paths, loaded, probabilities, strict=True)
     ]
-
-
-def read_picture(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-    """The picture as uint8 (C, H, W), and its own (width, height)."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                file.load()
-                picture = ImageOps.exif_transpose(file)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise InputError(f"{path}: the picture has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
-    except Exception as error:  # Pillow's readers raise whatever their format's parser does
-        raise InputError(f"{path}: not a picture that Pillow can read, or a damaged one") from error
-    if picture.mode.startswith(_DEEP):
-        raise InputError(f"{path}: has more than 8 bits a channel (Pillow's mode {picture.mode}): convert it first")
-    channels, height, width = shape
-    size = picture.size
-    picture = picture.convert(_MODES[channels])
-    if size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
-    return pixels, size
 
 
 def _bordered(pixels: np.ndarray, classifier: Classifier, shape: tuple[int, int, int]) -> np.ndarray:

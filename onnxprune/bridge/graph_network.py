@@ -148,8 +148,11 @@ class GraphNetwork(nn.Module):
             isinstance(values.get(name), Tensor) for name in names
         ):
             own = {}
-        known = self.plan.network.weights
-        return [values[name] if name in values else own.get(name, known.get(name)) for name in names]
+        known, numbers = self.plan.network.weights, NUMBERS.get(operator_type(call.node), ())
+        return [
+            values[name] if name in values else known.get(name) if place in numbers else own.get(name, known.get(name))
+            for place, name in enumerate(names)
+        ]
 
     def _static(self, call: Call, inputs: list[Any]) -> list[Any]:
         """What follows from constants and sizes: computed as ONNX defines it."""

@@ -129,6 +129,8 @@ def _data_metadata(dataset: Dataset) -> dict[str, Any]:
         "dataset": dataset.name,
         "classes": list(dataset.classes),
         "input_shape": list(dataset.input_shape),
+        # of a dataset with a name it is known
+        **({} if dataset.own_shape is None else {"picture_shape": list(dataset.own_shape)}),
         "normalisation": NORMALISATION,
         "mean": list(dataset.mean),
         "std": list(dataset.std),

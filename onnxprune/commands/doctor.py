@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows
+from onnxprune.commands.options import DATA_DIR, IMAGE_SIZE, machine_readable, print_rows
 
 
 @click.command()
@@ -17,9 +17,13 @@ from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows
     show_default=True,
     help="Folder that results will go under.",
 )
+@click.option("--dataset", help="Data of your own to look at too: FILE.npz, or a FOLDER of pictures.")
+@IMAGE_SIZE
 @DATA_DIR
 @machine_readable
-def doctor(out: Path, data_dir: Path | None, output: str | None) -> None:
+def doctor(
+    out: Path, dataset: str | None, image_size: tuple[int, int] | None, data_dir: Path | None, output: str | None
+) -> None:
     """Check the installation, the data and the machine.
 
     Packages against the versions that onnxprune needs, what onnxruntime really runs on, the datasets that are there,
@@ -29,7 +33,7 @@ def doctor(out: Path, data_dir: Path | None, output: str | None) -> None:
     from onnxprune.study.doctor import examine
 
     findings = []
-    for finding in examine(out, data_dir or default_data_dir()):
+    for finding in examine(out, data_dir or default_data_dir(), dataset, image_size):
         findings.append(finding)
         if output is None:
             click.echo(f"{finding.state:6}  {finding.subject}: {finding.text}")

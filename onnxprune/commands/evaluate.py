@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, DEVICE, MEAN, STD, THREADS, machine_readable, print_rows
+from onnxprune.commands.options import DATA_DIR, DEVICE, IMAGE_SIZE, MEAN, STD, THREADS, machine_readable, print_rows
 
 if TYPE_CHECKING:
     from onnxprune.analysis.assessment import Assessment
@@ -21,7 +21,10 @@ _PAIRS = 10
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--dataset", required=True, help="Data: a name of 'onnxprune datasets', or FILE.npz.")
+@click.option(
+    "--dataset", required=True, help="Data: a name of 'onnxprune datasets', FILE.npz, or a FOLDER of pictures."
+)
+@IMAGE_SIZE
 @DATA_DIR
 @MEAN
 @STD
@@ -31,6 +34,7 @@ _PAIRS = 10
 def evaluate(
     model: Path,
     dataset: str,
+    image_size: tuple[int, int] | None,
     data_dir: Path | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
@@ -40,25 +44,27 @@ def evaluate(
 ) -> None:
     """Measure the accuracy of an ONNX file on a dataset's full test set.
 
-    Top-1, top-5, cross-entropy, the accuracy of each class and the confusion matrix, by onnxruntime.
+    Top-1, top-5, cross-entropy, the accuracy of each class and the confusion matrix, by onnxruntime. The pictures of a
+    folder are brought to the size that the file says it was trained on, unless with --image-size.
 
     \b
     Examples:
       onnxprune evaluate model.onnx --dataset fmnist
+      onnxprune evaluate model.onnx --dataset photos
       onnxprune evaluate other.onnx --dataset cifar10 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26 --json
     """
     from onnxprune.analysis.assessment import assess
     from onnxprune.analysis.classifier import open_classifier
-    from onnxprune.data.dataset import load
     from onnxprune.data.registry import canonical_name
 
     name = canonical_name(dataset)
     classifier = open_classifier(model, device=device, threads=threads or os.cpu_count() or 1)
-    data = load(name, data_dir)
+    data = _loaded(name, data_dir, classifier, image_size)
     normalisation = _normalisation(classifier, data, mean, std)
     trained_on = classifier.metadata.dataset
     if trained_on not in (None, data.name):
         click.echo(f"Note: the file's metadata say it was trained on {trained_on}, not {data.name}.", err=True)
+    _say_other_classes(classifier.metadata.classes, data.classes)
     found = assess(classifier, data, normalisation)
     if output == "csv":
         print_rows(_class_rows(found), output)
@@ -67,6 +73,37 @@ def evaluate(
         click.echo(json.dumps({"model": str(model), "dataset": data.name, **used, **found.as_json()}, indent=1))
     else:
         _print(classifier, data, normalisation, found)
+
+
+def _loaded(name: str, data_dir: Path | None, classifier: "Classifier", size: tuple[int, int] | None) -> "Dataset":
+    """The data; the pictures of a folder are brought to what the file was trained on."""
+    from onnxprune.analysis.prediction import picture_shape
+    from onnxprune.common.errors import InputError
+    from onnxprune.common.progress import Verbosity
+    from onnxprune.data.dataset import load
+    from onnxprune.data.registry import is_folder
+
+    channels = None
+    if is_folder(name):
+        try:
+            channels, *own_size = picture_shape(classifier)
+            size = size or (own_size[0], own_size[1])
+        except InputError:  # what does not fit the file is told when it is run on it
+            pass
+    return load(name, data_dir, size=size, channels=channels, verbosity=Verbosity.NORMAL)
+
+
+def _say_other_classes(trained: tuple[str, ...] | None, given: tuple[str, ...]) -> None:
+    """Outputs and labels are compared by their places, whatever they are called."""
+    numbers = tuple(map(str, range(len(given))))  # of data whose classes nothing names
+    if trained is None or len(trained) != len(given) or given == numbers:
+        return
+    for place, (one, other) in enumerate(zip(trained, given, strict=True)):
+        if one != other:
+            click.echo(
+                f"Note: output {place} of the file is {one!r}, label {place} of the data is {other!r}.", err=True
+            )
+            return
 
 
 def _class_rows(found: "Assessment") -> list[dict[str, Any]]:

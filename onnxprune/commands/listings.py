@@ -54,6 +54,11 @@ def datasets(output: str | None) -> None:
         for name, entry in DATASETS.items()
     ]
     _print_listing(rows, output)
+    if output is None:
+        click.echo(
+            "\nYour own: FILE.npz with x_train, y_train, x_test, y_test (and classes: their names), or a FOLDER with\n"
+            "a folder of pictures (PNG, JPEG) for each class, or with such folders in train/ and test/."
+        )
 
 
 @click.command()

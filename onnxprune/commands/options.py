@@ -75,6 +75,24 @@ def executor(command: Callable[..., Any]) -> Callable[..., Any]:
     return inner
 
 
+def _picture_size(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    from onnxprune.settings.values import height_and_width
+
+    if text is None:
+        return None
+    try:
+        height, width = map(int, height_and_width(text).split("x"))
+    except InputError as error:
+        raise InputError(f"--image-size: {error}") from None
+    return height, width
+
+
+IMAGE_SIZE = click.option(
+    "--image-size",
+    metavar="SIZE",
+    callback=_picture_size,
+    help="HEIGHTxWIDTH that pictures of a folder are resized to, or one number for both.",
+)
 DEVICE = click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it runs."
 )

@@ -16,6 +16,7 @@ from onnxprune.commands.report import PAGE
 if TYPE_CHECKING:
     import pandas as pd
 
+    from onnxprune.common.progress import Verbosity
     from onnxprune.settings.sweep import Sweep
     from onnxprune.study.cluster import ClusterSettings
 
@@ -38,6 +39,13 @@ class _How:
     track: str | None
     workers: int | None
     ray: "ClusterSettings | None"
+
+    @property
+    def verbosity(self) -> "Verbosity":
+        """How much is told meanwhile."""
+        from onnxprune.common.progress import Verbosity
+
+        return Verbosity.QUIET if self.quiet else Verbosity.VERBOSE if self.verbose else Verbosity.NORMAL
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], _How]:
@@ -98,7 +106,7 @@ def sweep(spec: Path | None, dry_run: bool, **options: Any) -> None:
     given, how = _split(options)
     plan = Sweep.read(spec, given) if spec else Sweep.parse(given)
     if dry_run:
-        _print_plan(plan, how.as_json)
+        _print_plan(plan, how)
         return
     _end(_run(plan, how, report=True))
 
@@ -120,16 +128,14 @@ def run(**options: Any) -> None:
 
 def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
     """Runs, prints, and writes the page if asked for; gives the failures."""
-    from onnxprune.common.progress import Verbosity
     from onnxprune.study.controller import run_sweep
 
-    verbosity = Verbosity.QUIET if how.quiet else Verbosity.VERBOSE if how.verbose else Verbosity.NORMAL
     outcome = run_sweep(
         plan,
         how.out,
         how.data_dir,
         retry_failed=how.retry_failed,
-        verbosity=verbosity,
+        verbosity=how.verbosity,
         track=how.track.split(",") if how.track else (),
         workers=how.workers,
         ray=how.ray,
@@ -166,11 +172,11 @@ def _print_failures(failures: dict[str, str]) -> None:
         click.echo(f"  {name}: {reason}", err=True)
 
 
-def _print_plan(plan: "Sweep", as_json: bool) -> None:
+def _print_plan(plan: "Sweep", how: _How) -> None:
     from onnxprune.study.estimate import estimate
 
-    cost = estimate(plan.points)
-    if as_json:
+    cost = estimate(plan.points, how.verbosity)
+    if how.as_json:
         rows = [point.settings() for point in plan.points]
         click.echo(json.dumps({"name": plan.name, "cost": asdict(cost), "points": rows}, indent=1))
         return

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from onnxprune.settings.point import FIELDS
@@ -133,8 +134,8 @@ def _study(rows: "pd.DataFrame", point: list[str], noise: float, width: int) -> 
     row = rows.iloc[0]
     bases = rows.drop_duplicates("base_id")
     heading = (
-        f"\n[bold]{row['model']} on {row['dataset']}[/], batch {row['batch_size']:,}, {row['schedule']}, "
-        f"{_plural(len(bases), 'seed')}; trained on {row['train_images']:,} images"
+        f"\n[bold]{escape(row['model'])} on {escape(row['dataset'])}[/], batch {row['batch_size']:,}, "
+        f"{row['schedule']}, {_plural(len(bases), 'seed')}; trained on {row['train_images']:,} images"
     )
     if row["train_images"] < row["available_train_images"]:
         heading += f" (limited: there are {row['available_train_images']:,})"

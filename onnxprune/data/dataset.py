@@ -2,16 +2,19 @@
 
 import dataclasses
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.progress import Verbosity
 from onnxprune.data.arrays import checked
 from onnxprune.data.download import default_data_dir, find_arrays
 from onnxprune.data.npz import read_npz
-from onnxprune.data.registry import DATASETS, canonical_name
+from onnxprune.data.registry import DATASETS, canonical_name, is_folder, title_of
+from onnxprune.data.source import OwnData
 
 VALIDATION_SHARE = 0.1
 
@@ -34,12 +37,13 @@ class Dataset:
     """A dataset ready for use.
 
     Attributes:
-        name: canonical name, or the file's stem.
+        name: canonical name, or the file's stem, or the folder's name.
         train: what networks are trained on; `validation`: for decisions; `test`: for reported numbers.
         classes: their names, by label.
         mean, std: per channel, of the training images scaled to [0, 1].
-        checksum: SHA-256 of all images and labels above.
+        checksum: SHA-256 of all images and labels above, and of the names that a user gave the classes.
         available_train: training images before they were limited.
+        own_shape: (C, H, W) of the images of a user's own data, before any border; None of a dataset with a name.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Dataset:
     std: tuple[float, ...]
     checksum: str
     available_train: int
+    own_shape: tuple[int, int, int] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -71,11 +76,24 @@ class Dataset:
         return dataclasses.replace(self, train=train, validation=validation, test=test)
 
 
-def load(name: str, data_dir: Path | None = None, train_limit: int | None = None) -> Dataset:
-    """Loads a dataset by name or from an .npz file.
+def load(
+    name: str,
+    data_dir: Path | None = None,
+    train_limit: int | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    verbosity: Verbosity = Verbosity.QUIET,
+) -> Dataset:
+    """Loads a dataset by name, from an .npz file or from a folder of pictures.
 
     The validation split is a tenth of the training images, at most 5,000, the same ones whatever the seed of an
     experiment; the others keep the file's order, and `train_limit` keeps the first of them.
+
+    Args:
+        size: (height, width) that the pictures of a folder are brought to; None: their own.
+        channels: of those; None: what they have.
+        verbosity: whether people are told how the reading of a folder gets on.
 
     Raises:
         InputError: no such dataset, or it cannot be found, downloaded or trusted; or `train_limit` is below 1.
@@ -83,13 +101,16 @@ def load(name: str, data_dir: Path | None = None, train_limit: int | None = None
     name = canonical_name(name)
     if train_limit is not None and train_limit < 1:
         raise InputError(f"train limit of {train_limit}: expected at least 1 training image")
-    if name.endswith(".npz"):
-        arrays = checked(read_npz(Path(name)), name)
-        title, classes = Path(name).stem, tuple(str(label) for label in range(int(arrays[1].max()) + 1))
+    if size is not None and not is_folder(name):
+        raise InputError(f"{name}: only the pictures of a folder are brought to a size")
+    given = None if name in DATASETS else _own(name, size, channels, verbosity)
+    x_train, y_train, x_test, y_test = (
+        find_arrays(name, data_dir or default_data_dir()) if given is None else given.arrays
+    )
+    if given is None:
+        classes = DATASETS[name].classes
     else:
-        arrays = find_arrays(name, data_dir or default_data_dir())
-        title, classes = name, DATASETS[name].classes
-    x_train, y_train, x_test, y_test = arrays
+        classes = given.classes or tuple(str(label) for label in range(int(y_train.max()) + 1))
     shuffled = np.random.default_rng(0).permutation(len(y_train))
     held_out = min(VALIDATION_MOST, max(1, int(VALIDATION_SHARE * len(y_train))))
     validation, train = np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])
@@ -104,14 +125,26 @@ def load(name: str, data_dir: Path | None = None, train_limit: int | None = None
     if 0 in std:
         raise InputError(f"{name}: all pixels of a channel of the training images are the same")
     return Dataset(
-        name=title,
+        name=title_of(name),
         **splits,
         classes=classes,
         mean=mean,
         std=std,
-        checksum=_checksum(splits),
+        checksum=_checksum(splits, None if given is None else given.classes),
         available_train=available,
+        own_shape=None if given is None else x_train.shape[1:],
     )
+
+
+def _own(name: str, size: tuple[int, int] | None, channels: int | None, verbosity: Verbosity) -> OwnData:
+    if not is_folder(name):
+        given = read_npz(Path(name))
+    else:
+        from onnxprune.data import collection, folder, tables  # Pillow is for pictures only
+
+        source = tables if tables.are_in(Path(name)) else folder
+        given = collection.read(source.listed(Path(name)), size, channels, verbosity)
+    return OwnData(checked(given.arrays, name, classes=given.classes), given.classes)
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -129,8 +162,10 @@ def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...
     return tuple(means), tuple(deviations)
 
 
-def _checksum(splits: dict[str, Split]) -> str:
+def _checksum(splits: dict[str, Split], classes: tuple[str, ...] | None) -> str:
     digest = hashlib.sha256()
+    if classes is not None:
+        digest.update(json.dumps(classes).encode())
     for split in splits.values():
         for array in (split.images, split.labels):
             digest.update(repr(array.shape).encode())

@@ -40,7 +40,7 @@ def find_arrays(name: str, data_dir: Path) -> Arrays:
         kept = _set_aside(folder)
         sys.stderr.write(f"{error}: kept as {kept}, downloaded again\n")
     if file.is_file():
-        return checked(read_npz(file), str(file), info)
+        return checked(read_npz(file).arrays, str(file), info)
     _download(info, name, data_dir)
     return checked(info.read(folder), str(folder), info)
 

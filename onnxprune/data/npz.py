@@ -1,22 +1,50 @@
-"""Datasets as .npz files with Keras's array names."""
+"""Arrays in .npz files, read without unpickling anything and not before their sizes are looked at."""
 
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
+from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError, one_line
-from onnxprune.data.source import Arrays
+from onnxprune.data.names import check_class_names
+from onnxprune.data.source import OwnData
 
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
 
+CLASSES = "classes"  # an array that may be there too: their names, by label
 
-def read_npz(path: Path) -> Arrays:
-    """The arrays of an .npz file under Keras's names, without unpickling anything.
+# what unfolds to more than that, and so many times its packed size, is no data but an attack or a mistake
+_LARGE = 10**9
+_TIMES = 50
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# NotImplementedError, of a kind of packing that Python has not, is a RuntimeError
+_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError)
+
+
+def read_npz(path: Path) -> OwnData:
+    """The arrays of an .npz file under Keras's names, and the names of its classes where it has some.
 
     Raises:
         InputError: no such file, or not one of plain arrays with those names.
+    """
+    names = array_names(path)
+    missing = [key for key in ARRAY_NAMES if key not in names]
+    if missing:
+        raise InputError(f"{path} has no {', '.join(missing)}: expected the arrays {', '.join(ARRAY_NAMES)}")
+    arrays = read_arrays(path, [*ARRAY_NAMES, *([CLASSES] if CLASSES in names else [])])
+    x_train, y_train, x_test, y_test = (arrays[key] for key in ARRAY_NAMES)
+    return OwnData((x_train, y_train, x_test, y_test), _class_names(path, arrays.get(CLASSES)))
+
+
+def array_names(path: Path) -> list[str]:
+    """Names of what is in an .npz file.
+
+    Raises:
+        InputError: no such file, or none that is an archive.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -24,14 +52,81 @@ def read_npz(path: Path) -> Arrays:
         raise InputError(f"{path} is not an .npz file: it is not a zip archive, or not all of one")
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in ARRAY_NAMES if key not in file]
-            if missing:
-                raise InputError(f"{path} has no {', '.join(missing)}: expected the arrays {', '.join(ARRAY_NAMES)}")
-            x_train, y_train, x_test, y_test = (file[key] for key in ARRAY_NAMES)
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        raise InputError(f"{path} is not an .npz file of plain arrays: {one_line(error)}") from None
-    arrays = (x_train, y_train, x_test, y_test)
-    for key, array in zip(ARRAY_NAMES, arrays, strict=True):
+            return list(file.files)
+    except _ERRORS as error:
+        raise _not_plain(path, error) from None
+
+
+def read_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Some of the arrays of an .npz file.
+
+    Raises:
+        InputError: they are no plain arrays, or damaged, or would not fit the memory.
+    """
+    try:
+        _check_sizes(path, names)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in names}
+    except _ERRORS as error:
+        raise _not_plain(path, error) from None
+    for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # NumPy gives other members of the archive as bytes
-            raise InputError(f"{path}: {key} is not an array")
+            raise InputError(f"{path}: {name} is not an array")
     return arrays
+
+
+def _not_plain(path: Path, error: BaseException) -> InputError:
+    return InputError(f"{path} is not an .npz file of plain arrays: {one_line(error)}")
+
+
+def _check_sizes(path: Path, names: Collection[str]) -> None:
+    """
+    Raises:
+        InputError: arrays would take more memory than there is, or far more than their file says they can be worth.
+    """
+    total = 0
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        for name in names:
+            member = members.get(f"{name}.npy") or members[name]
+            size = _declared(archive, member)
+            if size > _LARGE and size > _TIMES * member.compress_size:
+                raise InputError(
+                    f"{path}: {name} is {member.compress_size / 1e6:,.1f} MB that unfold to {size / 1e9:,.1f} GB: "
+                    "expected a file of images; if it is one, write it by numpy.savez, which does not pack"
+                )
+            total += size
+    if total > available_memory():
+        raise InputError(
+            f"{path}: its arrays take {total / 1e9:,.1f} GB of memory, {available_memory() / 1e9:,.1f} GB are available"
+        )
+
+
+def _declared(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Bytes of an array by its own head, which is what NumPy makes room for, or of a member that is no array."""
+    with archive.open(member) as file:
+        if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+            return member.file_size
+        file.seek(0)
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"array format {version} is for records")
+        shape, _, kind = _HEADERS[version](file)
+        size = kind.itemsize
+        for length in shape:
+            size *= length
+        if not kind.hasobject and file.tell() + size != member.file_size:
+            raise ValueError(f"{member.filename} is {member.file_size:,} bytes, its head says {file.tell() + size:,}")
+        return size
+
+
+def _class_names(path: Path, names: np.ndarray | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if names.ndim != 1 or names.dtype.kind not in "USiu":
+        raise InputError(f"{path}: {CLASSES} is {names.dtype} of shape {names.shape}, expected names of shape (N,)")
+    try:
+        texts = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: {CLASSES} has names that are not in UTF-8") from None
+    return tuple(check_class_names(f"{path}: {CLASSES}", texts))

@@ -10,6 +10,18 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x_train, y_tra
 
 
 @dataclass(frozen=True)
+class OwnData:
+    """Data of a user's own.
+
+    Attributes:
+        classes: their names, by label; None where nothing names them.
+    """
+
+    arrays: Arrays
+    classes: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """What is known of a dataset before it is loaded.
 

@@ -14,6 +14,7 @@ import pandas as pd
 from onnxprune.analysis.classifier import Classifier, open_classifier
 from onnxprune.common.errors import InputError, RunError, StorageError
 from onnxprune.common.files import make_folder, read_json, replacing, write_json, write_text
+from onnxprune.data.registry import title_of
 from onnxprune.delivery.modelcard import Facts, write_card
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
@@ -258,8 +259,8 @@ def _read_index(path: Path) -> dict[str, dict[str, Any]]:
 
 def _name(row: Mapping[str, Any], index: Mapping[str, Mapping[str, Any]]) -> str:
     """Model, dataset, technique, criterion and sparsity; the point's hash too where another point has that name."""
-    title = Path(row["dataset"]).stem if row["dataset"].endswith(".npz") else row["dataset"]
-    name = f"{model_title(row['model'])}-{title}-{row['technique']}-{row['criterion']}-{row['sparsity']:g}"
+    what = f"{model_title(row['model'])}-{title_of(row['dataset'])}"
+    name = f"{what}-{row['technique']}-{row['criterion']}-{row['sparsity']:g}"
     # the file of a dataset may be called anything
     name = "".join(letter if letter in _NAME_LETTERS else "_" for letter in name)
     taken = name in index and index[name].get("point") != row["folder"]

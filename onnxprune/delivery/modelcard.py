@@ -1,5 +1,6 @@
 """The text that goes with a deployed model: what it is, how it was made, its numbers, how to load it."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any
 
 from onnxprune.analysis.classifier import Classifier
 from onnxprune.common.errors import RunError
-from onnxprune.data.registry import DATASETS
+from onnxprune.data.registry import DATASETS, title_of
 from onnxprune.graph.images import Layout
 from onnxprune.graph.metadata import NORMALISATION, Normalisation
 from onnxprune.models import MODELS
@@ -90,7 +91,8 @@ def write_card(name: str, file: str, row: Mapping[str, Any], facts: Facts, diges
             f"`{NORMALISATION}`. Output `{facts.output_name}`: scores (batch, {len(facts.classes)}); the largest "
             "is the class. All of this is in the file's metadata too.",
             "",
-            "Classes, in order: " + ", ".join(f"{index} {label}" for index, label in enumerate(facts.classes)),
+            "Classes, in order: "
+            + ", ".join(f"{index} {_literal(label)}" for index, label in enumerate(facts.classes)),
             "",
             "## Numbers",
             "",
@@ -109,7 +111,7 @@ def write_card(name: str, file: str, row: Mapping[str, Any], facts: Facts, diges
             "",
             "| setting | value |",
             "| --- | --- |",
-            *(f"| {setting} | {value} |" for setting, value in point_settings(row).items()),
+            *(f"| {setting} | {_literal(str(value))} |" for setting, value in point_settings(row).items()),
             "",
             f"onnxprune {row['onnxprune_version']}"
             + (f", commit {row['git_commit']}" if row["git_commit"] else "")
@@ -120,9 +122,14 @@ def write_card(name: str, file: str, row: Mapping[str, Any], facts: Facts, diges
     )
 
 
+def _literal(text: str) -> str:
+    """What a user named, as it is and not as Markdown."""
+    return re.sub(r"([\\`*\[\]<>|&~])", r"\\\1", text)
+
+
 def _summary(row: Mapping[str, Any]) -> str:
     model, technique = MODELS[row["model"]], TECHNIQUES[row["technique"]]
-    title = DATASETS[row["dataset"]].title if row["dataset"] in DATASETS else row["dataset"]
+    title = DATASETS[row["dataset"]].title if row["dataset"] in DATASETS else _literal(title_of(row["dataset"]))
     tuned = f"schedule {row['schedule']}"
     if row["finetune_epochs"] is not None:
         tuned += f", fine-tuned for {row['finetune_epochs']} epoch(s)"

@@ -42,6 +42,7 @@ class Metadata:
         dataset: name of the data the model was trained on.
         classes: names of the outputs, in order.
         input_shape: (C, H, W) of an image.
+        picture_shape: the same before any border, of a user's own data.
         normalisation: what is done to an image's pixels.
         technique, sparsity: how it was pruned, percent asked for; None for a dense model.
         accuracy: top-1 on the dataset's test set, percent.
@@ -52,6 +53,7 @@ class Metadata:
     dataset: str | None
     classes: tuple[str, ...] | None
     input_shape: tuple[int, int, int] | None
+    picture_shape: tuple[int, int, int] | None
     normalisation: Normalisation | None
     technique: str | None
     sparsity: float | None
@@ -85,6 +87,7 @@ def parse(properties: Mapping[str, str]) -> Metadata:
         dataset=properties.get("dataset"),
         classes=read("classes", _names),
         input_shape=read("input_shape", _shape),
+        picture_shape=read("picture_shape", _shape),
         normalisation=normalisation,
         technique=properties.get("technique"),
         sparsity=read("sparsity", _number),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxprune.analysis.prediction import read_picture
-from onnxprune.common.errors import InputError, one_line
+from onnxprune.common.errors import InputError
 from onnxprune.data.arrays import check_images
 from onnxprune.data.dataset import Dataset, Split, canonical_name, load
+from onnxprune.data.npz import array_names, read_arrays
+from onnxprune.data.pictures import SUFFIXES, files_in, read_picture
 from onnxprune.graph.images import ImageInput
 from onnxprune.graph.metadata import Metadata, Normalisation
 from onnxprune.graph.network import Network
@@ -24,7 +23,6 @@ Data = str | Path | Mapping[str, np.ndarray]
 
 _BATCH = 32
 _MOST_VALIDATION = 2_000  # images that a search for a largest drop is decided on
-_PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -99,11 +97,12 @@ def read_samples(
     arrays: dict[str, np.ndarray] = {}
     if path.suffix == ".npz" and path.is_file():
         inputs = {value.name for value in network.model.graph.input}
-        names = _array_names(path)
+        names = array_names(path)
         if inputs <= set(names) or "x_train" not in names:
-            return _from_arrays(str(path), _arrays(path, inputs & set(names) or names), network, count, seed)
+            given = read_arrays(path, sorted(inputs & set(names) or names))
+            return _from_arrays(str(path), given, network, count, seed)
         if "y_train" not in names:
-            arrays = _arrays(path, {"x_train"})
+            arrays = read_arrays(path, ["x_train"])
     images = _Images(network, metadata, mean, std, str(data))
     if path.is_dir():
         return _from_folder(path, images, count, seed)
@@ -113,23 +112,6 @@ def read_samples(
     if not path.exists() and (path.suffix or len(path.parts) > 1):
         raise InputError(f"{path}: no such file or folder")
     return _from_dataset(load(canonical_name(str(data)), data_dir), images, count, seed)
-
-
-def _array_names(path: Path) -> list[str]:
-    try:
-        with np.load(path) as file:
-            return list(file.files)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not an .npz file, or a damaged one") from error
-
-
-def _arrays(path: Path, names: set[str] | list[str]) -> dict[str, np.ndarray]:
-    """Some arrays of a file, without unpickling anything."""
-    try:
-        with np.load(path) as file:
-            return {name: np.asarray(file[name]) for name in sorted(names)}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        raise InputError(f"{path}: not an .npz file of plain arrays: {one_line(error)}") from error
 
 
 def _from_arrays(source: str, arrays: Mapping[str, np.ndarray], network: Network, count: int, seed: int) -> Samples:
@@ -259,9 +241,9 @@ def _from_dataset(dataset: Dataset, images: _Images, count: int, seed: int) -> S
 
 
 def _from_folder(path: Path, images: _Images, count: int, seed: int) -> Samples:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
+    files = files_in(path)
     if not files:
-        raise InputError(f"{path}: there is no picture in it ({', '.join(sorted(_PICTURES))})")
+        raise InputError(f"{path}: there is no picture in it ({', '.join(sorted(SUFFIXES))})")
     shape = images.shape
     if shape is None or shape[0] not in (1, 3):
         raise InputError(

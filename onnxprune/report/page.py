@@ -131,7 +131,7 @@ def _document(sources: list[Source], table: pd.DataFrame, links: dict[str, str])
 
 
 def _title(dataset: str) -> str:
-    return Path(dataset).stem if dataset.endswith(".npz") else dataset
+    return Path(dataset).stem if dataset.endswith(".npz") else Path(dataset).name
 
 
 def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:

@@ -14,10 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.common.errors import InputError
-from onnxprune.data.registry import DATASETS, canonical_name
+from onnxprune.data.registry import DATASETS, canonical_name, is_folder, title_of
 from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, reference
 from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
-from onnxprune.settings.values import name_in, optional, plain_text, real_number, shown, truth_value, whole_number
+from onnxprune.settings.values import (
+    height_and_width,
+    name_in,
+    optional,
+    plain_text,
+    real_number,
+    shown,
+    truth_value,
+    whole_number,
+)
 from onnxprune.settings.vocabulary import CONTROLS, GRANULARITIES, SCHEDULES, TECHNIQUES
 
 SCHEMA = 3  # part of every id: raised when the same settings come to mean another result, as by another default
@@ -37,6 +46,7 @@ _BASE_SETTINGS = (
     "augment",
     "precision",
     "train_limit",
+    "image_size",
     "weights",
     "freeze_features",
     "devices",
@@ -47,7 +57,7 @@ _BASE_SETTINGS = (
 # that what was finished before keeps its name.
 _IN_EVERY_ID = frozenset(
     (
-        *_BASE_SETTINGS,
+        *(name for name in _BASE_SETTINGS if name != "image_size"),
         *("technique", "criterion", "schedule", "granularity", "sparsity", "control"),
         *("finetune_epochs", "finetune_learning_rate", "rounds", "rewind_epoch", "max_drop", "distill"),
         *("recalibrate", "compensate", "keep_dead", "channel_align", "hidden", "batch_norm", "stem"),
@@ -117,8 +127,9 @@ class Point:
     )
     dataset: str = _setting(
         "digits",
-        "data: " + ", ".join(DATASETS) + ", or FILE.npz with x_train, y_train, x_test, y_test",
-        lambda value: canonical_name(plain_text(value)),
+        "data: " + ", ".join(DATASETS) + "; FILE.npz with x_train, y_train, x_test, y_test; or FOLDER with a folder of "
+        "pictures for each class, or with such folders in train/ and test/",
+        lambda value: canonical_name(plain_text(str(value) if isinstance(value, Path) else value)),
         axis=True,
     )
     batch_size: int = _setting(
@@ -184,6 +195,11 @@ class Point:
         name_in(PRECISIONS),
     )
     train_limit: int | None = _setting(None, "train on the first N images only", optional(whole_number(1)))
+    image_size: str | None = _setting(
+        None,
+        "HEIGHTxWIDTH that pictures of a folder are resized to, or one number for both; default: their own",
+        optional(height_and_width),
+    )
     hidden: int = _setting(128, "hidden units of the slp; 0: none", whole_number(0, 1_000_000))
     batch_norm: bool = _setting(False, "BatchNorm in the cnn", truth_value)
     stem: str = _setting("imagenet", "first layers of densenet121: imagenet or small", name_in(STEMS))
@@ -231,10 +247,16 @@ class Point:
 
     @property
     def dataset_title(self) -> str:
-        """The dataset's name, or the stem of its file, shortened to what a folder's name can hold."""
-        if not self.dataset.endswith(".npz"):
-            return self.dataset
-        return Path(self.dataset).stem.encode()[:MAX_NAME].decode(errors="ignore")
+        """The dataset's name, or that of its file or folder, shortened to what a folder's name can hold."""
+        return title_of(self.dataset).encode()[:MAX_NAME].decode(errors="ignore")
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """(height, width) that pictures of a folder are resized to; None: their own."""
+        if self.image_size is None:
+            return None
+        height, width = map(int, self.image_size.split("x"))
+        return height, width
 
     def base_settings(self) -> dict[str, Any]:
         """The settings that decide the base: equal ones share it."""
@@ -336,6 +358,8 @@ class Point:
             found.append(
                 f"rewind_epoch: expected at most the {self.epochs} epochs of the base, got {self.rewind_epoch}"
             )
+        if self.image_size is not None and not is_folder(self.dataset):
+            found.append(f"image_size: it is for a folder of pictures, which {self.dataset} is not")
         if self.weights is not None:
             found += _problems_of_weights(self)
         if self.granularity not in technique.granularities:

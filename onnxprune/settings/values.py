@@ -63,5 +63,15 @@ def plain_text(value: Any) -> str:
     return value
 
 
+def height_and_width(value: Any) -> str:
+    """HEIGHTxWIDTH of one number, which is both, or of two with an x between them."""
+    sides = str(value).lower().split("x") if isinstance(value, str) else [value, value]
+    try:
+        height, width = (whole_number(1, 10_000)(side) for side in (sides * 2 if len(sides) == 1 else sides))
+    except (InputError, ValueError):
+        raise InputError(f"expected HEIGHTxWIDTH in pixels such as 32x48, or one number, got {shown(value)}") from None
+    return f"{height}x{width}"
+
+
 def optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else parse(value)

@@ -83,7 +83,7 @@ def run_sweep(
         for device in {point.device for point in plan.points}:
             select_device(device)
     # before anything is written or trained: most mistakes show here
-    materials = Materials(data_dir)
+    materials = Materials(data_dir, verbosity)
     folder = runs / plan.name
     points = {folder / point.point_id(materials.dataset(point).checksum): point for point in plan.points}
     missing = [point for path, point in points.items() if not (path / store.METRICS).exists()]

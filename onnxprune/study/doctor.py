@@ -10,8 +10,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from onnxprune.common.environment import available_memory, free_disk
-from onnxprune.common.errors import described
+from onnxprune.common.errors import InputError, described
 from onnxprune.common.output import silenced
+from onnxprune.common.progress import Verbosity
 from onnxprune.data.dataset import load
 from onnxprune.data.registry import DATASETS
 from onnxprune.data.source import DatasetInfo
@@ -20,6 +21,7 @@ ENOUGH_DISK = 10**9  # bytes: a study of 44 points takes a tenth of it with the 
 ENOUGH_MEMORY = 4 * 10**9  # bytes: what training and measuring stay below
 # package -> its module, where the two have different names
 _MODULES = {"onnxruntime-gpu": "onnxruntime", "onnx-tool": "onnx_tool", "pillow": "PIL", "scikit-learn": "sklearn"}
+_MOST_NAMED = 10  # classes
 _EXTRAS = ("study", "report")
 _SMALL = '<ir_version: 8, opset_import: ["" : 18]> g (float[1] input) => (float[1] output) { output = Relu (input) }'
 
@@ -38,12 +40,16 @@ class Finding:
     text: str
 
 
-def examine(runs: Path, data_dir: Path) -> Iterator[Finding]:
-    """All checks, one after the other; nothing is downloaded and nothing stays written.
+def examine(
+    runs: Path, data_dir: Path, dataset: str | None = None, size: tuple[int, int] | None = None
+) -> Iterator[Finding]:
+    """All checks, one after the other; nothing is downloaded, and nothing stays written but in the user's cache.
 
     Args:
         runs: where results are going to be written.
         data_dir: of the datasets.
+        dataset: one to look at too, such as a file or a folder of the user's own.
+        size: (height, width) that the pictures of a folder are brought to; None: their own.
     """
     yield from _packages()
     yield _runs_on_cpu()
@@ -51,6 +57,8 @@ def examine(runs: Path, data_dir: Path) -> Iterator[Finding]:
     yield _trains_on_cuda()
     for name, info in DATASETS.items():
         yield _dataset(name, info, data_dir)
+    if dataset is not None:
+        yield _given_dataset(dataset, data_dir, size)
     yield _writable(runs)
     yield _amount("disk", free_disk(runs), ENOUGH_DISK, f"at {runs}: free some, or choose another place with --out")
     yield _amount("memory", available_memory(), ENOUGH_MEMORY, "available: DenseNet-121 and large batches may not fit")
@@ -169,6 +177,22 @@ def _dataset(name: str, info: DatasetInfo, data_dir: Path) -> Finding:
     except Exception as error:  # whatever the reader stumbles over, a sweep would too
         return Finding(subject, "broken", described(error))
     return Finding(subject, "ok", f"intact, {images:,} images outside the test set")
+
+
+def _given_dataset(name: str, data_dir: Path, size: tuple[int, int] | None) -> Finding:
+    """A dataset, read as a sweep reads it."""
+    subject = f"dataset {name}"
+    try:
+        found = load(name, data_dir, size=size, verbosity=Verbosity.NORMAL)
+    except InputError as error:
+        return Finding(subject, "broken", str(error))
+    named = ", ".join(found.classes[:_MOST_NAMED]) + (", ..." if len(found.classes) > _MOST_NAMED else "")
+    return Finding(
+        subject,
+        "ok",
+        f"{len(found.train):,} images to train, {len(found.validation):,} to validate, {len(found.test):,} to test, of "
+        f"{'x'.join(map(str, found.input_shape))} (channels x height x width); {len(found.classes)} classes: {named}",
+    )
 
 
 def _writable(runs: Path) -> Finding:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.common.environment import available_memory, free_disk
 from onnxprune.common.errors import InputError, RunError, described
 from onnxprune.common.output import silenced
+from onnxprune.common.progress import Verbosity
 from onnxprune.data.dataset import load
 from onnxprune.data.registry import DATASETS
 from onnxprune.models import MODELS
@@ -55,17 +56,21 @@ class Estimate:
     memory_bytes: int
 
 
-def estimate(points: Sequence[Point]) -> Estimate:
+def estimate(points: Sequence[Point], verbosity: Verbosity = Verbosity.QUIET) -> Estimate:
     """What points and their bases will take; no named dataset is loaded and no weight is allocated for it.
 
+    Args:
+        verbosity: whether people are told how the reading of a folder of pictures gets on.
+
     Raises:
-        InputError: a network fails on the shape of its images.
+        InputError: a network fails on the shape of its images, or a user's own data cannot be used.
     """
-    training_set = cache(_training_set)
     bases: set[tuple[Any, ...]] = set()
     images = flops = disk = memory = 0
     for point in points:
-        count, (channels, height, width), classes = training_set(point.dataset, point.train_limit)
+        count, (channels, height, width), classes = _training_set(
+            point.dataset, point.train_limit, point.picture_size, verbosity
+        )
         smallest = MODELS[point.model].minimum_size
         shape = (channels, max(height, smallest), max(width, smallest))
         network = _network(point.model, shape, classes, tuple(point.model_options.items()))
@@ -154,10 +159,13 @@ def _bytes(value: Any) -> int:
     return getattr(value, "nbytes", 0)
 
 
-def _training_set(dataset: str, train_limit: int | None) -> tuple[int, tuple[int, int, int], int]:
+@cache  # a plan is estimated several times, and reading a folder of pictures takes a while
+def _training_set(
+    dataset: str, train_limit: int | None, size: tuple[int, int] | None, verbosity: Verbosity
+) -> tuple[int, tuple[int, int, int], int]:
     """Training images, the shape (C, H, W) of one, and the number of classes."""
-    if dataset.endswith(".npz"):
-        own = load(dataset, None, train_limit)
+    if dataset not in DATASETS:
+        own = load(dataset, None, train_limit, size=size, verbosity=verbosity)
         return len(own.train), own.input_shape, len(own.classes)
     info = DATASETS[dataset]
     return min(info.train_images, train_limit or info.train_images), info.shape, len(info.classes)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.errors import RunError
 from onnxprune.common.output import silenced
-from onnxprune.common.progress import Listener
+from onnxprune.common.progress import Listener, Verbosity
 from onnxprune.data.dataset import Dataset, load
 from onnxprune.models import MODELS
 from onnxprune.results.task import RetryPolicy
@@ -55,9 +55,10 @@ class Job:
 class Materials:
     """The data and the base of the latest job, kept because the next one mostly needs the same."""
 
-    def __init__(self, data_dir: Path | None) -> None:
+    def __init__(self, data_dir: Path | None, verbosity: Verbosity = Verbosity.QUIET) -> None:
         self.data_dir = data_dir
         self.notes: dict[str, None] = {}  # what people should know of the data, each once
+        self._verbosity = verbosity  # of the reading of pictures
         self._data: tuple[Any, Dataset] | None = None
         self._base: tuple[str, Base] | None = None
 
@@ -69,9 +70,11 @@ class Materials:
         """
         model = MODELS[point.model]
         file = (point.model, point.mean, point.std) if model.trained else None
-        settings = (point.dataset, point.train_limit, model.minimum_size, file)
+        settings = (point.dataset, point.train_limit, point.picture_size, model.minimum_size, file)
         if self._data is None or self._data[0] != settings:
-            dataset = load(point.dataset, self.data_dir, point.train_limit).padded(model.minimum_size)
+            dataset = load(
+                point.dataset, self.data_dir, point.train_limit, size=point.picture_size, verbosity=self._verbosity
+            ).padded(model.minimum_size)
             if model.trained:
                 with silenced():
                     from onnxprune.bridge.convention import as_the_file_takes
@@ -106,6 +109,8 @@ def perform(job: Job, materials: Materials, listener: Listener, exclusive: "Excl
         from onnxprune.study.point import PointRun, run_point
 
     point = job.point
+    if job.folder.name != point.point_id(materials.dataset(point).checksum):
+        raise RunError(f"the data of {point.dataset} changed while the study ran: start it again")
     base = materials.base(point, job.runs)
     run_point(PointRun(point, base, materials.dataset(point), job.folder, listener, exclusive), job.retry)
 

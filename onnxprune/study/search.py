@@ -89,7 +89,7 @@ def search(
     """
     if any(point.schedule == "adaptive" for point in plan.points):
         raise InputError("schedule 'adaptive' finds its own sparsity: search is for the others")
-    materials = Materials(data_dir)
+    materials = Materials(data_dir, verbosity)
     tried: list[float] = []
 
     def run(points: list[Point]) -> None:

@@ -67,7 +67,7 @@ def sensitivity(
     for name in FIELDS:
         if name != "sparsity" and len({getattr(point, name) for point in plan.points}) > 1:
             raise InputError(f"sensitivity is of one network, pruned in one way: expected one {name}, got several")
-    materials = Materials(data_dir)
+    materials = Materials(data_dir, verbosity)
     dataset = materials.dataset(first)
     check_prunable([first], materials)
     device = torch.device(first.device)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from classifiers import SQUARES, classifier, square_finder
 from command_line import REPOSITORY, called, small_npz
+from photos import squares
+from PIL import Image
 
 from onnxprune.commands.evaluate import evaluate
 from onnxprune.common.errors import InputError
@@ -131,6 +133,30 @@ def test_another_dataset_than_the_files_own_is_noted(data: Path, tmp_path: Path)
     shown = run(file, "--dataset", data)
     assert "trained on circles, not squares" in shown.stderr
     assert "recorded" not in shown.stdout
+
+
+def test_the_pictures_of_a_folder_are_brought_to_what_the_file_takes(tmp_path: Path) -> None:
+    known = {**SQUARES, "dataset": "squares", "classes": ["bottom", "middle", "top"]}
+    file = classifier(tmp_path / "m.onnx", square_finder()[:, ::-1], metadata=known)
+    folder = squares(tmp_path / "squares", count=30)
+    for path in (folder / "top").iterdir():
+        picture = Image.open(path)
+        picture.convert("RGB").resize((48, 36), Image.Resampling.NEAREST).save(path)
+    picture.convert("RGB").resize((12, 12)).save(folder / "top/red.png")
+    found = as_json(file, "--dataset", folder)
+    assert [entry["name"] for entry in found["classes"]] == known["classes"]
+    assert found["accuracy"] > 90
+    assert 5 < found["images"] < 40
+    assert "output" not in run(file, "--dataset", folder).stderr
+    with pytest.raises(InputError, match=r"takes images of 1x12x12 .*, squares has 1x24x12"):
+        run(file, "--dataset", folder, "--image-size", "24x12")
+
+
+def test_classes_of_other_names_are_noted(tmp_path: Path) -> None:
+    known = {**SQUARES, "classes": ["bottom", "top", "middle"]}
+    file = classifier(tmp_path / "m.onnx", square_finder(), metadata=known)
+    shown = run(file, "--dataset", squares(tmp_path / "squares", count=30))
+    assert "Note: output 1 of the file is 'top', label 1 of the data is 'middle'." in shown.stderr
 
 
 def test_metadata_of_other_programs_count_as_none(data: Path, tmp_path: Path) -> None:

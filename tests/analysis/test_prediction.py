@@ -83,6 +83,19 @@ def test_pictures_of_a_known_dataset_get_the_border_that_training_gave(tmp_path:
     assert one(model, Image.new("L", (28, 28), 255)).top[0][0] == "border"
 
 
+@pytest.mark.parametrize(("own", "answer"), [([1, 28, 28], "border"), ([1, 32, 32], "edge"), ([1, 32, 28], "edge")])
+def test_pictures_of_a_users_own_data_get_the_border_that_training_gave(
+    own: list[int], answer: str, tmp_path: Path
+) -> None:
+    corner = np.zeros((32, 32, 2), np.float32)
+    corner[:2, :, 0], corner[2:4, 2:30, 1] = 1, 0.9
+    known = {**NAMED, "dataset": "mnist", "classes": ["edge", "border"], "input_shape": [1, 32, 32], "mean": [0.0]}
+    model = classifier(
+        tmp_path / "m.onnx", corner.reshape(-1, 2), ("n", 1, 32, 32), metadata={**known, "picture_shape": own}
+    )
+    assert one(model, Image.new("L", (40, 40), 255)).top[0][0] == answer
+
+
 def test_a_fixed_batch_takes_any_number_of_pictures(tmp_path: Path) -> None:
     model = classifier(tmp_path / "m.onnx", square_finder(), (2, 1, 12, 12), metadata=NAMED)
     paths = [tmp_path / f"{label}.png" for label in range(3)]

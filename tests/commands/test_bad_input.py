@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import small_npz
+from photos import photos
 
 from onnxprune.cli import main
 
@@ -27,12 +28,17 @@ SWEEP = [
     "--technique structured --criterion slim", "--name ../../x", "--name /absolute", "--name .hidden", "--name bases",
     "--name=", "--name a/b", "--seeds 10000 --sparsity 0:100:0.001", "--epochz 3", "--out file", "--data-dir file",
     "none.toml", "folder", "text.npz", "escape.toml", "unknown.toml", "surrogate.npz",
+    "--dataset folder", "--dataset ./none", "--dataset none/where", "--dataset folder.npz", "--dataset flat",
+    "--dataset pets", "--dataset pets --image-size 0", "--dataset pets --image-size 8x8x8", "--image-size 32",
+    "--dataset whole.npz --image-size 32", "--dataset pets --image-size wide",
 ]  # fmt: skip
 OTHERS = [
     "swep", "results", "results none", "results file", "results folder", "rerun", "rerun none", "rerun file",
     "rerun folder", "run --sparsity 0:100:10", "run --technique weight,neuron",
     "run --model slp --hidden 0 --technique neuron", "doctor --data-dir file", "doctor extra", "deploy none",
     "deploy folder", "evaluate none.onnx --dataset digits", "evaluate file --dataset digits",
+    "sensitivity --dataset pets", "search --dataset pets --max-drop 1", "run --dataset pets",
+    "sweep --dataset pets --dry-run", "doctor --dataset pets --image-size x",
     "predict none.onnx none.png", "models extra",
 ]  # fmt: skip
 
@@ -47,6 +53,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text.npz").write_text("text")
     np.savez(folder / "pickled.npz", **dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), np.array([{}])))
     np.savez(folder / "floats.npz", **dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), np.ones((9, 4, 4))))
+    photos(folder / "pets", ("cat",))  # a class alone
+    photos(folder / "flat", (".",))
     (folder / "escape.toml").write_text('name = "../../escape"\n')
     (folder / "unknown.toml").write_text('sparsities = [1]\n[model]\nname = "cnn"\n')
     (folder / "surrogate.npz").write_bytes(b"\xff\xfe")

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import http.client
+import io
 import os
 import pickle
 import struct
@@ -23,7 +24,7 @@ import pytest
 from onnxprune.common import torchvision as vision
 from onnxprune.common.errors import InputError
 from onnxprune.data import dataset as data
-from onnxprune.data import download, idx
+from onnxprune.data import download, idx, npz
 from onnxprune.data.npz import ARRAY_NAMES
 from onnxprune.data.registry import DATASETS, canonical_name
 
@@ -190,7 +191,16 @@ def test_labels_may_be_any_integers_and_a_column(tmp_path: Path, kind: type) -> 
 
 UNUSABLE = {
     "one key missing": ({"y_test": None}, "has no y_test"),
-    "float images": ({"x_train": arrays()["x_train"] / 255}, "x_train is float64, expected uint8"),
+    "floats that are neither": ({"x_train": arrays()["x_train"] / 200}, "numbers from 0 to 1.275 that are not whole"),
+    "floats below 0": ({"x_train": arrays()["x_train"] / 255 - 0.5}, "numbers from -0.5 to 0.5, expected uint8"),
+    "whole numbers beyond 255": ({"x_test": np.full((12, 8, 8), 256)}, "x_test has numbers from 256 to 256"),
+    "not a number": ({"x_train": np.full((40, 8, 8), np.nan)}, "x_train has numbers that are not finite"),
+    "infinite": ({"x_test": np.full((12, 8, 8), -np.inf, np.float32)}, "x_test has numbers that are not finite"),
+    "two scales": (
+        {"x_train": arrays()["x_train"] / 255, "x_test": arrays()["x_test"] * 1.0},
+        "x_train goes up to 1, x_test up to 255: expected one scale",
+    ),
+    "complex images": ({"x_train": np.zeros((40, 8, 8), complex)}, "x_train is complex128, expected uint8"),
     "flat images": ({"x_train": np.zeros((40, 64), np.uint8)}, "x_train has shape (40, 64)"),
     "two channels": ({"x_test": np.zeros((12, 2, 8, 8), np.uint8)}, "x_test has shape (12, 2, 8, 8)"),
     "no images": ({"x_test": np.zeros((0, 8, 8), np.uint8)}, "x_test is empty"),
@@ -200,6 +210,19 @@ UNUSABLE = {
     "negative labels": ({"y_train": np.arange(40) - 1}, "y_train has labels from -1"),
     "labels beyond int64": ({"y_test": np.full(12, 2**63, np.uint64)}, "y_test has labels from 9223372036854775808"),
     "labels with gaps": ({"y_train": np.arange(40) * 1_000}, "expected labels from 0 to the number of classes"),
+    "labels from 1": (
+        {"y_train": np.arange(40) % 10 + 1, "y_test": np.arange(12) % 10 + 1},
+        "y_train has labels from 1 to 10, expected labels from 0 to the number of classes less one: take 1 from each",
+    ),
+    "a gap": ({"y_train": np.where(np.arange(40) % 4 == 2, 0, np.arange(40) % 4)}, "y_train has no label 2: expected"),
+    "fewer names": ({"classes": np.array(["a", "b", "c"])}, "y_train has label 3, but classes names 3"),
+    "more names": ({"classes": np.array(list("abcde"))}, "y_train has no label 4, which is 'e'"),
+    "a name twice": ({"classes": np.array(list("abca"))}, "two classes have the name 'a'"),
+    "an empty name": ({"classes": np.array(["a", " ", "c", "d"])}, "class   has a name that cannot be used"),
+    "a name of two lines": ({"classes": np.array(["a\nb", "b", "c", "d"])}, r"class 'a\nb' has a name that cannot"),
+    "a table of names": ({"classes": np.array([["a", "b", "c", "d"]])}, "classes is <U1 of shape (1, 4)"),
+    "names that are no text": ({"classes": np.zeros(4)}, "classes is float64 of shape (4,), expected names"),
+    "names in another code": ({"classes": np.array([b"\xff", b"b", b"c", b"d"])}, "names that are not in UTF-8"),
     "one class": ({"y_train": np.zeros(40, np.int64)}, "at least 2 classes"),
     "unknown class in the test": ({"y_test": np.full(12, 9)}, "y_test has label 9"),
     "fewer labels": ({"y_train": np.arange(39) % 4}, "40 images in x_train but 39 labels"),
@@ -220,6 +243,58 @@ def test_arrays_that_cannot_be_used_are_named(tmp_path: Path, changes: dict[str,
     assert "\n" not in str(error.value)
 
 
+def test_arrays_that_do_not_fit_the_memory_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path)
+    monkeypatch.setattr(npz, "available_memory", lambda: 3_000)
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(InputError, match=r"mine\.npz: its arrays take 0\.0 GB of memory, 0\.0 GB are available"):
+        npz.read_arrays(Path(path), ARRAY_NAMES)
+
+
+def test_what_unfolds_to_far_more_than_its_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.npz"
+    blank = {**arrays((100, 100), train=200), "x_train": np.zeros((200, 100, 100), np.uint8)}
+    np.savez_compressed(path, **blank)
+    read_arrays = npz.read_arrays(path, ["x_train"])  # two megabytes are no danger
+    assert read_arrays["x_train"].shape == (200, 100, 100)
+    monkeypatch.setattr(npz, "_LARGE", 10**6)
+    with pytest.raises(InputError, match=r"bomb\.npz: x_train is .* MB that unfold to .* GB: expected a file of"):
+        data.load(str(path))
+    np.savez(path, **blank)
+    assert npz.read_arrays(path, ["x_train"])["x_train"].shape == (200, 100, 100)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_floats_from_0_to_1_are_shares_of_255(tmp_path: Path, kind: type) -> None:
+    content = arrays()
+    shares = {key: (content[key] / 255).astype(kind) for key in ("x_train", "x_test")}
+    loaded, plain = data.load(saved(tmp_path, "shares.npz", **shares)), data.load(saved(tmp_path))
+    assert loaded.checksum == plain.checksum
+    np.testing.assert_array_equal(loaded.test.images, plain.test.images)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int64, np.uint16, np.int8])
+def test_whole_numbers_of_any_kind_are_pixels(tmp_path: Path, kind: type) -> None:
+    content = {key: array % 128 if key.startswith("x") else array for key, array in arrays().items()}
+    others = {key: content[key].astype(kind) for key in ("x_train", "x_test")}
+    plain = data.load(saved(tmp_path, **content))
+    assert data.load(saved(tmp_path, "others.npz", **others)).checksum == plain.checksum
+
+
+@pytest.mark.parametrize("names", [["cat", "dog", "élan", "=1+1"], [b"cat", b"dog", "élan".encode(), b"=1+1"]])
+def test_names_of_classes_come_with_an_npz_and_are_part_of_its_checksum(tmp_path: Path, names: list) -> None:
+    loaded = data.load(saved(tmp_path, classes=np.array(names)))
+    assert loaded.classes == ("cat", "dog", "élan", "=1+1")
+    assert loaded.own_shape == (1, 8, 8)
+    checksums = {loaded.checksum, data.load(saved(tmp_path)).checksum}
+    checksums.add(data.load(saved(tmp_path, classes=np.array(["cat", "dog", "elk", "=1+1"]))).checksum)
+    assert len(checksums) == 3
+
+
+def test_numbers_may_name_classes(tmp_path: Path) -> None:
+    assert data.load(saved(tmp_path, classes=np.array([10, 20, 30, 40]))).classes == ("10", "20", "30", "40")
+
+
 def _npy(path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, arrays()["x_train"])
@@ -237,6 +312,18 @@ def _damaged(path: Path) -> None:
     path.write_bytes(content)
 
 
+def _head_that_lies(path: Path) -> None:
+    arrays_in = arrays()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ARRAY_NAMES:
+            content = io.BytesIO()
+            np.save(content, arrays_in[name])
+            whole = content.getvalue()
+            if name == "x_train":
+                whole = whole.replace(b"(40, 8, 8)", b"(80, 8, 8)")
+            archive.writestr(f"{name}.npy", whole)
+
+
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text": (lambda path: path.write_text("hello"), "not a zip archive"),
     "empty": (lambda path: path.write_bytes(b""), "not a zip archive"),
@@ -244,6 +331,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a single array": (_npy, "not a zip archive"),
     "members that are no arrays": (_raw_members, "x_train is not an array"),
     "damaged": (_damaged, "Bad CRC-32"),
+    "a head that lies": (_head_that_lies, "x_train.npy is 2,688 bytes, its head says 5,248"),
     "a folder": (Path.mkdir, "no such file"),
     "nothing": (lambda path: None, "no such file"),
 }

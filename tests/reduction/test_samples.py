@@ -142,8 +142,8 @@ def test_images_without_labels_are_a_dataset_too(tmp_path: Path) -> None:
     found = read(str(tmp_path / "images.npz"), taking("x[n,1,12,12]"), **PLAIN)
     assert found.test is None
     assert rows(found.batches, "x").max() <= 1
-    np.savez(tmp_path / "floats.npz", x_train=np.zeros((40, 12, 12)))
-    with pytest.raises(InputError, match="is float64, expected uint8"):
+    np.savez(tmp_path / "floats.npz", x_train=np.full((40, 12, 12), 1.5))
+    with pytest.raises(InputError, match="not whole, expected uint8"):
         read(str(tmp_path / "floats.npz"), taking("x[n,1,12,12]"), **PLAIN)
 
 

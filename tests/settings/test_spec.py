@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from onnxprune.common.errors import InputError
 from onnxprune.models import MODELS
-from onnxprune.settings.point import AXES, FIELDS, Point
+from onnxprune.settings.point import AXES, FIELDS, Point, told
 from onnxprune.settings.sweep import Sweep
 from onnxprune.settings.vocabulary import TECHNIQUES
 
@@ -175,6 +175,50 @@ def test_the_content_of_a_file_of_weights_is_part_of_the_identity(tmp_path: Path
         identities.append((point.base_id("x"), point.point_id("x")))
     assert identities[0] == identities[2]
     assert not set(identities[0]) & set(identities[1])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder, whose content settings do not look at."""
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return "photos"
+
+
+@pytest.mark.parametrize("given", [32, 32.0, "32", "32x32", "32X32", " 32 x 32 "])
+def test_an_image_size_is_written_in_one_form(pictures: str, given: object) -> None:
+    (point,) = Sweep.one_point({"dataset": pictures, "image_size": given}).points
+    assert (point.image_size, point.picture_size) == ("32x32", (32, 32))
+
+
+def test_an_image_size_is_height_and_width_and_part_of_the_identity_where_given(pictures: str) -> None:
+    sizes = (None, "32x48", "48x32")
+    points = [Sweep.one_point({"dataset": pictures, "image_size": size}).points[0] for size in sizes]
+    assert [point.picture_size for point in points] == [None, (32, 48), (48, 32)]
+    for identity in (Point.base_id, Point.point_id):
+        assert len({identity(point, "x") for point in points}) == 3
+    assert points[0].base_id("x").startswith("cnn-photos-b256-seed0-")
+    assert "image_size" not in told(points[0].settings())
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, 10_001, "32x", "x", "1x2x3", "nan", True, [32], "32x-1"])
+def test_an_image_size_that_is_none_is_refused(pictures: str, size: object) -> None:
+    (line,) = errors_of({"dataset": pictures, "image_size": size})
+    assert line.startswith("image_size: expected HEIGHTxWIDTH in pixels such as 32x48, or one number, got ")
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mine.npz"])
+def test_an_image_size_is_for_folders(dataset: str) -> None:
+    assert f"image_size: it is for a folder of pictures, which {dataset} is not" in errors_of(
+        {"dataset": dataset, "image_size": 32}
+    )
+
+
+def test_a_folder_may_be_given_as_a_path(pictures: str) -> None:
+    assert Sweep.parse({"dataset": Path(pictures).absolute()}).values["dataset"] == [str(Path(pictures).absolute())]
+    plan = Sweep.parse({"dataset": [Path(pictures), "digits"], "model": "slp"})
+    assert {point.dataset for point in plan.points} == {"photos", "digits"}
+    assert plan.name.startswith("slp-photos_digits-")
 
 
 def _written(path: Path, content: bytes, seconds: int) -> str:

@@ -7,6 +7,7 @@ import faults
 import pytest
 from command_line import onnxprune, small_npz
 from packaging.requirements import Requirement
+from photos import photos
 
 from onnxprune.common.errors import RunError
 from onnxprune.data.registry import DATASETS
@@ -66,6 +67,18 @@ def test_a_damaged_dataset_is_broken_and_a_good_one_is_counted(tmp_path: Path) -
     assert found["mnist"].state == "broken"
     assert "corrupt" in found["mnist"].text
     assert found["fmnist"].state == "ok"
+
+
+def test_data_of_ones_own_are_read_as_a_sweep_reads_them(tmp_path: Path) -> None:
+    found = doctor._given_dataset(str(photos(tmp_path / "pets")), tmp_path, (6, 5))
+    assert found.state == "ok"
+    assert "of 3x6x5 (channels x height x width); 2 classes: cat, dog" in found.text
+    (tmp_path / "pets/cat/000.png").write_text("text")
+    found = doctor._given_dataset(str(tmp_path / "pets"), tmp_path, None)
+    assert found.state == "broken"
+    assert "1 of 40 pictures cannot be used (cat/000.png" in found.text
+    assert doctor._given_dataset(str(tmp_path / "none"), tmp_path, None).state == "broken"
+    assert doctor._given_dataset(str(small_npz(tmp_path / "mine.npz")), tmp_path, None).state == "ok"
 
 
 def test_a_place_that_cannot_be_written_to_is_broken(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""A folder of pictures as a dataset: a folder in it for each class, the same in train/ and test/, or without those."""
+
+import stat
+from functools import partial
+from pathlib import Path
+
+from onnxprune.common.errors import InputError
+from onnxprune.data.collection import MOST_BYTES, SPLITS, TEST_SHARE, Collection, Picture
+from onnxprune.data.names import check_class_names, shown_name
+from onnxprune.data.pictures import SUFFIXES, entries, files_in, is_folder
+
+
+def listed(folder: Path) -> Collection:
+    """The pictures in a folder, none of which is read yet.
+
+    Raises:
+        InputError: there are no classes, or one without pictures.
+    """
+    listing = Collection(folder)
+    splits = _splits(listing)
+    found: dict[str, dict[str | None, Path]] = {}
+    for split, parent in splits.items():
+        for entry in entries(parent, listing.ignored):
+            if not is_folder(entry):
+                listing.ignored["beside the folders of classes"] += 1
+            else:
+                found.setdefault(entry.name, {})[split] = entry
+    if not found:
+        raise listing.error(f"has no folders: expected one for each class, with its pictures ({_suffixes()})")
+    folders = sorted(
+        (name, places) for name, places in zip(check_class_names(str(folder), found), found.values(), strict=True)
+    )
+    for label, (name, places) in enumerate(folders):
+        for split, place in places.items():
+            files = files_in(place, listing.ignored)
+            if not files:
+                raise listing.error(f"{_place(split, name)} has no pictures ({_suffixes()}): add some, or take it away")
+            listing.pictures += [
+                Picture(shown_name(str(file.relative_to(folder))), label, split, partial(_content, file))
+                for file in files
+            ]
+        listing.classes.append(name)
+    for split in splits:
+        missing = [name for name, places in folders if split not in places]
+        if missing:
+            there = next(other for other in splits if other != split)
+            raise listing.error(
+                f"class {missing[0]!r} is in {there}/ but not in {split}/: expected every class in both"
+            )
+    if len(folders) < 2:
+        raise listing.error(f"has one class only, {folders[0][0]!r}: expected at least 2 folders of pictures")
+    return listing
+
+
+def _splits(listing: Collection) -> dict[str | None, Path]:
+    """Where the folders of classes are: in train/ and test/ where these hold folders, else in the folder itself."""
+    folder = listing.place
+    places: dict[str | None, Path] = {split: folder / split for split in SPLITS if is_folder(folder / split)}
+    holding = [split for split, place in places.items() if any(is_folder(entry) for entry in entries(place))]
+    if not holding:
+        return {None: folder}
+    if len(places) < len(SPLITS):
+        lacking = next(split for split in SPLITS if split not in places)
+        raise listing.error(
+            f"has {holding[0]}/ but no {lacking}/: expected both, each with a folder for each class, or the folders of "
+            f"classes without them, of which {100 * TEST_SHARE:g} % become the test set"
+        )
+    for entry in entries(folder, listing.ignored):
+        if entry.name not in SPLITS:
+            listing.ignored["beside train/ and test/"] += 1
+    return places
+
+
+def _place(split: str | None, name: str) -> str:
+    return f"class {name!r}" if split is None else f"class {name!r} of {split}/"
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(SUFFIXES))
+
+
+def _content(path: Path) -> bytes:
+    """
+    Raises:
+        InputError: it cannot be read, or is no file; the message does not name it.
+    """
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # reading a pipe or a device may never end
+            raise InputError("no file")
+        if about.st_size > MOST_BYTES:
+            raise InputError(f"more than {MOST_BYTES >> 20} MB")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(error.strerror or str(error)) from None
