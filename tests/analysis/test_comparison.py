@@ -12,7 +12,9 @@ import graphs
 import numpy as np
 import pytest
 
-from onnxprune.analysis.comparison import Facts, compare, confidence_interval, judge
+from onnxprune.analysis.comparison import compare
+from onnxprune.analysis.facts import confidence_interval
+from onnxprune.analysis.verdict import Facts, judge
 from onnxprune.common.errors import InputError
 
 PLAIN = Facts(
