@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from onnxprune.settings.sweep import Sweep
-    from onnxprune.study.cluster import ClusterSettings
 
 
 class _OnePointCommand(PointCommand):
@@ -37,7 +36,8 @@ class _How:
     as_csv: bool
     track: str | None
     workers: int | None
-    ray: "ClusterSettings | None"
+    executor: str
+    executor_settings: Any
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], _How]:
@@ -132,7 +132,8 @@ def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
         verbosity=verbosity,
         track=how.track.split(",") if how.track else (),
         workers=how.workers,
-        ray=how.ray,
+        executor=how.executor,
+        executor_settings=how.executor_settings,
     )
     _print_rows(outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
