@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 
 # Lint, types and the fast tests, the files of tests side by side.
 test: check
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Also the tests on real datasets (ONNXPRUNE_DATA names their folder), the slow ones, MLflow's and those for CUDA.
 test-all: check

@@ -50,7 +50,10 @@ def overhead() -> str:
     seconds: dict[str, list[float]] = {"local": [], "ray": []}
     sizes = (8, 32)
     with _nodes() as nodes, tempfile.TemporaryDirectory() as folder:
-        for where, how in (("local", {"workers": 2}), ("ray", {"ray": ClusterSettings(nodes.address)})):
+        for where, how in (
+            ("local", {"workers": 2}),
+            ("ray", {"executor": "ray", "executor_settings": ClusterSettings(nodes.address)}),
+        ):
             for count in sizes:
                 step = 96 / (count / 4)
                 plan = Sweep.parse(

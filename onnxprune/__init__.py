@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from onnxprune.analysis.profiling import Profile
     from onnxprune.reduction.result import PruneReport
     from onnxprune.settings.sweep import Sweep
-    from onnxprune.study.cluster import ClusterSettings
 
 __all__ = ["InputError", "OnnxpruneError", "RunError", "__version__", "profile", "prune", "run_experiment", "sweep"]
 
@@ -26,7 +25,8 @@ def sweep(
     retry_failed: bool = False,
     track: Sequence[str] = (),
     workers: int | None = None,
-    ray: "ClusterSettings | None" = None,
+    executor: str = "local",
+    executor_settings: Any = None,
     **settings: Any,
 ) -> "pd.DataFrame":
     """Runs a sweep and returns its table, one row a point; the columns are those of `results.csv`.
@@ -41,7 +41,8 @@ def sweep(
         retry_failed: run points again that failed before.
         track: names of trackers that get every finished point: "mlflow", "tensorboard".
         workers: processes that run points side by side; default: as many as pay.
-        ray: run on this cluster instead: `onnxprune.study.cluster.ClusterSettings`.
+        executor: where points run: "local", "ray", or the name that another package gives to its own.
+        executor_settings: its own, as `onnxprune.study.cluster.ClusterSettings` for "ray"; default: its defaults.
         settings: fields of `onnxprune.settings.point.Point`; several values of an axis give the product.
 
     Raises:
@@ -51,7 +52,8 @@ def sweep(
     from onnxprune.settings.sweep import Sweep
 
     plan = Sweep.read(Path(spec), settings) if spec is not None else Sweep.parse(settings)
-    return _run(plan, out, data_dir, retry_failed=retry_failed, track=track, workers=workers, ray=ray)
+    how = {"workers": workers, "executor": executor, "executor_settings": executor_settings}
+    return _run(plan, out, data_dir, retry_failed=retry_failed, track=track, **how)
 
 
 def _run(plan: "Sweep", out: str | Path, data_dir: str | Path | None, **how: Any) -> "pd.DataFrame":

@@ -1,7 +1,10 @@
 """What all tests share."""
 
+import gc
 import os
 import tempfile
+
+import pytest
 
 # set before PyTorch is imported, for subprocesses too: threads that wait for each other on a busy machine make small
 # networks many times slower than one thread is
@@ -10,3 +13,20 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # the pixels of pictures that tests make up are no use to anybody later
 _cache = tempfile.TemporaryDirectory(prefix="onnxprune-tests-")
 os.environ["ONNXPRUNE_CACHE"] = _cache.name
+
+# files side by side: these first, since the whole takes as long as what comes last
+LONGEST = [
+    "test_pruning.py", "test_pool.py", "test_resume.py", "test_coupling.py", "test_docs.py", "test_cluster.py",
+    "test_schedules.py", "test_parallel.py", "test_sweep.py", "test_elimination.py", "test_reference.py",
+    "test_page.py", "test_recovery.py", "test_rerun.py", "test_counts_of_models.py",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not walk through it again and again."""
+    gc.collect()
+    gc.freeze()

@@ -1,6 +1,5 @@
 """What the guide says works: its commands are run, its snippets too, and the reference is that of the commands."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
+import warm
 from command_line import REPOSITORY
 
 from onnxprune.models import MODELS, Model, Recipe
@@ -34,29 +34,27 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", GUIDE)
-def test_the_commands_and_snippets_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
+def test_the_commands_and_snippets_of_a_page_run_in_order(
+    page: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     shutil.copytree(REPOSITORY / "models", tmp_path / "models")
     parts = re.findall(r"```(sh|python)\n(.*?)```", (DOCS / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
     assert parts
-    script = [
-        "set -eu",
-        f'onnxprune() {{ "{sys.executable}" -m onnxprune "$@"; }}',
-        f'python() {{ "{sys.executable}" "$@"; }}',
-    ]
+    script = ["set -eu"]
     for number, (language, code) in enumerate(parts):
         if language == "sh":
             script.append(code)
         elif "entry = Model(" not in code and "def build(" not in code:  # those are for the test below
             (tmp_path / f"snippet{number}.py").write_text(code)
             script.append(f"python snippet{number}.py")
-    done = subprocess.run(
-        ["bash", "-c", "\n".join(script)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with warm.Shell(tmp_path_factory.mktemp("shell")) as shell:
+        done = subprocess.run(
+            ["bash", "-c", "\n".join([*shell.definitions, *script])],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
 

@@ -12,6 +12,8 @@ import onnx
 import onnx.parser
 
 from onnxprune.analysis.correspondence import OutputDifference, difference, pair_names
+from onnxprune.analysis.facts import facts_of
+from onnxprune.analysis.verdict import Facts, Verdict, judge
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.graph.counting import count_model
 from onnxprune.graph.counts import Counts
@@ -25,56 +27,9 @@ from onnxprune.runtime.probe import probe
 from onnxprune.runtime.random_inputs import Inputs, random_inputs
 from onnxprune.runtime.runs import bound_run
 from onnxprune.runtime.session import check_cuda, open_session
-from onnxprune.runtime.timing import Latency, interleave, summarise, twin_noise
+from onnxprune.runtime.timing import Latency, interleave, summarise
 
-_RESAMPLES = 1000
-_CONFIDENCE = 95
 _NOTHING = '<ir_version: 8, opset_import: ["": 13]> nothing (float[1] x) => (float[1] y) { y = Identity (x) }'
-
-# When a reason is given; shares and ratios that a person would call much.
-_MUCH_LESS = 0.8  # of the theoretical speedup
-_MANY_ZEROS = 0.2  # of the multiplications
-_MUCH_MISALIGNED = 0.2  # of the MACs
-_MUCH_FIXED = 0.2  # of the latency
-_BEYOND = 1.1  # of the theoretical speedup
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a verdict rests on: a file against its base, at one batch size.
-
-    Attributes:
-        speedup: median latency of the base / of the file.
-        interval: its 95 % confidence interval.
-        noise: how far sessions of the same file were apart, relative. A speedup within 1 +- noise is none.
-        theoretical: MACs of the base / of the file; None where those of either cannot all be told.
-        bytes_ratio: bytes on disk of the base / of the file.
-        zero_share: share of the file's multiplications that are by stored zeros; 0 where not all can be told.
-        misaligned_share: share of its MACs in nodes whose output channels fill the vectors less well than the base's;
-            likewise.
-        vector: channels that fill a vector.
-        traffic_ratio: bytes that all nodes read and write, base / file; None where a size is not known.
-        fixed_share: share of the file's latency that a run of one trivial operator takes too.
-    """
-
-    speedup: float
-    interval: tuple[float, float]
-    noise: float
-    theoretical: float | None
-    bytes_ratio: float
-    zero_share: float
-    misaligned_share: float
-    vector: int
-    traffic_ratio: float | None
-    fixed_share: float
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """`outcome` is "faster", "slower" or "no real difference"; the reasons end with what to do, if anything."""
-
-    outcome: str
-    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -97,53 +52,6 @@ class Entry:
     outputs: OutputDifference | None
     disturbance: Disturbance
     pairing: str | None
-
-
-def judge(facts: Facts) -> Verdict:
-    """What the figures say."""
-    low, high = facts.interval
-    if low > 1 + facts.noise:
-        outcome = "faster"
-    elif high < 1 - facts.noise:
-        outcome = "slower"
-    else:
-        outcome = "no real difference"
-    theory = facts.theoretical
-    short = theory is not None and facts.speedup < _MUCH_LESS * theory
-    reasons = []
-    if theory is None:
-        reasons.append("what to expect is not known: not all MACs of the two files can be told, see profile")
-    elif low > theory * (1 + facts.noise) * _BEYOND and outcome == "faster":
-        reasons.append(
-            f"beyond theory: its MACs explain {theory:.2f}x only; the rest is other work that is gone, another kernel "
-            "or type of numbers, or a disturbed measurement: look at it before you rely on it"
-        )
-    if facts.zero_share > _MANY_ZEROS:
-        reasons.append(
-            f"zeros left in place: {100 * facts.zero_share:.0f} % of its multiplications are by stored zeros, which "
-            "onnxruntime performs all the same; prune units or filters, so that the network shrinks"
-        )
-    if (short or outcome == "slower") and facts.misaligned_share > _MUCH_MISALIGNED:
-        reasons.append(
-            f"channels not aligned: {100 * facts.misaligned_share:.0f} % of its MACs are in layers whose width is no "
-            f"multiple of {facts.vector}; keep multiples of {facts.vector} (--channel-align {facts.vector})"
-        )
-    if short and facts.fixed_share > _MUCH_FIXED:
-        reasons.append(
-            f"too small to matter: {100 * facts.fixed_share:.0f} % of its time is the fixed cost of a run; larger "
-            "batches or fewer runs gain more than pruning"
-        )
-    if short and theory is not None and facts.traffic_ratio is not None and facts.traffic_ratio < _MUCH_LESS * theory:
-        reasons.append(
-            f"memory-bound: MACs fell {theory:.2f} times, the bytes that its nodes read and write only "
-            f"{facts.traffic_ratio:.2f} times; prune the layers with the largest outputs"
-        )
-    if outcome != "faster" and facts.bytes_ratio > 1 / _MUCH_LESS:
-        reasons.append(f"its file is {facts.bytes_ratio:.2f} times smaller all the same")
-    if outcome == "no real difference" and theory is not None and not reasons:
-        same = theory is not None and theory < 1 / _MUCH_LESS
-        reasons.append("it does the same work" if same else "no reason is apparent")
-    return Verdict(outcome, tuple(reasons))
 
 
 def compare(
@@ -245,7 +153,7 @@ def _compare(
     latencies = [summarise(np.concatenate(pair)) for pair in zip(firsts, twins, strict=True)]
     entries = [Entry(base, batch, counts[0], latencies[0], placements[0], None, None, None, disturbances[0], None)]
     for index in range(1, len(paths)):
-        facts = _facts(
+        facts = facts_of(
             (counts[0], counts[index]),
             ([firsts[0], firsts[index]], [twins[0], twins[index]]),
             latencies[0].median_ms / latencies[index].median_ms,
@@ -322,86 +230,3 @@ def _nothing(device: str, threads: int) -> Callable[[], Any]:
         onnx.save(onnx.parser.parse_model(_NOTHING), path)
         session = open_session(path, device=device, threads=threads)
     return bound_run(session, {"x": np.zeros(1, np.float32)}, device)
-
-
-def _facts(
-    counts: tuple[Counts, Counts],
-    times: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
-    speedup: float,
-    fixed_share: float,
-    device: str,
-) -> Facts:
-    base, other = counts
-    vector = vector_channels(device)
-    complete = base.complete and other.complete
-    misaligned = [_misaligned(part, vector) for part in counts]
-    traffic = [_traffic(part) for part in counts]
-    return Facts(
-        speedup=speedup,
-        interval=confidence_interval(
-            np.stack([times[0][0], times[1][0]], axis=1), np.stack([times[0][1], times[1][1]], axis=1)
-        ),
-        noise=twin_noise(*times),
-        theoretical=_theoretical(base.macs, other.macs) if complete else None,
-        bytes_ratio=base.file_bytes / other.file_bytes,
-        zero_share=1 - other.effective_macs / other.macs if other.macs and complete else 0.0,
-        misaligned_share=max(0.0, misaligned[1] - misaligned[0]) if complete else 0.0,
-        vector=vector,
-        traffic_ratio=traffic[0] / traffic[1] if traffic[0] and traffic[1] else None,
-        fixed_share=min(1.0, fixed_share),
-    )
-
-
-def _theoretical(base: int, other: int) -> float:
-    return base / other if other else float("inf") if base else 1.0
-
-
-def confidence_interval(base: np.ndarray, other: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of median(base) / median(other), by a moving block bootstrap of the rounds.
-
-    Neighbouring rounds are alike, since the machine is slower in some seconds than in others: blocks of the cube root
-    of their number are drawn together (Kuensch 1989, The Annals of Statistics 17).
-
-    Args:
-        base, other: milliseconds (rounds, sessions).
-    """
-    rounds = len(base)
-    length = max(1, round(rounds ** (1 / 3)))
-    blocks = -(-rounds // length)
-    random = np.random.default_rng(seed)
-    ratios = np.empty(_RESAMPLES)
-    for index in range(_RESAMPLES):
-        starts = random.integers(0, rounds - length + 1, blocks)
-        drawn = (starts[:, None] + np.arange(length)).ravel()[:rounds]
-        ratios[index] = np.median(base[drawn]) / np.median(other[drawn])
-    low, high = np.percentile(ratios, [(100 - _CONFIDENCE) / 2, (100 + _CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
-def _misaligned(counts: Counts, vector: int) -> float:
-    """Share of the MACs in nodes with weights whose output channels are no multiple of `vector`."""
-    total = sum(
-        node.macs
-        for node in counts.nodes
-        if node.weight_shape is not None and node.output_shape and _channels(node.operator, node.output_shape) % vector
-    )
-    return total / counts.macs if counts.macs else 0.0
-
-
-def _channels(operator: str, output: Shape) -> int:
-    return output[1] if "Conv" in operator and len(output) > 1 else output[-1]
-
-
-def _traffic(counts: Counts) -> int | None:
-    sizes = [node.activation_bytes for node in counts.nodes]
-    known = [size for size in sizes if size is not None]
-    return sum(known) + sum(node.weight_bytes for node in counts.nodes) if len(known) == len(sizes) else None
-
-
-def vector_channels(device: str) -> int:
-    """Channels of float32 that fill a vector register: 16 with AVX-512, else 8; the GPU's matrix units want 8."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return 8
-    return 16 if device == "cpu" and "avx512f" in flags else 8

@@ -10,7 +10,8 @@ import click
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs
 
 if TYPE_CHECKING:
-    from onnxprune.analysis.comparison import Entry, Facts
+    from onnxprune.analysis.comparison import Entry
+    from onnxprune.analysis.verdict import Facts
 
 _COUNTS = ("file_bytes", "params", "nonzero_params", "macs", "effective_macs")
 _OF_MACS = ("macs", "effective_macs")

@@ -38,18 +38,17 @@ WORKERS = click.option(
 
 
 def executor(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say where points run, as an argument `ray` of the command: settings of a cluster, or None."""
+    """The options that say where points run, as arguments `executor`, its name, and `executor_settings`."""
+    from onnxprune.study.executors import EXECUTORS, make_settings
 
     @functools.wraps(command)
     def inner(*arguments: Any, executor: str, address: str | None, gpus_per_point: float | None, **rest: Any) -> Any:
-        ray = None
-        if executor == "ray":
-            from onnxprune.study.cluster import ClusterSettings
-
-            ray = ClusterSettings(address, 1.0 if gpus_per_point is None else gpus_per_point)
-        elif address is not None or gpus_per_point is not None:
+        options = {"address": address, "gpus_per_point": gpus_per_point}
+        given = {name: value for name, value in options.items() if value is not None}
+        if given and not EXECUTORS[executor].settings:
             raise click.UsageError("--address and --gpus-per-point are for --executor ray")
-        return command(*arguments, ray=ray, **rest)
+        settings = make_settings(executor, given) if given else None
+        return command(*arguments, executor=executor, executor_settings=settings, **rest)
 
     for option in (
         click.option(
@@ -65,10 +64,10 @@ def executor(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--executor",
-            type=click.Choice(["local", "ray"]),
+            type=click.Choice(list(EXECUTORS)),
             default="local",
             show_default=True,
-            help="Where points run: on this machine, or on a Ray cluster (pip install 'onnxprune[ray]').",
+            help="Where points run: " + ", or ".join(kind.summary for _, kind in EXECUTORS.own()) + ".",
         ),
     ):
         inner = option(inner)

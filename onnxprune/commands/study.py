@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from onnxprune.common.progress import Verbosity
     from onnxprune.settings.sweep import Sweep
-    from onnxprune.study.cluster import ClusterSettings
 
 
 class _OnePointCommand(PointCommand):
@@ -38,7 +37,8 @@ class _How:
     as_csv: bool
     track: str | None
     workers: int | None
-    ray: "ClusterSettings | None"
+    executor: str
+    executor_settings: Any
 
     @property
     def verbosity(self) -> "Verbosity":
@@ -138,7 +138,8 @@ def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
         verbosity=how.verbosity,
         track=how.track.split(",") if how.track else (),
         workers=how.workers,
-        ray=how.ray,
+        executor=how.executor,
+        executor_settings=how.executor_settings,
     )
     _print_rows(outcome.table, how.as_json, how.as_csv)
     if not how.quiet:

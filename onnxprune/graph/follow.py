@@ -5,11 +5,13 @@ from contextlib import suppress
 
 from onnx import NodeProto
 
-from onnxprune.graph.channels import ChannelGraph, Follower
+from onnxprune.graph.channels import ChannelGraph
+from onnxprune.graph.follower import Follower
 from onnxprune.graph.macs import OPERATORS, UnknownShapeError
 from onnxprune.graph.network import Network, reads
 from onnxprune.graph.nodes import operator_type
-from onnxprune.graph.rules import RULES, SEVERAL, product_macs
+from onnxprune.graph.rules import RULES
+from onnxprune.graph.rules.table import product_macs
 from onnxprune.graph.tensors import Shape
 
 
@@ -28,9 +30,9 @@ def follow(network: Network, shapes: Mapping[str, Shape], other: Mapping[str, Sh
         rule = RULES.get(kind)
         known = all(name in shapes for name in [*reads(node), *node.output] if name)
         if rule is not None and known and not any(item.HasField("g") for item in node.attribute):
-            if kind not in SEVERAL:
+            if not rule.several:
                 follower.freeze_all(node.input[1:], f"{kind} takes them as its parameters")
-            rule(follower, node)
+            rule.follow(follower, node)
         else:
             _unknown(follower, node)
         if kind in OPERATORS and not (follower.products and follower.products[-1].node == index):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from onnx import GraphProto, NodeProto
 
-from onnxprune.graph.inference import Inferred
+from onnxprune.graph.inferred import Inferred
 from onnxprune.graph.macs import Site
 from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.tensors import Shape

@@ -16,39 +16,17 @@ from onnx import GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto, h
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.graph import contrib, loops
 from onnxprune.graph.evaluation import MAX_ELEMENTS, Evaluator
+from onnxprune.graph.inferred import Inferred, results_of_subgraphs
 from onnxprune.graph.light import is_large, without_weights
 from onnxprune.graph.macs import Site
 from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
 from onnxprune.graph.sequences import Sequence, sequence_made, tensor_taken
 from onnxprune.graph.tensors import Shape, constants
-
-_MAX_ELEMENTS = 2**32  # of a tensor at run time; real ones have some 10^9 at most
+from onnxprune.graph.value_types import check_elements, forget_shapes, is_of_maps, set_shape, shape_of
 
 _MAX_PASSES = 20  # of shape inference over a graph
 
 _MAX_INFERENCES = 1000  # of all graphs and subgraphs: loops within loops multiply
-
-
-@dataclass
-class Inferred:
-    """What is known of the tensors of a graph once its inputs have shapes.
-
-    Attributes:
-        shapes: name -> shape, of those whose shape is known.
-        types: name -> element type, of those that are tensors.
-        sequences: name -> shapes of the elements, of sequences of tensors that are known.
-        gaps: name -> why its shape is not known: the node or input that makes it so.
-        bodies: position of a node -> attribute -> the same of that subgraph, outer names included. A branch that is
-            never taken has none.
-        rounds: position of a Loop -> how often its body runs.
-    """
-
-    shapes: dict[str, Shape] = field(default_factory=dict)
-    types: dict[str, int] = field(default_factory=dict)
-    sequences: dict[str, Sequence] = field(default_factory=dict)
-    gaps: dict[str, str] = field(default_factory=dict)
-    bodies: dict[int, dict[str, "Inferred"]] = field(default_factory=dict)
-    rounds: dict[int, loops.Rounds] = field(default_factory=dict)
 
 
 def infer_shapes(
@@ -63,16 +41,16 @@ def infer_shapes(
         InputError: shapes contradict each other, or are absurd.
     """
     for name, shape in inputs.items():
-        _check_elements(path, name, shape)
+        check_elements(path, name, shape)
     sized = without_weights(model)
     sized.ir_version = max(sized.ir_version, 4)  # before, onnx wants each initializer to be an input
     graph = sized.graph
     declared = _declared(graph, inputs)
     del graph.value_info[:]  # may hold the sizes of another batch
-    _forget_shapes(graph.output)
+    forget_shapes(graph.output)
     for value in graph.input:
         if value.name in inputs:
-            _set_shape(value.type, inputs[value.name])
+            set_shape(value.type, inputs[value.name])
     known = {name: value for name, value in (values or {}).items() if value.size <= MAX_ELEMENTS}
     return _infer(path, sized, iter(range(_MAX_INFERENCES)), _Outer(known), declared)
 
@@ -177,14 +155,14 @@ class _Pass:
 
     def _take(self, name: str, kind: TypeProto, *, new: bool = False) -> None:
         """Notes a type, unless a better one is there."""
-        shape = _shape_of(kind)
+        shape = shape_of(kind)
         if name in self.found.shapes or (shape is None and new and name in self._types):
             return
         self._types[name] = kind
         if kind.HasField("tensor_type") and kind.tensor_type.elem_type:
             self.found.types[name] = kind.tensor_type.elem_type
         if shape is not None:
-            _check_elements(self._path, name, shape)
+            check_elements(self._path, name, shape)
             self.found.shapes[name] = shape
             self.found.gaps.pop(name, None)
         if new:
@@ -194,7 +172,7 @@ class _Pass:
         """Whether nothing of it is open that a shape could depend on; of maps nothing is."""
         kind = self._types.get(name, TypeProto())
         return (
-            name in self.found.shapes or name in self.found.sequences or kind.HasField("map_type") or _is_of_maps(kind)
+            name in self.found.shapes or name in self.found.sequences or kind.HasField("map_type") or is_of_maps(kind)
         )
 
     def _sequence(self, node: NodeProto) -> None:
@@ -298,7 +276,7 @@ class _Pass:
         elif node.op_type == "Scan" and loops.scanned(node):
             shape = self.found.shapes.get(node.input[-loops.scanned(node)])
             length = shape[loops.scan_axis(node, 0)] if shape else None
-        for name, results in _results(node, graphs, bodies, length).items():
+        for name, results in results_of_subgraphs(node, graphs, bodies, length).items():
             first = results[0]
             if all(result.sequence == first.sequence for result in results) and first.sequence is not None:
                 self.found.sequences[name] = first.sequence
@@ -332,13 +310,13 @@ class _Pass:
         model.graph.CopyFrom(body)
         graph = model.graph
         del graph.value_info[:]
-        _forget_shapes(graph.output)
+        forget_shapes(graph.output)
         handed = loops.handed_in(node, len(graph.input), self.found.shapes)
         for value, shape in zip(graph.input, handed, strict=True):
             if value.type.HasField("tensor_type"):
                 value.type.tensor_type.ClearField("shape")
                 if shape is not None:
-                    _set_shape(value.type, shape)
+                    set_shape(value.type, shape)
         own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
         own |= {name for inner in graph.node for name in inner.output}
         taken = sorted((used_names(graph) - own) & self._types.keys())
@@ -390,74 +368,5 @@ class _Pass:
         return found._replace(why=self._decider(unknown) if unknown else "its condition")
 
 
-@dataclass(frozen=True)
-class _Result:
-    """What a subgraph gives for an output of its node; None where it is not known, or no sequence, or no gap."""
-
-    kind: int | None
-    shape: Shape | None
-    sequence: Sequence | None
-    gap: str | None
-
-
-def _results(
-    node: NodeProto, graphs: Mapping[str, GraphProto], bodies: Mapping[str, Inferred], length: int | None
-) -> dict[str, list[_Result]]:
-    """Output of the node -> what its subgraphs give for it: one for each that may run.
-
-    Args:
-        length: rounds of a Loop or Scan, which stacks some outputs.
-    """
-    found: dict[str, list[_Result]] = {}
-    for key, body in bodies.items():
-        outputs = graphs[key].output
-        handed_on = len(outputs)
-        if node.op_type in ("Loop", "Scan"):
-            part = loops.outputs_of(node, loops.carried(node, len(graphs[key].input)))
-            outputs, handed_on = outputs[part.start :], part.stop - part.start
-        for position, (name, output) in enumerate(zip(node.output, outputs, strict=False)):
-            shape = body.shapes.get(output.name)
-            if position >= handed_on and shape is not None:
-                axis = loops.stacking_axis(node, position - handed_on, len(shape) + 1)
-                shape = None if length is None else (*shape[:axis], length, *shape[axis:])
-            result = _Result(
-                body.types.get(output.name), shape, body.sequences.get(output.name), body.gaps.get(output.name)
-            )
-            found.setdefault(name, []).append(result)
-    found.pop("", None)
-    return found
-
-
-def _is_of_maps(kind: TypeProto) -> bool:
-    return kind.HasField("sequence_type") and kind.sequence_type.elem_type.HasField("map_type")
-
-
-def _shape_of(kind: TypeProto) -> Shape | None:
-    tensor = kind.tensor_type
-    if not kind.HasField("tensor_type") or not tensor.HasField("shape"):
-        return None
-    shape = tuple(dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value"))
-    return shape if len(shape) == len(tensor.shape.dim) else None
-
-
-def _forget_shapes(values: Iterable[ValueInfoProto]) -> None:
-    for value in values:
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
-
-
-def _set_shape(kind: TypeProto, shape: Shape) -> None:
-    proto = kind.tensor_type.shape
-    del proto.dim[:]
-    proto.SetInParent()
-    for size in shape:
-        proto.dim.add(dim_value=size)
-
-
 def _contradiction(path: Path, error: Exception) -> InputError:
     return InputError(f"{path}: its shapes do not fit together: {one_line(error)}")
-
-
-def _check_elements(path: Path, name: str, shape: Shape) -> None:
-    if any(size < 0 for size in shape) or prod(shape) > _MAX_ELEMENTS:
-        raise InputError(f"{path}: tensor {name!r} has an impossible shape: {list(shape)}")

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxprune.graph.counts import NOT_COUNTED, NodeCount
-from onnxprune.graph.inference import Inferred
+from onnxprune.graph.inferred import Inferred
 from onnxprune.graph.loops import scan_axis, scanned
 from onnxprune.graph.macs import OPERATORS, Site, UnknownShapeError
 from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names

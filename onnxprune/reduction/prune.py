@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxprune.analysis.comparison import compare, vector_channels
+from onnxprune.analysis.comparison import compare
+from onnxprune.analysis.facts import vector_channels
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
 from onnxprune.graph.files import files_of

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.errors import BusyError, InputError, RunError, StorageError
 from onnxprune.common.files import make_folder, write_text
@@ -17,7 +17,7 @@ from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import BASES, Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.estimate import check_room
-from onnxprune.study.executors import EXECUTORS, Executor
+from onnxprune.study.executors import EXECUTORS, Executor, make_settings
 from onnxprune.study.feasibility import check_prunable
 from onnxprune.study.jobs import Job, Materials
 from onnxprune.study.pool import POSSIBLE, worker_count
@@ -25,8 +25,6 @@ from onnxprune.study.tracking import Tracking
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from onnxprune.study.cluster import ClusterSettings
 
 DEFAULT_RUNS = Path("experiments/runs")
 
@@ -55,7 +53,8 @@ def run_sweep(
     verbosity: Verbosity = Verbosity.NORMAL,
     track: Sequence[str] = (),
     workers: int | None = None,
-    ray: "ClusterSettings | None" = None,
+    executor: str = "local",
+    executor_settings: Any = None,
 ) -> Outcome:
     """Runs every point of the plan that `runs` does not have yet, and writes the tables.
 
@@ -66,7 +65,8 @@ def run_sweep(
         track: names of the trackers that get every finished point.
         workers: processes that run points side by side; 1: this one alone; default: as many as pay. On a cluster: the
             points that run at a time.
-        ray: run on this Ray cluster instead of this machine.
+        executor: who runs bases and points, a name of `EXECUTORS`.
+        executor_settings: its own, as `onnxprune.study.cluster.ClusterSettings` for "ray"; None: its defaults.
 
     Raises:
         InputError: the data cannot be had, or the device, the cluster or a tracker is not there, or no workers are
@@ -74,9 +74,10 @@ def run_sweep(
         RunError: disk or memory do not suffice for the plan.
         StorageError: results cannot be written any more.
     """
-    if ray is None and workers is not None and workers > 1 and not POSSIBLE:
+    kind = EXECUTORS[executor]
+    if kind.here and workers is not None and workers > 1 and not POSSIBLE:
         raise InputError("--workers: this system cannot suspend a process while another is timing; use --workers 1")
-    if ray is None:
+    if kind.here:
         with silenced():
             from onnxprune.training.device import select_device
 
@@ -87,13 +88,15 @@ def run_sweep(
     folder = runs / plan.name
     points = {folder / point.point_id(materials.dataset(point).checksum): point for point in plan.points}
     missing = [point for path, point in points.items() if not (path / store.METRICS).exists()]
-    count = 0 if ray is not None else worker_count(missing) if workers is None else min(workers, len(missing))
+    count = 0 if not kind.here else worker_count(missing) if workers is None else min(workers, len(missing))
     check_room(missing, runs, max(1, count))
     check_prunable(missing, materials)
     tracking = Tracking(track, folder)
-    make_executor = resolve_name(EXECUTORS["local" if ray is None else "ray"])
+    if executor_settings is None:
+        executor_settings = make_settings(executor, {})
     with contextlib.ExitStack() as stack:
-        executor = stack.enter_context(make_executor(ray, plan.points, materials, count if ray is None else workers))
+        made = resolve_name(kind.make)(executor_settings, plan.points, materials, count if kind.here else workers)
+        running = stack.enter_context(made)
         make_folder(folder)
         with store.claimed(folder / store.SPEC):
             store.remove_partial(folder)
@@ -103,7 +106,7 @@ def run_sweep(
         if not all((runs / BASES / base / store.METRICS).exists() for base in bases):  # said once
             for note in materials.notes:
                 reporter.say(note)
-        sweep = _RunningSweep(runs, materials, executor, reporter, tracking)
+        sweep = _RunningSweep(runs, materials, running, reporter, tracking)
         busy = sweep.run(points, RetryPolicy(retry_failed, wait=False))
         if busy:
             reporter.say(f"{len(busy)} points are being run by another process: waiting for it")

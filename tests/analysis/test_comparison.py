@@ -11,8 +11,11 @@ import sys
 import graphs
 import numpy as np
 import pytest
+from command_line import called
 
-from onnxprune.analysis.comparison import Facts, compare, confidence_interval, judge
+from onnxprune.analysis.comparison import compare
+from onnxprune.analysis.facts import confidence_interval
+from onnxprune.analysis.verdict import Facts, judge
 from onnxprune.common.errors import InputError
 
 PLAIN = Facts(
@@ -143,12 +146,7 @@ def test_files_are_compared_with_the_base(files):
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "onnxprune", "compare", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return called("compare", *arguments)
 
 
 OPTIONS = ("--input", "input:8x3x32x32", "--seconds", "0.3", "--threads", "1")

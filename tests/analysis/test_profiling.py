@@ -11,6 +11,7 @@ import graphs
 import numpy as np
 import onnx
 import pytest
+from command_line import called
 from onnx import TensorProto, helper
 
 import onnxprune
@@ -34,13 +35,7 @@ def path(tmp_path):
 
 
 def run(*arguments, **settings):
-    return subprocess.run(
-        [sys.executable, "-m", "onnxprune", "profile", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        **settings,
-    )
+    return called("profile", *arguments, **settings)
 
 
 def test_a_profile_says_what_the_file_is_costs_and_takes(path):

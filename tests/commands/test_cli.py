@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import REPOSITORY, called, onnxprune, small_npz
+from command_line import REPOSITORY, called, from_nothing, small_npz
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -117,7 +117,7 @@ def test_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(tmp_path: Path)
 def test_run_prints_a_table_on_stdout_and_progress_on_stderr(tmp_path: Path) -> None:
     data = small_npz(tmp_path / "squares.npz")
     arguments = ["run", "--model", "slp", "--dataset", data, "--technique", "structured", "--epochs", "3"]
-    done = onnxprune(*arguments, "--latency-seconds", "0.05", "--out", tmp_path / "runs")
+    done = from_nothing(*arguments, "--latency-seconds", "0.05", "--out", tmp_path / "runs")
     assert done.returncode == 0, done.stderr
     assert "squares.npz, batch 256, one-shot, 1 seed" in done.stdout
     assert "structured" in done.stdout

@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import warm
 
 from onnxprune.cli import main
 
@@ -16,6 +17,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def onnxprune(*arguments: object, cwd: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, which need not import PyTorch and the like itself."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
+    return warm.run(warm.command, [str(argument) for argument in arguments], cwd, environment)
+
+
+def from_nothing(*arguments: object, cwd: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a fresh process, as people start it."""
     return subprocess.run(
         [sys.executable, "-m", "onnxprune", *map(str, arguments)],
         cwd=cwd,

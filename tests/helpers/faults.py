@@ -1,14 +1,11 @@
 """Sweeps in processes of their own, to be killed, stopped, starved and run at the same time."""
 
-import multiprocessing
-import os
-import resource
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import warm
 
 from onnxprune import cli
 from onnxprune.settings.sweep import Sweep
@@ -24,14 +21,6 @@ SETTINGS = {
     "latency_seconds": 0,
 }
 TIMED = ("seconds", "per_second", "memory")
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-# what every child would import, imported once in the server that all are forked from
-_PRELOADED = (
-    "onnxprune.study.point onnxprune.commands.tables onnx_tool pandas pyarrow.parquet PIL.Image torch._dynamo "
-    "sklearn.datasets"
-)
-_CONTEXT.set_forkserver_preload([*_PRELOADED.split(), "sklearn.model_selection"])
 
 
 def arguments(out: Path, **changes: Any) -> list[str]:
@@ -49,19 +38,11 @@ def sweep(runs: Path, retry_failed: bool = False, **changes: Any) -> Outcome:
 
 def start(command: list[str], log: Path, file_bytes: int | None = None) -> Any:
     """Starts the command line in a process; no file of it may grow beyond `file_bytes`, as if the disk were full."""
-    process = _CONTEXT.Process(target=_main, args=(command, log, file_bytes))
-    process.start()
-    return process
+    with log.open("a") as stream:
+        return warm.start(_main, command, streams=[stream.fileno()] * 2, file_bytes=file_bytes)
 
 
-def _main(command: list[str], log: Path, file_bytes: int | None) -> None:
-    stream = log.open("a", buffering=1)
-    os.dup2(stream.fileno(), 1)
-    os.dup2(stream.fileno(), 2)
-    sys.stdout = sys.stderr = stream
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if file_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+def _main(command: list[str]) -> None:
     sys.argv = ["onnxprune", *command]
     cli.main()
 

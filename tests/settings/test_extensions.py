@@ -13,6 +13,7 @@ import numpy as np
 from onnxprune.data.source import DatasetInfo
 from onnxprune.models import Model, Recipe
 from onnxprune.settings.vocabulary import Criterion, Schedule, Technique
+from onnxprune.study.executors import ExecutorKind
 
 Path(__file__).with_name("imported").touch()
 
@@ -51,6 +52,29 @@ dataset = DatasetInfo("dark and bright", (1, 4, 4), ("dark", "bright"), 36, "", 
 criterion = Criterion("the largest weights go", ranking="tiny:largest_first", techniques=("weight",))
 technique = Technique("single weights again", unit="weight", scope="layer", criteria=("l1",))
 schedule = Schedule("prune and leave it at that", "", "tiny:untouched", settings=())
+executor = ExecutorKind("last ones first", make="tiny:Backwards")
+
+
+class Backwards:
+    def __init__(self, settings, points, materials, workers):
+        self.materials = materials
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        Path(__file__).with_name("done").write_text("\\n".join(self.done))
+
+    def run(self, groups, retry, listener):
+        from onnxprune.study.base import ensure_base
+        from onnxprune.study.jobs import in_turn
+
+        self.done = []
+        for base_id, jobs in groups.items():
+            ensure_base(jobs[0].point, self.materials.dataset(jobs[0].point), jobs[0].runs, listener, retry)
+            for job, error in in_turn(jobs[::-1], self.materials, listener):
+                self.done.append(job.folder.name)
+                yield job, error
 """
 ENTRY_POINTS = "\n".join(
     f"[onnxprune.{group}]\n{name} = tiny:{attribute}\n"
@@ -60,6 +84,7 @@ ENTRY_POINTS = "\n".join(
         ("criteria", "largest", "criterion"),
         ("techniques", "again", "technique"),
         ("schedules", "untouched", "schedule"),
+        ("executors", "backwards", "executor"),
     )
 )
 
@@ -120,7 +145,7 @@ def run(installed: Path, *arguments: object) -> str:
 
 def test_names_are_known_before_anything_is_imported(installed: Path) -> None:
     text = run(installed, "sweep", "--help")
-    assert all(name in text for name in ("tiny", "bright", "again", "untouched"))
+    assert all(name in text for name in ("tiny", "bright", "again", "untouched", "backwards"))
     run(installed, "sweep", "--model", "slp", "--dry-run")  # what is not asked for is not needed
     assert not (installed / "imported").exists()
     assert "one hidden layer of 8 units" in run(installed, "models")
@@ -128,12 +153,15 @@ def test_names_are_known_before_anything_is_imported(installed: Path) -> None:
     assert (installed / "imported").exists()
 
 
-def test_one_of_everything_from_another_package_makes_a_point(installed: Path) -> None:
+def test_one_of_everything_from_another_package_makes_points(installed: Path) -> None:
     of_others = ("--model", "tiny", "--dataset", "bright", "--schedule", "untouched", "--latency-seconds", 0)
-    out = ("--sparsity", 50, "--out", installed / "runs", "--csv", "--quiet")
-    table = run(installed, "run", *of_others, "--technique", "weight", "--criterion", "largest", *out)
-    assert table.splitlines()[1].startswith("tiny,bright,256,weight,largest,untouched,")
-    again = run(installed, "run", *of_others, "--technique", "again", *out)
+    out = ("--out", installed / "runs", "--csv", "--quiet")
+    ways = ("--technique", "weight", "--criterion", "largest", "--sparsity", "50,75", "--executor", "backwards")
+    rows = run(installed, "sweep", *of_others, *ways, *out).splitlines()[1:]
+    assert [row.partition(",untouched,")[0] for row in rows] == ["tiny,bright,256,weight,largest"] * 2
+    names = [path.parent.name for path in (installed / "runs").glob("tiny-*/*/metrics.json")]
+    assert (installed / "done").read_text().split() == sorted(names, key=lambda name: "-s75-" not in name)
+    again = run(installed, "run", *of_others, "--technique", "again", "--sparsity", 50, *out)
     assert ",again,l1,untouched," in again.splitlines()[1]
 
 

@@ -49,7 +49,14 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 def on(nodes: TwoNodes, runs: Path, plan: dict[str, Any] = STUDY, **how: Any) -> Outcome:
-    return run_sweep(Sweep.parse(plan), runs, ray=ClusterSettings(nodes.address), verbosity=Verbosity.QUIET, **how)
+    return run_sweep(
+        Sweep.parse(plan),
+        runs,
+        executor="ray",
+        executor_settings=ClusterSettings(nodes.address),
+        verbosity=Verbosity.QUIET,
+        **how,
+    )
 
 
 def test_the_table_is_that_of_this_machine(nodes: TwoNodes, tmp_path: Path) -> None:

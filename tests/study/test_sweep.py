@@ -37,7 +37,8 @@ def data(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def table(folder: Path, data: Path) -> pd.DataFrame:
-    return onnxprune.sweep(dataset=str(data), sparsity=[0, 50, 100], name="study", out=folder / "runs", **SETTINGS)
+    how = {"name": "study", "out": folder / "runs", "workers": 1}
+    return onnxprune.sweep(dataset=str(data), sparsity=[0, 50, 100], **how, **SETTINGS)
 
 
 def untimed(table: pd.DataFrame) -> pd.DataFrame:

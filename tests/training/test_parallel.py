@@ -1,13 +1,10 @@
 """Training by two processes: the same network as by one, but for rounding."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import faults
 import psutil
 import pytest
 import torch
@@ -126,22 +123,15 @@ def test_a_helper_that_dies_is_one_clear_line_and_the_next_training_works() -> N
 
 
 def test_helpers_end_with_their_caller(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; sys.path[:0] = sys.argv[1:]\n"
-        "from test_parallel import *\n"
-        "train(build('slp'), random_batches(), Recipe(**HOW, devices=2))\n"
-        "print(parallel._helpers[1]._processes[0].pid, flush=True); time.sleep(60)\n"
-    )
-    folder = Path(__file__).parent
-    caller = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), str(folder.parent / "helpers")],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert caller.stdout is not None
-    helper = int(caller.stdout.readline())
-    assert psutil.pid_exists(helper)
-    os.kill(caller.pid, signal.SIGKILL)
-    caller.wait()
+    settings = {"model": "slp", "hidden": 8, "dataset": "digits", "train_limit": 100, "epochs": 10_000, "devices": 2}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    caller = faults.start(["run", "--technique=weight", "--sparsity=50", *words, f"--out={tmp_path}"], tmp_path / "log")
+    while not any(helper.net_connections() for helper in psutil.Process(caller.pid).children()):  # they have met
+        time.sleep(0.05)
+        assert caller.is_alive(), (tmp_path / "log").read_text()
+    (helper,) = (process.pid for process in psutil.Process(caller.pid).children())
+    caller.kill()
+    caller.join()
     end = time.monotonic() + 20
     while psutil.pid_exists(helper) and psutil.Process(helper).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < end, "it lives on"

@@ -1,0 +1,272 @@
+"""Collects which channels go together while the rules go through a graph, and groups their units at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxprune.graph.channels import (
+    ChannelGraph,
+    Channels,
+    Contraction,
+    Cut,
+    Frozen,
+    Group,
+    Labels,
+    Product,
+    Rewrite,
+)
+from onnxprune.graph.network import Network, label_of, opset, reads
+from onnxprune.graph.tensors import Shape
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+
+@dataclass
+class Follower:
+    """Collects labels and what they depend on while the rules go through the graph.
+
+    Attributes:
+        shapes: of every tensor, in one run; `other` in a run with other free sizes, where there are any.
+    """
+
+    network: Network
+    shapes: Mapping[str, Shape]
+    other: Mapping[str, Shape] | None
+    channels: dict[str, Channels] = field(default_factory=dict)
+    cuts: list[Cut] = field(default_factory=list)
+    contractions: list[Contraction] = field(default_factory=list)
+    rewrites: list[Rewrite] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+    count: int = 1
+    node: int = -1
+    _ties: list[tuple[Labels, Labels]] = field(default_factory=list)
+    _frozen: list[tuple[Labels, Frozen]] = field(default_factory=list)
+    _made: list[tuple[int, Labels]] = field(default_factory=list)
+    _parts: list[tuple[int, Labels]] = field(default_factory=list)
+
+    def new(self, size: int) -> Labels:
+        """Labels for as many removable indices."""
+        labels = np.arange(self.count, self.count + size)
+        self.count += size
+        return labels
+
+    def units(self, size: int) -> Labels:
+        """Labels for the output units of the present node; a single one has to stay."""
+        if size < 2:
+            return np.zeros(size, np.int64)
+        labels = self.new(size)
+        self._made.append((self.node, labels))
+        return labels
+
+    def of(self, name: str, axis: int) -> Labels:
+        """Labels of a tensor along this axis; those along another axis are frozen."""
+        found = self.channels.get(name)
+        axis %= len(self.shapes[name])
+        if found is None:
+            return np.zeros(self.shapes[name][axis], np.int64)
+        if found.axis != axis:
+            self.freeze(found.labels, "its channels are on an axis that the operator mixes")
+            return np.zeros(self.shapes[name][axis], np.int64)
+        return found.labels
+
+    def set(self, name: str, axis: int, labels: Labels) -> None:
+        """Gives a tensor its labels."""
+        if not name or not labels.any():
+            return
+        if len(labels) < 2:
+            self.freeze(labels, "a single channel is taken out of them")
+            return
+        self.channels[name] = Channels(axis % len(self.shapes[name]), labels)
+
+    def set_part(self, name: str, axis: int, labels: Labels) -> None:
+        """Gives a tensor some of the labels of another; they cannot all go."""
+        self._parts.append((self.node, labels))
+        self.set(name, axis, labels)
+
+    def tie(self, first: Labels, second: Labels) -> None:
+        """Pairs of labels that must go together; with one that stays, the other stays."""
+        fixed = (first == 0) != (second == 0)
+        if fixed.any():
+            self.freeze(np.maximum(first, second)[fixed], "they meet channels that stay")
+        both = (first != second) & ~fixed
+        if both.any():
+            self._ties.append((first[both], second[both]))
+
+    def tie_rows(self, labels: np.ndarray) -> Labels:
+        """Ties the rows of labels (rows, columns) to each other, column by column, and gives one row (columns,)."""
+        for row in labels[1:]:
+            self.tie(labels[0], row)
+        stays = (labels == 0).any(0)
+        return np.where(stays, 0, labels.max(0))
+
+    def freeze(self, labels: Labels, reason: str) -> None:
+        """These channels stay, because of the present node."""
+        labels = labels[labels > 0]
+        if len(labels):
+            where = label_of(self._nodes[self.node]) if self.node >= 0 else ""
+            self._frozen.append((labels, Frozen(reason, where)))
+
+    def freeze_all(self, names: Iterable[str], reason: str) -> None:
+        """The channels of these tensors stay."""
+        for name in names:
+            if name in self.channels:
+                self.freeze(self.channels[name].labels, reason)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether it is a weight of the network."""
+        return name in self.network.weights
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """Its value, where it is a weight of the network."""
+        return self.network.weights.get(name)
+
+    def cut(self, position: int, axis: int, labels: Labels, role: str) -> None:
+        """A constant input of the present node loses what these labels lose.
+
+        One that is computed freezes them, unless it has channels of its own that they meet one by one.
+        """
+        names = self._nodes[self.node].input
+        name = names[position] if position < len(names) else ""
+        if not name:
+            return
+        if self.is_constant(name):
+            if labels.any():
+                self.cuts.append(Cut(self.node, position, axis % self.network.weights[name].ndim, labels, role))
+        elif role == "along" and name in self.channels:
+            self.tie(labels, self.of(name, axis))
+        else:
+            self.freeze(labels, f"its input {name!r} is computed")
+            self.freeze_all([name], "a constant is expected in their place")
+
+    def contract(self, position: int, axis: int, labels: Labels) -> None:
+        """The present node sums a computed input over this axis."""
+        if labels.any():
+            self.contractions.append(Contraction(self.node, position, axis, labels))
+
+    def rewrite(self, kind: str, position: int, *labels: Labels, element: int = 0) -> None:
+        """Something of the present node depends on these labels."""
+        if any(part.any() for part in labels):
+            self.rewrites.append(Rewrite(self.node, kind, position, labels, element))
+
+    def product(self, macs: int, *factors: Labels) -> None:
+        """MACs of the present node, and the labels they fall with."""
+        self.products.append(Product(self.node, macs, tuple(part for part in factors if part.any())))
+
+    def readers(self, name: str) -> list[NodeProto]:
+        """The nodes that read a tensor."""
+        return self._readers.get(name, [])
+
+    @property
+    def opset(self) -> int:
+        """Version of the network's operators."""
+        return opset(self.network.model)
+
+    def is_free(self, name: str, axis: int) -> bool:
+        """Whether the size of this axis depends on the free sizes of the inputs."""
+        if self.other is None:
+            return False
+        return self.other[name][axis] != self.shapes[name][axis]
+
+    def finish(self) -> ChannelGraph:
+        """Works out which labels go together."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        first = np.concatenate([pair[0] for pair in self._ties] or [np.zeros(0, np.int64)])
+        second = np.concatenate([pair[1] for pair in self._ties] or [np.zeros(0, np.int64)])
+        edges = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(self.count, self.count))
+        _, component = connected_components(edges, directed=False)
+        reasons: dict[int, Frozen] = {}
+        for labels, frozen in sorted(self._frozen, key=lambda item: item[1].reason == "they meet channels that stay"):
+            for found in np.unique(component[labels]).tolist():
+                reasons.setdefault(found, frozen)
+        return ChannelGraph(
+            self.network,
+            self.shapes,
+            self.channels,
+            self.cuts,
+            self.contractions,
+            self.rewrites,
+            self.products,
+            self._groups(component, reasons),
+            self.count,
+        )
+
+    def _groups(self, component: np.ndarray, reasons: Mapping[int, Frozen]) -> tuple[Group, ...]:
+        makers: dict[int, list[int]] = {}
+        for node, labels in self._made:
+            for found in np.unique(component[labels]).tolist():
+                makers.setdefault(found, []).append(node)
+        order = np.argsort(component, kind="stable")
+        bounds = np.searchsorted(component[order], np.arange(component.max() + 2))
+        families: dict[tuple[tuple[int, ...], Frozen | None], list[int]] = {}
+        for found, nodes in sorted(makers.items(), key=lambda item: (item[1], item[0])):
+            families.setdefault((tuple(dict.fromkeys(nodes)), reasons.get(found)), []).append(found)
+        width = self._widths(component)
+        groups = []
+        for made_by, frozen, members in self._without_empty_parts(families, component):
+            units = tuple(order[bounds[found] : bounds[found + 1]] for found in members)
+            if frozen is None and len(units) < 2:
+                frozen = Frozen("all its channels go together", label_of(self._nodes[made_by[0]]))
+            names = tuple(label_of(self._nodes[node]) for node in made_by)
+            groups.append(Group(names, units, max(int(width[found]) for found in members), frozen))
+        return tuple(groups)
+
+    def _without_empty_parts(
+        self, families: Mapping[tuple[tuple[int, ...], Frozen | None], list[int]], component: np.ndarray
+    ) -> list[tuple[tuple[int, ...], Frozen | None, list[int]]]:
+        """Families such that every part of a tensor holds a whole one, of which a unit is always left, or what stays.
+
+        Where a part does not, a family is divided into what is in the part and what is not; or else a unit stays.
+        """
+        found = [(nodes, frozen, members) for (nodes, frozen), members in families.items()]
+        owner = {member: item for item in found if item[1] is None for member in item[2]}
+        for node, labels in self._parts:
+            part = set(np.unique(component[labels]).tolist())
+            if not part or not part <= owner.keys():
+                continue
+            counts = Counter(id(owner[member]) for member in part)
+            crossing = {id(owner[member]): owner[member] for member in sorted(part)}.values()
+            if any(counts[id(item)] == len(item[2]) for item in crossing):
+                continue
+            nodes, _, members = item = max(
+                crossing, key=lambda item: min(counts[id(item)], len(item[2]) - counts[id(item)])
+            )
+            inside = [member for member in members if member in part]
+            outside = [member for member in members if member not in part]
+            reason = None
+            if min(len(inside), len(outside)) < 2:
+                reason = Frozen("one of those that are taken out together stays", label_of(self._nodes[node]))
+                inside, outside = inside[:1], [member for member in members if member != inside[0]]
+            pieces = [(nodes, reason, inside), (nodes, None, outside)]
+            place = next(place for place, other in enumerate(found) if other is item)
+            found[place : place + 1] = pieces
+            for piece in pieces:
+                for member in piece[2]:
+                    owner[member] = piece
+            if reason is not None:
+                del owner[inside[0]]
+        return found
+
+    def _widths(self, component: np.ndarray) -> np.ndarray:
+        """The most channels of one producer's output that a component takes."""
+        most = np.ones(component.max() + 1, np.int64)
+        for node, _ in self._made:
+            made = self.channels.get(self._nodes[node].output[0])
+            if made is not None:
+                found, counts = np.unique(component[made.labels[made.labels > 0]], return_counts=True)
+                np.maximum.at(most, found, counts)
+        return most
+
+    def __post_init__(self) -> None:
+        self._nodes = self.network.nodes
+        self._readers: dict[str, list[NodeProto]] = {}
+        for node in self._nodes:
+            for name in reads(node):
+                self._readers.setdefault(name, []).append(node)

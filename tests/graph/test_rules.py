@@ -1,0 +1,21 @@
+"""The table of the channel graph's rules."""
+
+import pytest
+from onnx import defs
+
+from onnxprune.graph.rules import RULES, across, elementwise, parts, products, reshaping, sizes
+
+
+def test_an_operator_has_one_rule() -> None:
+    tables = (across, elementwise, parts, products, reshaping, sizes)
+    assert sum(len(table.RULES) for table in tables) == len(RULES) > 100
+
+
+@pytest.mark.parametrize("operator", RULES)
+def test_a_rule_is_of_an_operator_that_exists(operator: str) -> None:
+    assert operator.startswith("com.microsoft.") or defs.has(operator)
+
+
+def test_what_takes_channels_on_several_inputs_is_told_from_what_does_not() -> None:
+    assert all(RULES[operator].several for operator in ("Add", "Conv", "MatMul", "LSTM", "Concat", "Einsum"))
+    assert not any(RULES[operator].several for operator in ("Relu", "Reshape", "Softmax", "Slice", "Expand"))
