@@ -10,10 +10,8 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parents[2]  # what the package lies in, which may be installed nowhere
 
 
-def start(
-    function: str, *arguments: str, environment: dict[str, str] | None = None, **how: Any
-) -> "subprocess.Popen[Any]":
-    """Starts a process that calls a function with these arguments and then ends.
+def start(function: str, *, environment: dict[str, str] | None = None, **how: Any) -> "subprocess.Popen[Any]":
+    """Starts a process that calls a function without arguments and then ends.
 
     Args:
         function: "module:function".
@@ -23,7 +21,7 @@ def start(
     module, _, name = function.partition(":")
     paths = filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", f"import sys; from {module} import {name}; {name}(*sys.argv[1:])", *arguments],
+        [sys.executable, "-P", "-c", f"from {module} import {name}; {name}()"],
         env={**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(paths)},
         **how,
     )

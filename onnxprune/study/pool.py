@@ -1,8 +1,7 @@
 """Jobs side by side, each in a process of its own with its own few threads.
 
-The processes are those of `onnxprune.study.worker`, forked where the system can do that. While one is timing, the
-others are suspended, so that nothing else of the run works. A worker that dies takes nothing with it: its job is done
-once more by another one.
+The processes are those of `onnxprune.study.worker`. While one is timing, the others are suspended, so that nothing else
+of the run works. A worker that dies takes nothing with it: its job is done once more by another one.
 """
 
 import contextlib
@@ -20,11 +19,9 @@ from typing import Any
 
 import psutil
 
-from onnxprune.common import nursery
 from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import RunError
 from onnxprune.common.files import make_folder
-from onnxprune.common.nursery import Child
 from onnxprune.common.processes import signal_of, start
 from onnxprune.common.progress import Listener
 from onnxprune.results import store
@@ -42,9 +39,6 @@ _PROCESS_BYTES = 2**30  # data and libraries of a worker
 _TRIES = 2  # of a job whose worker dies
 
 _SECONDS_TO_END = 5
-
-_FUNCTION = "onnxprune.study.worker:serve"
-_IMPORTED = "onnxprune.study.point"  # what takes a worker seconds to import
 
 
 def worker_count(points: Sequence[Point]) -> int:
@@ -154,7 +148,15 @@ class _Worker:
         self.dead = False
         self._suspended = False
         self._events = events
-        self._process = _process()
+        self._process = start(
+            "onnxprune.study.worker:serve",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # what goes wrong comes back as an event
+            text=True,
+            # Ctrl-C is the caller's; and the system ends a stopped member of a group that loses its parent
+            process_group=0,
+        )
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -187,7 +189,7 @@ class _Worker:
 
     def ending(self) -> str:
         """How a dead one died."""
-        code = self._process.wait()
+        code = self._process.returncode
         signal_name = signal_of(code)
         return (
             f"its process ended with exit code {code}"
@@ -212,21 +214,3 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def _process() -> "Child | subprocess.Popen[Any]":
-    """A worker's process, in a group of its own.
-
-    Ctrl-C is for the caller; and the system ends a stopped member of a group that loses its parent. What goes wrong
-    comes back as an event, not on standard error.
-    """
-    if nursery.POSSIBLE:
-        return nursery.fork(_FUNCTION, [_IMPORTED])
-    return start(
-        _FUNCTION,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        process_group=0,
-    )
