@@ -25,7 +25,15 @@ from onnxprune.runtime.probe import probe
 from onnxprune.runtime.random_inputs import Inputs, random_inputs
 from onnxprune.runtime.runs import bound_run
 from onnxprune.runtime.session import check_cuda, open_session
-from onnxprune.runtime.timing import Latency, interleave, summarise, twin_noise
+from onnxprune.runtime.timing import (
+    LONGEST_SECONDS,
+    PLANNED_ROUNDS,
+    Latency,
+    interleave,
+    median_interval,
+    summarise,
+    twin_noise,
+)
 
 _RESAMPLES = 1000
 _CONFIDENCE = 95
@@ -55,6 +63,7 @@ class Facts:
         vector: channels that fill a vector.
         traffic_ratio: bytes that all nodes read and write, base / file; None where a size is not known.
         fixed_share: share of the file's latency that a run of one trivial operator takes too.
+        rounds: in which all files were timed.
     """
 
     speedup: float
@@ -67,6 +76,7 @@ class Facts:
     vector: int
     traffic_ratio: float | None
     fixed_share: float
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,11 @@ def judge(facts: Facts) -> Verdict:
     if outcome == "no real difference" and theory is not None and not reasons:
         same = theory is not None and theory < 1 / _MUCH_LESS
         reasons.append("it does the same work" if same else "no reason is apparent")
+    if facts.rounds < PLANNED_ROUNDS:
+        reasons.append(
+            f"few rounds: {facts.rounds} instead of {PLANNED_ROUNDS}, since runs take long and a measurement ends "
+            f"after {LONGEST_SECONDS:g} s; the interval is the wider for it, and --seconds makes it longer"
+        )
     return Verdict(outcome, tuple(reasons))
 
 
@@ -349,6 +364,7 @@ def _facts(
         vector=vector,
         traffic_ratio=traffic[0] / traffic[1] if traffic[0] and traffic[1] else None,
         fixed_share=min(1.0, fixed_share),
+        rounds=len(times[0][0]),
     )
 
 
@@ -360,7 +376,8 @@ def confidence_interval(base: np.ndarray, other: np.ndarray, seed: int = 0) -> t
     """95 % interval of median(base) / median(other), by a moving block bootstrap of the rounds.
 
     Neighbouring rounds are alike, since the machine is slower in some seconds than in others: blocks of the cube root
-    of their number are drawn together (Kuensch 1989, The Annals of Statistics 17).
+    of their number are drawn together (Kuensch 1989, The Annals of Statistics 17). Of few rounds that gives too narrow
+    an interval: it is widened to that of the median of the rounds' own ratios.
 
     Args:
         base, other: milliseconds (rounds, sessions).
@@ -374,8 +391,11 @@ def confidence_interval(base: np.ndarray, other: np.ndarray, seed: int = 0) -> t
         starts = random.integers(0, rounds - length + 1, blocks)
         drawn = (starts[:, None] + np.arange(length)).ravel()[:rounds]
         ratios[index] = np.median(base[drawn]) / np.median(other[drawn])
-    low, high = np.percentile(ratios, [(100 - _CONFIDENCE) / 2, (100 + _CONFIDENCE) / 2])
-    return float(low), float(high)
+    low, high = (float(end) for end in np.percentile(ratios, [(100 - _CONFIDENCE) / 2, (100 + _CONFIDENCE) / 2]))
+    if rounds < PLANNED_ROUNDS:
+        least, most = median_interval(base.sum(1) / other.sum(1))
+        return min(low, least), max(high, most)
+    return low, high
 
 
 def _misaligned(counts: Counts, vector: int) -> float:
