@@ -10,6 +10,8 @@ import scipy.linalg
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean of the Gram matrix's diagonal
 
+_FEW = 128  # features of groups that are solved for together
+
 
 @dataclass
 class Moments:
@@ -68,13 +70,26 @@ class Moments:
     def centred(self, intercept: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Covariances xx, xy, yy where there is an intercept, else the plain means of products."""
         count = max(1, self.count)
-        shift = float(intercept)
-        mean_x, mean_y = self.x / count, self.y / count
         return (
-            self.xx / count - shift * mean_x[:, :, None] * mean_x[:, None, :],
-            self.xy / count - shift * mean_x[:, :, None] * mean_y[:, None, :],
-            self.yy / count - shift * mean_y**2,
+            self.gram(intercept),
+            self.products(intercept),
+            self.yy / count - float(intercept) * (self.y / count) ** 2,
         )
+
+    def gram(self, intercept: bool) -> np.ndarray:
+        """The first of these alone (groups, features, features)."""
+        return self._centre(self.xx, self.x, intercept)
+
+    def products(self, intercept: bool) -> np.ndarray:
+        """The second of these alone (groups, features, outputs)."""
+        return self._centre(self.xy, self.y, intercept)
+
+    def _centre(self, sums: np.ndarray, other: np.ndarray, intercept: bool) -> np.ndarray:
+        count = max(1, self.count)
+        found = sums / count
+        if intercept:
+            found -= (self.x / count)[:, :, None] * (other / count)[:, None, :]
+        return found
 
     def intercept(self, weights: np.ndarray) -> np.ndarray:
         """The bias (groups, outputs) with which weights (groups, outputs, features) hit the mean of the answers."""
@@ -104,21 +119,25 @@ class Ridge:
 
     def __init__(self, moments: Moments, start: np.ndarray, penalty: float, intercept: bool) -> None:
         self._start, self._intercept = start, intercept
-        self._gram = moments.centred(intercept)[0]
+        self._gram = moments.gram(intercept)
+        means = np.trace(self._gram, axis1=1, axis2=2) / self._gram.shape[2]
+        self._good = means > 0
+        damped = self._gram.copy()
+        diagonal = np.arange(damped.shape[2])
+        damped[:, diagonal, diagonal] += np.where(self._good, penalty * means, 1.0)[:, None]
         self._factors: list[Any] = []
-        for gram in self._gram:
-            mean = float(np.trace(gram)) / len(gram)
-            damped = gram.copy()
-            damped[np.diag_indices_from(damped)] += penalty * mean
-            good = mean > 0
-            self._factors.append(scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True) if good else None)
+        self._inverses: np.ndarray | None = None
+        if len(damped) > 1 and damped.shape[2] <= _FEW:
+            self._inverses = np.linalg.inv(damped)
+        else:
+            self._factors = [scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True) for matrix in damped]
 
     def weights(self, moments: Moments) -> np.ndarray:
         """Weights (groups, outputs, features) for the answers of these moments of the same rows."""
-        products = moments.centred(self._intercept)[1]
-        fitted = self._start.copy()
-        for group, factor in enumerate(self._factors):
-            if factor is not None:
-                left = products[group] - self._gram[group] @ self._start[group].T
-                fitted[group] += scipy.linalg.cho_solve(factor, left).T
-        return fitted
+        left = moments.products(self._intercept) - self._gram @ self._start.transpose(0, 2, 1)
+        left[~self._good] = 0
+        if self._inverses is not None:
+            change = self._inverses @ left
+        else:
+            change = np.stack([scipy.linalg.cho_solve(*pair) for pair in zip(self._factors, left, strict=True)])
+        return np.asarray(self._start + change.transpose(0, 2, 1))

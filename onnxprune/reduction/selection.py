@@ -183,7 +183,7 @@ def _second_moments(graph: ChannelGraph, node: int, site: Site | None, stages: S
             (moments,) = gather(
                 site, item, stages, lambda batch: stages.value(batch, site.result), shape, [range(len(stages))], random
             )
-            return _Seen(moments.centred(site.bias is not None)[0], {})
+            return _Seen(moments.gram(site.bias is not None), {})
     stages.advance(node + 1, keep=[name for name in (*item.input, *item.output) if name])
     squares: dict[int, np.ndarray] = {}
     for entry in _reads(graph):

@@ -136,7 +136,7 @@ def _prune_site(
     )
     has_bias = site.bias is not None
     start = Ridge(moments, plain, _PENALTY, has_bias).weights(moments) if repair else plain
-    gram = moments.centred(has_bias)[0]
+    gram = moments.gram(has_bias)
     matrix, kept = np.empty_like(plain), np.empty(plain.shape, bool)
     for group in range(len(plain)):
         if criterion == "obs":

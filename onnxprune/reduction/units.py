@@ -17,7 +17,7 @@ from onnxprune.reduction.importance import geometric_median, norms
 from onnxprune.reduction.latency import node_times, relative_latency
 from onnxprune.reduction.noise import noise
 from onnxprune.reduction.preparation import Prepared, difference
-from onnxprune.reduction.recovery import Fit, recover
+from onnxprune.reduction.recovery import Fit, recover, work
 from onnxprune.reduction.samples import Samples
 from onnxprune.reduction.selection import Ranking, rank_groups
 from onnxprune.reduction.sensitivity import measured_losses
@@ -27,6 +27,7 @@ from onnxprune.runtime.random_inputs import Inputs
 
 Advance = Callable[[str, int, int], None]  # told what is being done, how much of it is done, and how much there is
 
+_MOST_WORK = 5e11  # multiplications to repair from noise: without data, pruning takes seconds
 _ROUNDS = 6  # of a search for a latency or a drop
 _MOST_OFF = 1 / 8  # share of a group's units by which an aligned width may differ from what was asked for
 
@@ -142,8 +143,12 @@ class UnitPruning:
         """The samples, or noise in their place, and how many batches of them decide what helps."""
         if self._samples is not None:
             return self._samples.batches, len(self._samples.held_out)
-        macs = self._graph.macs(np.ones(self._graph.count, bool)) / self._prepared.batch
-        batches = noise(self._graph.network, self._prepared.feed, macs, self._settings.seed)
+        graph, batch = self._graph, self._prepared.batch
+        macs = graph.macs(np.ones(graph.count, bool)) / batch
+        batches = noise(graph.network, self._prepared.feed, macs, self._settings.seed)
+        samples = sum(max((len(value) for value in feed.values()), default=0) for feed in batches)
+        if work(graph, batch, samples) > _MOST_WORK:
+            return [], 0
         return batches, len(batches) // 4
 
     def _check(self, keep: np.ndarray, shrunk: Network) -> float:

@@ -125,6 +125,12 @@ def test_without_data_it_is_repaired_from_noise(mlp: Path) -> None:
     assert errors[1] < 0.8 * errors[0]
 
 
+def test_without_data_what_would_take_long_is_not_repaired(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.reduction.units._MOST_WORK", 1e5)
+    assert not prune(mlp, sparsity=50).repairs
+    assert prune(mlp, sparsity=50, data=trained.unlabelled()).repairs
+
+
 def test_nothing_goes_at_0_and_all_but_a_unit_at_100(convs: Path, mlp: Path) -> None:
     same = prune(convs, sparsity=0)
     feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)}
