@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import scipy.linalg
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean of the Gram matrix's diagonal
 
+_MOST_TENFOLD = 30
 _FEW = 128  # features of groups that are solved for together
 
 
@@ -56,6 +58,11 @@ class Moments:
             (x.transpose(0, 2, 1) @ y).astype(np.float64),
             np.square(y, dtype=np.float64).sum(1),
         )
+
+    @property
+    def finite(self) -> bool:
+        """Whether no sum overflowed: where one did, they tell nothing."""
+        return all(np.isfinite(sums).all() for sums in (self.x, self.y, self.xx, self.xy, self.yy))
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(
@@ -106,6 +113,30 @@ class Moments:
         return float(total.sum() / count)
 
 
+def factor(matrix: np.ndarray, damping: float) -> tuple[np.ndarray, bool]:
+    """Cholesky factor, as scipy gives it, of a matrix of moments with a share of the mean of its diagonal added to it.
+
+    The share grows until the matrix is positive definite: sums of products in 32 bits can leave it indefinite where
+    the means of what is read are large beside its deviations.
+    """
+    if not np.isfinite(matrix).all():
+        raise np.linalg.LinAlgError("not finite")
+    mean = max(float(np.trace(matrix)) / len(matrix), 1e-12)
+    for tenfold in range(_MOST_TENFOLD):
+        damped = matrix.copy()
+        damped[np.diag_indices_from(damped)] += damping * mean * 10**tenfold
+        with contextlib.suppress(np.linalg.LinAlgError):
+            return scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
+    raise np.linalg.LinAlgError("not to be made positive definite")
+
+
+def inverse(matrix: np.ndarray, damping: float) -> np.ndarray:
+    """Of what `factor` factors."""
+    found, _ = scipy.linalg.lapack.dpotri(factor(matrix, damping)[0], lower=1, overwrite_c=1)
+    lower = np.tril(found)
+    return np.asarray(lower + np.tril(lower, -1).T)
+
+
 class Ridge:
     """Least squares of one set of rows for several sets of answers.
 
@@ -114,7 +145,7 @@ class Ridge:
 
     Args:
         start: weights (groups, outputs, features) that the penalty draws towards.
-        penalty: relative to the mean of the diagonal of each group's Gram matrix.
+        penalty: relative to the mean of the diagonal of each group's Gram matrix; more where `factor` needs it.
     """
 
     def __init__(self, moments: Moments, start: np.ndarray, penalty: float, intercept: bool) -> None:
@@ -122,15 +153,13 @@ class Ridge:
         self._gram = moments.gram(intercept)
         means = np.trace(self._gram, axis1=1, axis2=2) / self._gram.shape[2]
         self._good = means > 0
-        damped = self._gram.copy()
-        diagonal = np.arange(damped.shape[2])
-        damped[:, diagonal, diagonal] += np.where(self._good, penalty * means, 1.0)[:, None]
         self._factors: list[Any] = []
         self._inverses: np.ndarray | None = None
-        if len(damped) > 1 and damped.shape[2] <= _FEW:
-            self._inverses = np.linalg.inv(damped)
+        if len(self._gram) > 1 and self._gram.shape[2] <= _FEW:
+            damping = np.where(self._good, penalty * means, 1.0)
+            self._inverses = np.linalg.inv(self._gram + damping[:, None, None] * np.eye(self._gram.shape[2]))
         else:
-            self._factors = [scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True) for matrix in damped]
+            self._factors = [factor(matrix, penalty) for matrix in self._gram]
 
     def weights(self, moments: Moments) -> np.ndarray:
         """Weights (groups, outputs, features) for the answers of these moments of the same rows."""
@@ -139,5 +168,6 @@ class Ridge:
         if self._inverses is not None:
             change = self._inverses @ left
         else:
-            change = np.stack([scipy.linalg.cho_solve(*pair) for pair in zip(self._factors, left, strict=True)])
+            pairs = zip(self._factors, left, strict=True)
+            change = np.stack([scipy.linalg.cho_solve(*pair, check_finite=False) for pair in pairs])
         return np.asarray(self._start + change.transpose(0, 2, 1))

@@ -318,6 +318,9 @@ def _fit(
     has_bias = site.bias is not None
     scale = checking.variance() or 1.0
     moments = fitting.moments(fitting.wanted)
+    every = moments + checking.moments(checking.wanted)
+    if not every.finite:
+        return None
     before = best = checking.error(plain, start)
     choice: tuple[str, float, int] | None = None
     for method, penalty in _candidates(methods, has_bias, effort):
@@ -330,7 +333,7 @@ def _fit(
         if error < best:
             best, choice = error, rounds
     if choice is not None:
-        weights, shift = _solve(whole, moments + checking.moments(checking.wanted), plain, start, choice, has_bias)
+        weights, shift = _solve(whole, every, plain, start, choice, has_bias)
         set_weights(network, nodes, site, weights)
         if has_bias:
             set_bias(network, nodes, site, shift.reshape(-1))

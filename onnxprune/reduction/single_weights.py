@@ -10,7 +10,7 @@ from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.network import Network
 from onnxprune.graph.nodes import operator_type
-from onnxprune.reduction.moments import Ridge
+from onnxprune.reduction.moments import Ridge, inverse
 from onnxprune.reduction.recovery import gather
 from onnxprune.reduction.sites import Site, set_bias, set_weights, sites
 from onnxprune.runtime.random_inputs import Inputs
@@ -135,6 +135,9 @@ def _prune_site(
         random,
     )
     has_bias = site.bias is not None
+    if not moments.finite:
+        kept = _highest(np.abs(plain).ravel(), share).reshape(plain.shape)
+        return plain * kept, site.offset(network).reshape(plain.shape[:2]), kept
     start = Ridge(moments, plain, _PENALTY, has_bias).weights(moments) if repair else plain
     gram = moments.gram(has_bias)
     matrix, kept = np.empty_like(plain), np.empty(plain.shape, bool)
@@ -151,10 +154,8 @@ def _prune_site(
 def _sparse_gpt(weights: np.ndarray, gram: np.ndarray, share: float, repair: bool) -> tuple[np.ndarray, np.ndarray]:
     """Weights (outputs, features) with a share of zeros, and the mask; errors go to columns that come later."""
     weights = weights.copy()
-    damped = gram.copy()
-    damped[np.diag_indices_from(damped)] += max(_DAMPING * float(np.trace(gram)) / len(gram), 1e-12)
     # the upper Cholesky factor of the inverse: row i is the inverse of what is left from column i on
-    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
+    factor = np.linalg.cholesky(inverse(gram, _DAMPING)).T
     kept = np.ones(weights.shape, bool)
     diagonal = np.diagonal(factor)
     goal = share * weights.size

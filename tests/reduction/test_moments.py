@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnxprune.reduction.moments import Moments, Ridge
+from onnxprune.reduction.moments import Moments, Ridge, factor, inverse
 
 
 @pytest.mark.parametrize(("groups", "features"), [(1, 5), (6, 5), (2, 150)])  # alone, together, one by one
@@ -36,3 +36,20 @@ def test_a_group_whose_inputs_never_change_keeps_its_weights() -> None:
     found = Ridge(moments, start, 0.01, True).weights(moments)
     assert np.abs(found[0]).max() < 0.1
     assert (found[1] == 1).all()
+
+
+def test_a_matrix_that_rounding_left_indefinite_is_damped_until_it_is_not() -> None:
+    random = np.random.default_rng(0)
+    x = (1000 + 1e-3 * random.standard_normal((64, 40))).astype(np.float32)
+    gram = ((x.T @ x) / 64 - np.outer(x.mean(0), x.mean(0))).astype(np.float64)
+    assert np.linalg.eigvalsh(gram).min() < 0
+    lower = np.tril(factor(gram, 1e-4)[0])
+    assert np.isfinite(lower).all()
+    assert np.isfinite(inverse(gram, 1e-4)).all()
+    good = np.diag([1.0, 2.0, 3.0])
+    assert inverse(good, 0.5) == pytest.approx(np.diag([1 / 2, 1 / 3, 1 / 4]))
+
+
+def test_what_is_not_finite_is_an_error() -> None:
+    with pytest.raises(np.linalg.LinAlgError):
+        factor(np.full((2, 2), np.nan), 1e-3)
