@@ -268,6 +268,6 @@ def _rank(units: int, consumers: Sequence[_Consumer | np.ndarray]) -> Ranking:
         loss += [loss[-1] + step * (number + 1) / count for number in range(count)]
         order += chosen.tolist()
         alive[chosen] = False
-        if not repaired and len(order) >= units // 2:
+        if not probed and len(order) >= units // 2:
             repaired, probed = {item.node: item.repaired() for item in full}, len(order)
     return Ranking(np.asarray(order), np.maximum.accumulate(loss), repaired, probed)

@@ -16,8 +16,8 @@ from onnxprune.reduction.sites import Site, set_bias, set_weights, sites
 from onnxprune.runtime.random_inputs import Inputs
 from onnxprune.runtime.stages import Stages
 
-_DAMPING = 1e-2  # of the mean of the Gram matrix's diagonal, as SparseGPT
-_PENALTY = 1e-2
+_DAMPING = 3e-2  # of the mean of the Gram matrix's diagonal: SparseGPT's 1e-2 is for more samples
+_PENALTY = 3e-2
 _BLOCK = 128  # columns whose weights are chosen together
 _MOST_FEATURES = 8192
 
