@@ -127,6 +127,31 @@ def test_without_data_it_is_repaired_from_noise(mlp: Path) -> None:
     assert errors[1] < 0.8 * errors[0]
 
 
+def test_a_batch_normalization_is_fitted_as_if_it_were_folded_into_its_convolution(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = {"wa": random.standard_normal((8, 3, 3, 3)), "wb": random.standard_normal((6, 8, 3, 3))}
+    gamma, beta, mean, variance = random.uniform(0.5, 2, (4, 6))
+    gamma[0] *= -1
+    scale = gamma / np.sqrt(variance + 1e-5)
+    body = """(float[n,3,8,8] x) => (float[n,6] y) {{
+        a = Conv <pads = [1,1,1,1]> (x, wa) ra = Relu(a)
+        {} rb = Relu(b) p = GlobalAveragePool(rb) y = Flatten(p) }}"""
+    whole = {**weights, "g": gamma, "o": beta, "m": mean, "v": variance}
+    folded = {"wa": weights["wa"], "wb": weights["wb"] * scale[:, None, None, None], "bb": beta - mean * scale}
+    made = {}
+    for name, nodes, own in (
+        ("whole", "c = Conv <pads = [1,1,1,1]> (ra, wb) b = BatchNormalization(c, g, o, m, v)", whole),
+        ("folded", "b = Conv <pads = [1,1,1,1]> (ra, wb, bb)", folded),
+    ):
+        arrays = {key: value.astype(np.float32) for key, value in own.items()}
+        onnx.save(model(body.format(nodes), arrays), tmp_path / f"{name}.onnx")
+        data = {"x": np.random.default_rng(1).standard_normal((64, 3, 8, 8), np.float32)}
+        report = prune(tmp_path / f"{name}.onnx", sparsity=50, data=data)
+        assert report.output is not None
+        made[name] = outputs(report.output, **data)[0]
+    assert made["whole"] == pytest.approx(made["folded"], abs=1e-3)
+
+
 def test_losses_of_groups_are_measured_among_each_other(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def error(self: Sensitivity, gone: Mapping[int, int]) -> float:
         weights = {0: 1.0, 1: 9.0 if len(gone) > 1 else 1.0}  # the second matters more where the first lost units too
