@@ -471,7 +471,7 @@ shares are in percent. MACs are those of one sample, counted from the shapes of 
 onnxsim, of the file as it is or simplified, whichever leaves fewer. *Check* is the largest difference between the
 shrunk network and the original with the removed units masked, relative to the largest value; over {TOLERANCE:.0e}
 nothing is written. *Seconds* are those of the processor for the whole command. *Frozen* says why groups of units stay,
-and how many do. Of what needs more memory than the machine could spare, nothing is known: it is listed as not tried.
+and how many do. What is *not tried*, for want of memory or time, nothing is known of.
 
 Made on {platform.machine()} with {os.cpu_count()} cores, Python {platform.python_version()}, onnx {onnx.__version__},
 onnxruntime {onnxruntime.__version__}:

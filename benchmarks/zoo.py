@@ -221,9 +221,10 @@ def table(results: Path, target: Path) -> None:
                     f"{row['speedup'] / theory:.2f}" if theory else "-",
                 ]
             )
+    busy = any(row.get("busy") for row in found.values())
     text = f"""# Accuracy and speed of pruned classifiers
 
-Small classifiers of several frameworks, pruned by onnxprune {onnxprune.__version__} without labels and without
+Small classifiers of several frameworks, pruned by onnxprune {onnxprune.__version__} without labels or
 training. Accuracy is top-1 on the whole test set, in percent. Made by `zoo.py`, which says how; onnxruntime
 {onnxruntime.__version__}, {platform.machine()}, {os.cpu_count()} cores.
 
@@ -232,7 +233,8 @@ training. Accuracy is top-1 on the whole test set, in percent. Made by `zoo.py`,
 30 and 50 % of the units of each group are gone, widths as they come (`--channel-align 1`). *Plain*: the least norms,
 not repaired. *Data-free*: the same, repaired from noise. *Ridge*: the least norms, and one plain ridge regression of
 what reads them, with {SAMPLES} images and penalty {PENALTY:g}; kept where it helps on held-out images. *Recovered*:
-by `onnxprune prune --data`, with the same {SAMPLES} images. *Regained*: of what ridge still loses.
+by `onnxprune prune --data`, with the same {SAMPLES} images. *Regained*: of what ridge still loses. Recurrent layers are
+not fitted themselves, by either.
 
 {markdown(["file", "gone", "MACs left", "whole", *COLUMNS, "regained"], lines)}
 
@@ -247,7 +249,7 @@ by `onnxprune prune --data`, with the same {SAMPLES} images. *Regained*: of what
 
 `onnxprune compare --batch-size {SPEED_BATCH} --threads {SPEED_THREADS}` of the file with {SPEED_SHARE} % of its units,
 widths aligned to the machine's vectors, with the whole one: speedup with its 95 % interval, that of the MACs, and the
-ratio of the two.
+ratio of the two.{" Other processes were at work meanwhile: see the intervals." if busy else ""}
 
 {markdown(["file", "outcome", "speedup", "interval", "in theory", "ratio"], speeds)}
 """
