@@ -6,10 +6,10 @@
     python benchmarks/coverage.py table RESULTS.jsonl
 
 `export` writes every network with random weights, by the TorchScript and by the dynamo exporter (which needs
-onnxscript), at the smallest image that it takes. `prune` takes half of the units of every layer by l1, without data;
-`peer` lets onnxsim's apply_structured_pruning do the same, in an interpreter that has onnxsim. What exists is left
-alone, so that each of them goes on where it was stopped. `table` writes COVERAGE.md beside this file. `file` prints
-one result.
+onnxscript), at the smallest image that it takes. `prune` takes half of the units of every layer by l1, without data
+and without repair; `peer` lets onnxsim's apply_structured_pruning do the same, in an interpreter that has onnxsim. What
+exists is left alone, so that each of them goes on where it was stopped. `table` writes COVERAGE.md beside this file.
+`file` prints one result.
 
 The files are compact: float constants of more than 4096 elements have no data, but the seed, the mean and the deviation
 of their random numbers. `restore` fills them in.
@@ -18,6 +18,7 @@ of their random numbers. `restore` fills them in.
 import argparse
 import json
 import os
+import platform
 import re
 import resource
 import signal
@@ -31,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 import onnxprune
@@ -255,7 +257,9 @@ def ours(path: Path, folder: Path) -> dict[str, Any]:
     restore(path, source)
     row: dict[str, Any] = {"macs_before": macs(source), "params_before": params(read(source))}
     start = sum(os.times()[:4])  # of the processor, children's too
-    report = onnxprune.prune(source, sparsity=50, criterion="l1", channel_align=1, latency=False, output=target)
+    report = onnxprune.prune(
+        source, sparsity=50, criterion="l1", channel_align=1, recovery=(), latency=False, output=target
+    )
     row["seconds"] = sum(os.times()[:4]) - start
     free = {name for group in report.groups if group.frozen is None for name in group.producers}
     pruned = read(target)
@@ -412,14 +416,15 @@ def named(names: Iterable[str]) -> str:
     return f"{len(names)} ({', '.join(names)})" if names else "none"
 
 
-def summary(own: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> list[str]:
-    """What came of the files of one exporter, by network."""
+def summary(own: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]], every: Iterable[str]) -> list[str]:
+    """What came of the files of one exporter, by network; `every`: the names of all networks."""
     good = [name for name, row in own.items() if shrinks(row)]
     whole = [name for name, row in other.items() if left(row, "macs") == 1]
     both = [name for name, row in own.items() if name in other and name not in whole and left(row, "macs") < 1]
     worse = [name for name in both if own[name]["macs"] > other[name]["macs"]]
     lines = [
         f"- {len(good)} of {len(own)} shrink and equal the masked original; do not: {named(own.keys() - set(good))}.",
+        f"- Not tried: {named(set(every) - own.keys())}.",
         f"- {PEER} shrinks {len(other) - len(whole)} of {len(other)}, and leaves whole: {named(whole)}.",
     ]
     if both:
@@ -441,13 +446,16 @@ def row_of(name: str, exporter: str, own: dict[str, Any], other: dict[str, Any])
 def table(results: Path, target: Path) -> None:
     found = rows(results)
     versions = {tool: row["version"] for (*_, tool), row in found.items() if "version" in row}
-    sections = []
+    models = torchvision_module().models
+    every = models.list_models(module=models)
+    both = {name for (name, _, tool), row in found.items() if tool == OURS and shrinks(row)}
+    sections = [f"By one exporter or both, {len(both)} of {len(every)} networks shrink and equal the masked original."]
     for exporter, title in EXPORTERS.items():
         own, other = (
             {name: row for (name, how, made_by), row in found.items() if (how, made_by) == (exporter, tool)}
             for tool in (OURS, PEER)
         )
-        sections += [f"## {title} exporter", "\n".join(summary(own, other))]
+        sections += [f"## {title} exporter", "\n".join(summary(own, other, every))]
     names = sorted({key[:2] for key in found}, key=lambda key: (key[0], list(EXPORTERS).index(key[1])))
     lines = [row_of(*name, found.get((*name, OURS), {}), found.get((*name, PEER), {})) for name in names]
     headings = f"network, exporter, params left, {PEER}, MACs left, {PEER}, gone, check, seconds, frozen".split(", ")
@@ -456,14 +464,24 @@ def table(results: Path, target: Path) -> None:
 
 Every network that torchvision has a constructor for, with random weights, exported to ONNX by both exporters and pruned
 by onnxprune {versions.get(OURS, "")} and by `apply_structured_pruning` of onnxsim {versions.get(PEER, "")}:
-half of the units of every layer, by their norm, without data. Made by `coverage.py`, which says how.
+half of the units of every layer, by their norm, without data and without repair. Made by `coverage.py`, which says how.
 
 A network shrinks if at least {100 * SHARE:.0f} % of the params of the layers that can go are gone: column *gone*. All
 shares are in percent. MACs are those of one sample, counted from the shapes of a real run, for both tools alike; for
 onnxsim, of the file as it is or simplified, whichever leaves fewer. *Check* is the largest difference between the
 shrunk network and the original with the removed units masked, relative to the largest value; over {TOLERANCE:.0e}
 nothing is written. *Seconds* are those of the processor for the whole command. *Frozen* says why groups of units stay,
-and how many do."""
+and how many do. What is *not tried*, for want of memory or time, nothing is known of.
+
+Made on {platform.machine()} with {os.cpu_count()} cores, Python {platform.python_version()}, onnx {onnx.__version__},
+onnxruntime {onnxruntime.__version__}:
+
+```sh
+python benchmarks/coverage.py export files
+python benchmarks/coverage.py prune files results.jsonl
+python benchmarks/coverage.py peer files results.jsonl PYTHON
+python benchmarks/coverage.py table results.jsonl
+```"""
     target.write_text("\n\n".join([head, *sections]) + "\n")
 
 

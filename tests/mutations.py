@@ -241,8 +241,8 @@ MUTATIONS = [
         (
             "timing: no warm-up",
             "runtime/timing.py",
-            "for _ in range(_WARMUP_RUNS):",
-            "for _ in range(0):",
+            "for number in range(_WARMUP_RUNS):",
+            "for number in range(0):",
             f"{TIMING}::test_each_round_runs_every_session_once",
         ),
         (

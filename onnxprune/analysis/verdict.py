@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from onnxprune.runtime.timing import LONGEST_SECONDS, PLANNED_ROUNDS
+
 # When a reason is given; shares and ratios that a person would call much.
 _MUCH_LESS = 0.8  # of the theoretical speedup
 _MANY_ZEROS = 0.2  # of the multiplications
@@ -26,6 +28,7 @@ class Facts:
         vector: channels that fill a vector.
         traffic_ratio: bytes that all nodes read and write, base / file; None where a size is not known.
         fixed_share: share of the file's latency that a run of one trivial operator takes too.
+        rounds: in which all files were timed.
     """
 
     speedup: float
@@ -38,6 +41,7 @@ class Facts:
     vector: int
     traffic_ratio: float | None
     fixed_share: float
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -92,4 +96,9 @@ def judge(facts: Facts) -> Verdict:
     if outcome == "no real difference" and theory is not None and not reasons:
         same = theory is not None and theory < 1 / _MUCH_LESS
         reasons.append("it does the same work" if same else "no reason is apparent")
+    if facts.rounds < PLANNED_ROUNDS:
+        reasons.append(
+            f"few rounds: {facts.rounds} instead of {PLANNED_ROUNDS}, since runs take long and a measurement ends "
+            f"after {LONGEST_SECONDS:g} s; the interval is the wider for it, and --seconds makes it longer"
+        )
     return Verdict(outcome, tuple(reasons))

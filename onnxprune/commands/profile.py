@@ -254,6 +254,8 @@ def _nodes(found: "Profile", number: int | None) -> Table:
 
 
 def _latencies(found: "Profile") -> list[Table]:
+    from onnxprune.runtime.timing import PLANNED_ROUNDS
+
     if not found.latencies:
         return []
     on_gpu = [">transfer"] if found.device == "cuda" else []
@@ -266,7 +268,7 @@ def _latencies(found: "Profile") -> list[Table]:
             [
                 _MISSING if entry.batch is None else f"{entry.batch:,}",
                 *(_MISSING if ms is None else f"{ms:.3f}" for ms in milliseconds),
-                f"{times.runs:,}",
+                f"{times.runs:,}" + (f" of {PLANNED_ROUNDS}" if times.runs < PLANNED_ROUNDS else ""),
                 f"{entry.samples_per_second:,.0f}",
                 *([f"{entry.transfer.median_ms:.3f}"] if entry.transfer else []),
                 *([_BUSY if entry.disturbance.busy else ""] if marked else []),

@@ -15,6 +15,7 @@ from onnxprune.runtime.session import open_session
 from onnxprune.runtime.timing import interleave
 
 _SECONDS = 1.0
+_LONGEST = 15.0  # of one measurement, of which a search makes several
 
 
 def node_times(network: Network, feed: Inputs, threads: int) -> dict[int, float]:
@@ -51,5 +52,5 @@ def relative_latency(
             network.save(path)
             runs.append(bound_run(open_session(path, device="cpu", threads=threads), feed, "cpu"))
         with timing_lock(say):
-            first, second = interleave(runs, _SECONDS)
+            first, second = interleave(runs, _SECONDS, longest=_LONGEST)
     return float(np.median(second) / np.median(first))

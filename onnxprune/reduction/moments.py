@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 import scipy.linalg
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean of the Gram matrix's diagonal
+
+_MOST_TENFOLD = 30
+_FEW = 128  # features of groups that are solved for together
 
 
 @dataclass
@@ -55,6 +59,11 @@ class Moments:
             np.square(y, dtype=np.float64).sum(1),
         )
 
+    @property
+    def finite(self) -> bool:
+        """Whether no sum overflowed: where one did, they tell nothing."""
+        return all(np.isfinite(sums).all() for sums in (self.x, self.y, self.xx, self.xy, self.yy))
+
     def __add__(self, other: Moments) -> Moments:
         return Moments(
             self.count + other.count,
@@ -68,13 +77,26 @@ class Moments:
     def centred(self, intercept: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Covariances xx, xy, yy where there is an intercept, else the plain means of products."""
         count = max(1, self.count)
-        shift = float(intercept)
-        mean_x, mean_y = self.x / count, self.y / count
         return (
-            self.xx / count - shift * mean_x[:, :, None] * mean_x[:, None, :],
-            self.xy / count - shift * mean_x[:, :, None] * mean_y[:, None, :],
-            self.yy / count - shift * mean_y**2,
+            self.gram(intercept),
+            self.products(intercept),
+            self.yy / count - float(intercept) * (self.y / count) ** 2,
         )
+
+    def gram(self, intercept: bool) -> np.ndarray:
+        """The first of these alone (groups, features, features)."""
+        return self._centre(self.xx, self.x, intercept)
+
+    def products(self, intercept: bool) -> np.ndarray:
+        """The second of these alone (groups, features, outputs)."""
+        return self._centre(self.xy, self.y, intercept)
+
+    def _centre(self, sums: np.ndarray, other: np.ndarray, intercept: bool) -> np.ndarray:
+        count = max(1, self.count)
+        found = sums / count
+        if intercept:
+            found -= (self.x / count)[:, :, None] * (other / count)[:, None, :]
+        return found
 
     def intercept(self, weights: np.ndarray) -> np.ndarray:
         """The bias (groups, outputs) with which weights (groups, outputs, features) hit the mean of the answers."""
@@ -91,6 +113,30 @@ class Moments:
         return float(total.sum() / count)
 
 
+def factor(matrix: np.ndarray, damping: float) -> tuple[np.ndarray, bool]:
+    """Cholesky factor, as scipy gives it, of a matrix of moments with a share of the mean of its diagonal added to it.
+
+    The share grows until the matrix is positive definite: sums of products in 32 bits can leave it indefinite where
+    the means of what is read are large beside its deviations.
+    """
+    if not np.isfinite(matrix).all():
+        raise np.linalg.LinAlgError("not finite")
+    mean = max(float(np.trace(matrix)) / len(matrix), 1e-12)
+    for tenfold in range(_MOST_TENFOLD):
+        damped = matrix.copy()
+        damped[np.diag_indices_from(damped)] += damping * mean * 10**tenfold
+        with contextlib.suppress(np.linalg.LinAlgError):
+            return scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
+    raise np.linalg.LinAlgError("not to be made positive definite")
+
+
+def inverse(matrix: np.ndarray, damping: float) -> np.ndarray:
+    """Of what `factor` factors."""
+    found, _ = scipy.linalg.lapack.dpotri(factor(matrix, damping)[0], lower=1, overwrite_c=1)
+    lower = np.tril(found)
+    return np.asarray(lower + np.tril(lower, -1).T)
+
+
 class Ridge:
     """Least squares of one set of rows for several sets of answers.
 
@@ -99,26 +145,29 @@ class Ridge:
 
     Args:
         start: weights (groups, outputs, features) that the penalty draws towards.
-        penalty: relative to the mean of the diagonal of each group's Gram matrix.
+        penalty: relative to the mean of the diagonal of each group's Gram matrix; more where `factor` needs it.
     """
 
     def __init__(self, moments: Moments, start: np.ndarray, penalty: float, intercept: bool) -> None:
         self._start, self._intercept = start, intercept
-        self._gram = moments.centred(intercept)[0]
+        self._gram = moments.gram(intercept)
+        means = np.trace(self._gram, axis1=1, axis2=2) / self._gram.shape[2]
+        self._good = means > 0
         self._factors: list[Any] = []
-        for gram in self._gram:
-            mean = float(np.trace(gram)) / len(gram)
-            damped = gram.copy()
-            damped[np.diag_indices_from(damped)] += penalty * mean
-            good = mean > 0
-            self._factors.append(scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True) if good else None)
+        self._inverses: np.ndarray | None = None
+        if len(self._gram) > 1 and self._gram.shape[2] <= _FEW:
+            damping = np.where(self._good, penalty * means, 1.0)
+            self._inverses = np.linalg.inv(self._gram + damping[:, None, None] * np.eye(self._gram.shape[2]))
+        else:
+            self._factors = [factor(matrix, penalty) for matrix in self._gram]
 
     def weights(self, moments: Moments) -> np.ndarray:
         """Weights (groups, outputs, features) for the answers of these moments of the same rows."""
-        products = moments.centred(self._intercept)[1]
-        fitted = self._start.copy()
-        for group, factor in enumerate(self._factors):
-            if factor is not None:
-                left = products[group] - self._gram[group] @ self._start[group].T
-                fitted[group] += scipy.linalg.cho_solve(factor, left).T
-        return fitted
+        left = moments.products(self._intercept) - self._gram @ self._start.transpose(0, 2, 1)
+        left[~self._good] = 0
+        if self._inverses is not None:
+            change = self._inverses @ left
+        else:
+            pairs = zip(self._factors, left, strict=True)
+            change = np.stack([scipy.linalg.cho_solve(*pair, check_finite=False) for pair in pairs])
+        return np.asarray(self._start + change.transpose(0, 2, 1))

@@ -9,7 +9,7 @@ from onnxprune.runtime.random_inputs import Inputs
 
 _BATCHES = 8
 _BATCH = 32
-_MOST_MACS = 3e10  # for one pass over all of them: without data, pruning takes seconds
+_MOST_MACS = 3e10  # for one pass over all of them
 _LONG = 8  # places of an axis along which neighbours are alike
 
 

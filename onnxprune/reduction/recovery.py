@@ -60,6 +60,26 @@ class Fit:
     after: float
 
 
+def work(graph: ChannelGraph, batch: int, samples: int, effort: Effort = Effort()) -> float:
+    """Multiplications, about, that fitting every operator of the whole network to so many samples takes.
+
+    Args:
+        batch: samples that the graph's products are counted for.
+    """
+    each: dict[int, float] = {}
+    for product in graph.products:
+        each[product.node] = each.get(product.node, 0.0) + product.macs * samples / batch
+    total = 0.0
+    for site in sites(graph.network):
+        groups, outputs, features = site.matrix(graph.network).shape
+        size = groups * outputs * features
+        rows = min(effort.rows, each.get(site.node, 0.0) / size)
+        trials = len(METHODS) + len(effort.penalties) + (2 * effort.rounds if site.rectified else 0)
+        total += rows * (groups * features**2 + trials * size)  # Gram matrices, and answers to compare
+        total += groups * features**3 / 3 * (len(effort.penalties) + 1)
+    return total
+
+
 def recover(
     graph: ChannelGraph,
     keep: np.ndarray,
@@ -189,6 +209,11 @@ class _Rows:
         found.add(self.x, wanted)
         return found
 
+    def part(self, start: int, stop: int) -> _Rows:
+        """Some of the rows."""
+        beside = None if self.beside is None else self.beside[:, start:stop]
+        return _Rows(self.x[:, start:stop], self.wanted[:, start:stop], beside)
+
     def _predicted(self, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
         found: np.ndarray = self.x @ weights.transpose(0, 2, 1).astype(self.x.dtype)
         found += bias[:, None].astype(self.x.dtype)
@@ -286,10 +311,16 @@ def _fit(
         return None
     start = site.offset(network).reshape(groups, outputs)
     parts = _collect(site, now, _Wanted(graph, keep, site, original, now), plain.shape, random, effort.rows)
-    fitting, checking = _joined(parts[: len(parts) - held_out]), _joined(parts[len(parts) - held_out :])
+    used = sum(part.x.shape[1] for part in parts[: len(parts) - held_out])
+    whole = _joined(parts)
+    del parts
+    fitting, checking = whole.part(0, used), whole.part(used, whole.x.shape[1])
     has_bias = site.bias is not None
     scale = checking.variance() or 1.0
     moments = fitting.moments(fitting.wanted)
+    every = moments + checking.moments(checking.wanted)
+    if not every.finite:
+        return None
     before = best = checking.error(plain, start)
     choice: tuple[str, float, int] | None = None
     for method, penalty in _candidates(methods, has_bias, effort):
@@ -302,8 +333,7 @@ def _fit(
         if error < best:
             best, choice = error, rounds
     if choice is not None:
-        whole = _joined([fitting, checking])
-        weights, shift = _solve(whole, whole.moments(whole.wanted), plain, start, choice, has_bias)
+        weights, shift = _solve(whole, every, plain, start, choice, has_bias)
         set_weights(network, nodes, site, weights)
         if has_bias:
             set_bias(network, nodes, site, shift.reshape(-1))

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.linalg
 
 from onnxprune.graph.channels import ChannelGraph, Contraction, Cut
+from onnxprune.reduction.moments import inverse
 from onnxprune.reduction.recovery import gather
 from onnxprune.reduction.sites import Site, input_labels, sites
 from onnxprune.runtime.random_inputs import Inputs
@@ -59,17 +59,15 @@ class _Consumer:
         energy = 0.0
         for group, matrix in enumerate(gram):
             energy += float(((weights[group] @ matrix) * weights[group]).sum())
-            damped = matrix.copy()
-            damped[np.diag_indices_from(damped)] += max(_DAMPING * float(np.trace(matrix)) / len(matrix), 1e-12)
-            self._inverse[group] = _inverse(damped)
+            self._inverse[group] = inverse(matrix, _DAMPING)
         self._energy = max(energy, np.finfo(np.float64).tiny)
 
     def losses(self, alive: np.ndarray) -> np.ndarray:
         """Of taking out each of the units alone (alive,), relative to the energy of the outputs."""
         total = np.zeros(len(alive))
         index = self._features[alive]
-        for weights, inverse in zip(self._weights, self._inverse, strict=True):
-            blocks = inverse[index[:, :, None], index[:, None, :]]
+        for weights, matrix in zip(self._weights, self._inverse, strict=True):
+            blocks = matrix[index[:, :, None], index[:, None, :]]
             columns = weights[:, index].transpose(1, 2, 0)  # (units, size, outputs)
             if blocks.shape[1] == 1:
                 total += np.square(columns[:, 0]).sum(1) / blocks[:, 0, 0]
@@ -100,14 +98,6 @@ class _Consumer:
         whole = np.zeros(self._shape)
         whole[:, :, self._places] = self._weights
         return whole
-
-
-def _inverse(matrix: np.ndarray) -> np.ndarray:
-    """Of a positive definite matrix."""
-    factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-    found, _ = scipy.linalg.lapack.dpotri(factor[0], lower=1, overwrite_c=1)
-    lower = np.tril(found)
-    return np.asarray(lower + np.tril(lower, -1).T)
 
 
 def rank_groups(
@@ -183,7 +173,8 @@ def _second_moments(graph: ChannelGraph, node: int, site: Site | None, stages: S
             (moments,) = gather(
                 site, item, stages, lambda batch: stages.value(batch, site.result), shape, [range(len(stages))], random
             )
-            return _Seen(moments.centred(site.bias is not None)[0], {})
+            # numbers that overflow tell nothing
+            return _Seen(np.nan_to_num(moments.gram(site.bias is not None), nan=0, posinf=0, neginf=0), {})
     stages.advance(node + 1, keep=[name for name in (*item.input, *item.output) if name])
     squares: dict[int, np.ndarray] = {}
     for entry in _reads(graph):
@@ -277,6 +268,6 @@ def _rank(units: int, consumers: Sequence[_Consumer | np.ndarray]) -> Ranking:
         loss += [loss[-1] + step * (number + 1) / count for number in range(count)]
         order += chosen.tolist()
         alive[chosen] = False
-        if not repaired and len(order) >= units // 2:
+        if not probed and len(order) >= units // 2:
             repaired, probed = {item.node: item.repaired() for item in full}, len(order)
     return Ranking(np.asarray(order), np.maximum.accumulate(loss), repaired, probed)

@@ -10,14 +10,14 @@ from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.network import Network
 from onnxprune.graph.nodes import operator_type
-from onnxprune.reduction.moments import Ridge
+from onnxprune.reduction.moments import Ridge, inverse
 from onnxprune.reduction.recovery import gather
 from onnxprune.reduction.sites import Site, set_bias, set_weights, sites
 from onnxprune.runtime.random_inputs import Inputs
 from onnxprune.runtime.stages import Stages
 
-_DAMPING = 1e-2  # of the mean of the Gram matrix's diagonal, as SparseGPT
-_PENALTY = 1e-2
+_DAMPING = 3e-2  # of the mean of the Gram matrix's diagonal: SparseGPT's 1e-2 is for more samples
+_PENALTY = 3e-2
 _BLOCK = 128  # columns whose weights are chosen together
 _MOST_FEATURES = 8192
 
@@ -135,8 +135,11 @@ def _prune_site(
         random,
     )
     has_bias = site.bias is not None
+    if not moments.finite:
+        kept = _highest(np.abs(plain).ravel(), share).reshape(plain.shape)
+        return plain * kept, site.offset(network).reshape(plain.shape[:2]), kept
     start = Ridge(moments, plain, _PENALTY, has_bias).weights(moments) if repair else plain
-    gram = moments.centred(has_bias)[0]
+    gram = moments.gram(has_bias)
     matrix, kept = np.empty_like(plain), np.empty(plain.shape, bool)
     for group in range(len(plain)):
         if criterion == "obs":
@@ -151,10 +154,8 @@ def _prune_site(
 def _sparse_gpt(weights: np.ndarray, gram: np.ndarray, share: float, repair: bool) -> tuple[np.ndarray, np.ndarray]:
     """Weights (outputs, features) with a share of zeros, and the mask; errors go to columns that come later."""
     weights = weights.copy()
-    damped = gram.copy()
-    damped[np.diag_indices_from(damped)] += max(_DAMPING * float(np.trace(gram)) / len(gram), 1e-12)
     # the upper Cholesky factor of the inverse: row i is the inverse of what is left from column i on
-    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
+    factor = np.linalg.cholesky(inverse(gram, _DAMPING)).T
     kept = np.ones(weights.shape, bool)
     diagonal = np.diagonal(factor)
     goal = share * weights.size

@@ -15,6 +15,8 @@ from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, attribute, reads
 from onnxprune.graph.nodes import operator_type
 
+_LEAST_SCALE = 1e-6  # of a BatchNormalization whose weights can be told from its results
+
 
 @dataclass(frozen=True)
 class Site:
@@ -29,6 +31,8 @@ class Site:
         other: what is added to the result next, and nothing else reads the result; None where that is not so.
         rectified: whether only a ReLU reads the result, or the sum with `other`.
         kernel: of a convolution.
+        norm: node of the BatchNormalization that alone reads what the operator gives. It is part of the site: weights,
+            bias and result are those with it.
     """
 
     node: int
@@ -41,9 +45,21 @@ class Site:
     other: str | None = None
     rectified: bool = False
     kernel: tuple[int, ...] = ()
+    norm: int | None = None
 
     def matrix(self, network: Network) -> np.ndarray:
         """The weights (groups, outputs, features), float64."""
+        found = self._own_matrix(network)
+        return found if self.norm is None else found * self._norm(network)[0].reshape(*found.shape[:2], 1)
+
+    def _norm(self, network: Network) -> tuple[np.ndarray, np.ndarray]:
+        """What the results are multiplied by, and what is added then: (outputs,) or one number."""
+        if self.norm is None:
+            return np.ones(()), np.zeros(())
+        return _affine(network, network.nodes[self.norm])
+
+    def _own_matrix(self, network: Network) -> np.ndarray:
+        """Without the BatchNormalization."""
         node = network.nodes[self.node]
         value = network.weights[node.input[self.weight]].astype(np.float64)
         if self.kind == "Conv":
@@ -58,6 +74,8 @@ class Site:
         """The inverse of `matrix`, in the form and type of the network's own weights."""
         node = network.nodes[self.node]
         own = network.weights[node.input[self.weight]]
+        if self.norm is not None:
+            matrix = matrix / self._norm(network)[0].reshape(*matrix.shape[:2], 1)
         if self.kind == "Conv":
             return matrix.reshape(own.shape).astype(own.dtype)
         if self.kind == "Gemm":
@@ -67,7 +85,17 @@ class Site:
 
     def offset(self, network: Network) -> np.ndarray:
         """The bias (outputs,), float64."""
-        outputs = int(np.prod(self.matrix(network).shape[:2]))
+        scale, shift = self._norm(network)
+        return self._own_offset(network) * scale + shift
+
+    def own_bias(self, network: Network, bias: np.ndarray) -> np.ndarray:
+        """The operator's own bias (outputs,) with which the site's is this one."""
+        scale, shift = self._norm(network)
+        return np.asarray((bias - shift) / scale)
+
+    def _own_offset(self, network: Network) -> np.ndarray:
+        """Without the BatchNormalization."""
+        outputs = int(np.prod(self._own_matrix(network).shape[:2]))
         if self.bias is None:
             return np.zeros(outputs)
         node, position = self.bias
@@ -135,6 +163,9 @@ def sites(network: Network) -> list[Site]:
             if position is not None:
                 site = replace(site, end=reader, result=nodes[reader].output[0], bias=(reader, position))
                 reader = only_reader(site.result)
+        if site.kind in ("Conv", "Gemm") and reader is not None and _is_norm(network, nodes[reader], site.result):
+            site = replace(site, end=reader, result=nodes[reader].output[0], norm=reader)
+            reader = only_reader(site.result)
         if reader is not None and operator_type(nodes[reader]) == "Add" and len(set(nodes[reader].input)) == 2:
             other = next(name for name in nodes[reader].input if name != site.result)
             if other not in network.weights:
@@ -173,6 +204,23 @@ def _site(network: Network, nodes: list[NodeProto], index: int, node: NodeProto)
     return None
 
 
+def _is_norm(network: Network, node: NodeProto, result: str) -> bool:
+    """Whether the node is a BatchNormalization of the result by constants, none of which makes a channel vanish."""
+    if operator_type(node) != "BatchNormalization" or node.input[0] != result or attribute(node, "training_mode", 0):
+        return False
+    if any(name not in network.weights for name in node.input[1:]) or len([name for name in node.output if name]) != 1:
+        return False
+    scale, shift = _affine(network, node)
+    return bool((np.abs(scale) > _LEAST_SCALE).all() and np.isfinite(scale).all() and np.isfinite(shift).all())
+
+
+def _affine(network: Network, node: NodeProto) -> tuple[np.ndarray, np.ndarray]:
+    """What a BatchNormalization multiplies its channels by, and what it adds then, (channels,)."""
+    gamma, beta, mean, variance = (network.weights[name].astype(np.float64) for name in node.input[1:5])
+    scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    return scale, beta - mean * scale
+
+
 def _is_floating(network: Network, name: str) -> bool:
     return network.weights[name].dtype.kind == "f"
 
@@ -197,7 +245,7 @@ def set_bias(network: Network, nodes: list[NodeProto], site: Site, bias: np.ndar
     while len(node.input) <= position:
         node.input.append("")
     name = node.input[position]
-    value = bias.astype(own)
+    value = site.own_bias(network, bias).astype(own)
     if name and network.weights[name].ndim > 1 and network.weights[name].size == bias.size:
         value = value.reshape(network.weights[name].shape)
     _give(network, nodes, node, position, value, "bias")

@@ -11,22 +11,24 @@ import numpy as np
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.graph import surgery
 from onnxprune.graph.network import Network
-from onnxprune.reduction.allocation import aligned, allocate, cost
+from onnxprune.reduction.allocation import Cost, aligned, allocate, cost
 from onnxprune.reduction.fidelity import accuracy, answers, compare_answers
 from onnxprune.reduction.importance import geometric_median, norms
 from onnxprune.reduction.latency import node_times, relative_latency
 from onnxprune.reduction.noise import noise
 from onnxprune.reduction.preparation import Prepared, difference
-from onnxprune.reduction.recovery import Fit, recover
+from onnxprune.reduction.recovery import Fit, recover, work
 from onnxprune.reduction.samples import Samples
 from onnxprune.reduction.selection import Ranking, rank_groups
-from onnxprune.reduction.sensitivity import measured_losses
+from onnxprune.reduction.sensitivity import Sensitivity
 from onnxprune.reduction.settings import FROM_SAMPLES, PruneSettings
 from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.random_inputs import Inputs
 
 Advance = Callable[[str, int, int], None]  # told what is being done, how much of it is done, and how much there is
 
+_MOST_WORK = 5e11  # multiplications to repair from noise: without data, pruning takes seconds
+_POWERS = (0.25, 0.5, 0.75, 1.0)  # of how much larger losses are together, for another allocation
 _ROUNDS = 6  # of a search for a latency or a drop
 _MOST_OFF = 1 / 8  # share of a group's units by which an aligned width may differ from what was asked for
 
@@ -73,6 +75,7 @@ class UnitPruning:
         self._graph = prepared.graph
         self._free = [place for place, group in enumerate(self._graph.groups) if group.frozen is None]
         self._rankings: dict[int, Ranking] | None = None
+        self._measured: Sensitivity | None = None
 
     @property
     def can_go(self) -> bool:
@@ -94,7 +97,7 @@ class UnitPruning:
         kind, share = settings.target
         if kind == "latency":
             return self._make(self._by_latency(share))
-        return self._make(allocate(self._graph, self._losses(), share, cost(self._graph), settings.align))
+        return self._make(self._allocated(self._losses(), share, cost(self._graph)))
 
     def error_added(self, place: int, gone: int) -> float | None:
         """Loss of what reads a group with so many of its units gone; None where it was not judged from samples."""
@@ -142,8 +145,12 @@ class UnitPruning:
         """The samples, or noise in their place, and how many batches of them decide what helps."""
         if self._samples is not None:
             return self._samples.batches, len(self._samples.held_out)
-        macs = self._graph.macs(np.ones(self._graph.count, bool)) / self._prepared.batch
-        batches = noise(self._graph.network, self._prepared.feed, macs, self._settings.seed)
+        graph, batch = self._graph, self._prepared.batch
+        macs = graph.macs(np.ones(graph.count, bool)) / batch
+        batches = noise(graph.network, self._prepared.feed, macs, self._settings.seed)
+        samples = sum(max((len(value) for value in feed.values()), default=0) for feed in batches)
+        if work(graph, batch, samples) > _MOST_WORK:
+            return [], 0
         return batches, len(batches) // 4
 
     def _check(self, keep: np.ndarray, shrunk: Network) -> float:
@@ -205,13 +212,37 @@ class UnitPruning:
         """Loss of the network's outputs by units gone, for each group, with samples measured and else by norms."""
         if self._samples is None:
             return {place: self._norm_loss(place) for place in self._free}
-        return measured_losses(
-            self._graph,
-            self._ranked(),
-            self._samples.fitting,
-            self._graph.macs(np.ones(self._graph.count, bool)) / self._prepared.batch,
-            lambda done, total: self._advance("measuring layers", done, total),
+        return self._sensitivity().losses(lambda done, total: self._advance("measuring layers", done, total))
+
+    def _sensitivity(self) -> Sensitivity:
+        if self._measured is None:
+            assert self._samples is not None
+            macs = self._graph.macs(np.ones(self._graph.count, bool)) / self._prepared.batch
+            self._measured = Sensitivity(self._graph, self._ranked(), self._samples.fitting, macs)
+        return self._measured
+
+    def _allocated(self, losses: Mapping[int, np.ndarray], share: float, costs: Cost) -> dict[int, int]:
+        """Units that each group loses for a share of the costs.
+
+        Losses of single groups do not add up. Where that can be afforded they are measured again among each other, and
+        what follows from that, wholly or in part, is taken where it is better.
+        """
+        align = self._settings.align
+        gone = allocate(self._graph, losses, share, costs, align)
+        if self._samples is None or not self._sensitivity().repairs or not gone:
+            return gone
+        sensitivity = self._sensitivity()
+        error = sensitivity.error(gone)
+        scales = sensitivity.together(
+            losses, gone, error, lambda done, total: self._advance("measuring layers together", done, total)
         )
+        for power in _POWERS:
+            scaled = {place: loss * scales[place] ** power for place, loss in losses.items()}
+            other = allocate(self._graph, scaled, share, costs, align)
+            found = sensitivity.error(other) if other != gone else error
+            if found < error:
+                gone, error = other, found
+        return gone
 
     def _norm_loss(self, place: int) -> np.ndarray:
         """Share of the squared norms that is gone, squared again so that the last units cost most."""

@@ -13,7 +13,17 @@ from onnxprune.runtime.runs import fresh_run
 
 WARMUP_SECONDS = 0.2
 
-_WARMUP_RUNS = 3  # at least, where a run takes long
+_WARMUP_RUNS = 3  # at least, where a run takes long; where it takes very long, one
+
+PLANNED_ROUNDS = 20  # at least, where they fit in
+
+LONGEST_SECONDS = 30.0  # of a measurement with its warm-up, where so many rounds do not fit into what was asked for
+
+LEAST_ROUNDS = (
+    6  # all the same: the range of six independent values covers their median with 97 %, that of five not 95 %
+)
+
+_WARMUP_SHARE = 0.25  # of the longest time, for all calls to warm up but the first ones
 
 PRECISION = 0.02  # half of the 95 % confidence interval of a point's speedup, relative, where its timing may end
 
@@ -64,8 +74,9 @@ def interleave(
     runs: Sequence[Callable[[], Any]],
     seconds: float,
     warmup_seconds: float = WARMUP_SECONDS,
-    min_runs: int = 20,
+    min_runs: int = PLANNED_ROUNDS,
     enough: Callable[[list[np.ndarray]], bool] = lambda times: False,
+    longest: float = LONGEST_SECONDS,
 ) -> list[np.ndarray]:
     """Makes every run once a round, and gives each one's milliseconds (rounds,), in order of the rounds.
 
@@ -74,18 +85,26 @@ def interleave(
     Args:
         runs: what to time, each a call.
         seconds: length of the measurement, all runs together; a longer one where `min_runs` rounds need it.
-        warmup_seconds: for each run, before the first round; at least three calls.
+        warmup_seconds: for each run, before the first round; at least three calls, where they take no longer than a
+            quarter of `longest` for all runs, and else at least one.
         enough: whether the times so far, of which there are `min_runs`, make more rounds unnecessary.
+        longest: seconds from the first call after which no round begins, though there be fewer than `min_runs`, unless
+            there are fewer than `LEAST_ROUNDS` or `seconds` ask for more.
     """
+    begin = time.perf_counter()
     for run in runs:
         end = time.perf_counter() + warmup_seconds
-        for _ in range(_WARMUP_RUNS):
+        for number in range(_WARMUP_RUNS):
+            if number and time.perf_counter() > begin + _WARMUP_SHARE * longest:
+                break
             run()
         while time.perf_counter() < end:
             run()
     rounds: list[list[int]] = []
     end = time.perf_counter() + seconds
-    while len(rounds) < min_runs or time.perf_counter() < end:
+    last = max(end, begin + longest)
+    least = min(min_runs, LEAST_ROUNDS)
+    while (now := time.perf_counter()) < end or len(rounds) < (min_runs if now < last else least):
         if len(rounds) >= min_runs and len(rounds) % _ROUNDS_BETWEEN == 0 and enough(_milliseconds(rounds)):
             break
         nanoseconds = [0] * len(runs)
@@ -102,16 +121,22 @@ def _milliseconds(rounds: list[list[int]]) -> list[np.ndarray]:
 
 
 def precise(ratios: np.ndarray) -> bool:
-    """Whether the 95 % confidence interval of the median of independent ratios (rounds,) is within 2 % of it.
+    """Whether the 95 % confidence interval of the median of independent ratios (rounds,) is within 2 % of it."""
+    low, high = median_interval(ratios)
+    return len(ratios) >= LEAST_ROUNDS and bool(high - low <= 2 * PRECISION * np.median(ratios))
 
-    The interval is that of order statistics, which holds for any distribution (Conover 1999, Practical Nonparametric
-    Statistics, section 3.2).
+
+def median_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % confidence interval of the median of independent values (rounds,), of which there are `LEAST_ROUNDS`.
+
+    It is that of order statistics, which holds for any distribution (Conover 1999, Practical Nonparametric Statistics,
+    section 3.2).
     """
-    ordered = np.sort(ratios)
-    half = 0.98 * math.sqrt(len(ratios))  # 1.96 standard deviations of the rank, which is binomial
-    low = max(0, math.floor(len(ratios) / 2 - half) - 1)
-    high = min(len(ratios) - 1, math.ceil(len(ratios) / 2 + half))
-    return bool(ordered[high] - ordered[low] <= 2 * PRECISION * np.median(ordered))
+    ordered = np.sort(values)
+    half = 0.98 * math.sqrt(len(values))  # 1.96 standard deviations of the rank, which is binomial
+    low = max(0, math.floor(len(values) / 2 - half) - 1)
+    high = min(len(values) - 1, math.ceil(len(values) / 2 + half))
+    return float(ordered[low]), float(ordered[high])
 
 
 def summarise(times_ms: np.ndarray) -> Latency:
@@ -143,7 +168,8 @@ def compare(
 
     Args:
         input_shape: of one sample, without the batch.
-        seconds: of the measurement at most, both files together; it ends when the speedup is known to 2 %.
+        seconds: of the measurement, both files together; it ends when the speedup is known to 2 %, and not before
+            there are as many rounds as `interleave` makes at least.
 
     Raises:
         InputError: a file cannot be run on this device, or not on an input of this shape.

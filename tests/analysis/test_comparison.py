@@ -29,6 +29,7 @@ PLAIN = Facts(
     vector=16,
     traffic_ratio=1.0,
     fixed_share=0.01,
+    rounds=100,
 )
 
 
@@ -61,6 +62,7 @@ def test_only_what_is_beyond_interval_and_noise_is_a_difference(found, outcome):
         (facts(1.5, theoretical=4, traffic_ratio=1.6), "memory-bound: MACs fell 4.00 times, .* 1.60 times"),
         (facts(1.0, theoretical=1.1, bytes_ratio=4.0), "4.00 times smaller all the same"),
         (PLAIN, "the same work"),
+        (facts(2.0, theoretical=2.0, rounds=7), "few rounds: 7 instead of 20"),
         (facts(1.0, theoretical=3, traffic_ratio=None), "no reason is apparent"),
     ],
 )
@@ -96,6 +98,17 @@ def test_the_interval_covers_the_ratio_of_medians_and_narrows_with_rounds():
     assert high - low < 0.1
     few = interval(50)
     assert few[1] - few[0] > high - low
+
+
+@pytest.mark.parametrize("rounds", [6, 7, 10, 19])
+def test_the_interval_of_few_rounds_covers_the_ratio_as_often_as_it_says(rounds):
+    random = np.random.default_rng(2)
+    covered = []
+    for _ in range(200):
+        base, other = (random.gamma(50, scale, (rounds, 2)) for scale in (0.04, 0.02))
+        low, high = confidence_interval(base, other)
+        covered.append(low <= 2 <= high)
+    assert np.mean(covered) >= 0.95
 
 
 def test_the_interval_of_rounds_that_go_together_is_wider():

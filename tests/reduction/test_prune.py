@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ from onnxprune.graph.network import Network, read
 from onnxprune.reduction import prune as pruning
 from onnxprune.reduction import units
 from onnxprune.reduction.result import PruneReport
+from onnxprune.reduction.selection import _rank
+from onnxprune.reduction.sensitivity import Sensitivity
 from onnxprune.reduction.settings import CRITERIA, FROM_SAMPLES, UNITS
 
 CONVS = """(float[n,3,8,8] x) => (float[n,4] y) {
@@ -123,6 +125,59 @@ def test_without_data_it_is_repaired_from_noise(mlp: Path) -> None:
         assert report.samples is None
         errors.append(float(np.abs(outputs(report.output, **feed)[0] - wanted).mean()))
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_a_batch_normalization_is_fitted_as_if_it_were_folded_into_its_convolution(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = {"wa": random.standard_normal((8, 3, 3, 3)), "wb": random.standard_normal((6, 8, 3, 3))}
+    gamma, beta, mean, variance = random.uniform(0.5, 2, (4, 6))
+    gamma[0] *= -1
+    scale = gamma / np.sqrt(variance + 1e-5)
+    body = """(float[n,3,8,8] x) => (float[n,6] y) {{
+        a = Conv <pads = [1,1,1,1]> (x, wa) ra = Relu(a)
+        {} rb = Relu(b) p = GlobalAveragePool(rb) y = Flatten(p) }}"""
+    whole = {**weights, "g": gamma, "o": beta, "m": mean, "v": variance}
+    folded = {"wa": weights["wa"], "wb": weights["wb"] * scale[:, None, None, None], "bb": beta - mean * scale}
+    made = {}
+    for name, nodes, own in (
+        ("whole", "c = Conv <pads = [1,1,1,1]> (ra, wb) b = BatchNormalization(c, g, o, m, v)", whole),
+        ("folded", "b = Conv <pads = [1,1,1,1]> (ra, wb, bb)", folded),
+    ):
+        arrays = {key: value.astype(np.float32) for key, value in own.items()}
+        onnx.save(model(body.format(nodes), arrays), tmp_path / f"{name}.onnx")
+        data = {"x": np.random.default_rng(1).standard_normal((64, 3, 8, 8), np.float32)}
+        report = prune(tmp_path / f"{name}.onnx", sparsity=50, data=data)
+        assert report.output is not None
+        made[name] = outputs(report.output, **data)[0]
+    assert made["whole"] == pytest.approx(made["folded"], abs=1e-3)
+
+
+def test_losses_of_groups_are_measured_among_each_other(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def error(self: Sensitivity, gone: Mapping[int, int]) -> float:
+        weights = {0: 1.0, 1: 9.0 if len(gone) > 1 else 1.0}  # the second matters more where the first lost units too
+        return sum(weights[place] * count**2 for place, count in gone.items()) / 1e4
+
+    monkeypatch.setattr(Sensitivity, "error", error)
+    kept = []
+    for powers in ((), (0.5, 1.0)):
+        monkeypatch.setattr("onnxprune.reduction.units._POWERS", powers)
+        report = prune(mlp, target="macs=0.5", data=trained.unlabelled())
+        assert report.after.macs <= 0.5 * report.before.macs
+        kept.append([group.kept for group in report.groups[:2]])
+    assert kept[1][0] < kept[0][0]
+    assert kept[1][1] > kept[0][1]
+
+
+def test_a_group_that_no_matrix_reads_is_probed_at_half_of_its_units() -> None:
+    ranking = _rank(8, [np.arange(8.0)])
+    assert ranking.order.tolist() == list(range(8))
+    assert ranking.probed == 4
+
+
+def test_without_data_what_would_take_long_is_not_repaired(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.reduction.units._MOST_WORK", 1e5)
+    assert not prune(mlp, sparsity=50).repairs
+    assert prune(mlp, sparsity=50, data=trained.unlabelled()).repairs
 
 
 def test_nothing_goes_at_0_and_all_but_a_unit_at_100(convs: Path, mlp: Path) -> None:

@@ -85,9 +85,61 @@ def test_it_ends_when_the_times_are_enough_but_not_before_the_least_number_of_ro
     assert len(times) == 50
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on only in `clock.wait`."""
+
+    class Clock:
+        now = 0.0
+
+        def perf_counter(self):
+            return self.now
+
+        def perf_counter_ns(self):
+            return round(1e9 * self.now)
+
+        def wait(self, seconds):
+            self.now += seconds
+
+    found = Clock()
+    monkeypatch.setattr(timing, "time", found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("each", "rounds", "spent"),
+    [
+        (0.1, 20, 9.2),  # three calls and twenty rounds of four runs
+        (0.3, 20, 27.6),
+        (0.5, 12, 30.0),  # the fourth of the runs has no more time to warm up
+        (2.0, 6, 60.0),  # it is over before the least number of rounds
+        (60.0, 6, 1680.0),
+    ],
+)
+def test_a_measurement_of_long_runs_ends_after_the_longest_time_or_the_least_rounds(clock, each, rounds, spent):
+    times = interleave([lambda: clock.wait(each)] * 4, 3, warmup_seconds=0)
+    assert [part.shape for part in times] == [(rounds,)] * 4
+    assert np.concatenate(times) == pytest.approx(1000 * each)
+    assert clock.now == pytest.approx(spent)
+
+
+def test_a_longer_measurement_than_the_longest_one_can_be_asked_for(clock):
+    (times,) = interleave([lambda: clock.wait(5)], 90, warmup_seconds=0)
+    assert len(times) == 18
+    (times,) = interleave([lambda: clock.wait(5)], 0, warmup_seconds=0, longest=60)
+    assert len(times) == 9
+
+
+def test_where_few_rounds_are_asked_for_no_more_are_made(clock):
+    (times,) = interleave([lambda: clock.wait(50)], 0, warmup_seconds=0, min_runs=2)
+    assert len(times) == 2
+
+
 def test_a_median_is_precise_when_its_interval_is_within_two_percent():
     random = np.random.default_rng(0)
     assert precise(np.full(20, 3.0))
+    assert precise(np.full(6, 3.0))
+    assert not precise(np.full(5, 3.0))  # too few for an interval of 95 %
     assert not precise(random.normal(3, 0.3, 20))
     assert precise(random.normal(3, 0.3, 2000))
     inside = [
