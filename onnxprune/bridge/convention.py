@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune.analysis.evaluation import as_logits, score
-from onnxprune.bridge.graph_input import image_input
+from onnxprune.bridge.graph_input import SECONDS_TO_OPEN, image_input
 from onnxprune.common.errors import InputError
 from onnxprune.data.dataset import Dataset, Split
+from onnxprune.graph.images import ImageInput
 from onnxprune.graph.metadata import Normalisation, parse
 from onnxprune.graph.network import metadata, read
+from onnxprune.runtime.probe import probe
 from onnxprune.runtime.session import open_session, run_batched
 
 _IMAGES = 1000  # of the training split, on which normalisations are tried
@@ -48,10 +50,10 @@ def as_the_file_takes(path: Path, dataset: Dataset, mean: str | None, std: str |
     Raises:
         InputError: the file does not take such images, or none of the usual normalisations is right.
     """
+    probe(path, seconds=SECONDS_TO_OPEN)
     network = read(path)
     image = image_input(network, str(path))
-    sizes = [size for size in image.shape[1:] if size is not None]
-    dataset = dataset.padded(max(sizes)) if sizes else dataset
+    dataset = dataset.padded(_largest(image))
     try:
         image.layout(dataset.input_shape)
     except InputError as error:
@@ -63,6 +65,19 @@ def as_the_file_takes(path: Path, dataset: Dataset, mean: str | None, std: str |
     if recorded is not None:
         return Convention(_normalised(path, dataset, recorded), "")
     return _found(path, dataset)
+
+
+def smallest_side(path: Path) -> int:
+    """Height and width below which images get a black border for a file; 1 where it takes any.
+
+    Raises:
+        InputError: the file cannot be read, or has several inputs.
+    """
+    return _largest(image_input(read(path), str(path)))
+
+
+def _largest(image: ImageInput) -> int:
+    return max((size for size in image.shape[1:] if size is not None), default=1)
 
 
 def _found(path: Path, dataset: Dataset) -> Convention:

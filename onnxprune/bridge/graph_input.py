@@ -6,6 +6,8 @@ from onnxprune.common.errors import InputError
 from onnxprune.graph.images import ImageInput
 from onnxprune.graph.network import Network
 
+SECONDS_TO_OPEN = 30  # of a file: by the clock, and the machine may be busy
+
 
 def image_input(network: Network, where: str) -> ImageInput:
     """The one input of a network.

@@ -14,7 +14,7 @@ import torch
 from onnx import NodeProto, helper
 from torch import Tensor, nn
 
-from onnxprune.bridge.graph_input import image_input
+from onnxprune.bridge.graph_input import SECONDS_TO_OPEN, image_input
 from onnxprune.bridge.operators import NUMBERS, OPERATORS, Call
 from onnxprune.common.errors import InputError
 from onnxprune.graph.evaluation import evaluated
@@ -25,7 +25,6 @@ from onnxprune.graph.tensors import Shape
 from onnxprune.reduction.preparation import Prepared, prepare
 from onnxprune.runtime.probe import probe
 
-_SECONDS_TO_OPEN = 30  # of a file: by the clock, and the machine may be busy
 _MASK = 50.0  # a constant of an attention score that is as large as this is a mask
 _LEAST = float(np.log(np.finfo(np.float32).tiny))  # of a log-probability: what is less is no float32 number
 
@@ -266,7 +265,7 @@ def read_network(path: Path, shape: tuple[int, int, int], classes: int | None = 
 @functools.lru_cache(maxsize=2)
 def _prepared(path: Path, changed: int, shape: tuple[int, int, int]) -> Prepared:
     """A file's graph, followed once."""
-    probe(path, seconds=_SECONDS_TO_OPEN)
+    probe(path, seconds=SECONDS_TO_OPEN)
     image = image_input(read(path), str(path))
     try:
         layout = image.layout(shape)

@@ -106,7 +106,7 @@ def build(reference: str, input_shape: tuple[int, int, int], classes: int, argum
     try:
         network = make(*sizes[0], **sizes[1], **arguments)
     except (Exception, SystemExit) as error:  # it is the user's code
-        raise InputError(f"model '{reference}': {_where(error, source(reference))}") from error
+        raise InputError(f"model '{reference}': {fault(error, source(reference))}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"model '{reference}' makes a {type(network).__name__}: expected a torch.nn.Module")
     return network
@@ -143,7 +143,7 @@ def _imported(reference: str) -> Callable[..., Any]:
     try:
         module = _module(path.absolute(), path.stat().st_mtime_ns) if where.endswith(_FILE) else import_module(where)
     except (Exception, SystemExit) as error:  # it is the user's code
-        raise InputError(f"model '{reference}': {_where(error, path)}") from error
+        raise InputError(f"model '{reference}': {fault(error, path)}") from error
     made = getattr(module, name, None)
     if not callable(made):
         raise InputError(f"model '{reference}': {path} has no class or function '{name}'")
@@ -168,8 +168,8 @@ def _module(path: Path, changed: int) -> ModuleType:
     return module
 
 
-def _where(error: BaseException, path: Path) -> str:
-    """What went wrong in a user's code, and in which line."""
+def fault(error: BaseException, path: Path) -> str:
+    """What went wrong in a user's code, and in which line of the file at `path`."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     lines = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()]

@@ -12,7 +12,7 @@ from onnxprune.common.output import silenced
 from onnxprune.common.progress import Verbosity
 from onnxprune.data.dataset import load
 from onnxprune.data.registry import DATASETS
-from onnxprune.models import MODELS
+from onnxprune.models import MODELS, reference
 from onnxprune.settings.point import Point
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def estimate(points: Sequence[Point], verbosity: Verbosity = Verbosity.QUIET) ->
         count, (channels, height, width), classes = _training_set(
             point.dataset, point.train_limit, point.picture_size, verbosity
         )
-        smallest = MODELS[point.model].minimum_size
+        smallest = _smallest_side(point.model)
         shape = (channels, max(height, smallest), max(width, smallest))
         network = _network(point.model, shape, classes, tuple(point.model_options.items()))
         epochs = point.epochs_after_base
@@ -119,6 +119,18 @@ def _megabytes(count: int) -> str:
 
 
 @cache
+def _smallest_side(model: str) -> int:
+    """Height and width below which images get a border."""
+    known = MODELS[model]
+    if not known.trained:
+        return known.minimum_size
+    with silenced():
+        from onnxprune.bridge.convention import smallest_side
+
+    return smallest_side(Path(known.module))
+
+
+@cache
 def _network(model: str, shape: tuple[int, int, int], classes: int, options: tuple[tuple[str, Any], ...]) -> Network:
     with silenced():
         import torch
@@ -135,7 +147,8 @@ def _network(model: str, shape: tuple[int, int, int], classes: int, options: tup
             activation_bytes=max(_layer_bytes(network, torch.zeros(2, *shape, device="meta"))) // 2,
         )
     except Exception as error:  # networks of other packages raise anything
-        raise InputError(f"model '{model}': its cost cannot be counted: {described(error)}") from error
+        said = reference.fault(error, reference.source(model)) if reference.is_reference(model) else described(error)
+        raise InputError(f"model '{model}': its cost cannot be counted: {said}") from error
 
 
 def _layer_bytes(network: "nn.Module", images: "Tensor") -> list[int]:

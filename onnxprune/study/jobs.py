@@ -11,7 +11,7 @@ from onnxprune.common.errors import RunError
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Listener, Verbosity
 from onnxprune.data.dataset import Dataset, load
-from onnxprune.models import MODELS
+from onnxprune.models import MODELS, own_digest
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import Point
 
@@ -110,7 +110,8 @@ def perform(job: Job, materials: Materials, listener: Listener, exclusive: "Excl
 
     point = job.point
     if job.folder.name != point.point_id(materials.dataset(point).checksum):
-        raise RunError(f"the data of {point.dataset} changed while the study ran: start it again")
+        own = "" if own_digest(point.model) is None else f", or the file of model '{point.model}',"
+        raise RunError(f"the data of {point.dataset}{own} changed while the study ran: start it again")
     base = materials.base(point, job.runs)
     run_point(PointRun(point, base, materials.dataset(point), job.folder, listener, exclusive), job.retry)
 

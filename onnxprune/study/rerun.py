@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import read_json
+from onnxprune.models import own_digest
 from onnxprune.results import store
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
@@ -118,6 +119,10 @@ def compare(then: Path, now: Path) -> Repetition:
         for name in sorted(environments[0].keys() | environments[1].keys())
         if name != "memory_bytes" and environments[0].get(name) != environments[1].get(name)
     }
+    if then.name != now.name and then.name.rpartition("-")[0] == now.name.rpartition("-")[0]:
+        model = (read_json(then / store.CONFIG) or {}).get("model")
+        if isinstance(model, str) and own_digest(model) is not None:
+            changes["the model's file"] = f"{model} is not what it was then, or onnxprune names results in another way"
     ratios = {
         name: metrics[1][name] / metrics[0][name]
         for name in sorted(timed)

@@ -51,7 +51,7 @@ def test_sweep_help_lists_every_setting_and_needs_no_pytorch() -> None:
         (["run", "--sparsity", "0:100:10"], ["expected the settings of one point, got those of 11"]),
         (
             ["run", "--technique", "neuron", "--criterion", "fpgm"],
-            ["does not accept", "taylor, apoz, activation, random"],
+            ["does not accept", "taylor, apoz, activation, obs, random"],
         ),
         (["run", "--model", "slp", "--hidden", "0", "--technique", "neuron"], ["nothing to prune"]),
         (

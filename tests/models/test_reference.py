@@ -7,10 +7,13 @@ import pytest
 from command_line import onnxprune
 from torch import nn
 
-from onnxprune.common.errors import InputError
+from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.progress import Reporter, Verbosity
 from onnxprune.models import MODELS, model_title
+from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import run_sweep
+from onnxprune.study.jobs import Job, Materials, perform
 
 CODE = """
 import torch
@@ -206,3 +209,26 @@ def test_the_command_refuses_before_it_trains(code: str, tmp_path: Path) -> None
     assert "wrong_shape" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "runs").glob("bases/*"))
+
+
+def test_a_fault_of_forward_is_told_with_its_line(tmp_path: Path) -> None:
+    lines = ["from torch import nn", "class Net(nn.Module):", "    def __init__(self):", "        super().__init__()"]
+    lines += [
+        "        self.fc = nn.Linear(784, 10)",
+        "    def forward(self, images):",
+        "        return self.fd(images)",
+    ]
+    (tmp_path / "faulty.py").write_text("\n".join(lines))
+    plan = Sweep.parse({"model": f"{tmp_path / 'faulty.py'}:Net", "technique": "weight", "sparsity": [0]})
+    with pytest.raises(InputError, match=r"faulty.py, line 7: AttributeError: 'Net' object has no attribute 'fd'"):
+        run_sweep(plan, tmp_path / "runs")
+
+
+def test_code_that_changes_while_its_study_runs_is_told_as_that(code: str, tmp_path: Path) -> None:
+    (point,) = Sweep.one_point({"model": f"{code}:Net", "technique": "weight", "sparsity": 0.0}).points
+    materials = Materials(None)
+    folder = tmp_path / point.point_id(materials.dataset(point).checksum)
+    with Path(code).open("a") as file:
+        file.write("# another\n")
+    with pytest.raises(RunError, match=r"or the file of model .* changed while the study ran"):
+        perform(Job(folder, point, tmp_path, None, RetryPolicy()), materials, Reporter(1, Verbosity.QUIET))

@@ -16,7 +16,7 @@ from networks import CLASSES, SHAPE, build, logits, random_batches, request
 from structures import STRUCTURES
 from torch import Tensor, nn
 
-from onnxprune.bridge.coupling import coupling, export_without
+from onnxprune.bridge.coupling import coupling, cut
 from onnxprune.bridge.export import export
 from onnxprune.common.errors import InputError
 from onnxprune.common.widths import kept_channels
@@ -92,7 +92,7 @@ def masked(network: nn.Module, masks: dict[str, Tensor], norms: dict[str, str]) 
 
 def file_of(result: Pruned, path: Path, shape: tuple[int, int, int]) -> Path:
     if result.in_file:
-        export_without(result.network, path, shape, result.unit_masks)
+        cut(result.network, shape, result.unit_masks).shrunk.save(path)
     else:
         export(result.network, path, shape)
     return path

@@ -73,7 +73,7 @@ def test_images_of_another_shape_are_named(tmp_path, capfd):
 def test_a_model_of_two_inputs_takes_no_images(tmp_path):
     body = "g (float[batch, 2] a, float[batch, 2] b) => (float[batch, 2] c) { c = Add (a, b) }"
     session = open_session(graphs.write(tmp_path / "model.onnx", body))
-    with pytest.raises(InputError, match="it has 2 and 1"):
+    with pytest.raises(InputError, match="it has 2"):
         run_batched(session, np.zeros((5, 1, 3, 3), np.uint8), 0, 1)
 
 

@@ -149,7 +149,7 @@ def test_names_are_known_before_anything_is_imported(installed: Path) -> None:
     run(installed, "sweep", "--model", "slp", "--dry-run")  # what is not asked for is not needed
     assert not (installed / "imported").exists()
     assert "one hidden layer of 8 units" in run(installed, "models")
-    assert "criteria: l1, l2, threshold, random, largest" in run(installed, "techniques")
+    assert "criteria: l1, l2, threshold, obs, random, largest" in run(installed, "techniques")
     assert (installed / "imported").exists()
 
 

@@ -7,11 +7,14 @@ import onnx
 import pandas as pd
 import pytest
 import trained
+from classifiers import classifier
 from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.common.errors import InputError
 from onnxprune.settings.sweep import Sweep
+from onnxprune.study.estimate import estimate
+from onnxprune.study.jobs import Materials
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
@@ -138,3 +141,14 @@ def test_normalisation_that_nobody_knows_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give the --mean and --std it was trained with"):
         onnxprune.sweep(model=str(path), dataset=str(data), technique="weight", sparsity=50, out=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_small_images_get_a_border_for_a_file_of_larger_ones(tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).standard_normal((144, 10))
+    path = classifier(tmp_path / "m.onnx", weights, ("batch", 1, 12, 12))
+    values = {"model": str(path), "dataset": str(trained.dataset(tmp_path / "digits8.npz")), "technique": "weight"}
+    (point,) = Sweep.one_point({**values, "sparsity": 50.0, "mean": "0.5", "std": "0.25"}).points
+    assert estimate([point]).training_flops > 0
+    dataset = Materials(None).dataset(point)
+    assert dataset.input_shape == (1, 12, 12)
+    assert (dataset.mean, dataset.std) == ((0.5,), (0.25,))
