@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from onnxprune.bridge.coupling import Cutting, followed
-from onnxprune.bridge.graph_network import GraphNetwork, layer_of, remade
+from onnxprune.bridge.graph_builder import layer_of, remade
+from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.reduction.recovery import QUICK, recover
 from onnxprune.reduction.selection import rank_groups
 from onnxprune.reduction.single_weights import prune_by_samples

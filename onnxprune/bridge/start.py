@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from onnxprune.bridge.coupling import heads
-from onnxprune.bridge.graph_network import read_network
+from onnxprune.bridge.graph_builder import read_network
 from onnxprune.data.dataset import Dataset
 from onnxprune.models import MODELS
 from onnxprune.settings.point import Point

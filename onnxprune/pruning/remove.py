@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.fx import symbolic_trace
 
 from onnxprune.bridge.coupling import coupling, cut
-from onnxprune.bridge.graph_network import GraphNetwork, remade
+from onnxprune.bridge.graph_builder import remade
+from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.common.errors import one_line
 from onnxprune.models.densenet import remove_layers
 from onnxprune.pruning.layers import weighted_layer, working_copy

@@ -18,9 +18,11 @@ from onnxprune.data.registry import DATASETS, canonical_name, is_folder, title_o
 from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, reference
 from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
 from onnxprune.settings.values import (
+    arguments,
     height_and_width,
     name_in,
     optional,
+    pixel_numbers,
     plain_text,
     real_number,
     shown,
@@ -71,27 +73,6 @@ BASE_FIELDS = (*_BASE_SETTINGS, *OPTIONS)
 def _model_name(value: Any) -> str:
     """The canonical name of a model, or the reference to the code that builds it."""
     return reference.reference_to(value) if callable(value) else MODELS.canonical(plain_text(value))
-
-
-def _arguments(value: Any) -> str:
-    """A table of arguments, or the JSON text of one, as JSON in canonical form."""
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-        if not isinstance(found, dict):
-            raise ValueError
-        return json.dumps(found, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (ValueError, TypeError, RecursionError):
-        raise InputError(f"expected a JSON object such as '{{\"width\": 64}}', got {shown(value)}") from None
-
-
-def _pixel_numbers(least: float) -> Callable[[Any], str]:
-    """Makes one number, or one a channel, a text with commas."""
-
-    def parse(value: Any) -> str:
-        pieces = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-        return ",".join(f"{real_number(least, 1e6)(piece):.12g}" for piece in pieces)
-
-    return parse
 
 
 def content_hash(value: Any) -> str:
@@ -204,15 +185,15 @@ class Point:
     batch_norm: bool = _setting(False, "BatchNorm in the cnn", truth_value)
     stem: str = _setting("imagenet", "first layers of densenet121: imagenet or small", name_in(STEMS))
     model_args: str | None = _setting(
-        None, "arguments by name for a network of your own, as JSON: '{\"width\": 64}'", optional(_arguments)
+        None, "arguments by name for a network of your own, as JSON: '{\"width\": 64}'", optional(arguments)
     )
     mean: str | None = _setting(
         None,
         "of pixels in [0, 1], for a FILE.onnx whose metadata do not say it: one number, or one a channel with commas; "
         "by default the usual ones are tried on training images",
-        optional(_pixel_numbers(-1e6)),
+        optional(pixel_numbers(-1e6)),
     )
-    std: str | None = _setting(None, "standard deviation; likewise", optional(_pixel_numbers(1e-9)))
+    std: str | None = _setting(None, "standard deviation; likewise", optional(pixel_numbers(1e-9)))
     keep: str | None = _setting(
         None, "layers that lose nothing, with commas: names as in the network's state dict", optional(plain_text)
     )

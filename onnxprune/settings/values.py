@@ -1,5 +1,6 @@
 """Checks of single values: each takes what a user gave and returns it in its own type, or says what was expected."""
 
+import json
 import math
 import reprlib
 from collections.abc import Callable
@@ -75,3 +76,24 @@ def height_and_width(value: Any) -> str:
 
 def optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else parse(value)
+
+
+def arguments(value: Any) -> str:
+    """A table of arguments, or the JSON text of one, as JSON in canonical form."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        if not isinstance(found, dict):
+            raise ValueError
+        return json.dumps(found, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        raise InputError(f"expected a JSON object such as '{{\"width\": 64}}', got {shown(value)}") from None
+
+
+def pixel_numbers(least: float) -> Callable[[Any], str]:
+    """Makes one number, or one a channel, a text with commas."""
+
+    def parse(value: Any) -> str:
+        pieces = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        return ",".join(f"{real_number(least, 1e6)(piece):.12g}" for piece in pieces)
+
+    return parse

@@ -12,8 +12,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.bridge.coupling import coupling, cut
+from onnxprune.bridge.graph_builder import build, read_network, remade
 from onnxprune.bridge.graph_input import image_input
-from onnxprune.bridge.graph_network import GraphNetwork, build, read_network, remade
+from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.common.errors import InputError
 from onnxprune.graph.network import read
 
