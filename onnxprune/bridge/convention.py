@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
 from onnxprune.analysis.evaluation import as_logits, score
-from onnxprune.bridge.graph_input import SECONDS_TO_OPEN, image_input
+from onnxprune.bridge.graph_input import SECONDS_TO_OPEN, image_input, image_layout
 from onnxprune.common.errors import InputError
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.graph.images import ImageInput
@@ -25,6 +26,8 @@ _PUBLISHED = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
+# what was found for a file and data: the steps of a search ask again
+_tried: dict[tuple[Path, int, str, tuple[int, int, int]], tuple[Normalisation, str]] = {}
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -54,17 +57,18 @@ def as_the_file_takes(path: Path, dataset: Dataset, mean: str | None, std: str |
     network = read(path)
     image = image_input(network, str(path))
     dataset = dataset.padded(_largest(image))
-    try:
-        image.layout(dataset.input_shape)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    image_layout(image, dataset.input_shape, str(path))
     if mean is not None and std is not None:
         given = Normalisation(_numbers(mean), _numbers(std))
         return Convention(_normalised(path, dataset, given), "")
     recorded = parse(metadata(network.model)).normalisation
     if recorded is not None:
         return Convention(_normalised(path, dataset, recorded), "")
-    return _found(path, dataset)
+    known = (path, path.stat().st_mtime_ns, dataset.checksum, dataset.input_shape)
+    if known not in _tried:
+        _tried[known] = _found(path, dataset)
+    used, note = _tried[known]
+    return Convention(_normalised(path, dataset, used), note)
 
 
 def smallest_side(path: Path) -> int:
@@ -80,27 +84,26 @@ def _largest(image: ImageInput) -> int:
     return max((size for size in image.shape[1:] if size is not None), default=1)
 
 
-def _found(path: Path, dataset: Dataset) -> Convention:
+def _found(path: Path, dataset: Dataset) -> tuple[Normalisation, str]:
+    """The usual normalisation with which a file answers best, and a line that says so."""
     few = Split(dataset.train.images[:_IMAGES], dataset.train.labels[:_IMAGES])
-    losses = {}
-    for name, candidate in _usual(dataset).items():
-        losses[name] = _score(path, few, candidate)
-    best = min(losses, key=lambda name: losses[name][1])
-    accuracy = losses[best][0]
+    session = open_session(path)
+    usual = _usual(dataset)
+    scores = {name: _score(session, few, candidate) for name, candidate in usual.items()}
+    best = min(scores, key=lambda name: scores[name][1])
+    used, accuracy = usual[best], scores[best][0]
     chance = 100 * float(np.bincount(few.labels).max()) / len(few)
-    used = _usual(dataset)[best]
-    listed = " and ".join(",".join(f"{number:g}" for number in part) for part in (used.mean, used.std))
     if accuracy < min(_LEAST * chance, (100 + chance) / 2):
         raise InputError(
             f"{path}: its metadata do not say how images are normalised, and with none of the usual ways it is right "
             f"about more than {accuracy:.1f} % of {len(few):,} training images of {dataset.name}: give the --mean and "
             "--std it was trained with"
         )
-    note = (
+    listed = " and ".join(",".join(f"{number:g}" for number in part) for part in (used.mean, used.std))
+    return used, (
         f"{path.name} does not say how images are normalised: {best} (mean and std {listed}) is right about "
         f"{accuracy:.1f} % of {len(few):,} training images, more than other usual ways; --mean and --std choose another"
     )
-    return Convention(_normalised(path, dataset, used), note)
 
 
 def _usual(dataset: Dataset) -> dict[str, Normalisation]:
@@ -115,9 +118,8 @@ def _usual(dataset: Dataset) -> dict[str, Normalisation]:
     return found
 
 
-def _score(path: Path, split: Split, normalisation: Normalisation) -> tuple[float, float]:
+def _score(session: onnxruntime.InferenceSession, split: Split, normalisation: Normalisation) -> tuple[float, float]:
     """Accuracy in percent, and cross-entropy, which is infinite where answers are no numbers."""
-    session = open_session(path)
     scores = score(
         as_logits(run_batched(session, split.images, normalisation.mean, normalisation.std, 100)), split.labels
     )

@@ -10,7 +10,7 @@ import torch
 from onnx import NodeProto
 from torch import Tensor, nn
 
-from onnxprune.bridge.graph_input import SECONDS_TO_OPEN, image_input
+from onnxprune.bridge.graph_input import SECONDS_TO_OPEN, image_input, image_layout
 from onnxprune.bridge.graph_network import GraphNetwork, Parameter, Plan
 from onnxprune.bridge.operators import NUMBERS, OPERATORS, Call
 from onnxprune.common.errors import InputError
@@ -40,6 +40,8 @@ _PARAMETERS: dict[str, tuple[int, ...]] = {
 # likewise of what comes after one of these: shifts, scales, tokens and embeddings of positions. Before them, constants
 # of the same operators normalise the input.
 _SHIFTS = {"Add", "Concat", "Expand", "Mul", "Sub"}
+
+_OWN_NAMES = {"plan", *dir(GraphNetwork), *vars(nn.Module())}  # of a network's attributes and methods
 
 
 class _BatchNorm(nn.BatchNorm2d):
@@ -81,11 +83,7 @@ def _prepared(path: Path, changed: int, shape: tuple[int, int, int]) -> Prepared
     """A file's graph, followed once."""
     probe(path, seconds=SECONDS_TO_OPEN)
     image = image_input(read(path), str(path))
-    try:
-        layout = image.layout(shape)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return prepare(path, None if image.sizes and None not in image.sizes else {image.name: (2, *layout.sizes)})
+    return prepare(path, image.shapes(image_layout(image, shape, str(path))))
 
 
 def _scores(prepared: Prepared, path: Path, classes: int | None) -> tuple[str, bool]:
@@ -151,9 +149,9 @@ class _Builder:
         """The text as a name that Python and PyTorch take, and that nothing has yet."""
         text = re.sub(r"\W+", "_", text).strip("_") or "tensor"
         text = f"_{text}" if text[0].isdigit() else text
-        taken = {*self.modules, *self.tensors}
+        taken = {*self.modules, *self.tensors, *_OWN_NAMES}
         candidate, number = text, 1
-        while candidate in taken or hasattr(nn.Module(), candidate) or candidate in ("plan", "shapes", "graph"):
+        while candidate in taken:
             number += 1
             candidate = f"{text}_{number}"
         return candidate

@@ -3,7 +3,7 @@
 import numpy as np
 
 from onnxprune.common.errors import InputError
-from onnxprune.graph.images import ImageInput
+from onnxprune.graph.images import ImageInput, Layout
 from onnxprune.graph.network import Network
 
 SECONDS_TO_OPEN = 30  # of a file: by the clock, and the machine may be busy
@@ -22,3 +22,15 @@ def image_input(network: Network, where: str) -> ImageInput:
     if image.kind != np.float32:
         raise InputError(f"{where}: its input {image.name!r} is {image.kind}: a study needs one of float32")
     return image
+
+
+def image_layout(image: ImageInput, shape: tuple[int, int, int], where: str) -> Layout:
+    """How images of this shape (C, H, W) are laid out for an input.
+
+    Raises:
+        InputError: they do not fit it.
+    """
+    try:
+        return image.layout(shape)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None

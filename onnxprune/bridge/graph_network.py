@@ -134,8 +134,7 @@ class GraphNetwork(nn.Module):
     @property
     def shapes(self) -> dict[str, Shape] | None:
         """Its input's shape for a batch of two, where its file leaves sizes of an image open."""
-        sizes = self.plan.image.sizes
-        return {self.plan.image.name: (2, *self.plan.layout.sizes)} if sizes is None or None in sizes else None
+        return self.plan.image.shapes(self.plan.layout)
 
     def normalised(self) -> dict[str, str]:
         """Layer -> the BatchNorm that alone reads its output."""

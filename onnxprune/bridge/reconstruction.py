@@ -10,12 +10,12 @@ from onnxprune.bridge.coupling import Cutting, followed
 from onnxprune.bridge.graph_builder import layer_of, remade
 from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.reduction.recovery import QUICK, recover
+from onnxprune.reduction.samples import batch_places
 from onnxprune.reduction.selection import rank_groups
 from onnxprune.reduction.single_weights import prune_by_samples
 from onnxprune.runtime.random_inputs import Inputs
 
 IMAGES = 512  # that are looked at
-_BATCH = 32
 
 
 def removal_order(network: nn.Module, images: Tensor, seed: int) -> dict[str, np.ndarray]:
@@ -85,5 +85,4 @@ def _inputs(network: nn.Module, name: str, images: Tensor) -> list[Inputs]:
     arrays = images.detach().cpu().numpy()
     if isinstance(network, GraphNetwork):
         arrays = network.plan.layout.apply(arrays)
-    size = min(_BATCH, max(1, len(arrays) // 8))
-    return [{name: np.ascontiguousarray(part)} for part in np.array_split(arrays, max(1, -(-len(arrays) // size)))]
+    return [{name: arrays[part]} for part in batch_places(len(arrays), None)]

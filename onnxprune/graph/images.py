@@ -19,8 +19,8 @@ class Layout:
     sizes: tuple[int, ...]
 
     def apply(self, images: np.ndarray) -> np.ndarray:
-        """The images (N, C, H, W) as (N, *sizes)."""
-        return images.transpose(self.axes).reshape(len(images), *self.sizes)
+        """The images (N, C, H, W) as (N, *sizes), in the order of C."""
+        return np.ascontiguousarray(images.transpose(self.axes).reshape(len(images), *self.sizes))
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,10 @@ class ImageInput:
             case (height, width):
                 return 1, height, width
         return None, None, None
+
+    def shapes(self, layout: Layout) -> dict[str, tuple[int, ...]] | None:
+        """The input's shape for a batch of two, where it leaves sizes of a sample open; None where it does not."""
+        return {self.name: (2, *layout.sizes)} if self.sizes is None or None in self.sizes else None
 
     def takes(self, shape: tuple[int, int, int]) -> bool:
         """Whether images of this shape (C, H, W) can be laid out for it."""

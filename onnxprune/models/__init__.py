@@ -5,7 +5,7 @@ maps images (N, C, H, W) to logits (N, classes). The built-in ones can be traced
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,14 +122,10 @@ NORMALISATION = ("mean", "std")  # those of files
 
 
 def _file_model(name: str) -> Model:
-    return Model(
-        model_title(name),
-        f"your own network, {name}",
-        name,
-        micro_batch=128,
+    return replace(
+        _own_model(name),
         recipe=Recipe(epochs=0, finetune_epochs=1, learning_rate=0.001, finetune_learning_rate=0.001),
         options=NORMALISATION,
-        batch_norm=True,  # as far as is known: a criterion that needs it looks for itself
         trained=True,
         criterion="obs",
     )

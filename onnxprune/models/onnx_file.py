@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import digest as digest_of
 
 _FILE = ".onnx"
 
@@ -41,10 +42,9 @@ def _digest(path: Path, changed: int) -> str:
     from onnxprune.graph.files import files_of
 
     found = hashlib.sha256()
-    try:
-        for part in files_of(path):
-            with part.open("rb") as file:
-                found.update(hashlib.file_digest(file, "sha256").digest())
-    except OSError as error:
-        raise InputError(f"model '{path}': {error.strerror}") from None
+    for part in files_of(path):
+        content = digest_of(part)
+        if content is None:
+            raise InputError(f"model '{path}': {part} cannot be read")
+        found.update(bytes.fromhex(content))
     return found.hexdigest()

@@ -43,13 +43,14 @@ def recalibrate(network: nn.Module, batches: Batches, seed: int) -> None:
         norm.eval()
 
 
-def reconstruct(pruned: Pruned, base: GraphNetwork, request: Request, batches: Batches) -> None:
+def reconstruct(pruned: Pruned, base: GraphNetwork, request: Request, batches: Batches, chosen: bool) -> None:
     """Fits what is left of an ONNX graph to what it gave, from 512 training images without their labels; in place.
 
-    Single weights make up for the others where the criterion is "obs", which says how.
+    Single weights make up for the others where the criterion is "obs", which says how for those that it chooses.
 
     Args:
         base: the network before anything went, which is left untouched.
+        chosen: whether the criterion has chosen what went, and no control in its place.
     """
     if not pruned.removed[0]:
         return
@@ -57,7 +58,7 @@ def reconstruct(pruned: Pruned, base: GraphNetwork, request: Request, batches: B
         images = _looked_at(batches, request.seed)
         cutting = cut(base, tuple(images.shape[1:]), pruned.unit_masks)
         pruned.network = reconstructed(base, cutting, images, request.seed)
-    elif request.criterion == "obs":
+    elif request.criterion == "obs" and chosen:
         pruned.network, _ = sparse_file(base, request, batches)
     apply_held(pruned.network, pruned.held)
 

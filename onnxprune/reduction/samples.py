@@ -127,7 +127,7 @@ def _from_arrays(source: str, arrays: Mapping[str, np.ndarray], network: Network
     if len(lengths) != 1:
         raise InputError(f"{source}: its arrays have different numbers of samples: {sorted(lengths)}")
     chosen = _chosen(lengths.pop(), count, seed)
-    parts = _parts(len(chosen), network.fixed_batch)
+    parts = batch_places(len(chosen), network.fixed_batch)
     return _split([{name: array[chosen[part]] for name, array in fitting.items()} for part in parts], source)
 
 
@@ -219,7 +219,7 @@ class _Images:
     def batches(self, images: np.ndarray, dataset: Dataset | None = None) -> list[Inputs]:
         """Images (N, C, H, W), uint8, as inputs in batches."""
         convert = self.converter(dataset)
-        parts = _parts(len(images), self.network.fixed_batch)
+        parts = batch_places(len(images), self.network.fixed_batch)
         return [convert(images[part]) for part in parts]
 
     def converter(self, dataset: Dataset | None = None) -> Callable[[np.ndarray], Inputs]:
@@ -268,7 +268,7 @@ def as_input(images: np.ndarray, value: onnx.ValueInfoProto, normalisation: Norm
         )
         found = (images.astype(np.float32) / 255 - mean) / std
     image = ImageInput.of_value(value)
-    return np.ascontiguousarray(image.layout(images.shape[1:]).apply(found), image.kind)
+    return image.layout(images.shape[1:]).apply(found).astype(image.kind, copy=False)
 
 
 def _chosen(available: int, count: int, seed: int) -> np.ndarray:
@@ -276,7 +276,7 @@ def _chosen(available: int, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(available)[:count]
 
 
-def _parts(count: int, fixed: int | None) -> list[np.ndarray]:
+def batch_places(count: int, fixed: int | None) -> list[np.ndarray]:
     """Places of each batch's samples: batches of about one size, eight of them or more where there are few samples.
 
     Where the model fixes their size, what does not fill one is left out.

@@ -93,7 +93,7 @@ def run_batched(
         batch -= shift
         batch *= scale
         try:
-            logits += session.run([answer.name], {taken.name: np.ascontiguousarray(layout.apply(batch))})
+            logits += session.run([answer.name], {taken.name: layout.apply(batch)})
         except Exception as error:
             raise InputError(
                 f"the model's input {taken.name!r} is {session.get_inputs()[0].shape}, it does not take images "

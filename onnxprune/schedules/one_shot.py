@@ -28,7 +28,7 @@ def one_shot(context: PruningContext) -> Pruned:
     else:
         pruned = context.remove(base, masks)
         if isinstance(base, GraphNetwork):
-            reconstruct(pruned, base, context.request, context.batches)
+            reconstruct(pruned, base, context.request, context.batches, chosen=point.control == "none")
         if point.compensate:
             compensate(pruned, base, context.dataset.input_shape)
         if point.recalibrate:

@@ -286,3 +286,15 @@ def test_a_fixed_batch_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="batches of 2 only"):
         read_network(path, SHAPE, 4)
+
+
+def test_constants_may_be_called_as_the_network_s_own_methods_are(tmp_path: Path) -> None:
+    names = ["save", "normalised", "forward", "graph", "plan", "training"]
+    code = "".join(f"h{place + 1} = Add (h{place}, {name}) " for place, name in enumerate(names))
+    body = (
+        f"g (float[batch, 192] image) => (float[batch, 4] scores) {{ h0 = Gemm (image, w) {code} scores = Relu (h6) }}"
+    )
+    constants = {name: random(4, 1, seed=place).ravel() for place, name in enumerate(names)}
+    path = graphs.write(tmp_path / "m.onnx", body, w=random(192, 4), **constants)
+    network = read_network(path, SHAPE, 4)
+    np.testing.assert_allclose(answers(network, images()), by_onnxruntime(path, network, images()), atol=1e-5)

@@ -152,3 +152,22 @@ def test_small_images_get_a_border_for_a_file_of_larger_ones(tmp_path: Path) -> 
     dataset = Materials(None).dataset(point)
     assert dataset.input_shape == (1, 12, 12)
     assert (dataset.mean, dataset.std) == ((0.5,), (0.25,))
+
+
+def test_what_a_control_takes_is_what_is_gone(file: Path, tmp_path: Path) -> None:
+    found = onnxprune.sweep(
+        model=str(file),
+        dataset=str(trained.dataset(tmp_path / "digits8.npz")),
+        technique="weight",
+        sparsity=50,
+        control="layerwise-random",
+        finetune_epochs=0,
+        latency_seconds=0,
+        out=tmp_path / "runs",
+        workers=1,
+    )
+    (path,) = (tmp_path / "runs").glob("*/*-weight-obs-s50*/model.onnx")
+    weights = [value for value in arrays(path).values() if value.ndim == 2]
+    zeros = sum(int((value == 0).sum()) for value in weights) / sum(value.size for value in weights)
+    assert zeros == pytest.approx(0.5, abs=0.01)
+    assert found["achieved_sparsity"].item() == pytest.approx(50, abs=0.1)

@@ -143,3 +143,15 @@ def test_a_folder_with_results_is_not_reused(sweep: Path) -> None:
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither a finished point nor"):
         rerun(tmp_path, tmp_path / "again")
+
+
+def test_a_network_whose_file_has_changed_is_not_reproduced(copy: Path, tmp_path: Path) -> None:
+    source = tmp_path / "net.py"
+    source.write_text("")
+    config = json.loads((copy / store.CONFIG).read_text())
+    write_json(copy.with_name("then") / store.CONFIG, {**config, "model": f"{source}:Net"})
+    assert compare(copy.with_name("then"), copy).reproduced
+    change(copy, "metrics", spec_hash="another0")
+    found = compare(copy.with_name("then"), copy)
+    assert not found.reproduced
+    assert list(found.differences) == found.beyond == ["the model's file"]

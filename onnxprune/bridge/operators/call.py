@@ -77,7 +77,9 @@ def numbers(value: Value) -> list[Any]:
 
 
 def number(value: Value) -> Any:
-    return numbers(value)[0] if np.ndim(numbers(value)[0]) == 0 else np.ravel(numbers(value)).tolist()[0]
+    """A tensor of one element as a Python number."""
+    assert value is not None
+    return value.item()
 
 
 def together(*values: Value) -> list[Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from onnxprune.bridge.operators.call import Call, Value, operator, padded, tensor, together
+from onnxprune.bridge.operators.call import Call, Value, operator, padded, tensor
 
 
 def _spatial(call: Call, data: Tensor, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
@@ -31,7 +31,7 @@ def _spatial(call: Call, data: Tensor, kernel: Sequence[int]) -> tuple[list[int]
 @operator("Conv")
 def _convolve(call: Call, data: Tensor, weight: Value, bias: Value = None) -> Tensor:
     """Conv of one, two or three dimensions."""
-    (kernel,) = together(weight) if isinstance(weight, Tensor) else [tensor(weight, data)]  # type: ignore[arg-type]
+    kernel = tensor(weight, data)  # type: ignore[arg-type]
     strides, dilations, pads = _spatial(call, data, kernel.shape[2:])
     run: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[kernel.dim() - 3]
     half = len(pads) // 2
