@@ -1,13 +1,15 @@
 """`compare`: ONNX files side by side."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs
+from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs, check_measured, warn
+from onnxprune.common.errors import InputError
 
 if TYPE_CHECKING:
     from onnxprune.analysis.comparison import Entry
@@ -53,9 +55,11 @@ def compare(
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
+    check_measured(base)
+    sound = _measured(others)
     entries = compare_files(
         base,
-        others,
+        sound,
         batch_sizes=batch_sizes,
         shapes=inputs.shapes,
         values=inputs.values,
@@ -70,6 +74,28 @@ def compare(
         click.echo(_as_csv(entries), nl=False)
     else:
         _print(entries, device)
+    if len(sound) < len(others):
+        raise SystemExit(InputError.exit_code)
+
+
+def _measured(files: Sequence[Path]) -> list[Path]:
+    """The files but for points of sweeps that are not what was measured, which are named and left out.
+
+    Raises:
+        InputError: all of them are.
+    """
+    sound, problems = [], []
+    for path in files:
+        try:
+            check_measured(path)
+            sound.append(path)
+        except InputError as error:
+            problems.append(str(error))
+    if not sound:
+        raise InputError("\n".join(problems))
+    for problem in problems:
+        warn(f"Left out: {problem}")
+    return sound
 
 
 def entry_json(entry: "Entry") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import machine_readable, print_rows
+from onnxprune.commands.options import machine_readable, print_rows, warn
 
 if TYPE_CHECKING:
     from onnxprune.delivery.deployment import Choice, Deployed
@@ -59,7 +59,7 @@ def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, output: 
         max_drop = _DROP
     wanted = deployment.constraints(max_drop=max_drop, **limits)
     entries, misses = [], []
-    for table in deployment.studies(sweep, wanted):
+    for table in deployment.studies(sweep, wanted, warn):
         try:
             choice = deployment.choose(table, wanted)
         except RunError as error:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, DEVICE, IMAGE_SIZE, MEAN, STD, THREADS, machine_readable, print_rows
+from onnxprune.commands.options import (
+    DATA_DIR,
+    DEVICE,
+    IMAGE_SIZE,
+    MEAN,
+    STD,
+    THREADS,
+    check_measured,
+    machine_readable,
+    print_rows,
+)
 
 if TYPE_CHECKING:
     from onnxprune.analysis.assessment import Assessment
@@ -57,6 +67,7 @@ def evaluate(
     from onnxprune.analysis.classifier import open_classifier
     from onnxprune.data.registry import canonical_name
 
+    check_measured(model)
     name = canonical_name(dataset)
     classifier = open_classifier(model, device=device, threads=threads or os.cpu_count() or 1)
     data = _loaded(name, data_dir, classifier, image_size)

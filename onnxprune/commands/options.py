@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from onnxprune.common.errors import InputError, one_line
+from onnxprune.common.output import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -210,6 +211,23 @@ MEAN = click.option(
     help="Of pixels in [0, 1]: one number, or one for each channel, with commas  [default: the file's metadata].",
 )
 STD = click.option("--std", metavar="NUMBERS", callback=_decimals, help="Standard deviation; likewise.")
+
+
+def check_measured(model: Path) -> None:
+    """Refuses a point's model that is not the one that was measured; other files pass, and nothing is imported.
+
+    Raises:
+        InputError: its SHA-256 is not the one in the record beside it.
+    """
+    if (model.parent / "metrics.json").exists():
+        from onnxprune.results.store import check_measured as check
+
+        check(model)
+
+
+def warn(line: str) -> None:
+    """Prints a line to stderr, whatever is in it."""
+    click.echo(printable(line), err=True)
 
 
 def machine_readable(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from onnxprune.commands.options import warn
+
 
 @click.command()
 @click.argument("sweep", type=click.Path(path_type=Path))
@@ -30,5 +32,5 @@ def plot(sweep: Path, x: str, y: str, out: Path) -> None:
     """
     from onnxprune.report.figures import plot as draw
 
-    draw(sweep, x, y, out)
+    draw(sweep, x, y, out, warn)
     click.echo(out)

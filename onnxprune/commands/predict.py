@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from onnxprune.commands.options import machine_readable, print_rows
+from onnxprune.commands.options import check_measured, machine_readable, print_rows
 
 
 @click.command()
@@ -25,6 +25,7 @@ def predict(model: Path, images: tuple[Path, ...], output: str | None) -> None:
     from onnxprune.analysis.prediction import picture_shape
     from onnxprune.analysis.prediction import predict as predict_files
 
+    check_measured(model)
     classifier = open_classifier(model)
     found = predict_files(classifier, list(images))
     _, height, width = shape = picture_shape(classifier)

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.commands.options import warn
+from onnxprune.common.output import printable
+
 if TYPE_CHECKING:
     from onnxprune.report.sources import Source
 
@@ -41,7 +44,10 @@ def report(sweeps: tuple[Path, ...], out: Path | None, watch: bool) -> None:
     if watch:
         _watch(list(sweeps), page)
     else:
-        write(read(list(sweeps)), page)
+        found = read(list(sweeps))
+        for line in (line for source in found for line in source.left_out):
+            warn(line)
+        write(found, page)
     click.echo(page)
 
 
@@ -66,4 +72,5 @@ def _watch(sweeps: list[Path], page: Path) -> None:
 
 def _done(source: "Source") -> str:
     failed = f", {len(source.failures)} failed" if source.failures else ""
-    return f"{source.name}: {len(source.table)} of {source.planned or '?'} done{failed}"
+    left_out = "".join(f"; {printable(line)}" for line in source.left_out)
+    return f"{source.name}: {len(source.table)} of {source.planned or '?'} done{failed}{left_out}"

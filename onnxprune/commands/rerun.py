@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows
+from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows, warn
 
 if TYPE_CHECKING:
     from onnxprune.study.rerun import Repetition
@@ -39,7 +39,7 @@ def rerun(folder: Path, out: Path | None, data_dir: Path | None, output: str | N
     from onnxprune.study.rerun import rerun as run_again
 
     with tempfile.TemporaryDirectory(prefix="onnxprune-rerun-") as temporary:
-        repetitions = run_again(folder, out or Path(temporary), data_dir)
+        repetitions = run_again(folder, out or Path(temporary), data_dir, warn)
     if output is not None:
         rows = [{**dataclasses.asdict(found), "reproduced": found.reproduced} for found in repetitions]
         print_rows(rows, output)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS, executor
+from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS, executor, warn
 from onnxprune.commands.points import PointCommand
 from onnxprune.commands.report import PAGE
 
@@ -192,11 +192,12 @@ def _print_plan(plan: "Sweep", how: _How) -> None:
 
 def _print_rows(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
     from onnxprune.commands.tables import print_results
+    from onnxprune.common.cells import csv_of
 
     if as_json:
         click.echo(table.to_json(orient="records", indent=1))
     elif as_csv:
-        click.echo(table.to_csv(index=False), nl=False)
+        click.echo(csv_of(table), nl=False)
     elif len(table):
         print_results(table)
 
@@ -209,7 +210,7 @@ def results(folder: Path, as_json: bool, as_csv: bool) -> None:
     """Print the table of a sweep, finished or still running."""
     from onnxprune.results.store import failures, result_table
 
-    table = result_table(folder)
+    table = result_table(folder, warn)
     _print_failures(failures(folder))
     if not len(table):
         click.echo(f"{folder} has no finished point yet.", err=True)

@@ -5,7 +5,6 @@ file and the arguments of the Python functions are all read off them.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import digest
 from onnxprune.data.registry import DATASETS, canonical_name, is_folder, title_of
 from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, reference
 from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
@@ -394,17 +394,10 @@ def _weights_digest(weights: str | None) -> list[str]:
     """What ids say of a file of weights: its content, wherever it is."""
     if weights is None or weights == IMAGENET:
         return []
-    path = Path(weights)
-    try:
-        return [_digest(path, path.stat().st_mtime_ns)]
-    except OSError as error:
-        raise InputError(f"cannot read the weights {path}: {error.strerror}") from None
-
-
-@functools.cache
-def _digest(path: Path, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = digest(Path(weights))
+    if found is None:
+        raise InputError(f"cannot read the weights {weights}: they are no file, or not yours to read")
+    return [found]
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Point)}
