@@ -146,13 +146,12 @@ def _numbers(text: str, numbers: str) -> "np.ndarray":
 
 
 def _arrays(path: Path) -> "dict[str, np.ndarray]":
-    import numpy as np
+    from onnxprune.data.npz import array_names, read_arrays
 
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # NumPy's errors share no base class
-        raise click.BadParameter(f"{path} cannot be read as an .npz file: {one_line(error)}") from None
+        return read_arrays(path, array_names(path))
+    except InputError as error:
+        raise click.BadParameter(one_line(error)) from None
 
 
 _FORMS = "NAME:SIZES like input:1x3x224x224, NAME=VALUE like sr=16000, or FILE.npz"

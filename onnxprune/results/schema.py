@@ -1,7 +1,7 @@
 """What the files of bases and points may hold: nothing else is believed, whoever wrote it.
 
-Records come from `json.loads`, which knows NaN, and are checked by msgspec. What a version of onnxprune does not know is
-left alone; what it knows has its type and its range.
+Records come from `json.loads`, which knows NaN, and are checked by msgspec. What a version of onnxprune does not know
+is left alone; what it knows has its type and its range.
 """
 
 from collections.abc import Iterable

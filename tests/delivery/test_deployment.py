@@ -301,7 +301,7 @@ def test_sweeps_that_lack_what_decides_are_refused(sweep: Path, tmp_path: Path) 
         record = json.loads(path.read_text())
         del record["metrics"]["base_validation_accuracy"]
         write_json(path, record)
-    with pytest.raises(InputError, match="no finished point that can be used.*lacks base_validation_accuracy"):
+    with pytest.raises(InputError, match=r"no finished point that can be used.*lacks base_validation_accuracy"):
         deployment.studies(copy, [])
     for path in copy.glob("*/metrics.json"):
         path.unlink()
