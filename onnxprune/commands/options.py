@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.output import printable
 
@@ -226,7 +227,7 @@ def check_measured(model: Path) -> None:
 
 def warn(line: str) -> None:
     """Prints a line to stderr, whatever is in it."""
-    click.echo(printable(line), err=True)
+    echo(printable(line), err=True)
 
 
 def machine_readable(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -242,6 +243,6 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: str) -> None:
     from onnxprune.commands.columns import csv_text
 
     if output == "csv":
-        click.echo(csv_text(rows) if rows else "", nl=False)
+        echo(csv_text(rows) if rows else "", nl=False)
     else:
-        click.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.commands.options import warn
 
 
@@ -33,4 +34,4 @@ def plot(sweep: Path, x: str, y: str, out: Path) -> None:
     from onnxprune.report.figures import plot as draw
 
     draw(sweep, x, y, out, warn)
-    click.echo(out)
+    echo(out)

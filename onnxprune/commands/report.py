@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.commands.options import warn
 from onnxprune.common.output import printable
 
@@ -48,7 +49,7 @@ def report(sweeps: tuple[Path, ...], out: Path | None, watch: bool) -> None:
         for line in (line for source in found for line in source.left_out):
             warn(line)
         write(found, page)
-    click.echo(page)
+    echo(page)
 
 
 def _watch(sweeps: list[Path], page: Path) -> None:
@@ -64,7 +65,7 @@ def _watch(sweeps: list[Path], page: Path) -> None:
             finished = all(source.finished for source in sources)
             if done != before:
                 write(sources, page, None if finished else _SECONDS)
-                click.echo(f"{page}: " + "; ".join(done), err=True)
+                echo(f"{page}: " + "; ".join(done), err=True)
         if finished:
             return
         time.sleep(_SECONDS)

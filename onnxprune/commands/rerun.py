@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows, warn
 
 if TYPE_CHECKING:
@@ -58,12 +59,12 @@ def _print(repetitions: "list[Repetition]") -> None:
             for column, label in (("training_seconds", "training"), ("latency_ms_median", "latency"))
             if column in found.ratios
         )
-        click.echo(f"{verdict}{exactness}{times}: {found.folder}")
+        echo(f"{verdict}{exactness}{times}: {found.folder}")
         for name, text in found.differences.items():
-            click.echo(f"  {'beyond tolerance: ' if found.changes and name in found.beyond else ''}{name}: {text}")
+            echo(f"  {'beyond tolerance: ' if found.changes and name in found.beyond else ''}{name}: {text}")
     changes = {line for found in repetitions for line in (f"{name}: {text}" for name, text in found.changes.items())}
     for line in sorted(changes):
-        click.echo(f"environment: {line}")
+        echo(f"environment: {line}")
     count = sum(found.reproduced for found in repetitions)
     exact = sum(not found.differences for found in repetitions)
-    click.echo(f"{count} of {len(repetitions)} reproduced, {exact} of them bit for bit.")
+    echo(f"{count} of {len(repetitions)} reproduced, {exact} of them bit for bit.")

@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from onnxprune.common.output import printable
 from onnxprune.settings.point import FIELDS
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
     for heading in ("layer", "units", *(f"{sparsity:g} %" for sparsity in drops)):
         grid.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
     for layer, row in drops.iterrows():
-        grid.add_row(str(layer), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row))
+        grid.add_row(escape(printable(str(layer))), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row))
     console.print(grid)
     base = found[0].accuracy + found[0].drop
     console.print(

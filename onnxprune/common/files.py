@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def digest(path: Path) -> str | None:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
             return None
-        identity = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+        identity = _identity(about)
         if time.time_ns() - about.st_ctime_ns < _TICK:  # what changes within a tick of the clock bears the same time
             return _digest.__wrapped__(path, identity)
         return _digest(path, identity)
@@ -109,8 +109,23 @@ def digest(path: Path) -> str | None:
         return None
 
 
+def identities(paths: Iterable[Path]) -> list[tuple[int, ...] | None]:
+    """What the system knows each file by, None for one that is not there: another after it was written or replaced."""
+    found: list[tuple[int, ...] | None] = []
+    for path in paths:
+        try:
+            found.append(_identity(path.stat()))
+        except OSError:
+            found.append(None)
+    return found
+
+
+def _identity(about: os.stat_result) -> tuple[int, ...]:
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
 @functools.lru_cache(maxsize=10_000)
-def _digest(path: Path, _identity: tuple[int, ...]) -> str:
+def _digest(path: Path, _known_by: tuple[int, ...]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -360,10 +360,18 @@ def _triton_configuration(name: str, facts: Facts, batch: int) -> str:
         formula=NORMALISATION,
         mean=list(facts.normalisation.mean),
         std=list(facts.normalisation.std),
-        name=name,
+        name=_escaped(name),
         batch=batch,
-        input=facts.input_name,
+        input=_escaped(facts.input_name),
         dims=", ".join(map(str, facts.layout.sizes)),
-        output=facts.output_name,
+        output=_escaped(facts.output_name),
         classes=len(facts.classes),
+    )
+
+
+def _escaped(text: str) -> str:
+    """A text between the quotes of protobuf's text format."""
+    return "".join(
+        letter if letter.isprintable() and letter not in '"\\' else "".join(f"\\{byte:03o}" for byte in letter.encode())
+        for letter in text
     )

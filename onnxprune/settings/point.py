@@ -15,7 +15,7 @@ from typing import Any
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
 from onnxprune.data.registry import DATASETS, canonical_name, is_folder, title_of
-from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, reference
+from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, own_files, reference
 from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
 from onnxprune.settings.values import (
     arguments,
@@ -292,6 +292,15 @@ class Point:
             f"-s{self.sparsity:g}-seed{self.seed}"
         )
         return f"{title}-{content_hash([SCHEMA, checksum, told(self.settings()), *self._sources()])}"
+
+    def source_files(self) -> list[Path]:
+        """The files that the settings name beside the data, and that decide the result: of weights and of the model.
+
+        Raises:
+            InputError: one is not there.
+        """
+        weights = [] if self.weights in (None, IMAGENET) else [Path(str(self.weights))]
+        return weights + own_files(self.model)
 
     def _sources(self) -> list[str]:
         """What ids say of the files that the settings name: their content."""

@@ -24,7 +24,7 @@ def test_many_members_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     np.savez_compressed(path, **{f"a{number}": np.zeros(400_000, np.uint8) for number in range(4)})
     monkeypatch.setattr(npz, "_LARGE", 10**6)
     assert len(read_arrays(path, ["a0", "a1"])) == 2
-    with pytest.raises(InputError, match="its arrays are .* MB that unfold to .* GB"):
+    with pytest.raises(InputError, match=r"its arrays are .* MB that unfold to .* GB"):
         read_arrays(path, ["a0", "a1", "a2", "a3"])
 
 
@@ -44,7 +44,7 @@ def test_a_head_of_400_digits_is_no_array(tmp_path: Path) -> None:
     member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + b"abc"
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", member)
-    with pytest.raises(InputError, match="is not an .npz file of plain arrays") as caught:
+    with pytest.raises(InputError, match=r"is not an .npz file of plain arrays") as caught:
         read_arrays(tmp_path / "a.npz", ["x"])
     assert len(str(caught.value)) < 500
 
@@ -57,7 +57,9 @@ def test_a_picture_of_very_many_pixels_is_not_unpacked(tmp_path: Path) -> None:
 
     path = tmp_path / "bomb.png"
     head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
     with pytest.raises(InputError, match="more than 89,478,485 pixels"):
         pictures.read_picture(path, (1, 28, 28))
 
@@ -67,7 +69,7 @@ def test_a_large_picture_needs_its_memory(tmp_path: Path, monkeypatch: pytest.Mo
     Image.new("L", (2100, 2000)).save(path)
     assert pictures.read_picture(path, (1, 28, 28))[1] == (2100, 2000)
     monkeypatch.setattr(pictures, "available_memory", lambda: 10**7)
-    with pytest.raises(InputError, match="4,200,000 pixels, which take 0.1 GB"):
+    with pytest.raises(InputError, match=r"4,200,000 pixels, which take 0.1 GB"):
         pictures.read_picture(path, (1, 28, 28))
 
 
@@ -80,7 +82,7 @@ def test_a_table_whose_sizes_are_a_lie_is_stopped(tmp_path: Path, monkeypatch: p
         pq.write_table(table, tmp_path / f"{name}.parquet", store_schema=False)  # 20 GB in a file of some kilobytes
     assert (tmp_path / "train.parquet").stat().st_size < 100_000
     monkeypatch.setattr(limits, "available_memory", lambda: 500_000_000)
-    with pytest.raises(InputError, match="train.parquet (unfolds to more memory|is not a table)"):
+    with pytest.raises(InputError, match=r"train.parquet (unfolds to more memory|is not a table)"):
         tables.listed(tmp_path)
 
 
