@@ -10,11 +10,15 @@ import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import identities
 from onnxprune.graph.counting import count_model
 from onnxprune.graph.counts import Counts
 from onnxprune.graph.files import load
 from onnxprune.graph.shapes import input_shapes, input_values
 from onnxprune.graph.tensors import Shape
+from onnxprune.runtime import helper
+from onnxprune.runtime.helper import Limits, guarded, refusals, stage
+from onnxprune.runtime.sizes import bytes_around, reading_seconds, run_memory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,21 +185,23 @@ def profile(
 
         check_cuda()
     threads = threads or os.cpu_count() or 1
-    model, file_bytes = load(path)
-    header = _header(model)
-    runs = _runs(path, model, header, batch_sizes, shapes or {}, values or {})
-    counts = count_model(path, model, file_bytes, runs[0].shapes, runs[0].values)
-    integers = _unguided(model, counts, values or {})
-    del model  # it may be large, and a session holds it once more
+    before, size = identities([path]), bytes_around(path)
+    allowed = Limits(run_memory(size, None))
+    asked = (tuple(batch_sizes), dict(shapes or {}), dict(values or {}), reading_seconds(size))
+    with refusals(path):
+        counted: Counted = guarded("onnxprune.analysis.profiling:count_file", path, *asked, limits=allowed)
+    counts = counted.counts
     measured = _Measured([], [], None, [], [])
     if timed:
-        target = _Target(path, device, threads, seconds, counts.index_limits, file_bytes, say)
-        measured = _measure(target, runs, latency, per_node_time)
-        measured.remarks.extend(integers)
+        target = _Target(path, device, threads, seconds, counts.index_limits, counted.file_bytes)
+        measured = _measure(target, counted.runs, latency, per_node_time, counts.peak_activation_bytes, say)
+        measured.remarks.extend(counted.integers)
+    if identities([path]) != before:
+        raise InputError(f"{path}: changed while it was profiled: do it again")
     return Profile(
         path,
-        header,
-        runs[0].batch,
+        counted.header,
+        counted.runs[0].batch,
         counts,
         device,
         threads,
@@ -226,7 +232,38 @@ class _Target:
     seconds: float
     limits: Mapping[str, int]
     file_bytes: int
-    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What is known of a file without running it.
+
+    Attributes:
+        runs: what is to be run.
+        integers: what is said of integer inputs that may be anything.
+    """
+
+    header: Header
+    runs: list[_Run]
+    counts: Counts
+    integers: list[str]
+    file_bytes: int
+
+
+def count_file(
+    path: Path, batch_sizes: Sequence[int], shapes: Mapping[str, Shape], values: Mapping[str, Any], seconds: float
+) -> Counted:
+    """Reads and counts a file; called in the helper process.
+
+    Raises:
+        InputError: see `profile`.
+    """
+    stage("reading and counting it", seconds)
+    model, file_bytes = load(path)
+    header = _header(model)
+    runs = _runs(path, model, header, batch_sizes, shapes, values)
+    counts = count_model(path, model, file_bytes, runs[0].shapes, runs[0].values)
+    return Counted(header, runs, counts, _unguided(model, counts, values), file_bytes)
 
 
 @dataclass
@@ -258,13 +295,33 @@ def _runs(
     return runs
 
 
-def _measure(target: _Target, runs: Sequence[_Run], latency: bool, per_node_time: bool) -> _Measured:
-    """Times every run, until one cannot be made: a larger batch would not fare better."""
+def _measure(
+    target: _Target,
+    runs: Sequence[_Run],
+    latency: bool,
+    per_node_time: bool,
+    peak: int | None,
+    say: Callable[[str], None],
+) -> _Measured:
+    """Times every run, until one cannot be made: a larger batch would not fare better.
+
+    Args:
+        peak: bytes of activations at the first batch size.
+    """
     from onnxprune.runtime.kernels import on_cpu
     from onnxprune.runtime.probe import probe
 
     found = _Measured([], [], None, [], [])
+
+    def timed(function: str, run: _Run, seconds: float) -> Any:
+        """What a function of this module gives in the helper process."""
+        with refusals(target.path):
+            return guarded(f"{__name__}:{function}", target, run, seconds, limits=limits, tell=say)
+
     for position, run in enumerate(runs):
+        larger = (run.batch or 1) / (runs[0].batch or 1)
+        memory = run_memory(target.file_bytes, peak and int(peak * larger))
+        limits = Limits(memory, target.threads, target.device == "cpu")
         try:
             probe(
                 target.path,
@@ -274,18 +331,20 @@ def _measure(target: _Target, runs: Sequence[_Run], latency: bool, per_node_time
                 values=run.values,
                 limits=target.limits,
                 file_bytes=target.file_bytes,
+                memory=memory,
+                fresh=False,
             )
+            if target.device == "cuda":
+                found.placement = on_cpu(target.path, timed("kernels", run, 0).kernels)
+            if latency:
+                found.latencies.append(timed("latency", run, target.seconds))
+            if per_node_time:
+                found.kernels.append(timed("kernels", run, 1))
         except InputError as error:
             batches = ", ".join(f"{left.batch:,}" for left in runs[position:] if left.batch is not None)
             where = f" at batch {batches}" if len(runs) > 1 else ""
             found.missing.append(f"latency{where}: {str(error).removeprefix(f'{target.path}: ')}")
             break
-        if target.device == "cuda":
-            found.placement = on_cpu(target.path, _kernels(target, run, seconds=0).kernels)
-        if latency:
-            found.latencies.append(_latency(target, run))
-        if per_node_time:
-            found.kernels.append(_kernels(target, run, seconds=1))
     for entry in found.latencies:
         if entry.disturbance.busy:
             where = "" if entry.batch is None else f" at batch {entry.batch:,}"
@@ -342,33 +401,38 @@ def _batch(header: Header, shapes: Mapping[str, Shape]) -> int | None:
     return next((shapes[value.name][0] for value in header.inputs if shapes.get(value.name)), None)
 
 
-def _latency(target: _Target, run: _Run) -> BatchLatency:
+def latency(target: _Target, run: _Run, seconds: float) -> BatchLatency:
+    """Times a run; called in the helper process."""
     from onnxprune.runtime.bystanders import Bystanders
     from onnxprune.runtime.lock import timing_lock
     from onnxprune.runtime.random_inputs import random_inputs
     from onnxprune.runtime.runs import bound_run, transfer
     from onnxprune.runtime.session import open_session
-    from onnxprune.runtime.timing import WARMUP_SECONDS, interleave, summarise
+    from onnxprune.runtime.timing import WARMUP_SECONDS, interleave, summarise, timing_seconds
 
+    stage("timing", timing_seconds(seconds), quiet=True)
     session = open_session(target.path, device=target.device, threads=target.threads)
     feed = random_inputs(session, run.shapes, values=run.values, limits=target.limits)
-    with timing_lock(target.say):
+    with timing_lock(helper.say):
         bystanders = Bystanders()
-        (times,) = interleave([bound_run(session, feed, target.device)], target.seconds)
+        (times,) = interleave([bound_run(session, feed, target.device)], seconds)
         disturbance = bystanders.disturbance(times, target.threads)
         moved = None
         if target.device == "cuda":
-            moved = summarise(*interleave([transfer(session, feed)], target.seconds / 3))
+            moved = summarise(*interleave([transfer(session, feed)], seconds / 3))
     found = summarise(times)
     samples = 1000 * (run.batch or 1) / found.median_ms
     return BatchLatency(run.batch, WARMUP_SECONDS, found, samples, moved, disturbance)
 
 
-def _kernels(target: _Target, run: _Run, seconds: float) -> BatchKernels:
+def kernels(target: _Target, run: _Run, seconds: float) -> BatchKernels:
+    """Times the kernels of a run; called in the helper process."""
     from onnxprune.runtime.kernels import time_kernels
     from onnxprune.runtime.lock import timing_lock
+    from onnxprune.runtime.timing import timing_seconds
 
-    with timing_lock(target.say):
+    stage("timing", timing_seconds(seconds), quiet=True)
+    with timing_lock(helper.say):
         found = time_kernels(
             target.path,
             run.shapes,
