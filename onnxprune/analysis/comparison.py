@@ -23,15 +23,15 @@ from onnxprune.graph.shapes import input_shapes, input_values
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime import helper
 from onnxprune.runtime.bystanders import Bystanders, Disturbance
-from onnxprune.runtime.helper import Limits, Stopped, guarded, stage
+from onnxprune.runtime.helper import Limits, StoppedError, guarded, stage
 from onnxprune.runtime.kernels import on_cpu, time_kernels
 from onnxprune.runtime.lock import timing_lock
 from onnxprune.runtime.probe import try_file
 from onnxprune.runtime.random_inputs import Inputs, random_inputs
 from onnxprune.runtime.runs import bound_run
 from onnxprune.runtime.session import check_cuda, open_session
-from onnxprune.runtime.sizes import MOST_MEMORY, SECONDS, bytes_around, reading_seconds
-from onnxprune.runtime.timing import Latency, interleave, summarise, timing_seconds
+from onnxprune.runtime.sizes import MOST_MEMORY, SECONDS, bytes_around, reading_seconds, run_memory, timing_limit
+from onnxprune.runtime.timing import Latency, interleave, summarise
 
 _NOTHING = '<ir_version: 8, opset_import: ["": 13]> nothing (float[1] x) => (float[1] y) { y = Identity (x) }'
 
@@ -97,7 +97,7 @@ def compare(
         asked = (base, list(others), size, dict(shapes or {}), dict(values or {}), device, threads, seconds)
         try:
             entries += guarded("onnxprune.analysis.comparison:compare_at", *asked, limits=limits, tell=say)
-        except Stopped as stopped:
+        except StoppedError as stopped:
             raise InputError(f"{base}: not compared: {stopped}") from None
     if identities([base, *others]) != before:
         raise InputError(f"{base}: it or another file changed while they were compared: do it again")
@@ -125,8 +125,11 @@ def compare_at(
     names: list[dict[str, str]] = []
     fed: Inputs = {}  # what is given for the base
     arrays = {name: np.asarray(value) for name, value in values.items()}
+    read = 0  # bytes so far
     for path in paths:
-        stage(f"reading and counting {path}", reading_seconds(bytes_around(path)))
+        weight = bytes_around(path)
+        read += weight
+        stage(f"reading and counting {path}", reading_seconds(weight), memory=run_memory(read, None))
         model, file_bytes = load(path)
         if resolved:
             names.append(_paired_inputs(path, model, base, resolved[0]))
@@ -140,9 +143,11 @@ def compare_at(
         given = input_values(path, model.graph, resolved[-1], here)
         counts.append(count_model(path, model, file_bytes, resolved[-1], given))
         limits = dict(counts[-1].index_limits)
-        try_file(path, resolved[-1], device, threads, given, limits, SECONDS + file_bytes / 50e6, named=True)
+        most = run_memory(read, counts[-1].peak_activation_bytes)
+        allowed = SECONDS + file_bytes / 50e6
+        try_file(path, resolved[-1], device, threads, given, limits, allowed, f"a single run of {path}", most)
         fed = fed or given
-    stage("timing", timing_seconds(seconds) + len(paths) * SECONDS, quiet=True)
+    stage("timing", timing_limit(seconds) + len(paths) * SECONDS, quiet=True)
     placements = [
         _placement(path, own, threads, counted.index_limits) if device == "cuda" else None
         for path, own, counted in zip(paths, resolved, counts, strict=True)

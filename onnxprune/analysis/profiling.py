@@ -18,7 +18,7 @@ from onnxprune.graph.shapes import input_shapes, input_values
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime import helper
 from onnxprune.runtime.helper import Limits, guarded, refusals, stage
-from onnxprune.runtime.sizes import bytes_around, reading_seconds, run_memory
+from onnxprune.runtime.sizes import bytes_around, reading_seconds, run_memory, timing_limit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -316,7 +316,8 @@ def _measure(
     def timed(function: str, run: _Run, seconds: float) -> Any:
         """What a function of this module gives in the helper process."""
         with refusals(target.path):
-            return guarded(f"{__name__}:{function}", target, run, seconds, limits=limits, tell=say)
+            how = (target, run, seconds, timing_limit(seconds))
+            return guarded(f"{__name__}:{function}", *how, limits=limits, tell=say)
 
     for position, run in enumerate(runs):
         larger = (run.batch or 1) / (runs[0].batch or 1)
@@ -401,16 +402,16 @@ def _batch(header: Header, shapes: Mapping[str, Shape]) -> int | None:
     return next((shapes[value.name][0] for value in header.inputs if shapes.get(value.name)), None)
 
 
-def latency(target: _Target, run: _Run, seconds: float) -> BatchLatency:
+def latency(target: _Target, run: _Run, seconds: float, limit: float) -> BatchLatency:
     """Times a run; called in the helper process."""
     from onnxprune.runtime.bystanders import Bystanders
     from onnxprune.runtime.lock import timing_lock
     from onnxprune.runtime.random_inputs import random_inputs
     from onnxprune.runtime.runs import bound_run, transfer
     from onnxprune.runtime.session import open_session
-    from onnxprune.runtime.timing import WARMUP_SECONDS, interleave, summarise, timing_seconds
+    from onnxprune.runtime.timing import WARMUP_SECONDS, interleave, summarise
 
-    stage("timing", timing_seconds(seconds), quiet=True)
+    stage("timing", limit, quiet=True)
     session = open_session(target.path, device=target.device, threads=target.threads)
     feed = random_inputs(session, run.shapes, values=run.values, limits=target.limits)
     with timing_lock(helper.say):
@@ -425,13 +426,12 @@ def latency(target: _Target, run: _Run, seconds: float) -> BatchLatency:
     return BatchLatency(run.batch, WARMUP_SECONDS, found, samples, moved, disturbance)
 
 
-def kernels(target: _Target, run: _Run, seconds: float) -> BatchKernels:
+def kernels(target: _Target, run: _Run, seconds: float, limit: float) -> BatchKernels:
     """Times the kernels of a run; called in the helper process."""
     from onnxprune.runtime.kernels import time_kernels
     from onnxprune.runtime.lock import timing_lock
-    from onnxprune.runtime.timing import timing_seconds
 
-    stage("timing", timing_seconds(seconds), quiet=True)
+    stage("timing", limit, quiet=True)
     with timing_lock(helper.say):
         found = time_kernels(
             target.path,

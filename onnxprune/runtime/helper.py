@@ -54,7 +54,7 @@ class Limits:
     address_space: bool = True
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The helper went beyond a limit or crashed; its text says how."""
 
 
@@ -62,32 +62,36 @@ class Stopped(Exception):
 
 _answers: BinaryIO | None = None
 _end = math.inf  # of the stage, by the processor's time
-_most = math.inf  # resident bytes
+_base = 0  # resident bytes with which the call began
+_most = math.inf  # that there may be
 _stage = ("", 0.0)
 _limits = Limits()
 
 
-def stage(what: str, seconds: float, *, quiet: bool = False) -> None:
+def stage(what: str, seconds: float, *, memory: int | None = None, quiet: bool = False) -> None:
     """Tells what begins, and how many seconds of the processor's time it may take; nothing outside a helper.
 
     Args:
+        memory: that it may take, where that is less than the whole call may.
         quiet: whether something is timed, so that the caller looks less often.
 
     Raises:
-        Stopped: what went before took too long, and the caller has not seen it.
+        StoppedError: what went before took too long, and the caller has not seen it.
     """
-    global _end, _stage
+    global _end, _most, _stage
     _check()
-    _send("stage", what, seconds, quiet)
+    memory = min(memory or _limits.memory, _limits.memory)
+    _send("stage", what, seconds, quiet, memory)
+    _most = max(_peak(), _base + memory)
     _end, _stage = time.process_time() + _limits.threads * seconds, (what, seconds)
 
 
 def _check() -> None:
     """What the caller, who looks now and then, may not have seen."""
     if _answers is not None and time.process_time() > _end:
-        raise Stopped(_too_long(*_stage))
+        raise StoppedError(_too_long(*_stage))
     if _answers is not None and _peak() > _most:
-        raise Stopped(_too_much(_stage[0], _limits.memory))
+        raise StoppedError(_too_much(_stage[0], _limits.memory))
 
 
 def _peak() -> int:
@@ -119,7 +123,7 @@ def _send(*message: Any) -> None:
 
 def serve() -> None:
     """The helper: answers calls on standard input until that ends."""
-    global _answers, _end, _most, _limits
+    global _answers, _base, _end, _limits, _most
     _end_with_the_caller()
     _answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints is not for the caller
@@ -137,13 +141,13 @@ def serve() -> None:
             if resource is not None and _limits.address_space:
                 # wider than our own limit: what is beyond that is to be told as such
                 _limit(resource.RLIMIT_AS, now.vms + 2 * _limits.memory + _SPARE)
-            _end, _most = math.inf, max(_peak(), now.rss + _limits.memory)
+            _base, _end, _most = now.rss, math.inf, max(_peak(), now.rss + _limits.memory)
             _send("ready", now.rss)
             answer = ("done", work(*arguments))
             _check()
         except OnnxpruneError as error:
             answer = ("failed", type(error).__name__, str(error))
-        except Stopped as stopped:
+        except StoppedError as stopped:
             answer = ("stopped", str(stopped))
         except MemoryError:
             answer = ("stopped", _too_much(_stage[0], _limits.memory))
@@ -183,7 +187,8 @@ class _Helper:
             stderr=subprocess.DEVNULL,
             **group,
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -199,6 +204,7 @@ class _Helper:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError, AttributeError):
                 pipe.close()
@@ -206,15 +212,15 @@ class _Helper:
     def call(self, function: str, arguments: tuple[Any, ...], limits: Limits, tell: Callable[[str], None]) -> Any:
         """
         Raises:
-            Stopped: it went beyond a limit.
-            _Crashed: it ended.
+            StoppedError: it went beyond a limit.
+            _EndedError: it ended.
         """
         assert self._process.stdin is not None
         try:
             pickle.dump((function, arguments, limits), self._process.stdin)
             self._process.stdin.flush()
         except OSError:
-            raise _Crashed(self._ending()) from None
+            raise _EndedError(self._ending()) from None
         self.used = True
         watch = _Watch(self._process.pid, limits)
         while True:
@@ -224,7 +230,7 @@ class _Helper:
                 watch.look()
                 continue
             if frame is None:
-                raise _Crashed(self._ending())
+                raise _EndedError(self._ending())
             kind, *rest = frame
             if kind == "ready":
                 watch.base = rest[0]
@@ -238,7 +244,7 @@ class _Helper:
             elif kind == "failed":
                 raise getattr(errors, rest[0])(rest[1])
             elif kind == "stopped":
-                raise Stopped(rest[0])
+                raise StoppedError(rest[0])
             else:
                 raise RuntimeError(rest[0])
 
@@ -255,7 +261,7 @@ class _Helper:
             return True
 
 
-class _Crashed(Exception):
+class _EndedError(Exception):
     """The helper ended; its text says how."""
 
 
@@ -271,9 +277,10 @@ class _Watch:
         self.base: int | None = None  # resident bytes that it begins with
         self.begin("its start", _START)
 
-    def begin(self, what: str, seconds: float, quiet: bool = False) -> None:
-        """Something begins that may take so many seconds."""
+    def begin(self, what: str, seconds: float, quiet: bool = False, memory: int | None = None) -> None:
+        """Something begins that may take so many seconds and bytes."""
         self._what, self._seconds = what, seconds
+        self._memory = self._limits.memory if memory is None else memory
         self.pause = 0.2 if quiet else _BETWEEN
         self._waits = quiet
         self._begun = self._last = self._cpu()
@@ -289,7 +296,7 @@ class _Watch:
     def look(self) -> None:
         """
         Raises:
-            Stopped: it is beyond a limit.
+            StoppedError: it is beyond a limit.
         """
         try:
             resident = self._process.memory_info().rss
@@ -297,16 +304,16 @@ class _Watch:
             return
         if self.base is not None:
             more = resident - self.base
-            limit = min(self._limits.memory, psutil.virtual_memory().available * 9 // 10 + more)
+            limit = min(self._memory, psutil.virtual_memory().available * 9 // 10 + more)
             if more > limit:
-                raise Stopped(_too_much(self._what, limit))
+                raise StoppedError(_too_much(self._what, limit))
         used, now = self._cpu(), time.monotonic()
         if used - self._begun > self._limits.threads * self._seconds:
-            raise Stopped(_too_long(self._what, self._seconds))
+            raise StoppedError(_too_long(self._what, self._seconds))
         if used - self._last > 0.01 or self._waits:
             self._last, self._moved = used, now
         elif now - self._moved > _IDLE:
-            raise Stopped(f"{self._what} has done nothing for {_IDLE:.0f} s")
+            raise StoppedError(f"{self._what} has done nothing for {_IDLE:.0f} s")
 
 
 _lock = threading.RLock()
@@ -329,7 +336,7 @@ def guarded(
         fresh: whether a new process is started for it, in which nothing is left of other files.
 
     Raises:
-        Stopped: it went beyond a limit, or crashed.
+        StoppedError: it went beyond a limit, or crashed.
         OnnxpruneError: the function did.
     """
     with _lock:
@@ -341,10 +348,10 @@ def guarded(
             except OnnxpruneError:
                 _keep(helper)
                 raise
-            except _Crashed as crash:
+            except _EndedError as crash:
                 helper.kill()
                 if not reused:  # else what an earlier file left may have been to blame
-                    raise Stopped(str(crash)) from None
+                    raise StoppedError(str(crash)) from None
             except BaseException:  # a limit, or a signal
                 helper.kill()
                 raise
@@ -377,7 +384,7 @@ def refusals(path: Any) -> Iterator[None]:
     """
     try:
         yield
-    except Stopped as stopped:
+    except StoppedError as stopped:
         raise InputError(f"{path}: given up: {stopped}") from None
 
 

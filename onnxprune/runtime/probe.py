@@ -75,17 +75,19 @@ def try_file(
     values: Mapping[str, np.ndarray],
     limits: Mapping[str, int],
     seconds: float,
-    named: bool = False,
+    what: str = "a single run",
+    memory: int | None = None,
 ) -> None:
     """The other side of `probe`.
 
     Args:
-        named: whether what goes wrong is to name the file.
+        what: as which it is told where it goes beyond a limit.
+        memory: bytes that it may take.
 
     Raises:
         InputError: the file cannot be used.
     """
-    stage(f"a single run of {path}" if named else "a single run", seconds)
+    stage(what, seconds, memory=memory)
     try:
         load(path)
         session = open_session(path, device=device, threads=threads)

@@ -14,6 +14,11 @@ def reading_seconds(size: int) -> float:
     return 9 + size / 1e6
 
 
+def timing_limit(seconds: float) -> float:
+    """Seconds of the processor that a measurement of so many may take, with what it does at least."""
+    return 55 + 2 * seconds
+
+
 def run_memory(size: int, peak: int | None) -> int:
     """Bytes that a run may take, by those of the file and those that are known to be alive at a time."""
     return max(MEMORY, min(MOST_MEMORY, GIB // 2 + 3 * (peak or 0))) + 4 * size

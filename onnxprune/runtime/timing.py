@@ -116,11 +116,6 @@ def interleave(
     return _milliseconds(rounds)
 
 
-def timing_seconds(seconds: float) -> float:
-    """Seconds of the processor that `interleave` may take where it is asked for so many, whatever is in the file."""
-    return 10 + 2 * seconds + 1.5 * LONGEST_SECONDS
-
-
 def _milliseconds(rounds: list[list[int]]) -> list[np.ndarray]:
     return list(np.array(rounds, dtype=np.float64).T / 1e6)
 
