@@ -79,7 +79,9 @@ def profile(
       onnxprune profile model.onnx --input input:1x3x224x224 --no-latency --json
     """
     from onnxprune.commands.profile_rows import onnx_files
+    from onnxprune.runtime.helper import warm_up
 
+    warm_up()
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     settings: dict[str, Any] = {

@@ -130,11 +130,14 @@ def serve() -> None:
     if resource is not None:
         _limit(resource.RLIMIT_FSIZE, _LARGEST_FILE)
         _limit(resource.RLIMIT_CORE, 0)
+    import onnxprune.graph.counting  # noqa: F401 - what most calls need, while there is none yet
+
     while True:
         try:
             function, arguments, _limits = pickle.load(sys.stdin.buffer)
         except EOFError:
             os._exit(0)  # tearing sessions down may crash where running them did not
+        answer: tuple[Any, ...]
         try:
             work = resolve_name(function)
             now = psutil.Process().memory_info()
@@ -179,7 +182,7 @@ class _Helper:
         self.owner = os.getpid()
         self.used = False
         self._frames: queue.Queue[tuple[Any, ...] | None] = queue.Queue()
-        group = {"process_group": 0} if os.name == "posix" else {}  # Ctrl-C is the caller's
+        group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}  # Ctrl-C is the caller's
         self._process = start(
             "onnxprune.runtime.helper:serve",
             stdin=subprocess.PIPE,
@@ -206,7 +209,8 @@ class _Helper:
         self._process.wait()
         self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError, AttributeError):
+            with contextlib.suppress(OSError):
+                assert pipe is not None
                 pipe.close()
 
     def call(self, function: str, arguments: tuple[Any, ...], limits: Limits, tell: Callable[[str], None]) -> Any:
