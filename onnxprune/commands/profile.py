@@ -259,10 +259,10 @@ def _nodes(found: "Profile", number: int | None) -> Table:
 
 
 def _latencies(found: "Profile") -> list[Table]:
-    from onnxprune.runtime.timing import PLANNED_ROUNDS
-
     if not found.latencies:
         return []
+    from onnxprune.runtime.timing import PLANNED_ROUNDS
+
     on_gpu = [">transfer"] if found.device == "cuda" else []
     marked = any(entry.disturbance.busy for entry in found.latencies)
     rows = []
