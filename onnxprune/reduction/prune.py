@@ -31,7 +31,7 @@ from onnxprune.reduction.units import Advance, Outcome, UnitPruning
 from onnxprune.runtime.probe import probe
 from onnxprune.version import __version__
 
-_SECONDS_TO_OPEN = 30  # of a file: by the clock, and the machine may be busy
+_SECONDS_TO_OPEN = 30  # of the processor, for a file
 # properties of a file that no longer hold once it is pruned
 _STALE = ("accuracy", "sparsity", "technique", "criterion", "schedule", "granularity", "spec_hash", "seed")
 
@@ -157,7 +157,7 @@ def prune_file(
     """
     settings = settings.resolved(data is not None)
     advance("reading the file", 0, 1)
-    probe(path, seconds=_SECONDS_TO_OPEN, counted=True)
+    probe(path, seconds=_SECONDS_TO_OPEN, counted=shapes or {})
     files = files_of(path)
     if output is not None:
         _check_output(path, output, files)
