@@ -17,7 +17,7 @@ from onnxprune.reduction.importance import geometric_median, norms
 from onnxprune.reduction.latency import node_times, relative_latency
 from onnxprune.reduction.noise import noise
 from onnxprune.reduction.preparation import Prepared, difference
-from onnxprune.reduction.recovery import Fit, recover, work
+from onnxprune.reduction.recovery import Fit, affordable, recover, work
 from onnxprune.reduction.samples import Samples
 from onnxprune.reduction.selection import Ranking, rank_groups
 from onnxprune.reduction.sensitivity import Sensitivity
@@ -138,6 +138,7 @@ class UnitPruning:
             self._settings.recovery,
             lambda done, total: self._advance("recovering", done, total),
             self._settings.seed,
+            affordable(self._graph, self._prepared.batch, _count(batches)),
         )
         return Outcome(removed, keep, plain, network, check, tuple(fits))
 
@@ -148,8 +149,7 @@ class UnitPruning:
         graph, batch = self._graph, self._prepared.batch
         macs = graph.macs(np.ones(graph.count, bool)) / batch
         batches = noise(graph.network, self._prepared.feed, macs, self._settings.seed)
-        samples = sum(max((len(value) for value in feed.values()), default=0) for feed in batches)
-        if work(graph, batch, samples) > _MOST_WORK:
+        if work(graph, batch, _count(batches)) > _MOST_WORK:
             return [], 0
         return batches, len(batches) // 4
 
@@ -314,3 +314,8 @@ class UnitPruning:
                 "target"
             )
         return found
+
+
+def _count(batches: Sequence[Inputs]) -> int:
+    """Samples of all batches."""
+    return sum(max((len(value) for value in feed.values()), default=0) for feed in batches)
