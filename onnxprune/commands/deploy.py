@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import machine_readable, print_rows
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import machine_readable, print_rows, warn
 
 if TYPE_CHECKING:
     from onnxprune.delivery.deployment import Choice, Deployed
@@ -59,7 +60,7 @@ def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, output: 
         max_drop = _DROP
     wanted = deployment.constraints(max_drop=max_drop, **limits)
     entries, misses = [], []
-    for table in deployment.studies(sweep, wanted):
+    for table in deployment.studies(sweep, wanted, warn):
         try:
             choice = deployment.choose(table, wanted)
         except RunError as error:
@@ -79,7 +80,7 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
     row, entry = choice.row, deployed.entry
     fastest = "the fastest" if choice.by == "speedup" else "the one of the fewest MACs"
     tied = f" (of {choice.tied} equally good, that of the highest validation accuracy)" if choice.tied > 1 else ""
-    click.echo(
+    echo(
         f"{deployed.name}: {fastest} of the {choice.candidates} of {choice.points} models with {' and '.join(wanted)}"
         f"{tied}\n"
     )
@@ -93,11 +94,11 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
         batch = f"median latency of a batch of {row['latency_batch']}, ms"
         lines.append((batch, "latency_ms_median", "{:.3f}"))
     wide = max(len(title) for title, _, _ in lines)
-    click.echo(f"{'':{wide}}  {'this':>12}  {'base':>12}")
+    echo(f"{'':{wide}}  {'this':>12}  {'base':>12}")
     for title, column, form in lines:
-        click.echo(f"{title:{wide}}  {form.format(row[column]):>12}  {form.format(row[f'base_{column}']):>12}")
+        echo(f"{title:{wide}}  {form.format(row[column]):>12}  {form.format(row[f'base_{column}']):>12}")
     if entry["speedup"] is not None:
-        click.echo(f"{'measured speedup':{wide}}  {row['speedup']:12.2f}")
-    click.echo()
+        echo(f"{'measured speedup':{wide}}  {row['speedup']:12.2f}")
+    echo()
     for path in deployed.files:
-        click.echo(f"{path}")
+        echo(f"{path}")

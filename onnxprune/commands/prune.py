@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.commands.options import (
     BATCH_SIZES,
     DATA_DIR,
@@ -171,19 +172,19 @@ def _print_json(report: "PruneReport") -> None:
     from onnxprune.commands.compare import entry_json
 
     compared = [entry_json(entry) for entry in report.comparison]
-    click.echo(json.dumps({**report.as_json(), "comparison": compared}, indent=1))
+    echo(json.dumps({**report.as_json(), "comparison": compared}, indent=1))
 
 
 def _print(report: "PruneReport") -> None:
     from onnxprune.commands.columns import columns
 
-    click.echo(_headline(report))
+    echo(_headline(report))
     for headings, rows in (_sizes(report), _quality(report), _groups(report.groups), _layers(report)):
         if rows:
-            click.echo(f"\n{columns(headings, rows)}")
+            echo(f"\n{columns(headings, rows)}")
     for lines in (_frozen(report.groups), _recovery(report), _without_data(report)):
         if lines:
-            click.echo("\n" + "\n".join(lines))
+            echo("\n" + "\n".join(lines))
     _print_verdicts(report)
 
 
@@ -301,5 +302,5 @@ def _print_verdicts(report: "PruneReport") -> None:
     for entry in report.comparison:
         if entry.facts is None:
             batch = "" if entry.batch is None else f" at batch {entry.batch:,}"
-            click.echo(f"\nBy onnxruntime{batch}, both timed in turn:")
+            echo(f"\nBy onnxruntime{batch}, both timed in turn:")
         print_verdict(entry)

@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from onnxprune.analysis.classifier import Classifier, open_classifier
+from onnxprune.analysis.classifier import open_classifier
 from onnxprune.common.errors import InputError, RunError, StorageError
 from onnxprune.common.files import make_folder, read_json, replacing, write_json, write_text
 from onnxprune.data.registry import title_of
 from onnxprune.delivery.modelcard import Facts, write_card
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
-from onnxprune.results import store
+from onnxprune.results import schema, store
 
 INDEX = "index.json"
 Layout = Literal["plain", "triton"]
@@ -146,20 +146,33 @@ def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
     return Choice(best, len(candidates), len(rows), by, len(tied))
 
 
-def studies(sweep: Path, wanted: list[Constraint]) -> list[pd.DataFrame]:
+def studies(
+    sweep: Path, wanted: list[Constraint], say: Callable[[str], None] = lambda line: None
+) -> list[pd.DataFrame]:
     """The finished rows of a sweep, a table for each model and dataset.
+
+    Args:
+        say: gets a line for each point that is left out, because its files are not those that were measured.
 
     Raises:
         InputError: the folder is no sweep's or has no finished point, or its rows lack what a constraint needs.
     """
-    table = store.result_table(sweep)
+    left_out: list[str] = []
+    table = store.intact(store.result_table(sweep, left_out.append), sweep, left_out.append)
     if not len(table):
-        raise InputError(f"{sweep} has no finished point yet")
-    for column in ("validation_accuracy", "base_validation_accuracy"):
-        if column not in table:
-            raise InputError(
-                f"{sweep} was measured by a version of onnxprune that recorded no {column}: run the sweep again"
-            )
+        reason = f": {left_out[0]}" if left_out else ""
+        raise InputError(f"{sweep} has no finished point{' that can be used' if left_out else ' yet'}{reason}")
+    for line in left_out:
+        say(line)
+    return by_study(table, sweep, wanted)
+
+
+def by_study(table: pd.DataFrame, sweep: Path, wanted: list[Constraint]) -> list[pd.DataFrame]:
+    """The rows of a sweep, of which there are some, as a table for each model and dataset.
+
+    Raises:
+        InputError: they lack what a constraint needs.
+    """
     records = _records(table)
     for constraint in wanted:
         if all(pd.isna(constraint.value(row)) for row in records):
@@ -187,12 +200,14 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
         RunError: the model's file is not the one that was measured, or cannot be written.
     """
     source = sweep / choice.row["folder"] / store.MODEL
+    expected = _measured_digest(source)
     make_folder(out)
     try:
         index = _read_index(out / INDEX)
         name = _name(choice.row, index)
-        facts = Facts.of(_open_measured(source, choice.row))
-        files, digest = _write_model(source, out, name, layout, facts=facts, batch=int(choice.row["latency_batch"]))
+        facts = Facts.of(open_classifier(source))
+        batch = int(choice.row["latency_batch"])
+        files, digest = _write_model(source, expected, out, name, layout, facts=facts, batch=batch)
         row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
         card_path = out / f"{name}.md"
         model_file = files[0].relative_to(out).as_posix()
@@ -251,9 +266,12 @@ def _read_index(path: Path) -> dict[str, dict[str, Any]]:
     """Name -> entry; empty where there is no index yet."""
     if not path.exists():
         return {}
-    entries = read_json(path)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "name" in entry for entry in entries):
-        raise InputError(f"{path} is not an index of models, or a damaged one: move it away, then deploy again")
+    entries: list[dict[str, Any]] = read_json(path)
+    problem = schema.problem(entries, list[schema.Deployed])
+    if problem is not None:
+        raise InputError(
+            f"{path} is not an index of models, or a damaged one ({problem}): move it away, then deploy again"
+        )
     return {entry["name"]: entry for entry in entries}
 
 
@@ -267,42 +285,45 @@ def _name(row: Mapping[str, Any], index: Mapping[str, Mapping[str, Any]]) -> str
     return f"{name}-{row['spec_hash']}" if taken else name
 
 
-def _open_measured(source: Path, row: Mapping[str, Any]) -> Classifier:
-    """The model that the row was measured on.
+def _measured_digest(source: Path) -> str:
+    """The SHA-256 of the model that was measured.
 
     Raises:
         RunError: its file is gone, or another one.
     """
     if not source.is_file():
         raise RunError(f"{source} is not there any more: delete its folder and run the sweep again")
-    classifier = open_classifier(source)
-    if classifier.metadata.spec_hash != row["spec_hash"] or source.stat().st_size != row["file_bytes"]:
-        raise RunError(
-            f"{source} is not the file that was measured, or an older onnxprune's: delete its folder and run the sweep "
-            "again"
-        )
-    return classifier
+    record = store.finished_record(source.parent)
+    if record is None or store.damaged_files(source.parent, record, store.CONFIG, store.MODEL):
+        raise RunError(_not_measured(source))
+    digest: str = record["files"][store.MODEL]
+    return digest
+
+
+def _not_measured(source: Path) -> str:
+    return f"{source} is not the file that was measured: delete its folder and run the sweep again"
 
 
 def _write_model(
-    source: Path, out: Path, name: str, layout: Layout, *, facts: Facts, batch: int
+    source: Path, expected: str, out: Path, name: str, layout: Layout, *, facts: Facts, batch: int
 ) -> tuple[list[Path], str]:
     """Writes the files of the layout; gives them, the model first, and its SHA-256."""
     if layout == "plain":
         path = out / f"{name}.onnx"
-        return [path], _copy(source, path)
+        return [path], _copy(source, expected, path)
     path = make_folder(out / name / "1") / store.MODEL
-    digest = _copy(source, path)
+    digest = _copy(source, expected, path)
     configuration, labels = out / name / "config.pbtxt", out / name / "labels.txt"
     write_text(labels, "".join(f"{label}\n" for label in facts.classes))
     write_text(configuration, _triton_configuration(name, facts, batch))
     return [path, configuration, labels], digest
 
 
-def _copy(source: Path, target: Path) -> str:
-    """Copies a file whole or not at all, checks the copy, and returns its SHA-256."""
+def _copy(source: Path, digest: str, target: Path) -> str:
+    """Copies a file of a known SHA-256 whole or not at all, checks the copy, and returns the SHA-256."""
     content = source.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise RunError(_not_measured(source))
     with replacing(target) as partial:
         partial.write_bytes(content)
         if hashlib.sha256(partial.read_bytes()).hexdigest() != digest:
@@ -339,10 +360,18 @@ def _triton_configuration(name: str, facts: Facts, batch: int) -> str:
         formula=NORMALISATION,
         mean=list(facts.normalisation.mean),
         std=list(facts.normalisation.std),
-        name=name,
+        name=_escaped(name),
         batch=batch,
-        input=facts.input_name,
+        input=_escaped(facts.input_name),
         dims=", ".join(map(str, facts.layout.sizes)),
-        output=facts.output_name,
+        output=_escaped(facts.output_name),
         classes=len(facts.classes),
+    )
+
+
+def _escaped(text: str) -> str:
+    """A text between the quotes of protobuf's text format."""
+    return "".join(
+        letter if letter.isprintable() and letter not in '"\\' else "".join(f"\\{byte:03o}" for byte in letter.encode())
+        for letter in text
     )

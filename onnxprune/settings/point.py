@@ -5,7 +5,6 @@ file and the arguments of the Python functions are all read off them.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import digest
 from onnxprune.data.registry import DATASETS, canonical_name, title_of
-from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, reference
+from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, own_files, reference
 from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
 from onnxprune.settings.values import (
     arguments,
@@ -292,6 +292,15 @@ class Point:
         )
         return f"{title}-{content_hash([SCHEMA, checksum, told(self.settings()), *self._sources()])}"
 
+    def source_files(self) -> list[Path]:
+        """The files that the settings name beside the data, and that decide the result: of weights and of the model.
+
+        Raises:
+            InputError: one is not there.
+        """
+        weights = [] if self.weights in (None, IMAGENET) else [Path(str(self.weights))]
+        return weights + own_files(self.model)
+
     def _sources(self) -> list[str]:
         """What ids say of the files that the settings name: their content."""
         own = own_digest(self.model)
@@ -302,17 +311,10 @@ def _weights_digest(weights: str | None) -> list[str]:
     """What ids say of a file of weights: its content, wherever it is."""
     if weights is None or weights == IMAGENET:
         return []
-    path = Path(weights)
-    try:
-        return [_digest(path, path.stat().st_mtime_ns)]
-    except OSError as error:
-        raise InputError(f"cannot read the weights {path}: {error.strerror}") from None
-
-
-@functools.cache
-def _digest(path: Path, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = digest(Path(weights))
+    if found is None:
+        raise InputError(f"cannot read the weights {weights}: they are no file, or not yours to read")
+    return [found]
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Point)}

@@ -1,7 +1,9 @@
 """The dense network that points start from: trained once, shared, and assessed (IPA)."""
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from onnxprune.bridge.measure import export_and_measure, validation_accuracy
 from onnxprune.bridge.start import build_network
 from onnxprune.common import environment
 from onnxprune.common.errors import RunError
-from onnxprune.common.files import replacing
+from onnxprune.common.files import identities, replacing
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
 from onnxprune.results import store
@@ -114,13 +116,29 @@ def load_base(point: Point, dataset: Dataset, runs: Path) -> Base:
     record = store.finished_record(folder)
     if record is None or store.damaged_files(folder, record):
         raise RunError(f"the base in {folder} was removed or damaged meanwhile; the same command again makes it")
-    network = build_network(dataclasses.replace(point, weights=None), dataset)
+    with _sources_unchanged(point, dataset, folder):
+        network = build_network(dataclasses.replace(point, weights=None), dataset)
     network.load_state_dict(safetensors.torch.load_file(folder / store.CHECKPOINT))
     return Base(folder, network, record["metrics"])
 
 
+@contextlib.contextmanager
+def _sources_unchanged(point: Point, dataset: Dataset, folder: Path) -> Iterator[None]:
+    """Sees that what is read in the block, of weights and of the model, is what the name of the folder was made of.
+
+    Raises:
+        RunError: it is not: a file was replaced or written.
+    """
+    files = point.source_files()
+    before = identities(files)
+    yield
+    if identities(files) != before or point.base_id(dataset.checksum) != folder.name:
+        raise RunError(f"{' or '.join(map(str, files))} changed while the study ran: start it again")
+
+
 def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Listener) -> dict[str, Any]:
-    network = build_network(point, dataset)
+    with _sources_unchanged(point, dataset, folder):
+        network = build_network(point, dataset)
     training_recipe = recipe_of(point, network, dataset, point.epochs, point.learning_rate)
     operators = count_training_ops(network, dataset.input_shape)
     batches = training_batches(point, dataset)
