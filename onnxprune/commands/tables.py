@@ -7,6 +7,9 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from onnxprune.results.seeds import change
+from onnxprune.results.statistics import mean_interval
+from onnxprune.results.timings import noise, remarks
 from onnxprune.settings.point import FIELDS
 
 if TYPE_CHECKING:
@@ -19,9 +22,11 @@ if TYPE_CHECKING:
 
 _POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
 _MISSING = "-"
+_WIDE = 170  # characters, where there is no terminal
 _HEADINGS = (
-    "technique\n", "criterion\n", "asked\n%", "got\n%", "acc before\n%", "acc\n%", "loss\n", "MACs\n", "eff. MACs\n",
-    "non-zero\nparams", "file\nbytes", "TL\ns", "latency\nms", "speedup\n", "",
+    "technique\n", "criterion\n", "asked\n%", "got\n%", "acc before\n%", "acc\n%", "95 %\ninterval",
+    "change\npoints", "loss\n", "MACs\n", "eff. MACs\n", "non-zero\nparams", "file\nbytes", "TL\ns", "latency\nms",
+    "speedup\n", "",
 )  # fmt: skip
 _LEFT = ("technique\n", "criterion\n", "")
 # What goes first where the terminal is too narrow for all of it.
@@ -29,9 +34,10 @@ _DISPENSABLE = (
     "loss\n",
     "TL\ns",
     "non-zero\nparams",
-    "eff. MACs\n",
     "latency\nms",
+    "eff. MACs\n",
     "acc before\n%",
+    "95 %\ninterval",
     "got\n%",
     "criterion\n",
 )
@@ -42,24 +48,33 @@ def print_results(table: "pd.DataFrame") -> None:
     console = _console()
     point = [name for name in _POINT if name in table]
     study = [name for name in FIELDS if name in table and name not in (*point, "seed")]
-    noise = float(table["speedup_noise"].quantile(0.9))
+    floor = noise(table)
     for _, rows in table.groupby(study, sort=False, dropna=False):
-        for renderable in _study(rows, point, noise, console.width):
+        for renderable in _study(rows, point, floor, console.width):
             console.print(renderable)
     if table["speedup"].notna().any():
         timed = table.iloc[0]
         console.print(
             f"Speedup: median latency of base / pruned, timed in turn by onnxruntime on {timed['device']}, batch "
             f"{timed['latency_batch']}, {_plural(timed['latency_threads'], 'thread')}. Sessions of the same file "
-            f"differed by up to {100 * noise:.1f} % in nine rows of ten: differences within that, marked ~, are ties."
+            f"differed by up to {100 * floor:.1f} % in nine rows of ten: differences within that, marked ~, are ties."
         )
     console.print(
         "acc: top-1 on the full test set by the ONNX file under onnxruntime, before and after fine-tuning. 1 MAC = 2 "
         "FLOPs. eff. MACs: without multiplications by stored zeros, which a dense runtime performs all the same. TL: "
         "training cost of the point."
     )
+    console.print(
+        "change: accuracy less that of the 0 % control, which has the same training and nothing removed, on average "
+        "over seeds; ~ is within noise (McNemar's test, and over seeds the interval of the paired differences). 95 % "
+        "interval: of the accuracy of one network (Wilson), of the mean of several seeds (Student)."
+    )
+    if table["accuracy_change"].isna().any():
+        console.print("No change is told where there is no 0 % point of the same training: add 0 to --sparsity.")
+    for remark in remarks(table):
+        console.print(remark)
     if table["collapsed"].any():
-        console.print("collapsed: the network predicts the same for every image.")
+        console.print("collapsed: the network predicts one class for nearly all images, that many of them.")
 
 
 def layers_by_sparsity(found: "Sequence[LayerAccuracy]") -> "pd.DataFrame":
@@ -126,10 +141,10 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
 
 def _console() -> Console:
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=140)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
 
 
-def _study(rows: "pd.DataFrame", point: list[str], noise: float, width: int) -> list[RenderableType]:
+def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> list[RenderableType]:
     """The heading with the base's assessment (IPA), and the table of its points."""
     row = rows.iloc[0]
     bases = rows.drop_duplicates("base_id")
@@ -157,7 +172,7 @@ def _study(rows: "pd.DataFrame", point: list[str], noise: float, width: int) -> 
         criterion = first["criterion"] + (" of layers" if seeds["granularity"].eq("layer").any() else "")
         if first.get("control", "none") != "none":
             criterion += f", {first['control']}"
-        cells.append([first["technique"], criterion, f"{first['sparsity']:g}", *_cells(seeds, noise)])
+        cells.append([first["technique"], criterion, f"{first['sparsity']:g}", *_cells(seeds, floor)])
     kept = _fitting(cells, width)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index in kept:
@@ -184,21 +199,25 @@ def _fitting(lines: list[list[str]], width: int) -> list[int]:
     return kept
 
 
-def _cells(seeds: "pd.DataFrame", noise: float) -> list[str]:
+def _cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
     mean = seeds.mean(numeric_only=True)
     timed = seeds["speedup"].notna().all()
     speedup = f"{mean['speedup']:.2f}x" if timed else _MISSING
-    if timed and abs(mean["speedup"] - 1) <= max(noise, mean["speedup_noise"]):
+    if timed and abs(mean["speedup"] - 1) <= max(floor, mean["speedup_noise"]):
         speedup = f"~{speedup}"
-    remarks = ["collapsed"] if seeds["collapsed"].any() else []
+    if timed and seeds.reindex(columns=["speedup_beyond_theory"]).fillna(False).any(axis=None):
+        speedup = f"{speedup}!"
+    said = _collapsed(seeds)
     if seeds["empty_layers"].any() and not seeds["collapsed"].all():
-        remarks.append(_plural(int(seeds["empty_layers"].max()), "empty layer"))
+        said.append(_plural(int(seeds["empty_layers"].max()), "empty layer"))
     if seeds.reindex(columns=["macs_missing", "base_macs_missing"]).notna().any(axis=None):
-        remarks.append("MACs not all counted")
+        said.append("MACs not all counted")
     return [
         f"{mean['achieved_sparsity']:.1f}",
         _spread(seeds["before_finetuning_accuracy"]),
         _spread(seeds["accuracy"]),
+        _interval(seeds),
+        _change(seeds),
         _spread(seeds["cross_entropy"], 3),
         compact(mean["macs"]),
         compact(mean["effective_macs"]),
@@ -207,8 +226,35 @@ def _cells(seeds: "pd.DataFrame", noise: float) -> list[str]:
         f"{mean['training_seconds']:.1f}",
         f"{mean['latency_ms_median']:.3f}" if timed else _MISSING,
         speedup,
-        ", ".join(remarks),
+        ", ".join(said),
     ]
+
+
+def _collapsed(seeds: "pd.DataFrame") -> list[str]:
+    """That networks have collapsed, how far, and how many of several seeds."""
+    gone = seeds[seeds["collapsed"].astype(bool)]
+    if not len(gone):
+        return []
+    many = f" {len(gone)} of {len(seeds)}" if len(seeds) > 1 else ""
+    share = gone["most_predicted"].min() if "most_predicted" in gone else None
+    return [f"collapsed{many}" + (f", {share:.1f} %" if share is not None and share < 100 else "")]
+
+
+def _interval(seeds: "pd.DataFrame") -> str:
+    """That of the accuracy."""
+    low, high = (
+        mean_interval(seeds["accuracy"].to_numpy(float))
+        if len(seeds) > 1
+        else (seeds["accuracy_low"].iloc[0], seeds["accuracy_high"].iloc[0])
+    )
+    return _MISSING if low != low or high != high else f"{max(0, low):.1f}-{min(100, high):.1f}"
+
+
+def _change(seeds: "pd.DataFrame") -> str:
+    found = change(seeds)
+    if found is None:
+        return _MISSING
+    return f"{'' if found.real else '~'}{found.mean:+.2f}"
 
 
 def _spread(values: "pd.Series", digits: int = 2) -> str:

@@ -15,10 +15,12 @@ from onnxprune.analysis.classifier import Classifier, open_classifier
 from onnxprune.common.errors import InputError, RunError, StorageError
 from onnxprune.common.files import make_folder, read_json, replacing, write_json, write_text
 from onnxprune.data.registry import title_of
-from onnxprune.delivery.modelcard import Facts, write_card
+from onnxprune.delivery.headline import percent
+from onnxprune.delivery.modelcard import Facts, Seeds, write_card
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
-from onnxprune.results import store
+from onnxprune.results import store, timings
+from onnxprune.results.seeds import configurations
 
 INDEX = "index.json"
 Layout = Literal["plain", "triton"]
@@ -28,11 +30,14 @@ _NAME_LETTERS = frozenset(string.ascii_letters + string.digits + "-_.")
 _ROUNDING = 1e-9  # 92.5 - 91.3 is a little more than 1.2
 _POINTS = 10  # of accuracy missing are as bad as a speedup of 0, or twice the bytes or milliseconds
 _INDEX_COLUMNS = (
-    "model", "dataset", "technique", "criterion", "schedule", "granularity", "sparsity", "achieved_sparsity", "seed",
-    "accuracy", "base_accuracy", "validation_accuracy", "base_validation_accuracy", "macs", "base_macs", "params",
-    "latency_ms_median", "base_latency_ms_median", "speedup", "latency_batch", "latency_threads", "device", "cpu",
-    "onnxprune_version", "git_commit",
+    "model", "dataset", "batch_size", "technique", "criterion", "schedule", "granularity", "sparsity",
+    "achieved_sparsity", "seed", "accuracy", "accuracy_low", "accuracy_high", "control_accuracy", "accuracy_change",
+    "accuracy_change_p_value", "base_accuracy", "validation_accuracy", "base_validation_accuracy", "macs", "base_macs",
+    "params", "latency_ms_median", "base_latency_ms_median", "speedup", "speedup_beyond_theory", "latency_batch",
+    "latency_threads", "device", "cpu", "onnxprune_version", "git_commit",
 )  # fmt: skip
+_FOLDED = ("accuracy", "validation_accuracy", "accuracy_change", "speedup")  # columns of the index over seeds
+_STUDY = ["model", "dataset", "batch_size"]  # rows of one of these compare
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def constraints(
     )
     add(min_accuracy, "validation accuracy at least {:g} %", "validation_accuracy", "validation accuracy {:.2f} %", -1)
     add(min_speedup, "speedup at least {:g}", "speedup", "speedup {:.2f}", -1)
-    add(max_latency_ms, "latency at most {:g} ms", "latency_ms_median", "latency {:.3f} ms")
+    add(max_latency_ms, "latency at most {:g} ms", "latency_ms_paired", "latency {:.3f} ms")
     add(max_bytes, "at most {:,} bytes", "file_bytes", "{:,.0f} bytes")
     return found
 
@@ -105,49 +110,86 @@ def constraints(
 class Choice:
     """
     Attributes:
-        row: the chosen point's settings, metrics and environment.
-        candidates: how many points satisfy the constraints, of how many.
+        row: settings, metrics and environment of the file to ship: of the seeds that were decided on together, the
+            one of the highest validation accuracy.
+        seeds: the rows of all seeds, this one included.
+        candidates: how many configurations satisfy the constraints, of how many.
         by: what made it the best: "speedup" or, where nothing was timed, "macs".
         tied: candidates that are as fast within the timing's noise, this one included.
     """
 
     row: dict[str, Any]
+    seeds: pd.DataFrame
     candidates: int
     points: int
     by: Literal["speedup", "macs"]
     tied: int
 
+    def over_seeds(self, column: str) -> tuple[float | None, float | None]:
+        """Mean and sample standard deviation; None for what was not measured, or of one seed."""
+        values = self.seeds[column].astype(float)
+        mean = None if values.isna().any() else float(values.mean())
+        return mean, None if mean is None or len(values) == 1 else float(values.std())
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A configuration: the rows of its seeds, those of them that satisfy the constraints, and the mean of the numbers
+    of all."""
+
+    rows: pd.DataFrame
+    fitting: list[dict[str, Any]]
+    mean: dict[str, Any]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, wanted: list[Constraint]) -> "_Candidate":
+        records = _records(rows)
+        means = rows.mean(numeric_only=True).astype(object)
+        mean = {**records[0], **{str(name): math.nan if pd.isna(value) else value for name, value in means.items()}}
+        fitting = [row for row in records if all(constraint.holds(row) for constraint in wanted)]
+        return cls(rows, fitting, mean)
+
 
 def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
-    """The fastest of the rows of one study that satisfy the constraints; among equally fast ones, within the timing's
-    noise, the one of the highest validation accuracy. The test accuracy has no say.
+    """The fastest of the configurations of one study that satisfy the constraints; among equally fast ones, within the
+    timing's noise, the one of the highest validation accuracy. The test accuracy has no say.
+
+    A configuration is decided on by the means over its seeds, and is none if one of its networks has collapsed. What is
+    shipped is a file that satisfies the constraints itself.
 
     Raises:
-        RunError: no row does; the message names the nearest.
+        RunError: no configuration does; the message names the nearest.
     """
-    rows = _records(table)
-    study = f"{rows[0]['model']} on {rows[0]['dataset']}"
-    sound = [row for row in rows if not row["collapsed"]]
+    found = [_Candidate.of(rows, wanted) for rows in configurations(table)]
+    study = f"{found[0].mean['model']} on {found[0].mean['dataset']}"
+    sound = [entry for entry in found if not entry.rows["collapsed"].any()]
     if not sound:
-        raise RunError(f"{study}: every network of the sweep has collapsed: it predicts the same for every image")
-    candidates = [row for row in sound if all(constraint.holds(row) for constraint in wanted)]
+        raise RunError(
+            f"{study}: every network of the sweep has collapsed: it predicts the same for nearly every image"
+        )
+    fitting = [entry for entry in sound if all(constraint.holds(entry.mean) for constraint in wanted)]
+    candidates = [entry for entry in fitting if entry.fitting]
     if not candidates:
-        raise RunError(_nearest_miss(study, sound, wanted))
-    if any(pd.isna(row["speedup"]) for row in candidates):
+        raise RunError(_nearest_miss(study, [entry.mean for entry in sound], wanted, bool(fitting)))
+    if any(pd.isna(entry.mean["speedup"]) for entry in candidates):
         by: Literal["speedup", "macs"] = "macs"
-        fewest = min(row["macs"] for row in candidates)
-        tied = [row for row in candidates if row["macs"] == fewest]
+        fewest = min(entry.mean["macs"] for entry in candidates)
+        tied = [entry for entry in candidates if entry.mean["macs"] == fewest]
     else:
         by = "speedup"
-        noise = float(table["speedup_noise"].quantile(0.9))  # as the printed table of the sweep has it
-        fastest = max(row["speedup"] for row in candidates)
-        tied = [row for row in candidates if row["speedup"] * (1 + noise) >= fastest]
-    best = max(tied, key=lambda row: (_validation(row), row["speedup"], -row["file_bytes"]))
-    return Choice(best, len(candidates), len(rows), by, len(tied))
+        floor = timings.noise(table)  # as the printed table of the sweep has it
+        fastest = max(entry.mean["speedup"] for entry in candidates)
+        tied = [entry for entry in candidates if entry.mean["speedup"] * (1 + floor) >= fastest]
+    best = max(tied, key=lambda entry: _merit(entry.mean))
+    return Choice(max(best.fitting, key=_merit), best.rows, len(candidates), len(found), by, len(tied))
+
+
+def _merit(row: Mapping[str, Any]) -> tuple[float, float, float]:
+    return _validation(row), row["speedup"], -row["file_bytes"]
 
 
 def studies(sweep: Path, wanted: list[Constraint]) -> list[pd.DataFrame]:
-    """The finished rows of a sweep, a table for each model and dataset.
+    """The finished rows of a sweep, a table for each model, dataset and batch size.
 
     Raises:
         InputError: the folder is no sweep's or has no finished point, or its rows lack what a constraint needs.
@@ -164,7 +206,7 @@ def studies(sweep: Path, wanted: list[Constraint]) -> list[pd.DataFrame]:
     for constraint in wanted:
         if all(pd.isna(constraint.value(row)) for row in records):
             raise InputError(f"{sweep} was not timed (its latency_seconds is 0): '{constraint.text}' cannot be told")
-    return [rows for _, rows in table.groupby(["model", "dataset"], sort=False)]
+    return [rows for _, rows in table.groupby(_STUDY, sort=False)]
 
 
 @dataclass(frozen=True)
@@ -196,7 +238,9 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
         row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
         card_path = out / f"{name}.md"
         model_file = files[0].relative_to(out).as_posix()
-        write_text(card_path, write_card(name, model_file, row, facts, digest))
+        folded = {column: choice.over_seeds(column) for column in _FOLDED}
+        seeds = Seeds(len(choice.seeds), folded, timings.remarks(choice.seeds))
+        write_text(card_path, write_card(name, model_file, row, facts, digest, seeds))
         entry = {
             "name": name,
             "file": model_file,
@@ -205,7 +249,10 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
             "sha256": digest,
             "bytes": files[0].stat().st_size,
             "point": row["folder"],
-            **{column: row[column] for column in _INDEX_COLUMNS},
+            **{column: row.get(column) for column in _INDEX_COLUMNS},
+            "seeds": len(choice.seeds),
+            **{f"{column}_mean": mean for column, (mean, _) in folded.items()},
+            **{f"{column}_std": deviation for column, (_, deviation) in folded.items()},
         }
         index[name] = entry
         write_json(out / INDEX, [index[key] for key in sorted(index)])
@@ -229,8 +276,14 @@ def _validation(row: Mapping[str, Any]) -> float:
     return float(row["validation_accuracy"])
 
 
-def _nearest_miss(study: str, rows: list[dict[str, Any]], wanted: list[Constraint]) -> str:
-    """What the point lacks that misses its constraints by the least in all."""
+def _nearest_miss(study: str, rows: list[dict[str, Any]], wanted: list[Constraint], on_average: bool) -> str:
+    """What the configuration lacks that misses its constraints by the least in all.
+
+    Args:
+        on_average: whether one satisfies them on average over its seeds, though none of its files does.
+    """
+    if on_average:
+        return f"{study}: on average over seeds a configuration satisfies every constraint, but none of its files does"
 
     def missed(row: dict[str, Any]) -> list[Constraint]:
         return [constraint for constraint in wanted if not constraint.holds(row)]
@@ -258,9 +311,9 @@ def _read_index(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _name(row: Mapping[str, Any], index: Mapping[str, Mapping[str, Any]]) -> str:
-    """Model, dataset, technique, criterion and sparsity; the point's hash too where another point has that name."""
+    """Model, dataset, technique, criterion and percent removed; the point's hash too where another has that name."""
     what = f"{model_title(row['model'])}-{title_of(row['dataset'])}"
-    name = f"{what}-{row['technique']}-{row['criterion']}-{row['sparsity']:g}"
+    name = f"{what}-{row['technique']}-{row['criterion']}-{percent(row['achieved_sparsity'])}"
     # the file of a dataset may be called anything
     name = "".join(letter if letter in _NAME_LETTERS else "_" for letter in name)
     taken = name in index and index[name].get("point") != row["folder"]

@@ -23,11 +23,11 @@ from onnxprune.pruning.request import Masks, Request
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy, ensure
 from onnxprune.runtime.lock import timing_lock
-from onnxprune.runtime.timing import compare
 from onnxprune.schedules.context import PruningContext
 from onnxprune.settings.point import Point
 from onnxprune.settings.vocabulary import SCHEDULES
 from onnxprune.study.base import Base, cost_columns
+from onnxprune.study.latency import latency_columns
 from onnxprune.training.cost import NO_TRAINING
 from onnxprune.training.opcount import count_training_ops
 from onnxprune.training.setup import training_batches
@@ -134,24 +134,27 @@ def _record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str,
     trained = context.cost is not None and context.cost.updates > 0
     final = before if before is not None and not trained else run.measure(pruned.network, without)
     cost = context.cost or NO_TRAINING
+    achieved = _achieved(pruned, final, base.metrics)
     operators = context.operators or count_training_ops(pruned.network, dataset.input_shape)
     metrics = {
         **base.metrics,
         **_before_columns(before),
         **final.accuracy_columns(),
         "validation_accuracy": validation_accuracy(run.model_path, dataset, run.device, final.batch),
-        "accuracy_change": final.test.accuracy - base.metrics["base_accuracy"],
+        "base_accuracy_change": final.test.accuracy - base.metrics["base_accuracy"],
         **final.cost_columns(),
         **cost_columns(cost, context.flops),
-        **_achieved(pruned, final, base.metrics),
-        **_latency(run),
+        **achieved,
+        **_latency(run, achieved["theoretical_speedup"]),
         "parity_max_abs_diff": final.parity,
-        "collapsed": final.test.constant,
+        "most_predicted": final.test.most_predicted,
+        "collapsed": final.test.collapsed,
         "empty_layers": len(pruned.empty_layers),
         "data_checksum": dataset.checksum,
         "spec_hash": _spec_hash(run.folder),
         "base_id": base.folder.name,
     }
+    store.write_right(run.folder, final.right)
     masks = {name: mask.to(torch.bool).cpu().contiguous() for name, mask in pruned.unit_masks.items()}
     with replacing(run.folder / store.MASKS) as partial:
         safetensors.torch.save_file(masks, partial)
@@ -208,6 +211,7 @@ def _achieved(pruned: Pruned, final: Measured, base: dict[str, Any]) -> dict[str
     return {
         "achieved_sparsity": 100 * removed / units,
         "achieved_channels_sparsity": _channels_removed(pruned.unit_masks),
+        "dead_params": final.dead_params,
         "achieved_weight_sparsity": _percent_less(counts.nonzero_params, base["base_nonzero_params"]),
         "achieved_params_sparsity": _percent_less(counts.params, base["base_params"]),
         "achieved_macs_sparsity": _percent_less(counts.macs, base["base_macs"]) if counted else None,
@@ -225,28 +229,12 @@ def _channels_removed(unit_masks: dict[str, Tensor]) -> float:
     return 100 * (1 - kept.to(torch.float64).mean().item())
 
 
-def _latency(run: PointRun) -> dict[str, Any]:
-    """Base and pruned file timed in turn; None in every column where timing was switched off."""
-    point = run.point
-    if point.latency_seconds == 0:
-        names = ("latency_ms_median", "latency_ms_p90", "latency_runs", "base_latency_ms_median", "speedup")
-        return dict.fromkeys((*names, "speedup_noise"))
-    run.listener.stage("timing")
-    with run.exclusive(), timing_lock(run.listener.say):
-        found = compare(
-            run.base.onnx_path,
-            run.model_path,
-            run.dataset.input_shape,
-            point.latency_batch,
-            device=point.device,
-            threads=point.latency_threads,
-            seconds=point.latency_seconds,
-        )
-    return {
-        "latency_ms_median": found.other.median_ms,
-        "latency_ms_p90": found.other.p90_ms,
-        "latency_runs": found.other.runs,
-        "base_latency_ms_median": found.base.median_ms,
-        "speedup": found.speedup,
-        "speedup_noise": found.noise,
-    }
+def _latency(run: PointRun, theoretical: float | None) -> dict[str, Any]:
+    """Base and pruned file timed in turn, while nothing else of the run works."""
+    with contextlib.ExitStack() as alone:
+        if run.point.latency_seconds:
+            run.listener.stage("timing")
+            alone.enter_context(run.exclusive())
+            alone.enter_context(timing_lock(run.listener.say))
+        shape, settings = run.dataset.input_shape, run.point.settings()
+        return latency_columns(run.base.onnx_path, run.model_path, shape, settings, theoretical)
