@@ -88,8 +88,7 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
         f"{tied}"
     )
     click.echo(f"{headline.removed(row)}; accuracy {headline.accuracy(row)}; {headline.change(row)}")
-    if len(choice.seeds) > 1:
-        click.echo(f"Decided on the means over {len(choice.seeds)} seeds; the file is that of seed {row['seed']}.")
+    click.echo(choice.decided_on())
     if row.get("speedup_beyond_theory") is True:
         click.echo(f"{BEYOND}.")
     click.echo()

@@ -141,18 +141,19 @@ def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
         executor=how.executor,
         executor_settings=how.executor_settings,
     )
-    _print_rows(outcome.table, how.as_json, how.as_csv)
+    print_table(outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
         click.echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
     if report and len(outcome.table):
         page = outcome.folder / PAGE
-        _write_report(outcome.folder, page)
+        write_report(outcome.folder, page)
         if not how.quiet:
             click.echo(f"Report: {page}", err=True)
     return outcome.failures
 
 
-def _write_report(folder: Path, page: Path) -> None:
+def write_report(folder: Path, page: Path) -> None:
+    """Writes the page of a sweep."""
     from onnxprune.report.page import write
     from onnxprune.report.sources import read
 
@@ -190,7 +191,8 @@ def _print_plan(plan: "Sweep", how: _How) -> None:
     )
 
 
-def _print_rows(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
+def print_table(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
+    """Prints the rows of a sweep to stdout."""
     from onnxprune.commands.tables import print_results
 
     if as_json:
@@ -213,4 +215,4 @@ def results(folder: Path, as_json: bool, as_csv: bool) -> None:
     _print_failures(failures(folder))
     if not len(table):
         click.echo(f"{folder} has no finished point yet.", err=True)
-    _print_rows(table, as_json, as_csv)
+    print_table(table, as_json, as_csv)

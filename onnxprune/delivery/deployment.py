@@ -16,7 +16,7 @@ from onnxprune.common.errors import InputError, RunError, StorageError
 from onnxprune.common.files import make_folder, read_json, replacing, write_json, write_text
 from onnxprune.data.registry import title_of
 from onnxprune.delivery.headline import percent
-from onnxprune.delivery.modelcard import Facts, Seeds, write_card
+from onnxprune.delivery.modelcard import Facts, Seeds, decided_on, write_card
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
 from onnxprune.results import store, timings
@@ -131,6 +131,16 @@ class Choice:
         mean = None if values.isna().any() else float(values.mean())
         return mean, None if mean is None or len(values) == 1 else float(values.std())
 
+    @property
+    def folded(self) -> Seeds:
+        """The seeds, as cards and pages tell of them."""
+        columns = {column: self.over_seeds(column) for column in _FOLDED}
+        return Seeds(len(self.seeds), columns, timings.remarks(self.seeds))
+
+    def decided_on(self) -> str:
+        """What the decision rests on, in words."""
+        return decided_on(self.row, self.folded)
+
 
 @dataclass(frozen=True)
 class _Candidate:
@@ -238,8 +248,7 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
         row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
         card_path = out / f"{name}.md"
         model_file = files[0].relative_to(out).as_posix()
-        folded = {column: choice.over_seeds(column) for column in _FOLDED}
-        seeds = Seeds(len(choice.seeds), folded, timings.remarks(choice.seeds))
+        seeds = choice.folded
         write_text(card_path, write_card(name, model_file, row, facts, digest, seeds))
         entry = {
             "name": name,
@@ -250,9 +259,9 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
             "bytes": files[0].stat().st_size,
             "point": row["folder"],
             **{column: row.get(column) for column in _INDEX_COLUMNS},
-            "seeds": len(choice.seeds),
-            **{f"{column}_mean": mean for column, (mean, _) in folded.items()},
-            **{f"{column}_std": deviation for column, (_, deviation) in folded.items()},
+            "seeds": seeds.count,
+            **{f"{column}_mean": mean for column, (mean, _) in seeds.folded.items()},
+            **{f"{column}_std": deviation for column, (_, deviation) in seeds.folded.items()},
         }
         index[name] = entry
         write_json(out / INDEX, [index[key] for key in sorted(index)])

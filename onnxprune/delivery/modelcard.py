@@ -105,7 +105,8 @@ def write_card(name: str, file: str, row: Mapping[str, Any], facts: Facts, diges
             "",
             _summary(row),
             "",
-            *_of_seeds(row, seeds),
+            decided_on(row, seeds),
+            "",
             f"`{file}`: {row['file_bytes']:,} bytes, SHA-256 `{digest}`",
             "",
             "## How to load it",
@@ -168,16 +169,17 @@ def _summary(row: Mapping[str, Any]) -> str:
     )
 
 
-def _of_seeds(row: Mapping[str, Any], seeds: Seeds) -> list[str]:
+def decided_on(row: Mapping[str, Any], seeds: Seeds) -> str:
+    """Which seed a file is of, and what all of them gave."""
     if seeds.count == 1:
-        return [f"One seed, {row['seed']}: how much another one would differ was not measured.", ""]
+        return f"One seed, {row['seed']}: how much another one would differ was not measured."
     said = f"Chosen by the means over {seeds.count} seeds; this file is that of seed {row['seed']}. Over the seeds: "
     said += f"accuracy {seeds.spread('accuracy', '{:.2f}')} %"
     if seeds.folded["accuracy_change"][0] is not None:
         said += f", {seeds.spread('accuracy_change', '{:+.2f}')} points against the 0 % controls"
     if seeds.folded["speedup"][0] is not None:
         said += f", speedup {seeds.spread('speedup', '{:.2f}')}"
-    return [f"{said}.", ""]
+    return f"{said}."
 
 
 def _loading(file: str, facts: Facts) -> list[str]:

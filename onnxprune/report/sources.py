@@ -1,6 +1,5 @@
 """What the report reads: of each sweep its table, its plan, its failures and what the records hold beyond the table."""
 
-import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from onnxprune.common.errors import InputError, OnnxpruneError
 from onnxprune.common.files import read_json
 from onnxprune.delivery.deployment import choose, constraints, studies
 from onnxprune.delivery.modelcard import command
-from onnxprune.results import store
+from onnxprune.results import store, timings
 from onnxprune.settings.point import BASES
 from onnxprune.settings.sweep import Sweep
 
@@ -31,10 +30,12 @@ class Best:
     Attributes:
         row: its settings, metrics and environment, None where something was not measured.
         command: what makes it again.
+        seeds: what it was decided on, where that is the means over several; else "".
     """
 
     row: dict[str, Any]
     command: str
+    seeds: str
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Source:
         failures: folder of a failed point -> reason.
         spec: the text of its sweep.toml.
         records: folder of a point -> its metrics.json.
+        remarks: what has to be said of its latencies.
         base_losses: folder of a base -> training loss of each epoch; bases that are not there are left out.
         best: for each model and dataset the chosen model, or why there is none.
     """
@@ -60,6 +62,7 @@ class Source:
     failures: dict[str, str]
     spec: str
     records: dict[str, dict[str, Any]]
+    remarks: list[str]
     base_losses: dict[str, list[float]]
     best: list[Best | str]
 
@@ -117,6 +120,7 @@ def _read(folder: Path, name: str) -> Source:
         failures=store.failures(folder),
         spec=(folder / store.SPEC).read_text(encoding="utf-8", errors="replace"),
         records=records,
+        remarks=timings.remarks(table) if len(table) else [],
         base_losses={base: record["epoch_losses"] for base, record in bases.items() if "epoch_losses" in record},
         best=_best(folder) if len(table) else [],
     )
@@ -137,12 +141,12 @@ def _best(folder: Path) -> list[Best | str]:
     try:
         for table in studies(folder, wanted):
             try:
-                row = choose(table, wanted).row
+                choice = choose(table, wanted)
             except OnnxpruneError as error:
                 found.append(str(error))
                 continue
-            row = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
-            found.append(Best(row, command(row)))
+            row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
+            found.append(Best(row, command(row), choice.decided_on()))
     except InputError as error:
         found.append(str(error))
     return found
