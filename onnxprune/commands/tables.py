@@ -62,7 +62,7 @@ def print_results(table: "pd.DataFrame") -> None:
     console.print(
         "acc: top-1 on the full test set by the ONNX file under onnxruntime, before and after fine-tuning. 1 MAC = 2 "
         "FLOPs. eff. MACs: without multiplications by stored zeros, which a dense runtime performs all the same. TL: "
-        "training cost of the point."
+        "what making the point took: training, criterion, calibration, discarded rounds."
     )
     console.print(
         "change: accuracy less that of the 0 % control, which has the same training and nothing removed, on average "
@@ -223,8 +223,8 @@ def _cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
         compact(mean["effective_macs"]),
         compact(mean["nonzero_params"]),
         compact(mean["file_bytes"]),
-        f"{mean['training_seconds']:.1f}",
-        f"{mean['latency_ms_median']:.3f}" if timed else _MISSING,
+        f"{mean['tl_seconds']:.1f}",
+        f"{mean['latency_ms_paired']:.3f}" if timed else _MISSING,
         speedup,
         ", ".join(said),
     ]

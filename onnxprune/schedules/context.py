@@ -18,10 +18,10 @@ from onnxprune.pruning.request import Masks, Memory, Request
 from onnxprune.settings.point import Point
 from onnxprune.settings.vocabulary import TECHNIQUES
 from onnxprune.training.batches import Batches
-from onnxprune.training.cost import TrainingCost
+from onnxprune.training.cost import Spent, TrainingCost
 from onnxprune.training.device import seeded_generator
 from onnxprune.training.distillation import Teacher
-from onnxprune.training.opcount import TrainingOps, count_training_ops
+from onnxprune.training.opcount import TrainingOps, count_training_ops, metered
 from onnxprune.training.recipe import Recipe
 from onnxprune.training.setup import recipe_of, train_checked
 
@@ -38,6 +38,10 @@ class PruningContext:
         untrained: the pruned network before it is trained, None where the schedule prunes while it trains.
         cost: of all training so far, None for none.
         flops: of it, counted, forward and backward.
+        teacher_flops: of the answers that it learnt from.
+        criterion: what it took to decide on what goes.
+        calibration: what it took to make up for that without training.
+        discarded: training of networks that were not gone on with.
         operators: of training on one image, of the network trained last.
         path: what a schedule of several steps did, a row a step.
     """
@@ -52,12 +56,17 @@ class PruningContext:
     untrained: nn.Module | None = None
     cost: TrainingCost | None = None
     flops: int = 0
+    teacher_flops: int = 0
+    criterion: Spent = field(default_factory=Spent)
+    calibration: Spent = field(default_factory=Spent)
+    discarded: Spent = field(default_factory=Spent)
     operators: TrainingOps | None = None
     path: list[dict[str, Any]] = field(default_factory=list)
 
     def decide(self, network: nn.Module, sparsity: float, gone: Masks | None = None) -> Masks:
         """What is removed of `network` at a sparsity in percent, `gone` included."""
-        return decide(network, dataclasses.replace(self.request, sparsity=sparsity), self.batches, None, gone)
+        request = dataclasses.replace(self.request, sparsity=sparsity)
+        return decide(network, request, self.batches, None, gone, self.criterion)
 
     def controlled(self, masks: Masks) -> Masks:
         """The masks, or what a control puts in their place; chance itself is a criterion."""
@@ -85,7 +94,8 @@ class PruningContext:
 
     def validation_accuracy(self, network: nn.Module, images: int | None = None) -> float:
         """Top-1 of a network on the validation split, or its first images, in percent."""
-        return network_accuracy(network, self.dataset, self.batches.device, images)
+        with metered(self.criterion):
+            return network_accuracy(network, self.dataset, self.batches.device, images)
 
     def recipe(self, network: nn.Module, epochs: float, rate: float) -> Recipe:
         """How to train `network` at a learning rate for batches of 256."""
@@ -106,7 +116,17 @@ class PruningContext:
         """Trains `network`, which comes from the base, in place."""
         teacher = Teacher(self.base, self.point.distill) if self.point.distill else None
         how = self.recipe(network, epochs, self.point.finetune_learning_rate)
+        before = 0 if self.cost is None else self.cost.images
         self.train(network, how, teacher=teacher, **arguments)
+        if teacher is not None and self.cost is not None:
+            answers = count_training_ops(self.base, self.dataset.input_shape).forward_flops_per_image
+            self.teacher_flops += (self.cost.images - before) * answers
+
+    def discard(self, cost: TrainingCost | None, flops: int) -> None:
+        """Counts the training since `cost` and `flops` were what they are here as not gone on with."""
+        seconds = (self.cost.seconds if self.cost else 0.0) - (cost.seconds if cost else 0.0)
+        self.discarded.add(Spent(self.flops - flops, seconds))
+        self.cost, self.flops = cost, flops
 
     def train_pruned(self, pruned: Pruned, training: Callable[[nn.Module, Masks], None]) -> Pruned:
         """Trains a copy of a pruned network by `training`, which gets it with the masks to hold."""

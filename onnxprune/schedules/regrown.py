@@ -34,7 +34,7 @@ def _regrown(context: PruningContext, by_gradient: bool) -> Pruned:
     if TECHNIQUES[point.technique].scope == "global":
         shares = erdos_renyi_shares(sizes, share)
     chance = dataclasses.replace(context.request, criterion="random", shares=shares)
-    start = context.remove(network, decide(network, chance, context.batches))
+    start = context.remove(network, decide(network, chance, context.batches, spent=context.criterion))
     growth = Regrowth(start.unit_masks, by_gradient, point.seed)
 
     def training(network: nn.Module, held: Masks) -> None:

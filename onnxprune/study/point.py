@@ -28,7 +28,7 @@ from onnxprune.settings.point import Point
 from onnxprune.settings.vocabulary import SCHEDULES
 from onnxprune.study.base import Base, cost_columns
 from onnxprune.study.latency import latency_columns
-from onnxprune.training.cost import NO_TRAINING
+from onnxprune.training.cost import NO_TRAINING, TrainingCost
 from onnxprune.training.opcount import count_training_ops
 from onnxprune.training.setup import training_batches
 
@@ -144,6 +144,7 @@ def _record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str,
         "base_accuracy_change": final.test.accuracy - base.metrics["base_accuracy"],
         **final.cost_columns(),
         **cost_columns(cost, context.flops),
+        **_whole_cost(context, cost),
         **achieved,
         **_latency(run, achieved["theoretical_speedup"]),
         "parity_max_abs_diff": final.parity,
@@ -168,6 +169,19 @@ def _record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str,
         "operators": {name: asdict(entry) for name, entry in final.counts.operators.items()},
         "environment": environment.of_training(run.point.device),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _whole_cost(context: PruningContext, training: TrainingCost) -> dict[str, Any]:
+    """What making the point took beside the training that led to it, and all of it together."""
+    parts = {"criterion": context.criterion, "calibration": context.calibration, "discarded": context.discarded}
+    flops = {"teacher_flops": context.teacher_flops, **{f"{name}_flops": part.flops for name, part in parts.items()}}
+    seconds = {f"{name}_seconds": part.seconds for name, part in parts.items()}
+    return {
+        **flops,
+        "tl_flops": context.flops + sum(flops.values()),
+        **seconds,
+        "tl_seconds": training.seconds + sum(seconds.values()),
     }
 
 
