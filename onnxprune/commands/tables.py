@@ -108,16 +108,18 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
     console = _console()
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     left = ("technique", "criterion")
-    for heading in (*left, "highest\n%", "val. drop\npoints", "acc\n%", "MACs", "file\nbytes", "speedup", "tried\n%"):
+    numbers = ("highest\n%", "removed\n%", "val. drop\npoints", "acc\n%", "MACs", "file\nbytes", "speedup")
+    for heading in (*left, *numbers, "tried\n%"):
         grid.add_column(heading, justify="left" if heading in (*left, "tried\n%") else "right")
     for entry in found:
         metrics = entry.metrics
         tried = " ".join(f"{trial.sparsity:g}{'' if trial.accepted else '✗'}" for trial in entry.trials)
-        shown = [_MISSING] * 5
+        shown = [_MISSING] * 6
         if metrics:
             drop = next(trial.drop for trial in entry.trials if trial.sparsity == entry.sparsity)
             speedup = metrics.get("speedup")
             shown = [
+                f"{metrics['achieved_sparsity']:.1f}",
                 f"{drop:.2f}",
                 f"{metrics['accuracy']:.2f}",
                 compact(metrics["macs"]),
@@ -165,6 +167,7 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
     )
     cells, sections = [list(_HEADINGS)], []
     previous = None
+    names: dict[str, str] = {}
     for _, seeds in rows.groupby(point, sort=False, dropna=False):
         first = seeds.iloc[0]
         sections.append(previous not in (None, first["technique"]))
@@ -172,7 +175,11 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
         criterion = first["criterion"] + (" of layers" if seeds["granularity"].eq("layer").any() else "")
         if first.get("control", "none") != "none":
             criterion += f", {first['control']}"
-        cells.append([first["technique"], criterion, f"{first['sparsity']:g}", *_cells(seeds, floor)])
+        names |= dict.fromkeys(seeds["folder"], f"{first['technique']} {criterion} {first['sparsity']:g}")
+        said = [f"= {names[same]}" for same in seeds["same_as"].dropna().unique()[:1] if same in names]
+        *numbers, remark = _cells(seeds, floor)
+        remark = ", ".join(filter(None, [remark, *said]))
+        cells.append([first["technique"], criterion, f"{first['sparsity']:g}", *numbers, remark])
     kept = _fitting(cells, width)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index in kept:
@@ -183,6 +190,11 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
         grid.add_row(*(line[index] for index in kept))
     found: list[RenderableType] = [heading, assessment, grid]
     left_out = [" ".join(_HEADINGS[index].split()) for index in range(len(_HEADINGS)) if index not in kept]
+    networks = int(rows["same_as"].isna().sum())
+    if networks < len(rows):
+        found.append(
+            f"{len(rows)} rows, {_plural(networks, 'network')}: rows marked = are the same one, to the last bit."
+        )
     if left_out:
         found.append(f"Not shown for want of room: {', '.join(left_out)}.")
     return found

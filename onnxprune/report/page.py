@@ -54,6 +54,7 @@ _COLUMNS: dict[str, tuple[str, int | None]] = {
     "macs_missing": ("MACs leave out", None),
     "most_predicted": ("one class %", 1),
     "collapsed": ("collapsed", None),
+    "same_as": ("same network as", None),
 }
 _ASSESSED = {
     "model": "model",
@@ -215,6 +216,8 @@ def _conditions(rows: pd.DataFrame) -> list[str]:
 def _hidden(table: pd.DataFrame, sweeps: int) -> set[str]:
     """Columns that would say nothing."""
     unneeded = {"macs_missing", "base_macs_missing"} - set(table.columns)
+    if table["same_as"].isna().all():
+        unneeded |= {"same_as"}
     return unneeded | {"sweep"} if sweeps == 1 else unneeded
 
 

@@ -23,7 +23,7 @@ _PAIRED = ["images_lost", "images_gained"]
 DERIVED = (
     "accuracy_low", "accuracy_high", "base_accuracy_low", "base_accuracy_high", "control_point", "control_accuracy",
     "accuracy_change", "accuracy_change_low", "accuracy_change_high", *_PAIRED, "accuracy_change_p_value",
-    "latency_ms_paired",
+    "latency_ms_paired", "same_as",
 )  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def derive(table: pd.DataFrame, known: pd.DataFrame, right_images: Callable[[str
     found["control_accuracy"] = pd.Series(_numbers(found, "accuracy")[present], present.index, dtype=float)
     found["accuracy_change"] = found["accuracy"] - found["control_accuracy"]
     found["latency_ms_paired"] = paired_latency(found)
+    found["same_as"] = _same_as(found)
     return _with_pairs(found, known, cache(right_images)).convert_dtypes()
 
 
@@ -73,6 +74,14 @@ def paired_latency(table: pd.DataFrame) -> pd.Series:
         return pd.Series(np.nan, table.index)
     base = pd.Series(_numbers(table, "base_latency_ms_median"), table.index)
     return base.groupby(timed_together(table)).transform("median") / _numbers(table, "speedup")
+
+
+def _same_as(table: pd.DataFrame) -> pd.Series:
+    """For each row the folder of the first one that is the same network; missing for the first."""
+    if "network_id" not in table:
+        return pd.Series(None, table.index, dtype=object)
+    firsts = table.groupby("network_id", sort=False)["folder"].transform("first").astype(object)
+    return firsts.where((firsts != table["folder"]) & table["network_id"].notna(), None)
 
 
 def timed_together(table: pd.DataFrame) -> np.ndarray:

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from onnxprune.bridge.measure import network_accuracy
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
 from onnxprune.pruning.decide import decide, shuffled
+from onnxprune.pruning.identity import network_identity
 from onnxprune.pruning.remove import Pruned, held_weights, remove, zeroed
 from onnxprune.pruning.request import Masks, Memory, Request
 from onnxprune.settings.point import Point
@@ -24,6 +25,17 @@ from onnxprune.training.distillation import Teacher
 from onnxprune.training.opcount import TrainingOps, count_training_ops, metered
 from onnxprune.training.recipe import Recipe
 from onnxprune.training.setup import recipe_of, train_checked
+
+
+class Twin(Protocol):
+    """A finished point whose network is that of another one."""
+
+    def masks(self) -> Masks:
+        """What it removed in the end."""
+
+
+# settings that say no more than what is removed, which a network tells by itself
+_OF_THE_CHOICE = ("technique", "criterion", "granularity", "sparsity", "control", "keep", "keep_dead", "channel_align")
 
 
 @dataclass
@@ -44,6 +56,9 @@ class PruningContext:
         discarded: training of networks that were not gone on with.
         operators: of training on one image, of the network trained last.
         path: what a schedule of several steps did, a row a step.
+        find_twin: looks for a point that has made a network, by its identity.
+        identity: of the network, where what is left of it is known before it is trained.
+        twin: what `find_twin` has found: the point that has made it, so that it is not trained again.
     """
 
     point: Point
@@ -62,6 +77,9 @@ class PruningContext:
     discarded: Spent = field(default_factory=Spent)
     operators: TrainingOps | None = None
     path: list[dict[str, Any]] = field(default_factory=list)
+    find_twin: Callable[[str], "Twin | None"] = lambda identity: None
+    identity: str | None = None
+    twin: "Twin | None" = None
 
     def decide(self, network: nn.Module, sparsity: float, gone: Masks | None = None) -> Masks:
         """What is removed of `network` at a sparsity in percent, `gone` included."""
@@ -128,9 +146,20 @@ class PruningContext:
         self.discarded.add(Spent(self.flops - flops, seconds))
         self.cost, self.flops = cost, flops
 
+    def identify(self, pruned: Pruned) -> str:
+        """What the network shares with those that are the same and are treated alike."""
+        settings = {name: value for name, value in self.point.settings().items() if name not in _OF_THE_CHOICE}
+        treatment = {"scratch": self.point.control == "scratch", "align": self.point.dead_align}
+        return network_identity(pruned, {**settings, **treatment, "data": self.dataset.checksum})
+
     def train_pruned(self, pruned: Pruned, training: Callable[[nn.Module, Masks], None]) -> Pruned:
-        """Trains a copy of a pruned network by `training`, which gets it with the masks to hold."""
+        """Trains a copy of a pruned network by `training`, which gets it with the masks to hold; one that another
+        point has made already is left untrained."""
         self.untrained = pruned.network
+        self.identity = self.identify(pruned)
+        self.twin = self.find_twin(self.identity)
+        if self.twin is not None:
+            return pruned
         network = copy.deepcopy(pruned.network)
         training(network, pruned.held)
         return dataclasses.replace(pruned, network=network)

@@ -41,4 +41,6 @@ def _regrown(context: PruningContext, by_gradient: bool) -> Pruned:
         how = context.recipe(network, point.epochs, point.learning_rate)
         context.train(network, how, masks=held, remask=lambda done, updates: growth.step(network, done, updates))
 
-    return dataclasses.replace(context.train_pruned(start, training), unit_masks=growth.masks)
+    pruned = context.train_pruned(start, training)
+    masks = growth.masks if context.twin is None else context.twin.masks()  # where its weights have moved to
+    return dataclasses.replace(pruned, unit_masks=masks)

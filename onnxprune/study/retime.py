@@ -30,15 +30,20 @@ def retime(sweep: Path, say: Callable[[str], None] = lambda line: None) -> None:
     timed = table[table["latency_seconds"] > 0] if len(table) else table
     if not len(timed):
         raise InputError(f"{sweep} has no point that was timed: run the sweep with --latency-seconds above 0")
+    known: dict[str, dict[str, Any]] = {}
     for number, folder in enumerate(timed["folder"], 1):
-        columns = _retime(sweep / folder, say)
+        columns = _retime(sweep / folder, known, say)
         say(f"{number}/{len(timed)} {folder}: {columns['latency_ms_median']:.3f} ms, speedup {columns['speedup']:.2f}")
     with store.claimed(sweep / store.SPEC):
         store.write_tables(sweep)
 
 
-def _retime(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Times a point and puts that into its record."""
+def _retime(folder: Path, known: dict[str, dict[str, Any]], say: Callable[[str], None]) -> dict[str, Any]:
+    """Times a point and puts that into its record.
+
+    Args:
+        known: what was found for networks, by identity: the same one is timed once.
+    """
     with store.claimed(folder):
         record, settings = store.finished_record(folder), read_json(folder / store.CONFIG)
         if record is None or settings is None:
@@ -48,16 +53,23 @@ def _retime(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         _check_machine(record["environment"], settings["device"])
         _check(base)
         _check(folder)
-        shape = open_classifier(folder / store.MODEL).metadata.input_shape
-        if shape is None:
-            raise RunError(f"{folder / store.MODEL}: its metadata do not say what images it takes")
-        with timing_lock(say):
-            theory = metrics["theoretical_speedup"]
-            columns = latency_columns(base / store.MODEL, folder / store.MODEL, shape, settings, theory)
+        identity = metrics.get("network_id", folder.name)
+        columns = known.get(identity) or _measured(base / store.MODEL, folder / store.MODEL, settings, metrics, say)
+        known[identity] = columns
         kept = {name: value for name, value in metrics.items() if name not in LATENCY_COLUMNS}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         store.amend(folder, {**record, "metrics": {**kept, **columns}, "timed": now})
         return columns
+
+
+def _measured(
+    base: Path, model: Path, settings: dict[str, Any], metrics: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
+    shape = open_classifier(model).metadata.input_shape
+    if shape is None:
+        raise RunError(f"{model}: its metadata do not say what images it takes")
+    with timing_lock(say):
+        return latency_columns(base, model, shape, settings, metrics["theoretical_speedup"])
 
 
 def _check_machine(then: dict[str, Any], device: str) -> None:
