@@ -8,7 +8,8 @@ import click
 from onnxprune.commands.options import machine_readable, print_rows
 
 if TYPE_CHECKING:
-    from onnxprune.delivery.deployment import Choice, Deployed
+    from onnxprune.delivery.choice import Choice
+    from onnxprune.delivery.deployment import Deployed
 
 _DROP = 1.0
 
@@ -54,15 +55,16 @@ def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, output: 
       onnxprune deploy experiments/runs/demo --max-drop 0.5 --min-speedup 2 --layout triton
     """
     from onnxprune.common.errors import RunError
+    from onnxprune.delivery import choice as choices
     from onnxprune.delivery import deployment
 
     if max_drop is None and limits["min_accuracy"] is None:
         max_drop = _DROP
-    wanted = deployment.constraints(max_drop=max_drop, **limits)
+    wanted = choices.constraints(max_drop=max_drop, **limits)
     entries, misses = [], []
-    for table in deployment.studies(sweep, wanted):
+    for table in choices.studies(sweep, wanted):
         try:
-            choice = deployment.choose(table, wanted)
+            choice = choices.choose(table, wanted)
         except RunError as error:
             misses.append(str(error))
             continue

@@ -9,7 +9,7 @@ import pandas as pd
 
 from onnxprune.common.errors import InputError, OnnxpruneError
 from onnxprune.common.files import read_json
-from onnxprune.delivery.deployment import choose, constraints, studies
+from onnxprune.delivery.choice import choose, constraints, studies
 from onnxprune.delivery.modelcard import command
 from onnxprune.results import store, timings
 from onnxprune.settings.point import BASES
