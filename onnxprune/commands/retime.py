@@ -27,6 +27,6 @@ def retime(sweep: Path, output: str | None) -> None:
     from onnxprune.study.retime import retime as measure_again
 
     measure_again(sweep, lambda line: click.echo(line, err=True))
-    print_table(result_table(sweep), output == "json", output == "csv")
+    print_table(sweep, result_table(sweep), output == "json", output == "csv")
     write_report(sweep, sweep / PAGE)
     click.echo(f"Report: {sweep / PAGE}", err=True)

@@ -141,7 +141,7 @@ def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
         executor=how.executor,
         executor_settings=how.executor_settings,
     )
-    print_table(outcome.table, how.as_json, how.as_csv)
+    print_table(outcome.folder, outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
         click.echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
     if report and len(outcome.table):
@@ -191,9 +191,9 @@ def _print_plan(plan: "Sweep", how: _How) -> None:
     )
 
 
-def print_table(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
+def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
     """Prints the rows of a sweep to stdout."""
-    from onnxprune.commands.tables import print_results
+    from onnxprune.commands.tables import print_claims, print_results
 
     if as_json:
         click.echo(table.to_json(orient="records", indent=1))
@@ -201,6 +201,7 @@ def print_table(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
         click.echo(table.to_csv(index=False), nl=False)
     elif len(table):
         print_results(table)
+        print_claims(table, folder)
 
 
 @click.command()
@@ -215,4 +216,4 @@ def results(folder: Path, as_json: bool, as_csv: bool) -> None:
     _print_failures(failures(folder))
     if not len(table):
         click.echo(f"{folder} has no finished point yet.", err=True)
-    print_table(table, as_json, as_csv)
+    print_table(folder, table, as_json, as_csv)

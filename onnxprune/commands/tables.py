@@ -7,6 +7,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from onnxprune.delivery.headline import told_claims
 from onnxprune.results.seeds import change
 from onnxprune.results.statistics import mean_interval
 from onnxprune.results.timings import noise, remarks
@@ -14,6 +15,7 @@ from onnxprune.settings.point import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import pandas as pd
 
@@ -75,6 +77,16 @@ def print_results(table: "pd.DataFrame") -> None:
         console.print(remark)
     if table["collapsed"].any():
         console.print("collapsed: the network predicts one class for nearly all images, that many of them.")
+
+
+def print_claims(table: "pd.DataFrame", sweep: "Path") -> None:
+    """Prints which ways to prune are better than others, and than their controls, to stdout; nothing without seeds or
+    controls."""
+    console = _console()
+    for title, lines in told_claims(table, sweep).items():
+        console.print(f"\n{title}")
+        for line in lines:
+            console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def layers_by_sparsity(found: "Sequence[LayerAccuracy]") -> "pd.DataFrame":

@@ -1,9 +1,23 @@
 """What is said first of a row of the results: how much went, how good the network still is, and against what."""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from onnxprune.results import store
+from onnxprune.results.claims import between_ways, beyond_controls, sentences
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+_HOW = (
+    "In points of accuracy, paired by seed, with 95 % intervals: a difference counts where its interval leaves out zero "
+    "and McNemar's test over all images, corrected for the number of comparisons, has p < 0.05; of one seed, the "
+    "latter alone."
+)
 
 
 def removed(row: Mapping[str, Any]) -> str:
@@ -36,6 +50,21 @@ def change(row: Mapping[str, Any]) -> str:
         lost, gained = row["images_lost"], row["images_gained"]
         control += f" ({lost:,} images lost, {gained:,} gained: {_significance(p_value)})"
     return f"{control}; {base}"
+
+
+def told_claims(table: pd.DataFrame, sweep: Path) -> dict[str, list[str]]:
+    """Title -> lines: which ways to prune are better than others, where there are several seeds, and than their
+    controls, where there are any."""
+
+    def right(folder: str) -> "np.ndarray | None":
+        return store.right_images(sweep / folder)
+
+    found = {}
+    if table["seed"].nunique() > 1 and (ways := sentences(between_ways(table, right))):
+        found[f"Which is more accurate, at the same sparsity asked for? {_HOW}"] = ways
+    if controls := sentences(beyond_controls(table, right)):
+        found[f"Is it better than chance, or than training what is left from scratch? {_HOW}"] = controls
+    return found
 
 
 def _significance(p_value: Any) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 from onnxprune.common.errors import InputError, OnnxpruneError
 from onnxprune.common.files import read_json
 from onnxprune.delivery.choice import choose, constraints, studies
+from onnxprune.delivery.headline import told_claims
 from onnxprune.delivery.modelcard import command
 from onnxprune.results import store, timings
 from onnxprune.settings.point import BASES
@@ -50,6 +51,7 @@ class Source:
         spec: the text of its sweep.toml.
         records: folder of a point -> its metrics.json.
         remarks: what has to be said of its latencies.
+        claims: title -> lines: which ways to prune are better than others and than their controls.
         base_losses: folder of a base -> training loss of each epoch; bases that are not there are left out.
         best: for each model and dataset the chosen model, or why there is none.
     """
@@ -63,6 +65,7 @@ class Source:
     spec: str
     records: dict[str, dict[str, Any]]
     remarks: list[str]
+    claims: dict[str, list[str]]
     base_losses: dict[str, list[float]]
     best: list[Best | str]
 
@@ -121,6 +124,7 @@ def _read(folder: Path, name: str) -> Source:
         spec=(folder / store.SPEC).read_text(encoding="utf-8", errors="replace"),
         records=records,
         remarks=timings.remarks(table) if len(table) else [],
+        claims=told_claims(table, folder) if len(table) else {},
         base_losses={base: record["epoch_losses"] for base, record in bases.items() if "epoch_losses" in record},
         best=_best(folder) if len(table) else [],
     )

@@ -51,7 +51,7 @@ def paired_shares(lost: int, gained: int, images: int) -> Interval:
     return Interval(100 * (difference - half), 100 * (difference + half))
 
 
-def mean_interval(values: "np.ndarray") -> Interval:
+def mean_interval(values: np.ndarray) -> Interval:
     """Student's interval of the mean of two independent values or more (n,)."""
     from scipy.special import stdtrit
 
@@ -78,13 +78,17 @@ class Difference(NamedTuple):
     real: bool
 
 
-def paired_difference(differences: "np.ndarray", lost: int | None, gained: int | None, images: int) -> Difference:
+def paired_difference(
+    differences: np.ndarray, lost: int | None, gained: int | None, images: int, comparisons: int = 1
+) -> Difference:
     """What pairs of networks that differ in one thing tell of it.
 
     Args:
         differences: of each pair's accuracies, second minus first, in points (seeds,).
         lost: images that only the first of a pair gets right, over all pairs; `gained`: likewise; None: not known.
         images: of the test set.
+        comparisons: of which this is one: the p-value is multiplied by their number (Bonferroni), so that among many no
+            winner comes of chance alone.
     """
     seeds = len(differences)
     interval = mean_interval(differences) if seeds > 1 else Interval(math.nan, math.nan)
@@ -92,5 +96,5 @@ def paired_difference(differences: "np.ndarray", lost: int | None, gained: int |
     if lost is not None and gained is not None:
         if seeds == 1:
             interval = paired_shares(lost, gained, images)
-        beyond = (beyond or seeds == 1) and mcnemar(lost, gained) < _SIGNIFICANT
+        beyond = (beyond or seeds == 1) and mcnemar(lost, gained) * comparisons < _SIGNIFICANT
     return Difference(float(np.mean(differences)), interval.low, interval.high, seeds, beyond)
