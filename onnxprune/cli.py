@@ -20,6 +20,7 @@ _COMMANDS = {
     "search": ("onnxprune.commands.search", "Find the highest sparsity that loses no more than allowed."),
     "sensitivity": ("onnxprune.commands.sensitivity", "Accuracy against sparsity, one layer at a time."),
     "results": ("onnxprune.commands.study", "Print the table of a sweep, finished or still running."),
+    "retime": ("onnxprune.commands.retime", "Measure the latencies of a sweep again."),
     "report": ("onnxprune.commands.report", "Write a page on sweeps, finished or still running."),
     "plot": ("onnxprune.commands.plot", "Draw a figure of a sweep for a paper."),
     "prune": ("onnxprune.commands.prune", "Prune any ONNX file: smaller and faster, without its source code."),

@@ -52,6 +52,16 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
+def beyond_theory(low: float, theoretical: float, noise: float) -> bool:
+    """Whether a speedup is more than the MACs and the noise of timing explain.
+
+    Args:
+        low: the lower end of its 95 % confidence interval.
+        theoretical, noise: as in `Facts`.
+    """
+    return low > theoretical * (1 + noise) * _BEYOND
+
+
 def judge(facts: Facts) -> Verdict:
     """What the figures say."""
     low, high = facts.interval
@@ -66,7 +76,7 @@ def judge(facts: Facts) -> Verdict:
     reasons = []
     if theory is None:
         reasons.append("what to expect is not known: not all MACs of the two files can be told, see profile")
-    elif low > theory * (1 + facts.noise) * _BEYOND and outcome == "faster":
+    elif outcome == "faster" and beyond_theory(low, theory, facts.noise):
         reasons.append(
             f"beyond theory: its MACs explain {theory:.2f}x only; the rest is other work that is gone, another kernel "
             "or type of numbers, or a disturbed measurement: look at it before you rely on it"

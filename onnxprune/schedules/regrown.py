@@ -34,11 +34,13 @@ def _regrown(context: PruningContext, by_gradient: bool) -> Pruned:
     if TECHNIQUES[point.technique].scope == "global":
         shares = erdos_renyi_shares(sizes, share)
     chance = dataclasses.replace(context.request, criterion="random", shares=shares)
-    start = context.remove(network, decide(network, chance, context.batches))
+    start = context.remove(network, decide(network, chance, context.batches, spent=context.criterion))
     growth = Regrowth(start.unit_masks, by_gradient, point.seed)
 
     def training(network: nn.Module, held: Masks) -> None:
         how = context.recipe(network, point.epochs, point.learning_rate)
         context.train(network, how, masks=held, remask=lambda done, updates: growth.step(network, done, updates))
 
-    return dataclasses.replace(context.train_pruned(start, training), unit_masks=growth.masks)
+    pruned = context.train_pruned(start, training)
+    masks = growth.masks if context.twin is None else context.twin.masks()  # where its weights have moved to
+    return dataclasses.replace(pruned, unit_masks=masks)

@@ -266,6 +266,11 @@ class Point:
         return self.base_settings() | {name: getattr(self, name) for name in names}
 
     @property
+    def dead_align(self) -> int | None:
+        """What widths are a multiple of once dead units have left the file; None: they stay."""
+        return None if self.keep_dead else self.channel_align
+
+    @property
     def kept_layers(self) -> tuple[str, ...]:
         """Names of the layers that lose nothing."""
         return tuple(name.strip() for name in (self.keep or "").split(",") if name.strip())

@@ -153,6 +153,7 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
         dataset,
         metadata={"model": point.model, "seed": point.seed, "base_id": folder.name},
     )
+    store.write_right(folder, measured.right)
     metrics = {
         **measured.accuracy_columns("base_"),
         "base_validation_accuracy": validation_accuracy(

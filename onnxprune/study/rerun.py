@@ -25,7 +25,7 @@ COUNT_SHARE = 0.01  # of MACs, parameters, bytes
 MASK_SHARE = 0.1  # of all units, kept in one and removed in the other
 _TIMED = ("seconds", "per_second", "memory_bytes", "latency", "speedup")  # parts of the names of columns
 _ROUNDING = ("weights", "parity_max_abs_diff", "before_finetuning_parity_max_abs_diff", "base_parity_max_abs_diff")
-_IDENTITIES = ("spec_hash", "base_id")  # follow from the settings and the data, which are compared
+_IDENTITIES = ("spec_hash", "base_id", "network_id")  # follow from the settings and the data, which are compared
 
 
 @dataclass(frozen=True)

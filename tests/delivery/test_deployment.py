@@ -20,7 +20,7 @@ import onnxprune as package
 from onnxprune.common.errors import InputError, OnnxpruneError, RunError
 from onnxprune.common.files import write_json
 from onnxprune.delivery import deployment
-from onnxprune.delivery.deployment import choose, constraints
+from onnxprune.delivery.choice import choose, constraints, studies
 from onnxprune.results import store
 from onnxprune.settings.sweep import Sweep
 
@@ -235,7 +235,7 @@ def test_neither_pytorch_nor_nni_is_imported(sweep: Path, tmp_path: Path) -> Non
 
 def deployed(sweep: Path, out: Path) -> None:
     wanted = constraints(max_drop=100, max_bytes=30_000)
-    for table in deployment.studies(sweep, wanted):
+    for table in studies(sweep, wanted):
         deployment.deploy(choose(table, wanted), sweep, out, "plain")
 
 
@@ -243,7 +243,7 @@ def test_a_model_that_is_not_the_measured_one_is_refused(sweep: Path, tmp_path: 
     copy = tmp_path / "study"
     shutil.copytree(sweep, copy)
     dense, half = (next(copy.glob(f"*-s{percent}-*")) / "model.onnx" for percent in (0, 50))
-    ((table,), wanted) = (deployment.studies(copy, []), constraints(max_drop=100, max_bytes=30_000))
+    ((table,), wanted) = (studies(copy, []), constraints(max_drop=100, max_bytes=30_000))
     choice = choose(table, wanted)
     shutil.copy(dense, half)
     with pytest.raises(RunError, match="not the file that was measured"):
@@ -284,26 +284,26 @@ def test_what_cannot_be_used_or_written_is_said(sweep: Path, tmp_path: Path) -> 
 
 def test_sweeps_that_lack_what_decides_are_refused(sweep: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not the folder of a sweep"):
-        deployment.studies(tmp_path, [])
+        studies(tmp_path, [])
     copy = tmp_path / "study"
     shutil.copytree(sweep, copy)
     for path in copy.glob("*/metrics.json"):
         record = json.loads(path.read_text())
         record["metrics"].update(speedup=None, latency_ms_median=None)
         write_json(path, record)
-    assert len(deployment.studies(copy, constraints(max_drop=1))) == 1
+    assert len(studies(copy, constraints(max_drop=1))) == 1
     done = called("deploy", copy, *ASK, "--out", tmp_path / "models")
     assert f"{NAME}: the one of the fewest MACs" in done.stdout, done.stderr
     assert "latency was not timed" in (tmp_path / "models" / f"{NAME}.md").read_text()
     with pytest.raises(InputError, match="was not timed"):
-        deployment.studies(copy, constraints(min_speedup=2))
+        studies(copy, constraints(min_speedup=2))
     for path in copy.glob("*/metrics.json"):
         record = json.loads(path.read_text())
         del record["metrics"]["base_validation_accuracy"]
         write_json(path, record)
     with pytest.raises(InputError, match=r"no finished point that can be used.*lacks base_validation_accuracy"):
-        deployment.studies(copy, [])
+        studies(copy, [])
     for path in copy.glob("*/metrics.json"):
         path.unlink()
     with pytest.raises(InputError, match="no finished point"):
-        deployment.studies(copy, [])
+        studies(copy, [])

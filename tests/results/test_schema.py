@@ -12,7 +12,7 @@ import pytest
 from made_up import hand_made, record
 
 from onnxprune.common.files import digest, parse_json, read_json
-from onnxprune.delivery.deployment import studies
+from onnxprune.delivery.choice import studies
 from onnxprune.report.sources import read
 from onnxprune.results import schema, store
 from onnxprune.settings.point import FIELDS
