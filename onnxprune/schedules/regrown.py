@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from torch import nn
+from torch import Tensor, nn
 
 from onnxprune.bridge.start import build_network
 from onnxprune.pruning.decide import decide
 from onnxprune.pruning.layers import prunable_layers, weighted_layer
-from onnxprune.pruning.regrowth import Regrowth, erdos_renyi_shares
+from onnxprune.pruning.regrowth import SHARE, Regrowth, erdos_renyi_shares, rigl_share, set_interval
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks
 from onnxprune.schedules.context import PruningContext
@@ -35,10 +35,25 @@ def _regrown(context: PruningContext, by_gradient: bool) -> Pruned:
         shares = erdos_renyi_shares(sizes, share)
     chance = dataclasses.replace(context.request, criterion="random", shares=shares)
     start = context.remove(network, decide(network, chance, context.batches))
-    growth = Regrowth(start.unit_masks, by_gradient, point.seed)
+    growth = Regrowth(start.unit_masks, point.seed)
 
     def training(network: nn.Module, held: Masks) -> None:
         how = context.recipe(network, point.epochs, point.learning_rate)
-        context.train(network, how, masks=held, remask=lambda done, updates: growth.step(network, done, updates))
+        interval = set_interval(how.updates_per_epoch(len(context.batches)))
+
+        def between(done: int, _: int) -> dict[str, Tensor] | None:
+            if not done or done % interval:
+                return None
+            context.path.append({"update": done, "share": SHARE})
+            return growth.by_chance(network)
+
+        def in_place(done: int, updates: int) -> dict[str, Tensor] | None:
+            share = rigl_share(done, updates)
+            if not share:
+                return None
+            context.path.append({"update": done, "share": share})
+            return growth.by_gradient(network, share)
+
+        context.train(network, how, masks=held, **{"regrow": in_place} if by_gradient else {"remask": between})
 
     return dataclasses.replace(context.train_pruned(start, training), unit_masks=growth.masks)

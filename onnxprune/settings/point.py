@@ -278,7 +278,7 @@ class Point:
             return self.epochs + self.finetune_epochs
         if "finetune_epochs" in SCHEDULES[self.schedule].settings:
             return self.finetune_epochs
-        return self.epochs * (self.rounds or 1) + self.rewind_epoch
+        return (self.epochs - self.rewind_epoch) * (self.rounds or 1) + self.rewind_epoch
 
     def base_id(self, checksum: str) -> str:
         """Readable name and hash of all that decides the base, the data's checksum included."""

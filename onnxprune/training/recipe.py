@@ -42,7 +42,11 @@ class Recipe:
 
     def updates(self, images: int) -> int:
         """Steps of the optimizer for so many training images; at least one, unless there are no epochs."""
-        return math.ceil(self.epochs * math.ceil(images / min(self.batch_size, images)) - 1e-9)
+        return math.ceil(self.epochs * self.updates_per_epoch(images) - 1e-9)
+
+    def updates_per_epoch(self, images: int) -> int:
+        """Those of one pass over so many training images."""
+        return math.ceil(images / min(self.batch_size, images))
 
 
 def scaled_learning_rate(rate_at_256: float, batch_size: int, training_images: int) -> float:
