@@ -36,6 +36,11 @@ def set_interval(updates_per_epoch: int) -> int:
     return updates_per_epoch * math.ceil(INTERVAL / updates_per_epoch)
 
 
+def updates_to_move(schedule: str, updates_per_epoch: int) -> int:
+    """Updates that a training by "set" or "rigl" needs to have a step."""
+    return 1 + (set_interval(updates_per_epoch) if schedule == "set" else math.floor(INTERVAL / END))
+
+
 class Regrowth:
     """What moves where.
 

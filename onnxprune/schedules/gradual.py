@@ -31,7 +31,7 @@ def _gradual(context: PruningContext, curve: Callable[[float], float]) -> Pruned
     """
     point = context.point
     network, masks = copy.deepcopy(context.base), Masks()
-    how = context.recipe(network, point.finetune_epochs, point.finetune_learning_rate)
+    how = context.recipe(network, context.finetuning_epochs, point.finetune_learning_rate)
     steps = pruning_steps(how.updates(len(context.batches)), point.rounds)
 
     def remask(done: int, _: int) -> Masks | None:
@@ -44,7 +44,7 @@ def _gradual(context: PruningContext, curve: Callable[[float], float]) -> Pruned
         context.path.append({"update": done, "sparsity": sparsity})
         return context.held(network, masks)
 
-    context.finetune(network, point.finetune_epochs, remask=remask)
+    context.finetune(network, context.finetuning_epochs, remask=remask)
     if not masks:  # no epochs
         masks = context.decide(network, point.sparsity)
     return context.remove(network, masks)

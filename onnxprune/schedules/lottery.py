@@ -9,6 +9,7 @@ from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks
 from onnxprune.schedules.context import PruningContext
 from onnxprune.schedules.iterative import round_sparsities
+from onnxprune.settings.budget import updates_per_epoch
 
 
 def lottery(context: PruningContext) -> Pruned:
@@ -19,8 +20,8 @@ def lottery(context: PruningContext) -> Pruned:
     """
     point, dataset = context.point, context.dataset
     early, trained, masks = build_network(point, dataset), context.base, None
-    how = context.recipe(early, point.epochs, point.learning_rate)
-    begin = point.rewind_epoch * how.updates_per_epoch(len(context.batches))
+    how = context.base_recipe(early)
+    begin = point.rewind_epoch * updates_per_epoch(point.batch_size, len(context.batches))
     if begin:
         context.train(early, how, stop_after=begin)
     *between, last = round_sparsities(point.sparsity, point.rounds)
@@ -33,6 +34,6 @@ def lottery(context: PruningContext) -> Pruned:
 
     def training(network: nn.Module, held: Masks) -> None:
         # its micro-batch may be larger, where it has shrunk
-        context.train(network, context.recipe(network, point.epochs, point.learning_rate), masks=held, start_at=begin)
+        context.train(network, context.base_recipe(network), masks=held, start_at=begin)
 
     return context.train_pruned(context.remove(early, masks), training)

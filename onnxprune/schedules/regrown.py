@@ -11,6 +11,7 @@ from onnxprune.pruning.regrowth import SHARE, Regrowth, erdos_renyi_shares, rigl
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks
 from onnxprune.schedules.context import PruningContext
+from onnxprune.settings.budget import updates_per_epoch
 from onnxprune.settings.vocabulary import TECHNIQUES
 
 
@@ -38,8 +39,8 @@ def _regrown(context: PruningContext, by_gradient: bool) -> Pruned:
     growth = Regrowth(start.unit_masks, point.seed)
 
     def training(network: nn.Module, held: Masks) -> None:
-        how = context.recipe(network, point.epochs, point.learning_rate)
-        interval = set_interval(how.updates_per_epoch(len(context.batches)))
+        how = context.base_recipe(network)
+        interval = set_interval(updates_per_epoch(point.batch_size, len(context.batches)))
 
         def between(done: int, _: int) -> dict[str, Tensor] | None:
             if not done or done % interval:
