@@ -16,7 +16,7 @@ from onnxprune.graph.images import Layout
 from onnxprune.graph.metadata import NORMALISATION, Normalisation
 from onnxprune.models import MODELS
 from onnxprune.settings.point import FIELDS, Point
-from onnxprune.settings.vocabulary import TECHNIQUES
+from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
 
 BEYOND = "The speedup is beyond theory: its MACs and the noise of timing explain less; look at it before you rely on it"
 
@@ -170,8 +170,8 @@ def _summary(row: Mapping[str, Any]) -> str:
     model, technique = MODELS[row["model"]], TECHNIQUES[row["technique"]]
     title = DATASETS[row["dataset"]].title if row["dataset"] in DATASETS else _literal(title_of(row["dataset"]))
     tuned = f"schedule {_literal(row['schedule'])}"
-    if row["finetune_epochs"] is not None:
-        tuned += f", fine-tuned for {row['finetune_epochs']} epoch(s)"
+    if "finetune_epochs" in SCHEDULES[row["schedule"]].settings:
+        tuned += f", fine-tuned for {row['training_images'] / row['train_images']:g} epoch(s)"
     return (
         f"{model.title} that classifies {title}, pruned, {headline.removed(row)}: {technique.summary} "
         f"(technique {_code(row['technique'])}, criterion {_code(row['criterion'])}), {tuned}. "

@@ -162,7 +162,7 @@ MODELS: Registry[Model] = _Models(
             "perceptron with one hidden layer (--hidden units, 128 by default; 0 for none)",
             "onnxprune.models.slp",
             micro_batch=4096,
-            recipe=Recipe(epochs=5, finetune_epochs=3, learning_rate=0.2, finetune_learning_rate=0.2),
+            recipe=Recipe(epochs=5, finetune_epochs=3, learning_rate=0.1, finetune_learning_rate=0.05),
             options=("hidden",),
         ),
         "cnn": Model(

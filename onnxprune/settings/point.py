@@ -30,7 +30,7 @@ from onnxprune.settings.values import (
 )
 from onnxprune.settings.vocabulary import CONTROLS, GRANULARITIES, SCHEDULES, TECHNIQUES
 
-SCHEMA = 3  # part of every id: raised when the same settings come to mean another result, as by another default
+SCHEMA = 4  # part of every id: raised when the same settings come to mean another result, as by another default
 
 MAX_NAME = 100  # characters: with what ids add it stays below the 255 that file systems allow
 
@@ -43,6 +43,7 @@ _BASE_SETTINGS = (
     "batch_size",
     "seed",
     "epochs",
+    "updates",
     "learning_rate",
     "augment",
     "precision",
@@ -58,7 +59,7 @@ _BASE_SETTINGS = (
 # that what was finished before keeps its name.
 _IN_EVERY_ID = frozenset(
     (
-        *(name for name in _BASE_SETTINGS if name != "image_size"),
+        *(name for name in _BASE_SETTINGS if name not in ("image_size", "updates")),
         *("technique", "criterion", "schedule", "granularity", "sparsity", "control"),
         *("finetune_epochs", "finetune_learning_rate", "rounds", "rewind_epoch", "max_drop", "distill"),
         *("recalibrate", "compensate", "keep_dead", "channel_align", "hidden", "batch_norm", "stem"),
@@ -128,14 +129,20 @@ class Point:
         "none", "what takes the place of the criterion's choice: " + ", ".join(CONTROLS), name_in(CONTROLS), axis=True
     )
     seed: int = _setting(0, "decides initialisation, data order and random criteria", whole_number(0), axis=True)
-    # None here and in `criterion` stands for the model's and the technique's default; a plan's points have none left
-    epochs: int = _setting(
-        None, "training epochs of the base; each model has its default", optional(whole_number(0, 100_000))
+    # None: the model's, with more where these are few updates (`onnxprune.settings.budget`)
+    epochs: int | None = _setting(
+        None,
+        "training epochs of the base; each model has its default, and takes more where these are few updates",
+        optional(whole_number(0, 100_000)),
     )
-    finetune_epochs: int = _setting(None, "epochs after pruning; likewise", optional(whole_number(0, 100_000)))
+    updates: int | None = _setting(
+        None, "updates that train the base, in place of epochs", optional(whole_number(0, 10_000_000))
+    )
+    finetune_epochs: int | None = _setting(None, "epochs after pruning; likewise", optional(whole_number(0, 100_000)))
+    # None here and in `criterion` stands for the model's and the technique's default; a plan's points have none left
     learning_rate: float = _setting(
         None,
-        "peak rate at batch 256 and up, scaled by sqrt(batch/256) below; likewise",
+        "peak rate at batch 256 and up, scaled by sqrt(batch/256) below; each model has its default",
         optional(real_number(1e-9, 1e6)),
     )
     finetune_learning_rate: float = _setting(None, "the same for fine-tuning", optional(real_number(1e-9, 1e6)))
@@ -174,7 +181,11 @@ class Point:
         "and GPUs that have it; fp16 is for GPUs, without which it is far slower",
         name_in(PRECISIONS),
     )
-    train_limit: int | None = _setting(None, "train on the first N images only", optional(whole_number(1)))
+    train_limit: int | None = _setting(
+        None,
+        "train on a sample of N images only, as many of each class as its share is; the seed decides which",
+        optional(whole_number(1)),
+    )
     image_size: str | None = _setting(
         None,
         "HEIGHTxWIDTH that pictures of a folder are resized to, or one number for both; default: their own",
@@ -238,6 +249,11 @@ class Point:
         height, width = map(int, self.image_size.split("x"))
         return height, width
 
+    @property
+    def sample(self) -> tuple[int | None, int]:
+        """How many training images are used, None for all, and the seed that decides which; 0 where it decides nothing."""
+        return self.train_limit, self.seed if self.train_limit is not None else 0
+
     def base_settings(self) -> dict[str, Any]:
         """The settings that decide the base: equal ones share it."""
         return {name: getattr(self, name) for name in _BASE_SETTINGS} | self.model_options
@@ -274,15 +290,6 @@ class Point:
     def kept_layers(self) -> tuple[str, ...]:
         """Names of the layers that lose nothing."""
         return tuple(name.strip() for name in (self.keep or "").split(",") if name.strip())
-
-    @property
-    def epochs_after_base(self) -> float:
-        """Epochs of training that the point takes beside those of its base."""
-        if self.control == "scratch":
-            return self.epochs + self.finetune_epochs
-        if "finetune_epochs" in SCHEDULES[self.schedule].settings:
-            return self.finetune_epochs
-        return self.epochs * (self.rounds or 1) + self.rewind_epoch
 
     def base_id(self, checksum: str) -> str:
         """Readable name and hash of all that decides the base, the data's checksum included."""

@@ -17,6 +17,7 @@ from onnxprune.pruning.request import Request
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import FIELDS
 from onnxprune.settings.sweep import Sweep
+from onnxprune.study import soundness
 from onnxprune.study.base import ensure_base
 from onnxprune.study.feasibility import check_prunable
 from onnxprune.study.jobs import Materials
@@ -69,6 +70,7 @@ def sensitivity(
             raise InputError(f"sensitivity is of one network, pruned in one way: expected one {name}, got several")
     materials = Materials(data_dir, verbosity)
     dataset = materials.dataset(first)
+    soundness.check([first], materials)
     check_prunable([first], materials)
     device = torch.device(first.device)
     found = []
