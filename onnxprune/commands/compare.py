@@ -1,6 +1,7 @@
 """`compare`: ONNX files side by side."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,3 +185,12 @@ def print_verdict(entry: "Entry") -> None:
         click.echo(
             f"  - on random input its largest output is the base's for {100 * entry.outputs.same_top1:.0f} % of rows"
         )
+
+
+def print_verdicts(entries: "Sequence[Entry]") -> None:
+    """What came out for a file that was made of another, at each batch size."""
+    for entry in entries:
+        if entry.facts is None:
+            batch = "" if entry.batch is None else f" at batch {entry.batch:,}"
+            click.echo(f"\nBy onnxruntime{batch}, both timed in turn:")
+        print_verdict(entry)

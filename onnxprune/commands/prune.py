@@ -176,6 +176,7 @@ def _print_json(report: "PruneReport") -> None:
 
 def _print(report: "PruneReport") -> None:
     from onnxprune.commands.columns import columns
+    from onnxprune.commands.compare import print_verdicts
 
     click.echo(_headline(report))
     for headings, rows in (_sizes(report), _quality(report), _groups(report.groups), _layers(report)):
@@ -184,7 +185,7 @@ def _print(report: "PruneReport") -> None:
     for lines in (_frozen(report.groups), _recovery(report), _without_data(report)):
         if lines:
             click.echo("\n" + "\n".join(lines))
-    _print_verdicts(report)
+    print_verdicts(report.comparison)
 
 
 def _headline(report: "PruneReport") -> str:
@@ -293,13 +294,3 @@ def _without_data(report: "PruneReport") -> list[str]:
         f"Without --data {'it was repaired from noise' if report.repairs else 'nothing was repaired'}: some hundred "
         "inputs without labels would choose better, give back most of the accuracy, and tell how close the outputs are."
     ]
-
-
-def _print_verdicts(report: "PruneReport") -> None:
-    from onnxprune.commands.compare import print_verdict
-
-    for entry in report.comparison:
-        if entry.facts is None:
-            batch = "" if entry.batch is None else f" at batch {entry.batch:,}"
-            click.echo(f"\nBy onnxruntime{batch}, both timed in turn:")
-        print_verdict(entry)

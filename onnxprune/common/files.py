@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from filelock import FileLock, Timeout
 from onnxprune.common.errors import RunError, StorageError
 
 PARTIAL = ".part"
+
+_GZIP_LEVEL = 6  # what the command takes by itself
+_GZIP_WINDOW = 31  # the largest, with gzip's header, which holds no name and no time here
+_PIECE = 2**20
 
 
 @contextlib.contextmanager
@@ -73,6 +78,16 @@ def digest(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
+
+
+def compressed_bytes(path: Path) -> int:
+    """Bytes of a file after gzip at its default level, as packages and downloads have it."""
+    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
+    total = 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            total += len(packer.compress(piece))
+    return total + len(packer.flush())
 
 
 @contextlib.contextmanager
