@@ -79,7 +79,8 @@ def entry_json(entry: "Entry") -> dict[str, Any]:
         name: None if part is None else asdict(part)
         for name, part in (("facts", entry.facts), ("verdict", entry.verdict), ("outputs", entry.outputs))
     }
-    counts = {name: getattr(entry.counts, name) for name in (*_COUNTS, "sparsity", "complete")}
+    names = (*_COUNTS, "weight_bytes", "macs_by_type", "sparsity", "complete")
+    counts = {name: getattr(entry.counts, name) for name in names}
     return {
         "model": str(entry.path),
         "batch": entry.batch,
@@ -102,7 +103,8 @@ def _as_csv(entries: "list[Entry]") -> str:
             {
                 "model": entry.path,
                 "batch": entry.batch,
-                **{name: getattr(entry.counts, name) for name in (*_COUNTS, "complete")},
+                **{name: getattr(entry.counts, name) for name in (*_COUNTS, "weight_bytes", "complete")},
+                "int8_macs": entry.counts.macs_by_type.get("int8", 0),
                 "latency_ms_median": entry.latency.median_ms,
                 "theoretical_speedup": facts and facts.theoretical,
                 "speedup": facts and facts.speedup,
@@ -127,6 +129,11 @@ def _print(entries: "list[Entry]", device: str) -> None:
     headings = [">bytes", ">params", ">not zero", ">MACs", ">eff. MACs", "model"]
     rows = [[*(_ratio(entry, base, name) for name in _COUNTS), str(entry.path)] for entry in files]
     click.echo(columns(headings, rows))
+    types = [entry for entry in files if entry.counts.macs_by_type.keys() - {"float32", "unknown"}]
+    if types:
+        click.echo("\nTypes of numbers that are multiplied; bytes of weights as stored\n")
+        headings = [">weight bytes", ">MACs in float32", ">in 8 bits", ">in others", "model"]
+        click.echo(columns(headings, [_types(entry) for entry in files]))
     for start in range(0, len(entries), len(files)):
         part = entries[start : start + len(files)]
         batch = "" if base.batch is None else f" at batch {part[0].batch:,}"
@@ -147,6 +154,13 @@ def _ratio(entry: "Entry", base: "Entry", name: str) -> str:
     if name in _OF_MACS and not (entry.counts.complete and base.counts.complete):
         return f"{number:,}" if entry.counts.complete else f"at least {number:,}"
     return f"{number:,}" + (f" ({reference / number:.2f})" if number and entry is not base else "")
+
+
+def _types(entry: "Entry") -> list[str]:
+    found = dict(entry.counts.macs_by_type)
+    whole = max(1, sum(found.values()))
+    shares = [found.pop("float32", 0), found.pop("int8", 0), sum(found.values())]
+    return [f"{entry.counts.weight_bytes:,}", *(f"{100 * share / whole:.1f} %" for share in shares), str(entry.path)]
 
 
 def _timed(entry: "Entry") -> list[str]:

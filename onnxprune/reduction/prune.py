@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.comparison import compare
-from onnxprune.analysis.facts import vector_channels
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
 from onnxprune.graph.files import files_of
@@ -29,6 +28,7 @@ from onnxprune.reduction.samples import Data, Samples, read_samples
 from onnxprune.reduction.settings import FROM_SAMPLES, UNITS, PruneSettings, parse_target
 from onnxprune.reduction.units import Advance, Outcome, UnitPruning
 from onnxprune.runtime.probe import probe
+from onnxprune.runtime.processor import vector_channels
 from onnxprune.version import __version__
 
 _SECONDS_TO_OPEN = 30  # of a file: by the clock, and the machine may be busy
