@@ -182,7 +182,8 @@ def _compare(
         )
         if has_int8(counts[index]):
             processor = (int8_instructions(), vectors()) if device == "cpu" else (None, "")
-            eight = quantised(counts[index], kernels[0], kernels[index], *processor)
+            medians = (latencies[0].median_ms, latencies[index].median_ms)
+            eight = quantised(counts[index], (kernels[0], kernels[index]), medians, *processor)
             facts = replace(facts, quantised=eight)
         theirs, own = ([value.name for value in sessions[at].get_outputs()] for at in (0, index))
         outputs, by_position = difference(theirs, own, answers[0], answers[index])

@@ -29,14 +29,16 @@ _INT8_PRODUCTS = (
 
 @dataclass(frozen=True)
 class Quantised:
-    """A file of which products are in 8 bits, against its base; times are of onnxruntime's own profiler.
+    """A file of which products are in 8 bits, against its base.
+
+    Times are medians of latency, shared out as onnxruntime's own profiler found them in runs of their own.
 
     Attributes:
         share: of its MACs, those that the file has in 8 bits, 0 to 1.
         depthwise_share: of its MACs, those in 8 bits of convolutions of a channel each.
         products_ms: of a run, what products take: in the base, in the file by 8 bits, and there by floats.
         conversions_ms: what conversion between floats and 8 bits takes.
-        total_ms: all kernels of the file.
+        total_ms: all of the file.
         instructions: of the processor for products of 8 bits; None where the system does not tell.
         vectors: its widest.
     """
@@ -57,12 +59,13 @@ def has_int8(counts: Counts) -> bool:
 
 def quantised(
     counts: Counts,
-    base: Sequence[KernelTime],
-    own: Sequence[KernelTime],
+    kernels: tuple[Sequence[KernelTime], Sequence[KernelTime]],
+    medians_ms: tuple[float, float],
     instructions: tuple[str, ...] | None,
     vectors: str,
 ) -> Quantised:
-    """What the counts of a file and the kernel times of base and file say."""
+    """What the counts of a file, and the kernel times and latencies of base and file say."""
+    (base, own), (base_ms, own_ms) = kernels, medians_ms
     whole = max(1, counts.macs)
     depthwise = sum(
         node.macs
@@ -73,19 +76,20 @@ def quantised(
         share=counts.macs_by_type.get(INT8, 0) / whole,
         depthwise_share=depthwise / whole,
         products_ms=(
-            _spent(base, (*_FLOAT_PRODUCTS, *_INT8_PRODUCTS)),
-            _spent(own, _INT8_PRODUCTS),
-            _spent(own, _FLOAT_PRODUCTS),
+            base_ms * _share(base, (*_FLOAT_PRODUCTS, *_INT8_PRODUCTS)),
+            own_ms * _share(own, _INT8_PRODUCTS),
+            own_ms * _share(own, _FLOAT_PRODUCTS),
         ),
-        conversions_ms=_spent(own, _CONVERSIONS),
-        total_ms=sum(kernel.ms for kernel in own),
+        conversions_ms=own_ms * _share(own, _CONVERSIONS),
+        total_ms=own_ms,
         instructions=instructions,
         vectors=vectors,
     )
 
 
-def _spent(kernels: Sequence[KernelTime], operators: Sequence[str]) -> float:
-    return sum(kernel.ms for kernel in kernels if kernel.operator in operators)
+def _share(kernels: Sequence[KernelTime], operators: Sequence[str]) -> float:
+    """Of the time of all kernels, 0 to 1."""
+    return sum(kernel.share for kernel in kernels if kernel.operator in operators) / 100
 
 
 def reasons(found: Quantised, faster: bool) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from onnxprune.analysis.evaluation import Scores, as_logits, score
 from onnxprune.bridge.coupling import cut
 from onnxprune.bridge.export import export, network_logits, parity, write_metadata
+from onnxprune.common.files import compressed_bytes
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.graph.counting import count
 from onnxprune.graph.counts import Counts
@@ -34,12 +35,14 @@ class Measured:
         test: scores of the file under onnxruntime on the full test set.
         parity: largest absolute difference between the network's logits and the file's, on 256 test images.
         counts: MACs, parameters and bytes of the file.
+        compressed: bytes of the file after gzip.
         batch: images that were run through it at once, as many as memory is meant to hold.
     """
 
     test: Scores
     parity: float
     counts: Counts
+    compressed: int
     batch: int
 
     def accuracy_columns(self, prefix: str = "") -> dict[str, Any]:
@@ -60,6 +63,7 @@ class Measured:
             f"{prefix}params": self.counts.params,
             f"{prefix}nonzero_params": self.counts.nonzero_params,
             f"{prefix}file_bytes": self.counts.file_bytes,
+            f"{prefix}bytes_compressed": self.compressed,
             # a column of its own only where there is something to say: most rows have none
             **({} if self.counts.complete else {f"{prefix}macs_missing": "; ".join(self.counts.notes)}),
         }
@@ -104,7 +108,7 @@ def export_and_measure(
         path, {**_data_metadata(dataset), **metadata, "accuracy": test.accuracy, "onnxprune_version": __version__}
     )
     counts = count(path)  # last: of the file as it is deployed, its metadata included
-    return Measured(test=test, parity=difference, counts=counts, batch=batch)
+    return Measured(test, difference, counts, compressed_bytes(path), batch)
 
 
 def validation_accuracy(path: Path, dataset: Dataset, device: torch.device, batch: int) -> float:

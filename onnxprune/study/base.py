@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from onnxprune.bridge.coupling import heads
+from onnxprune.bridge.eight_bits import measure_int8
 from onnxprune.bridge.measure import export_and_measure, validation_accuracy
 from onnxprune.bridge.start import build_network
 from onnxprune.common import environment
@@ -135,6 +136,12 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
         dataset,
         metadata={"model": point.model, "seed": point.seed, "base_id": folder.name},
     )
+    int8 = {}
+    if point.also == "int8":
+        found = measure_int8(
+            folder / store.MODEL, folder / store.INT8_MODEL, dataset, torch.device(point.device), measured.batch
+        )
+        int8 = {f"base_int8_{name}": value for name, value in found.items()}
     metrics = {
         **measured.accuracy_columns("base_"),
         "base_validation_accuracy": validation_accuracy(
@@ -143,6 +150,7 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
         **measured.cost_columns("base_"),
         **cost_columns(cost, operators.flops_per_image * cost.images, "base_"),
         "base_parity_max_abs_diff": measured.parity,
+        **int8,
         "train_images": len(dataset.train),
         "available_train_images": dataset.available_train,
         "test_images": len(dataset.test),

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from onnxprune.bridge.eight_bits import measure_int8
 from onnxprune.bridge.measure import Measured, export_and_measure, validation_accuracy
 from onnxprune.common import environment
 from onnxprune.common.files import replacing
@@ -31,6 +32,8 @@ from onnxprune.study.base import Base, cost_columns
 from onnxprune.training.cost import NO_TRAINING
 from onnxprune.training.opcount import count_training_ops
 from onnxprune.training.setup import training_batches
+
+_TIMED = ("latency_ms_median", "latency_ms_p90", "latency_runs", "speedup", "speedup_noise")
 
 # a context in which nothing else of the same run works, for timing
 Exclusive = Callable[[], AbstractContextManager[Any]]
@@ -144,6 +147,7 @@ def _record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str,
         **final.cost_columns(),
         **cost_columns(cost, context.flops),
         **_achieved(pruned, final, base.metrics),
+        **_int8(run, final.batch),
         **_latency(run),
         "parity_max_abs_diff": final.parity,
         "collapsed": final.test.constant,
@@ -225,28 +229,40 @@ def _channels_removed(unit_masks: dict[str, Tensor]) -> float:
     return 100 * (1 - kept.to(torch.float64).mean().item())
 
 
+def _int8(run: PointRun, batch: int) -> dict[str, Any]:
+    """Of the second file, where there is to be one."""
+    if run.point.also != "int8":
+        return {}
+    run.listener.stage("quantising")
+    found = measure_int8(run.model_path, run.folder / store.INT8_MODEL, run.dataset, run.device, batch)
+    return {f"int8_{name}": value for name, value in found.items()}
+
+
 def _latency(run: PointRun) -> dict[str, Any]:
-    """Base and pruned file timed in turn; None in every column where timing was switched off."""
+    """Base and pruned file, and their second ones, timed in turn; None in every column where timing was off."""
     point = run.point
+    files = {"": run.model_path}
+    if point.also == "int8":
+        files |= {"int8_": run.folder / store.INT8_MODEL, "base_int8_": run.base.folder / store.INT8_MODEL}
+    columns: dict[str, Any] = {"base_latency_ms_median": None}
+    for prefix in files:
+        columns |= dict.fromkeys(f"{prefix}{name}" for name in _TIMED)
     if point.latency_seconds == 0:
-        names = ("latency_ms_median", "latency_ms_p90", "latency_runs", "base_latency_ms_median", "speedup")
-        return dict.fromkeys((*names, "speedup_noise"))
+        return columns
     run.listener.stage("timing")
+    there = {prefix: path for prefix, path in files.items() if path.is_file()}  # what cannot be quantised is not
     with run.exclusive(), timing_lock(run.listener.say):
         found = compare(
             run.base.onnx_path,
-            run.model_path,
+            list(there.values()),
             run.dataset.input_shape,
             point.latency_batch,
             device=point.device,
             threads=point.latency_threads,
             seconds=point.latency_seconds,
         )
-    return {
-        "latency_ms_median": found.other.median_ms,
-        "latency_ms_p90": found.other.p90_ms,
-        "latency_runs": found.other.runs,
-        "base_latency_ms_median": found.base.median_ms,
-        "speedup": found.speedup,
-        "speedup_noise": found.noise,
-    }
+    columns["base_latency_ms_median"] = found[0].base.median_ms
+    for prefix, timed in zip(there, found, strict=True):
+        values = (timed.other.median_ms, timed.other.p90_ms, timed.other.runs, timed.speedup, timed.noise)
+        columns |= {f"{prefix}{name}": value for name, value in zip(_TIMED, values, strict=True)}
+    return columns
