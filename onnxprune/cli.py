@@ -24,6 +24,7 @@ _COMMANDS = {
     "report": ("onnxprune.commands.report", "Write a page on sweeps, finished or still running."),
     "plot": ("onnxprune.commands.plot", "Draw a figure of a sweep for a paper."),
     "prune": ("onnxprune.commands.prune", "Prune any ONNX file: smaller and faster, without its source code."),
+    "quantize": ("onnxprune.commands.quantize", "Quantise any ONNX file to int8 or float16: what is lost and gained."),
     "profile": ("onnxprune.commands.profile", "Profile any ONNX file: what it holds, what it costs, how fast it is."),
     "rerun": ("onnxprune.commands.rerun", "Run a point or a sweep again and say whether it comes out the same."),
     "compare": ("onnxprune.commands.compare", "Compare ONNX files with a base: really faster or not, and why."),

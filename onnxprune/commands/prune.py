@@ -177,6 +177,7 @@ def _print_json(report: "PruneReport") -> None:
 
 def _print(report: "PruneReport") -> None:
     from onnxprune.commands.columns import columns
+    from onnxprune.commands.compare import print_verdicts
 
     echo(_headline(report))
     for headings, rows in (_sizes(report), _quality(report), _groups(report.groups), _layers(report)):
@@ -185,7 +186,7 @@ def _print(report: "PruneReport") -> None:
     for lines in (_frozen(report.groups), _recovery(report), _without_data(report)):
         if lines:
             echo("\n" + "\n".join(lines))
-    _print_verdicts(report)
+    print_verdicts(report.comparison)
 
 
 def _headline(report: "PruneReport") -> str:
@@ -294,13 +295,3 @@ def _without_data(report: "PruneReport") -> list[str]:
         f"Without --data {'it was repaired from noise' if report.repairs else 'nothing was repaired'}: some hundred "
         "inputs without labels would choose better, give back most of the accuracy, and tell how close the outputs are."
     ]
-
-
-def _print_verdicts(report: "PruneReport") -> None:
-    from onnxprune.commands.compare import print_verdict
-
-    for entry in report.comparison:
-        if entry.facts is None:
-            batch = "" if entry.batch is None else f" at batch {entry.batch:,}"
-            echo(f"\nBy onnxruntime{batch}, both timed in turn:")
-        print_verdict(entry)

@@ -12,7 +12,7 @@ from onnxprune.common.errors import InputError, RunError
 from onnxprune.graph import surgery
 from onnxprune.graph.network import Network
 from onnxprune.reduction.allocation import Cost, aligned, allocate, cost
-from onnxprune.reduction.fidelity import accuracy, answers, compare_answers
+from onnxprune.reduction.fidelity import deciding_score
 from onnxprune.reduction.importance import geometric_median, norms
 from onnxprune.reduction.latency import node_times, relative_latency
 from onnxprune.reduction.noise import noise
@@ -297,17 +297,13 @@ class UnitPruning:
         return best
 
     def _score(self, network: Network) -> float:
-        """Accuracy on validation images, or else agreement with the original on held-out samples, percent.
+        """See `deciding_score`.
 
         Raises:
             InputError: its outputs are no scores.
         """
         assert self._samples is not None
-        if self._samples.validation is not None:
-            found = accuracy(network, self._samples.validation)
-        else:
-            held_out = self._samples.held_out
-            found = compare_answers(answers(self._graph.network, held_out), answers(network, held_out)).agreement
+        found = deciding_score(network, self._graph.network, self._samples)
         if found is None:
             raise InputError(
                 f"{self._path}: its outputs are no rows of scores, so that no drop can be told: give a sparsity or a "

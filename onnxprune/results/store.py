@@ -4,10 +4,10 @@
     <runs>/<sweep>/            sweep.toml   results.csv   results.parquet
     <runs>/<sweep>/<point-id>/ config.json  metrics.json  model.onnx  right.npy  masks.safetensors       log.txt
 
-`metrics.json`, the record, is written last and holds the checksums of the files beside it: where they fit, the
-base or point is done. `error.txt` is there instead of it where it failed. The tables are derived from the
-points' files. Beside bases and points, `damaged/` keeps what was done and no longer fits its checksums, and
-`.locks/` has a file for each folder that a process is or was working in.
+With `also = "int8"`, bases and points have a `model-int8.onnx` too. `metrics.json`, the record, is written last and
+holds the checksums of the files beside it: where they fit, the base or point is done. `error.txt` is there instead of
+it where it failed. The tables are derived from the points' files. Beside bases and points, `damaged/` keeps what was
+done and no longer fits its checksums, and `.locks/` has a file for each folder that a process is or was working in.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 METRICS = "metrics.json"
 MODEL = "model.onnx"
+INT8_MODEL = "model-int8.onnx"
 CHECKPOINT = "checkpoint.safetensors"
 MASKS = "masks.safetensors"
 RIGHT = "right.npy"
@@ -46,7 +47,7 @@ TABLE = "results.parquet"
 _DAMAGED = "damaged"
 _LOCKS = ".locks"
 _LONGEST_REASON = 2_000  # characters of why something failed
-_CHECKED = (CONFIG, MODEL, CHECKPOINT, MASKS, RIGHT)
+_CHECKED = (CONFIG, MODEL, INT8_MODEL, CHECKPOINT, MASKS, RIGHT)
 
 
 @contextlib.contextmanager

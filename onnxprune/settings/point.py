@@ -16,7 +16,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
 from onnxprune.data.registry import DATASETS, canonical_name, title_of
 from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, own_files, reference
-from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
+from onnxprune.settings.training_words import ALSO, AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
 from onnxprune.settings.values import (
     arguments,
     height_and_width,
@@ -53,13 +53,14 @@ _BASE_SETTINGS = (
     "freeze_features",
     "devices",
     "device",
+    "also",  # which the base gets too
 )
 
 # Ids name these whatever their values. A setting that came later is named only where it differs from its default, so
 # that what was finished before keeps its name.
 _IN_EVERY_ID = frozenset(
     (
-        *(name for name in _BASE_SETTINGS if name not in ("image_size", "updates")),
+        *(name for name in _BASE_SETTINGS if name not in ("image_size", "updates", "also")),
         *("technique", "criterion", "schedule", "granularity", "sparsity", "control"),
         *("finetune_epochs", "finetune_learning_rate", "rounds", "rewind_epoch", "max_drop", "distill"),
         *("recalibrate", "compensate", "keep_dead", "channel_align", "hidden", "batch_norm", "stem"),
@@ -164,6 +165,11 @@ class Point:
     )
     keep_dead: bool = _setting(
         False, "leave units in the exported file that can be left out without changing its answers", truth_value
+    )
+    also: str | None = _setting(
+        None,
+        "a second file beside each network's, and the base's, measured alike: " + ", ".join(ALSO),
+        optional(name_in(ALSO)),
     )
     weights: str | None = _setting(
         None,

@@ -14,6 +14,7 @@ from torch import nn
 
 from onnxprune.bridge.activity import dead_units
 from onnxprune.bridge.coupling import heads
+from onnxprune.bridge.eight_bits import measure_int8
 from onnxprune.bridge.measure import export_and_measure, validation_accuracy
 from onnxprune.bridge.start import build_network
 from onnxprune.common import environment
@@ -155,6 +156,12 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
         metadata={"model": point.model, "seed": point.seed, "base_id": folder.name},
     )
     store.write_right(folder, measured.right)
+    int8 = {}
+    if point.also == "int8":
+        found = measure_int8(
+            folder / store.MODEL, folder / store.INT8_MODEL, dataset, torch.device(point.device), measured.batch
+        )
+        int8 = {f"base_int8_{name}": value for name, value in found.items()}
     metrics = {
         **measured.accuracy_columns("base_"),
         "base_validation_accuracy": validation_accuracy(
@@ -165,6 +172,7 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
         "base_parity_max_abs_diff": measured.parity,
         "base_training_updates": cost.updates,
         "base_dead_units": dead_units(network, batches),
+        **int8,
         "train_images": len(dataset.train),
         "available_train_images": dataset.available_train,
         "validation_images": len(dataset.validation),

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from onnxprune.bridge.eight_bits import measure_int8
 from onnxprune.bridge.measure import PROVENANCE, Measured, export_and_measure, restamp, validation_accuracy
 from onnxprune.common import environment
 from onnxprune.common.files import replacing
@@ -151,6 +152,7 @@ def _record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str,
         **cost_columns(cost, context.flops),
         **_whole_cost(context, cost),
         **achieved,
+        **_int8(run, final.batch),
         **_latency(run, achieved["theoretical_speedup"]),
         "parity_max_abs_diff": final.parity,
         "most_predicted": final.test.most_predicted,
@@ -290,6 +292,15 @@ def _channels_removed(unit_masks: dict[str, Tensor]) -> float:
     return 100 * (1 - kept.to(torch.float64).mean().item())
 
 
+def _int8(run: PointRun, batch: int) -> dict[str, Any]:
+    """Of the second file, where there is to be one."""
+    if run.point.also != "int8":
+        return {}
+    run.listener.stage("quantising")
+    found = measure_int8(run.model_path, run.folder / store.INT8_MODEL, run.dataset, run.device, batch)
+    return {f"int8_{name}": value for name, value in found.items()}
+
+
 def _latency(run: PointRun, theoretical: float | None) -> dict[str, Any]:
     """Base and pruned file timed in turn, while nothing else of the run works."""
     with contextlib.ExitStack() as alone:
@@ -298,4 +309,4 @@ def _latency(run: PointRun, theoretical: float | None) -> dict[str, Any]:
             alone.enter_context(run.exclusive())
             alone.enter_context(timing_lock(run.listener.say))
         shape, settings = run.dataset.input_shape, run.point.settings()
-        return latency_columns(run.base.onnx_path, run.model_path, shape, settings, theoretical)
+        return latency_columns(run.base.folder, run.folder, shape, settings, theoretical)

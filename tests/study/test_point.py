@@ -89,9 +89,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     plan = Sweep.parse({**SETTINGS, "dataset": str(runs / "prototypes.npz"), "sparsity": [55, 100]})
     calls = []
 
-    def compare(*arguments: Any, **options: Any) -> Comparison:
+    def compare(*arguments: Any, **options: Any) -> list[Comparison]:
         calls.append((*arguments, options))
-        return COMPARISON
+        return [COMPARISON]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study_point, "compare", compare)
@@ -277,7 +277,7 @@ def test_latency_is_of_base_and_point_in_one_measurement(study: Study, rows: lis
     options = {"device": "cpu", "threads": 2, "seconds": 0.25}
     for row in rows:
         path = study.folder_of(row) / store.MODEL
-        assert (study.base.onnx_path, path, (1, 6, 6), 5, options) in study.calls
+        assert (study.base.onnx_path, [path], (1, 6, 6), 5, options) in study.calls
         assert row["latency_ms_median"] == 2.5
         assert row["latency_ms_p90"] == 2.75
         assert row["latency_runs"] == 222
@@ -299,7 +299,7 @@ def test_nothing_else_of_the_run_works_while_a_point_is_timed(
         yield
         inside.pop()
 
-    monkeypatch.setattr(study_point, "compare", lambda *_, **__: timed.append(bool(inside)) or COMPARISON)
+    monkeypatch.setattr(study_point, "compare", lambda *_, **__: timed.append(bool(inside)) or [COMPARISON])
     point = dataclasses.replace(study.points[0], finetune_epochs=0)
     folder = tmp_path / point.point_id(study.dataset.checksum)
     quiet = Reporter(0, Verbosity.QUIET)
