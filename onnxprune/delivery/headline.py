@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 _HOW = (
-    "In points of accuracy, paired by seed, with 95 % intervals: a difference counts where its interval leaves out zero "
+    "Points of accuracy, paired by seed, with 95 % intervals: a difference counts where its interval leaves out zero "
     "and McNemar's test over all images, corrected for the number of comparisons, has p < 0.05; of one seed, the "
     "latter alone."
 )
