@@ -41,6 +41,7 @@ def rows(*changes: dict[str, Any]) -> pd.DataFrame:
         "macs": 1000,
         "file_bytes": 4000,
         "latency_ms_paired": 0.5,
+        "base_latency_ms_median": 1.0,
         "speedup": 2.0,
         "speedup_noise": 0.01,
     }
