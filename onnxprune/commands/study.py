@@ -193,7 +193,7 @@ def _print_plan(plan: "Sweep", how: _How) -> None:
 
 def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
     """Prints the rows of a sweep to stdout."""
-    from onnxprune.commands.tables import print_claims, print_results
+    from onnxprune.commands.tables import print_claims, print_headlines, print_results
 
     if as_json:
         click.echo(table.to_json(orient="records", indent=1))
@@ -202,6 +202,7 @@ def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool
     elif len(table):
         print_results(table)
         print_claims(table, folder)
+        print_headlines(folder)
 
 
 @click.command()

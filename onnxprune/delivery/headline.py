@@ -20,6 +20,14 @@ _HOW = (
 )
 
 
+def way(row: Mapping[str, Any]) -> str:
+    """Technique and criterion, and the control that took its place."""
+    control = row.get("control")
+    return f"{row['technique']} {row['criterion']}" + (
+        "" if _missing(control) or control == "none" else f" ({control})"
+    )
+
+
 def removed(row: Mapping[str, Any]) -> str:
     """How much was removed, with what was asked for where that is another number."""
     found, asked = row["achieved_sparsity"], row["sparsity"]

@@ -217,6 +217,9 @@ def test_card_and_command_tell_the_change_against_the_control_with_the_base_besi
 def test_what_was_removed_names_the_file() -> None:
     row = {"model": "cnn", "dataset": "digits", "technique": "neuron", "criterion": "l1", "sparsity": 70.0}
     assert deployment._name({**row, "achieved_sparsity": 75.02}, {}) == "cnn-digits-neuron-l1-75"
+    scratch = {**row, "achieved_sparsity": 75.0, "control": "scratch"}
+    assert deployment._name(scratch, {}) == "cnn-digits-neuron-l1-75-scratch"
+    assert headline.way(scratch) == "neuron l1 (scratch)"
     assert headline.removed({**row, "achieved_sparsity": 75.02}) == "75 % removed (70 % asked)"
     assert headline.removed({**row, "achieved_sparsity": 70.0}) == "70 % removed"
 

@@ -147,7 +147,7 @@ def test_the_headline_tells_the_change_against_the_control(tmp_path: Path) -> No
         finish(sweep, point, **({"base_accuracy": 90.0} if point.sparsity else {}))
     html = page_of(tmp_path / "page.html", sweep)
     assert "-0.16 against the 0 % control&#39;s 97.50 %; base 90.00 %, +7.34 with the fine-tuning" in html
-    assert "structured, l1, 20 % removed" in html
+    assert "structured l1, 20 % removed" in html
 
 
 def test_what_seeds_and_controls_tell_is_on_the_page(tmp_path: Path) -> None:
