@@ -11,6 +11,7 @@ from onnxprune.common.errors import RunError
 from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import choose, constraints, studies
+from onnxprune.delivery.modelcard import BEYOND
 from onnxprune.results.seeds import change
 from onnxprune.results.statistics import mean_interval
 from onnxprune.results.timings import noise, remarks
@@ -97,7 +98,7 @@ def print_headlines(sweep: "Path") -> None:
         console.print(
             f"\nBest within {MOST_DROP:g} point of validation accuracy: {headline.way(row)}, "
             f"{headline.removed(row)}, {fewer}; accuracy {headline.accuracy(row)}; {headline.change(row)}. "
-            f"{choice.decided_on()}",
+            f"{choice.decided_on()}" + (f" {BEYOND}." if row.get("speedup_beyond_theory") is True else ""),
             markup=False,
         )
 

@@ -23,9 +23,8 @@ _HOW = (
 def way(row: Mapping[str, Any]) -> str:
     """Technique and criterion, and the control that took its place."""
     control = row.get("control")
-    return f"{row['technique']} {row['criterion']}" + (
-        "" if _missing(control) or control == "none" else f" ({control})"
-    )
+    name = f"{row['technique']} {row['criterion']}"
+    return name if _missing(control) or control == "none" else f"{name} ({control})"
 
 
 def removed(row: Mapping[str, Any]) -> str:
