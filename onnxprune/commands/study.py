@@ -194,7 +194,7 @@ def _print_plan(plan: "Sweep", how: _How) -> None:
 
 def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
     """Prints the rows of a sweep to stdout."""
-    from onnxprune.commands.tables import print_claims, print_results
+    from onnxprune.commands.tables import print_claims, print_headlines, print_results
     from onnxprune.common.cells import csv_of
 
     if as_json:
@@ -204,6 +204,7 @@ def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool
     elif len(table):
         print_results(table)
         print_claims(table, folder)
+        print_headlines(folder)
 
 
 @click.command()

@@ -8,8 +8,12 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from onnxprune.common.errors import RunError
 from onnxprune.common.output import printable
-from onnxprune.delivery.headline import told_claims
+from onnxprune.common.progress import MOST_DROP
+from onnxprune.delivery import headline
+from onnxprune.delivery.choice import choose, constraints, studies
+from onnxprune.delivery.modelcard import BEYOND
 from onnxprune.results.seeds import change
 from onnxprune.results.statistics import mean_interval
 from onnxprune.results.timings import noise, remarks
@@ -81,11 +85,31 @@ def print_results(table: "pd.DataFrame") -> None:
         console.print("collapsed: the network predicts one class for nearly all images, that many of them.")
 
 
+def print_headlines(sweep: "Path") -> None:
+    """Prints the model that `deploy` would choose of each study to stdout."""
+    console = _console()
+    wanted = constraints(max_drop=MOST_DROP)
+    for table in studies(sweep, wanted):
+        try:
+            choice = choose(table, wanted)
+        except RunError as error:
+            console.print(f"\n{error}", markup=False)
+            continue
+        row = choice.row
+        fewer = f"{choice.over_seeds('speedup')[0]:.2f}x faster" if choice.by == "speedup" else "fewest MACs"
+        console.print(
+            f"\nBest within {MOST_DROP:g} point of validation accuracy: {headline.way(row)}, "
+            f"{headline.removed(row)}, {fewer}; accuracy {headline.accuracy(row)}; {headline.change(row)}. "
+            f"{choice.decided_on()}" + (f" {BEYOND}." if row.get("speedup_beyond_theory") is True else ""),
+            markup=False,
+        )
+
+
 def print_claims(table: "pd.DataFrame", sweep: "Path") -> None:
     """Prints which ways to prune are better than others, and than their controls, to stdout; nothing without seeds or
     controls."""
     console = _console()
-    for title, lines in told_claims(table, sweep).items():
+    for title, lines in headline.told_claims(table, sweep).items():
         console.print(f"\n{title}")
         for line in lines:
             console.print(f"  {line}", markup=False, soft_wrap=True)
@@ -249,7 +273,7 @@ def _cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
         compact(mean["effective_macs"]),
         compact(mean["nonzero_params"]),
         compact(mean["file_bytes"]),
-        f"{mean['tl_seconds']:.1f}",
+        f"{mean['tl_seconds']:.1f}" if "tl_seconds" in mean else _MISSING,
         f"{mean['latency_ms_paired']:.3f}" if timed else _MISSING,
         speedup,
         ", ".join(said),

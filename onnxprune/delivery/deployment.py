@@ -105,6 +105,8 @@ def _name(row: Mapping[str, Any], index: Mapping[str, Mapping[str, Any]]) -> str
     """Model, dataset, technique, criterion and percent removed; the point's hash too where another has that name."""
     what = f"{model_title(row['model'])}-{title_of(row['dataset'])}"
     name = f"{what}-{row['technique']}-{row['criterion']}-{percent(row['achieved_sparsity'])}"
+    if row.get("control", "none") != "none":
+        name += f"-{row['control']}"
     # the file of a dataset may be called anything
     name = "".join(letter if letter in _NAME_LETTERS else "_" for letter in name)
     taken = name in index and index[name].get("point") != row["folder"]

@@ -14,10 +14,17 @@ if TYPE_CHECKING:
 
 
 _HOW = (
-    "In points of accuracy, paired by seed, with 95 % intervals: a difference counts where its interval leaves out "
-    "zero and McNemar's test over all images, corrected for the number of comparisons, has p < 0.05; of one seed, the "
+    "Points of accuracy, paired by seed, with 95 % intervals: a difference counts where its interval leaves out zero "
+    "and McNemar's test over all images, corrected for the number of comparisons, has p < 0.05; of one seed, the "
     "latter alone."
 )
+
+
+def way(row: Mapping[str, Any]) -> str:
+    """Technique and criterion, and the control that took its place."""
+    control = row.get("control")
+    name = f"{row['technique']} {row['criterion']}"
+    return name if _missing(control) or control == "none" else f"{name} ({control})"
 
 
 def removed(row: Mapping[str, Any]) -> str:

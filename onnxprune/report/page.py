@@ -51,8 +51,8 @@ _COLUMNS: dict[str, tuple[str, int | None]] = {
     "latency_ms_paired": ("latency ms", 3),
     "speedup": ("speedup", 2),
     "speedup_beyond_theory": ("beyond theory", None),
-    "macs_missing": ("MACs leave out", None),
     "most_predicted": ("one class %", 1),
+    "macs_missing": ("MACs leave out", None),
     "collapsed": ("collapsed", None),
     "same_as": ("same network as", None),
 }
@@ -216,7 +216,7 @@ def _conditions(rows: pd.DataFrame) -> list[str]:
 def _hidden(table: pd.DataFrame, sweeps: int) -> set[str]:
     """Columns that would say nothing."""
     unneeded = {"macs_missing", "base_macs_missing"} - set(table.columns)
-    if table["same_as"].isna().all():
+    if table.reindex(columns=["same_as"]).isna().all(axis=None):
         unneeded |= {"same_as"}
     return unneeded | {"sweep"} if sweeps == 1 else unneeded
 
