@@ -173,7 +173,10 @@ def _stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     largest = np.argsort(shares - wanted, kind="stable")[: count - shares.sum()]
     shares[largest] += 1
     random = np.random.default_rng([seed, _SAMPLE])
-    kept = [random.permutation(np.flatnonzero(labels == label))[:share] for label, share in zip(classes, shares, strict=True)]
+    kept = [
+        random.permutation(np.flatnonzero(labels == label))[:share]
+        for label, share in zip(classes, shares, strict=True)
+    ]
     return np.sort(np.concatenate(kept))
 
 

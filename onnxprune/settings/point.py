@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.common.errors import InputError
-from onnxprune.data.registry import DATASETS, canonical_name, is_folder, title_of
+from onnxprune.common.widths import DEFAULT_STEP
+from onnxprune.data.registry import DATASETS, canonical_name, title_of
 from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, reference
 from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
 from onnxprune.settings.values import (
     arguments,
+    channel_step,
     height_and_width,
     name_in,
     optional,
     pixel_numbers,
     plain_text,
     real_number,
-    shown,
     truth_value,
     whole_number,
 )
@@ -139,9 +140,7 @@ class Point:
     updates: int | None = _setting(
         None, "updates that train the base, in place of epochs", optional(whole_number(0, 10_000_000))
     )
-    finetune_epochs: int | None = _setting(
-        None, "epochs after pruning; likewise", optional(whole_number(0, 100_000))
-    )
+    finetune_epochs: int | None = _setting(None, "epochs after pruning; likewise", optional(whole_number(0, 100_000)))
     # None here and in `criterion` stands for the model's and the technique's default; a plan's points have none left
     learning_rate: float = _setting(
         None,
@@ -210,11 +209,12 @@ class Point:
     keep: str | None = _setting(
         None, "layers that lose nothing, with commas: names as in the network's state dict", optional(plain_text)
     )
+    # "auto" is a number before anything is run (`onnxprune.study.alignment`)
     channel_align: int = _setting(
-        16,
-        "kept channels of layers of 32 or more are a multiple of this, or of its half where less than one would be "
-        "left; 1: any number",
-        whole_number(1, 1024),
+        DEFAULT_STEP,
+        "kept channels of convolutions of 32 or more are a multiple of this, or a half, a quarter, ... of it where "
+        "less would be left; 1: any number; auto: the step in which their speed rises here, measured",
+        channel_step,
     )
     threads: int = _setting(
         1, "processor threads of a point; a base gets all cores, and points are run side by side", whole_number(1, 1024)
@@ -254,7 +254,7 @@ class Point:
 
     @property
     def sample(self) -> tuple[int | None, int]:
-        """How many training images are used, None for all, and the seed that decides which; 0 where it decides nothing."""
+        """How many training images are used, None for all, and the seed that decides which; 0 where it has no say."""
         return self.train_limit, self.seed if self.train_limit is not None else 0
 
     def base_settings(self) -> dict[str, Any]:
@@ -306,99 +306,6 @@ class Point:
         """What ids say of the files that the settings name: their content."""
         own = own_digest(self.model)
         return [*_weights_digest(self.weights), *([] if own is None else [own])]
-
-    def problems(self) -> list[str]:
-        """Why these settings make no sense together; empty where they do."""
-        model, technique = MODELS[self.model], TECHNIQUES[self.technique]
-        found = []
-        schedule = SCHEDULES[self.schedule]
-        if technique.unit not in schedule.units:
-            able = ", ".join(name for name, entry in TECHNIQUES.items() if entry.unit in schedule.units)
-            found.append(
-                f"schedule '{self.schedule}' moves single weights about: it is not for technique '{self.technique}', "
-                f"but for {able}"
-            )
-        elif self.granularity not in schedule.granularities:
-            able = ", ".join(name for name, entry in SCHEDULES.items() if self.granularity in entry.granularities)
-            found.append(
-                f"schedule '{self.schedule}' is not for granularity '{self.granularity}', because whole layers cannot "
-                f"be zero in place, but {able} are"
-            )
-        if self.schedule == "movement" and self.devices > 1:
-            found.append("schedule 'movement' trains in one process, because NNI does it: expected --devices 1")
-        if self.schedule == "movement" and self.precision == "fp16":
-            found.append("schedule 'movement' is not for precision 'fp16', whose scaled losses its scores cannot take")
-        if self.schedule == "movement" and self.finetune_epochs == 0:
-            found.append("schedule 'movement' needs training to see what moves: expected --finetune-epochs above 0")
-        if self.control in ("random", "layerwise-random") and schedule.criteria:
-            found.append(f"control '{self.control}' is not for schedule '{self.schedule}', which is its own criterion")
-        elif self.control == "scratch" and self.schedule != "one-shot":
-            found.append(f"control 'scratch' is not for schedule '{self.schedule}' but for one-shot")
-        elif self.control == "layerwise-random" and not schedule.controls:
-            able = ", ".join(name for name, entry in SCHEDULES.items() if entry.controls)
-            found.append(
-                f"control '{self.control}' is not for schedule '{self.schedule}', which decides several times, but for "
-                f"{able}"
-            )
-        if technique.unit == "weight" and self.criterion == "obs" and not model.trained:
-            found.append("criterion 'obs' of single weights changes those that stay, which is for FILE.onnx: use l1")
-        if model.trained:
-            found += _problems_of_trained(self)
-        if self.epochs is not None and self.updates is not None:
-            found.append("expected either epochs or updates, got both")
-        if self.rewind_epoch and self.epochs is not None and self.rewind_epoch > self.epochs:
-            found.append(
-                f"rewind_epoch: expected at most the {self.epochs} epochs of the base, got {self.rewind_epoch}"
-            )
-        if self.image_size is not None and not is_folder(self.dataset):
-            found.append(f"image_size: it is for a folder of pictures, which {self.dataset} is not")
-        if self.weights is not None:
-            found += _problems_of_weights(self)
-        if self.granularity not in technique.granularities:
-            found.append(f"granularity '{self.granularity}' is not for technique '{self.technique}' but for structured")
-        if self.granularity == "layer" and not model.removable_layers:
-            able = ", ".join(name for name, entry in MODELS.items() if entry.removable_layers)
-            found.append(
-                f"granularity 'layer' is not for model '{self.model}', whose layers all are needed, but {able}"
-            )
-        if self.keep is not None and self.granularity == "layer":
-            found.append("keep: with granularity 'layer' whole layers go, and the model says which can")
-        if technique.unit == "channel" and self.model == "slp" and self.hidden == 0:
-            found.append(
-                f"technique '{self.technique}' has nothing to prune in slp with --hidden 0: its only layer is the "
-                "classifier, whose output units are the classes; use weight or unstructured"
-            )
-        if self.criterion == "slim" and not (model.batch_norm or ("batch_norm" in model.options and self.batch_norm)):
-            found.append(
-                f"criterion 'slim' needs BatchNorm, which {self.model} lacks; use cnn --batch-norm or densenet121"
-            )
-        return found
-
-
-def _problems_of_trained(point: Point) -> list[str]:
-    """Of a network that has no weights but its own."""
-    reason = f"model '{point.model}' is a trained file: it has no untrained weights"
-    found = []
-    if "finetune_epochs" not in SCHEDULES[point.schedule].settings:
-        able = ", ".join(name for name, entry in SCHEDULES.items() if "finetune_epochs" in entry.settings)
-        found.append(f"schedule '{point.schedule}': {reason}, which this schedule starts from: expected {able}")
-    if point.control == "scratch":
-        found.append(f"control 'scratch': {reason}")
-    if point.weights is not None:
-        found.append(f"weights: {reason}, nor can it take others")
-    if (point.mean is None) != (point.std is None):
-        found.append("mean, std: expected both or neither")
-    return found
-
-
-def _problems_of_weights(point: Point) -> list[str]:
-    if point.weights == IMAGENET:
-        if point.model == "densenet121" and point.stem == "imagenet":
-            return []
-        return ["weights 'imagenet' are for densenet121 with --stem imagenet"]
-    if not Path(str(point.weights)).is_file():
-        return [f"weights: no such file {shown(point.weights)}; or 'imagenet' for densenet121"]
-    return []
 
 
 def _weights_digest(weights: str | None) -> list[str]:
