@@ -1,4 +1,4 @@
-"""Settings of a point that make no sense together."""
+"""Which settings make no sense together, in words of the user's."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from onnxprune.settings.values import shown
 from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
 
 
-def problems(point: Point) -> list[str]:
+def contradictions(point: Point) -> list[str]:
     """Why these settings make no sense together; empty where they do."""
     model, technique = MODELS[point.model], TECHNIQUES[point.technique]
     found = []
