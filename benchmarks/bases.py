@@ -46,8 +46,8 @@ HEADING = """# Bases by their default recipes
 
 Made by `benchmarks/bases.py`: accuracy of the base on all test images, in percent, mean over seeds (lowest in
 brackets), by the model's default rate and budget of updates, and by the same budget at other rates: the best of
-{factors} times the default's. `off` is how far the default is below the best; `dead` is the most hidden units without any answer,
-of any seed.
+{factors} times the default's. `off` is how far the default is below the best; `dead` is the most hidden units without
+any answer, of any seed.
 
 {count} of {all} cells of model x dataset x images x batch were measured, and {others} others; those not in the table
 were not.

@@ -33,8 +33,8 @@ class Prunable:
 
     @property
     def exact(self) -> float:
-        """How many are to stay, which need not be a whole number."""
-        return min(self.units * (1 - self.share), self.units - self.gone)
+        """How many are to stay, which need not be a whole number, nor be there still."""
+        return self.units * (1 - self.share)
 
     def any_width(self, step: int) -> bool:
         """Whether any number of them may stay."""
