@@ -33,6 +33,7 @@ SCORES = "tests/analysis/test_evaluation.py"
 COUNTING = "tests/graph/test_counting.py"
 DATASET = "tests/data/test_dataset.py"
 FOLDER = "tests/data/test_folder.py"
+WIDTHS = "tests/common/test_widths.py"
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ MUTATIONS = [
         (
             "splits: normalised by the test images",
             "data/dataset.py",
-            '_statistics(splits["train"].images)',
-            '_statistics(splits["test"].images)',
+            '_statistics(splits["train"].images, name)',
+            '_statistics(splits["test"].images, name)',
             f"{DATASET}::test_mean_and_std_are_of_the_training_images_used",
         ),
         (
@@ -455,16 +456,16 @@ MUTATIONS = [
         (
             "masks: widths are no multiple of the step",
             "common/widths.py",
-            "max(step, round(kept / step) * step)",
-            "max(step, round(kept))",
-            f"{PRUNING}::test_kept_channels {ROW}::test_channels_kept_are_a_multiple_of_the_step",
+            "kept[place] = above[place]",
+            "kept[place] = above[place] - 1",
+            f"{WIDTHS}::test_the_cnn_at_13_percentages_is_13_networks",
         ),
         (
             "masks: 0 % is not the base",
             "common/widths.py",
-            "    if share == 0:",
-            "    if share < 0:",
-            f"{PRUNING}::test_kept_channels",
+            "if layer.share > 0]",
+            "if layer.share >= 0]",
+            f"{WIDTHS}::test_layers_that_lose_nothing_keep_their_width_and_others_their_own_share",
         ),
         # what is on disk
         (

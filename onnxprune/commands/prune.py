@@ -20,6 +20,7 @@ from onnxprune.commands.options import (
     machine_readable,
     print_rows,
 )
+from onnxprune.common.widths import DEFAULT_STEP
 
 if TYPE_CHECKING:
     from onnxprune.reduction.result import GroupReport, PruneReport
@@ -74,9 +75,10 @@ _MOST_NAMES = 4  # of frozen groups of one reason
 @INPUTS
 @click.option(
     "--channel-align",
-    type=int,
+    default=str(DEFAULT_STEP),
+    show_default=True,
     metavar="N",
-    help="Keep multiples of N channels where that is near what was asked for  [default: the machine's vectors].",
+    help="Convolutions keep multiples of N channels; auto: of the step that their speed has here, measured.",
 )
 @click.option(
     "--recovery",
@@ -107,7 +109,7 @@ def prune(
     std: tuple[float, ...] | None,
     path: Path | None,
     inputs: GivenInputs,
-    channel_align: int | None,
+    channel_align: str,
     recovery: str,
     seed: int,
     no_latency: bool,

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.widths import Prunable, kept_units
 from onnxprune.graph import surgery
-from onnxprune.graph.network import Network
-from onnxprune.reduction.allocation import Cost, aligned, allocate, cost
+from onnxprune.graph.network import Network, label_of
+from onnxprune.reduction.allocation import Cost, allocate, cost
 from onnxprune.reduction.fidelity import deciding_score
 from onnxprune.reduction.importance import geometric_median, norms
 from onnxprune.reduction.latency import node_times, relative_latency
@@ -30,7 +31,7 @@ Advance = Callable[[str, int, int], None]  # told what is being done, how much o
 _MOST_WORK = 5e11  # multiplications to repair from noise: without data, pruning takes seconds
 _POWERS = (0.25, 0.5, 0.75, 1.0)  # of how much larger losses are together, for another allocation
 _ROUNDS = 6  # of a search for a latency or a drop
-_MOST_OFF = 1 / 8  # share of a group's units by which an aligned width may differ from what was asked for
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 @dataclass(frozen=True)
@@ -106,19 +107,19 @@ class UnitPruning:
         return float(self._rankings[place].loss[gone])
 
     def _uniform(self, share: float) -> dict[int, int]:
-        """Units that each group loses: aligned widths as long as they are near the share."""
-        counts = {}
-        for place in self._free:
-            group = self._graph.groups[place]
-            units = len(group.units)
-            gone = min(units - 1, round(share * units))
-            step = self._settings.align
-            while (found := aligned(units, gone, step, group.width)) != gone and step > 1:
-                if abs(found - gone) <= _MOST_OFF * units:
-                    break
-                step //= 2
-            counts[place] = found
-        return counts
+        """Units that each group loses: widths are rounded so that all together lose this share."""
+        kinds = {label_of(node): node.op_type for node in self._graph.network.nodes}
+        found = [
+            Prunable(
+                units=len(group.units),
+                share=share,
+                width=group.width,
+                dense=not any(kinds[name] in _CONVOLUTIONS for name in group.producers),
+            )
+            for group in (self._graph.groups[place] for place in self._free)
+        ]
+        kept = kept_units(found, self._settings.align)
+        return {place: each.units - left for place, each, left in zip(self._free, found, kept, strict=True)}
 
     def _make(self, counts: Mapping[int, int]) -> Outcome:
         """The network with so many units of each group removed, checked and repaired."""

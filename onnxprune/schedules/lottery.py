@@ -15,8 +15,8 @@ from onnxprune.settings.budget import updates_per_epoch
 def lottery(context: PruningContext) -> Pruned:
     """Trains again from early weights what a trained network keeps; every round but the last trains to prune again.
 
-    What was rewound to the weights of an epoch is trained from there to the end, with the learning rate and the order of
-    images that the base had then (Frankle et al. 2020, arXiv 1912.05671).
+    What was rewound to the weights of an epoch is trained from there to the end, with the learning rate and the order
+    of images that the base had then (Frankle et al. 2020, arXiv 1912.05671).
     """
     point, dataset = context.point, context.dataset
     early, trained, masks = build_network(point, dataset), context.base, None

@@ -14,11 +14,13 @@ from typing import Any
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
+from onnxprune.common.widths import DEFAULT_STEP
 from onnxprune.data.registry import DATASETS, canonical_name, title_of
 from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, own_files, reference
 from onnxprune.settings.training_words import ALSO, AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
 from onnxprune.settings.values import (
     arguments,
+    channel_step,
     height_and_width,
     name_in,
     optional,
@@ -213,11 +215,12 @@ class Point:
     keep: str | None = _setting(
         None, "layers that lose nothing, with commas: names as in the network's state dict", optional(plain_text)
     )
+    # "auto" is a number before anything is run (`onnxprune.study.alignment`)
     channel_align: int = _setting(
-        16,
-        "kept channels of layers of 32 or more are a multiple of this, or of its half where less than one would be "
-        "left; 1: any number",
-        whole_number(1, 1024),
+        DEFAULT_STEP,
+        "kept channels of convolutions of 32 or more are a multiple of this, or a half, a quarter, ... of it where "
+        "less would be left; 1: any number; auto: the step in which their speed rises here, measured",
+        channel_step,
     )
     threads: int = _setting(
         1, "processor threads of a point; a base gets all cores, and points are run side by side", whole_number(1, 1024)
@@ -257,7 +260,7 @@ class Point:
 
     @property
     def sample(self) -> tuple[int | None, int]:
-        """How many training images are used, None for all, and the seed that decides which; 0 where it decides nothing."""
+        """How many training images are used, None for all, and the seed that decides which; 0 where it has no say."""
         return self.train_limit, self.seed if self.train_limit is not None else 0
 
     def base_settings(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import BASES, Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import soundness
+from onnxprune.study.alignment import with_measured_step
 from onnxprune.study.estimate import check_room
 from onnxprune.study.executors import EXECUTORS, Executor, make_settings
 from onnxprune.study.feasibility import check_prunable
@@ -84,6 +85,7 @@ def run_sweep(
 
         for device in {point.device for point in plan.points}:
             select_device(device)
+    plan = with_measured_step(plan)
     # before anything is written or trained: most mistakes show here
     materials = Materials(data_dir, verbosity)
     folder = runs / plan.name

@@ -68,8 +68,8 @@ def notes_of_base(point: Point, dataset: Dataset) -> Iterator[str]:
     updates = _updates(point, count)
     if 0 < updates < ENOUGH_UPDATES:
         yield (
-            f"the base is trained by {updates:,} update(s) of batch {point.batch_size:,}, which leaves it far from trained "
-            f"out: --updates {ENOUGH_UPDATES} or more, or a smaller --batch-size"
+            f"the base is trained by {updates:,} update(s) of batch {point.batch_size:,}, which leaves it far from "
+            f"trained out: --updates {ENOUGH_UPDATES} or more, or a smaller --batch-size"
         )
 
 
@@ -87,8 +87,8 @@ def notes_of_point(point: Point, dataset: Dataset) -> Iterator[str]:
     )
     if updates < least:
         yield (
-            f"schedule '{point.schedule}' moves nothing in {updates:,} update(s), so that its network is that of a random "
-            f"mask: --updates {least:,} or more"
+            f"schedule '{point.schedule}' moves nothing in {updates:,} update(s), so that its network is that of a "
+            f"random mask: --updates {least:,} or more"
         )
 
 

@@ -26,8 +26,8 @@ class Recipe:
     Attributes:
         epochs: passes over the training images; the last one may be a part.
         batch_size: images an update is computed from; more than there are means all of them.
-        learning_rate: the peak of the schedule: linear warm-up over a tenth of the updates, or 100 of them where that is
-            more, or half where there are few; then a cosine to zero.
+        learning_rate: the peak of the schedule: linear warm-up over a tenth of the updates, or 100 of them where that
+            is more, or half where there are few; then a cosine to zero.
         augmentation: names of the random changes made to training images, a subset of {"crop", "flip"}.
         micro_batch: images in one forward and backward pass.
         seed: decides the order of the images and the augmentation.
