@@ -53,6 +53,9 @@ def compare(
       onnxprune compare base.onnx pruned.onnx
       onnxprune compare base.onnx a.onnx b.onnx --batch-size 1,32 --threads 1 --json
     """
+    from onnxprune.runtime.helper import warm_up
+
+    warm_up()
     from onnxprune.analysis.comparison import compare as compare_files
 
     if as_json and as_csv:

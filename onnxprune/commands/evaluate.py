@@ -64,6 +64,9 @@ def evaluate(
       onnxprune evaluate model.onnx --dataset photos
       onnxprune evaluate other.onnx --dataset cifar10 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26 --json
     """
+    from onnxprune.runtime.helper import warm_up
+
+    warm_up()
     from onnxprune.analysis.assessment import assess
     from onnxprune.analysis.classifier import open_classifier
     from onnxprune.data.registry import canonical_name

@@ -152,7 +152,7 @@ def _arrays(path: Path) -> "dict[str, np.ndarray]":
     try:
         return read_arrays(path, array_names(path))
     except InputError as error:
-        raise click.BadParameter(one_line(error)) from None
+        raise click.BadParameter(f"{path} cannot be read as an .npz file: {one_line(error)}") from None
 
 
 _FORMS = "NAME:SIZES like input:1x3x224x224, NAME=VALUE like sr=16000, or FILE.npz"

@@ -22,6 +22,9 @@ def predict(model: Path, images: tuple[Path, ...], output: str | None) -> None:
     Example:
       onnxprune predict model.onnx shoe.png shirt.jpg
     """
+    from onnxprune.runtime.helper import warm_up
+
+    warm_up()
     from onnxprune.analysis.classifier import open_classifier, shape_text
     from onnxprune.analysis.prediction import picture_shape
     from onnxprune.analysis.prediction import predict as predict_files

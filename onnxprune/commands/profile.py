@@ -79,7 +79,9 @@ def profile(
       onnxprune profile model.onnx --input input:1x3x224x224 --no-latency --json
     """
     from onnxprune.commands.profile_rows import onnx_files
+    from onnxprune.runtime.helper import warm_up
 
+    warm_up()
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     settings: dict[str, Any] = {
@@ -257,10 +259,10 @@ def _nodes(found: "Profile", number: int | None) -> Table:
 
 
 def _latencies(found: "Profile") -> list[Table]:
-    from onnxprune.runtime.timing import PLANNED_ROUNDS
-
     if not found.latencies:
         return []
+    from onnxprune.runtime.timing import PLANNED_ROUNDS
+
     on_gpu = [">transfer"] if found.device == "cuda" else []
     marked = any(entry.disturbance.busy for entry in found.latencies)
     rows = []

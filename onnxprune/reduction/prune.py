@@ -159,7 +159,7 @@ def prune_file(
     """
     settings = settings.resolved(data is not None)
     advance("reading the file", 0, 1)
-    probe(path, seconds=_SECONDS_TO_OPEN)
+    probe(path, seconds=_SECONDS_TO_OPEN, counted=True)
     files = files_of(path)
     if output is not None:
         check_output(path, output, files, "prune")
