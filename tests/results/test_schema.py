@@ -15,6 +15,7 @@ from onnxprune.common.files import digest, parse_json, read_json
 from onnxprune.delivery.choice import studies
 from onnxprune.report.sources import read
 from onnxprune.results import schema, store
+from onnxprune.results.derived import DERIVED
 from onnxprune.settings.point import FIELDS
 from onnxprune.study import point as study_point
 
@@ -155,7 +156,7 @@ def test_checksums_of_other_files_are_not_looked_at(tmp_path: Path) -> None:
 
 def test_every_column_of_the_docs_has_a_kind_and_no_other_has() -> None:
     documented = set(re.findall(r"^\| `(\w+)`", (DOCS / "columns.md").read_text(), re.MULTILINE))
-    assert documented == {*schema.column_kinds(), *FIELDS, "folder"}
+    assert documented == {*schema.column_kinds(), *FIELDS, *DERIVED, "folder"}
     assert study_point  # whose records are those
 
 
