@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import onnx.parser
 
 from onnxprune.analysis.correspondence import OutputDifference, difference, pair_names
 from onnxprune.analysis.facts import facts_of
+from onnxprune.analysis.quantised import has_int8, quantised
 from onnxprune.analysis.verdict import Facts, Verdict, judge
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.files import identities
@@ -27,11 +28,14 @@ from onnxprune.runtime.helper import Limits, StoppedError, guarded, stage
 from onnxprune.runtime.kernels import on_cpu, time_kernels
 from onnxprune.runtime.lock import timing_lock
 from onnxprune.runtime.probe import try_file
+from onnxprune.runtime.processor import int8_instructions, vectors
 from onnxprune.runtime.random_inputs import Inputs, random_inputs
 from onnxprune.runtime.runs import bound_run
 from onnxprune.runtime.session import check_cuda, open_session
 from onnxprune.runtime.sizes import MOST_MEMORY, SECONDS, bytes_around, reading_seconds, run_memory, timing_limit
 from onnxprune.runtime.timing import Latency, interleave, summarise
+
+_SECONDS_OF_KERNELS = 0.5  # a file, where one is in 8 bits
 
 _NOTHING = '<ir_version: 8, opset_import: ["": 13]> nothing (float[1] x) => (float[1] y) { y = Identity (x) }'
 
@@ -124,6 +128,7 @@ def compare_at(
     resolved: list[dict[str, Shape]] = []
     names: list[dict[str, str]] = []
     fed: Inputs = {}  # what is given for the base
+    values_of: list[Inputs] = []
     arrays = {name: np.asarray(value) for name, value in values.items()}
     read = 0  # bytes so far
     for path in paths:
@@ -141,6 +146,7 @@ def compare_at(
             names.append({name: name for name in resolved[0]})
             here = arrays
         given = input_values(path, model.graph, resolved[-1], here)
+        values_of.append(given)
         counts.append(count_model(path, model, file_bytes, resolved[-1], given))
         limits = dict(counts[-1].index_limits)
         most = run_memory(read, counts[-1].peak_activation_bytes)
@@ -164,6 +170,20 @@ def compare_at(
         bystanders = Bystanders()
         *times, nothing = interleave([*runs, _nothing(device, threads)], seconds)
         disturbances = [bystanders.disturbance(part, threads) for part in times[: len(paths)]]
+        kernels = [
+            time_kernels(
+                path,
+                own,
+                device=device,
+                threads=threads,
+                seconds=_SECONDS_OF_KERNELS,
+                values=given,
+                limits=counted.index_limits,
+            )
+            if any(map(has_int8, counts))
+            else ()
+            for path, own, given, counted in zip(paths, resolved, values_of, counts, strict=True)
+        ]
     batch = size or next((shape[0] for shape in resolved[0].values() if shape), None)
     firsts, twins = times[: len(paths)], times[len(paths) :]
     latencies = [summarise(np.concatenate(pair)) for pair in zip(firsts, twins, strict=True)]
@@ -176,6 +196,11 @@ def compare_at(
             float(np.median(nothing)) / latencies[index].median_ms,
             device,
         )
+        if has_int8(counts[index]):
+            processor = (int8_instructions(), vectors()) if device == "cpu" else (None, "")
+            medians = (latencies[0].median_ms, latencies[index].median_ms)
+            eight = quantised(counts[index], (kernels[0], kernels[index]), medians, *processor)
+            facts = replace(facts, quantised=eight)
         theirs, own = ([value.name for value in sessions[at].get_outputs()] for at in (0, index))
         outputs, by_position = difference(theirs, own, answers[0], answers[index])
         renamed = [f"{own!r} with {theirs!r}" for own, theirs in names[index].items() if own != theirs] + by_position

@@ -109,7 +109,8 @@ def entry_json(entry: "Entry") -> dict[str, Any]:
         name: None if part is None else asdict(part)
         for name, part in (("facts", entry.facts), ("verdict", entry.verdict), ("outputs", entry.outputs))
     }
-    counts = {name: getattr(entry.counts, name) for name in (*_COUNTS, "sparsity", "complete")}
+    names = (*_COUNTS, "weight_bytes", "macs_by_type", "sparsity", "complete")
+    counts = {name: getattr(entry.counts, name) for name in names}
     return {
         "model": str(entry.path),
         "batch": entry.batch,
@@ -132,7 +133,8 @@ def _as_csv(entries: "list[Entry]") -> str:
             {
                 "model": entry.path,
                 "batch": entry.batch,
-                **{name: getattr(entry.counts, name) for name in (*_COUNTS, "complete")},
+                **{name: getattr(entry.counts, name) for name in (*_COUNTS, "weight_bytes", "complete")},
+                "int8_macs": entry.counts.macs_by_type.get("int8", 0),
                 "latency_ms_median": entry.latency.median_ms,
                 "theoretical_speedup": facts and facts.theoretical,
                 "speedup": facts and facts.speedup,
@@ -157,6 +159,11 @@ def _print(entries: "list[Entry]", device: str) -> None:
     headings = [">bytes", ">params", ">not zero", ">MACs", ">eff. MACs", "model"]
     rows = [[*(_ratio(entry, base, name) for name in _COUNTS), str(entry.path)] for entry in files]
     echo(columns(headings, rows))
+    types = [entry for entry in files if entry.counts.macs_by_type.keys() - {"float32", "unknown"}]
+    if types:
+        echo("\nTypes of numbers that are multiplied; bytes of weights as stored\n")
+        headings = [">weight bytes", ">MACs in float32", ">in 8 bits", ">in others", "model"]
+        echo(columns(headings, [_types(entry) for entry in files]))
     for start in range(0, len(entries), len(files)):
         part = entries[start : start + len(files)]
         batch = "" if base.batch is None else f" at batch {part[0].batch:,}"
@@ -177,6 +184,13 @@ def _ratio(entry: "Entry", base: "Entry", name: str) -> str:
     if name in _OF_MACS and not (entry.counts.complete and base.counts.complete):
         return f"{number:,}" if entry.counts.complete else f"at least {number:,}"
     return f"{number:,}" + (f" ({reference / number:.2f})" if number and entry is not base else "")
+
+
+def _types(entry: "Entry") -> list[str]:
+    found = dict(entry.counts.macs_by_type)
+    whole = max(1, sum(found.values()))
+    shares = [found.pop("float32", 0), found.pop("int8", 0), sum(found.values())]
+    return [f"{entry.counts.weight_bytes:,}", *(f"{100 * share / whole:.1f} %" for share in shares), str(entry.path)]
 
 
 def _timed(entry: "Entry") -> list[str]:
@@ -213,3 +227,12 @@ def print_verdict(entry: "Entry") -> None:
         echo(f"  - {entry.outputs.note}")
     if entry.outputs.same_top1 is not None and entry.outputs.same_top1 < 1:
         echo(f"  - on random input its largest output is the base's for {100 * entry.outputs.same_top1:.0f} % of rows")
+
+
+def print_verdicts(entries: "Sequence[Entry]") -> None:
+    """What came out for a file that was made of another, at each batch size."""
+    for entry in entries:
+        if entry.facts is None:
+            batch = "" if entry.batch is None else f" at batch {entry.batch:,}"
+            echo(f"\nBy onnxruntime{batch}, both timed in turn:")
+        print_verdict(entry)

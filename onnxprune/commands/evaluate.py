@@ -183,8 +183,11 @@ def _print(classifier: "Classifier", data: "Dataset", normalisation: "Normalisat
         + ("   (there are no more than 5 classes)\n" if len(found.classes) <= 5 else "\n")
         + f"cross-entropy  {scores.cross_entropy:6.4f} nats\n"
     )
-    if scores.constant:
-        echo("The network has collapsed: it predicts the same for every image.\n")
+    if scores.collapsed:
+        echo(
+            f"The network has collapsed: {scores.most_predicted:.1f} % of the images get the same prediction"
+            + (", and the same scores.\n" if scores.constant else ".\n")
+        )
     if found.not_finite:
         echo(f"{found.not_finite:,} images got an answer that is not finite numbers; they count as wrong.\n")
     if len(found.classes) <= _MOST_COLUMNS:

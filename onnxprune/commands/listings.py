@@ -25,14 +25,16 @@ def _print_listing(rows: list[dict[str, str]], output: str | None) -> None:
 def models(output: str | None) -> None:
     """List the models."""
     from onnxprune.models import MODELS
+    from onnxprune.settings.budget import EPOCH_UPDATES
 
     rows = [
         {
             "name": name,
             "title": model.title,
             "summary": model.summary,
-            "recipe": f"trains {model.recipe.epochs} epochs at {model.recipe.learning_rate:g}, "
-            f"fine-tunes {model.recipe.finetune_epochs} at {model.recipe.finetune_learning_rate:g}",
+            "recipe": f"trains {model.recipe.epochs} epochs at {model.recipe.learning_rate:g}, fine-tunes "
+            f"{model.recipe.finetune_epochs} at {model.recipe.finetune_learning_rate:g}; more of fewer than "
+            f"{EPOCH_UPDATES} updates",
         }
         for name, model in MODELS.items()
     ]

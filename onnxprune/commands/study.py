@@ -142,18 +142,19 @@ def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
         executor=how.executor,
         executor_settings=how.executor_settings,
     )
-    _print_rows(outcome.table, how.as_json, how.as_csv)
+    print_table(outcome.folder, outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
         echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
     if report and len(outcome.table):
         page = outcome.folder / PAGE
-        _write_report(outcome.folder, page)
+        write_report(outcome.folder, page)
         if not how.quiet:
             echo(f"Report: {page}", err=True)
     return outcome.failures
 
 
-def _write_report(folder: Path, page: Path) -> None:
+def write_report(folder: Path, page: Path) -> None:
+    """Writes the page of a sweep."""
     from onnxprune.report.page import write
     from onnxprune.report.sources import read
 
@@ -191,8 +192,9 @@ def _print_plan(plan: "Sweep", how: _How) -> None:
     )
 
 
-def _print_rows(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
-    from onnxprune.commands.tables import print_results
+def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
+    """Prints the rows of a sweep to stdout."""
+    from onnxprune.commands.tables import print_claims, print_headlines, print_results
     from onnxprune.common.cells import csv_of
 
     if as_json:
@@ -201,6 +203,8 @@ def _print_rows(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
         echo(csv_of(table), nl=False)
     elif len(table):
         print_results(table)
+        print_claims(table, folder)
+        print_headlines(folder)
 
 
 @click.command()
@@ -215,4 +219,4 @@ def results(folder: Path, as_json: bool, as_csv: bool) -> None:
     _print_failures(failures(folder))
     if not len(table):
         echo(f"{folder} has no finished point yet.", err=True)
-    _print_rows(table, as_json, as_csv)
+    print_table(folder, table, as_json, as_csv)

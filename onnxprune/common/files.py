@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ PARTIAL = ".part"
 _MOST_BYTES = 2**26  # of a JSON file
 _MOST_DIGITS = 40  # of a whole number in it
 _TICK = 2 * 10**9  # nanoseconds
+_GZIP_LEVEL = 6  # what the command takes by itself
+_GZIP_WINDOW = 31  # the largest, with gzip's header, which holds no name and no time here
+_PIECE = 2**20
 
 
 @contextlib.contextmanager
@@ -128,6 +132,16 @@ def _identity(about: os.stat_result) -> tuple[int, ...]:
 def _digest(path: Path, _known_by: tuple[int, ...]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def compressed_bytes(path: Path) -> int:
+    """Bytes of a file after gzip at its default level, as packages and downloads have it."""
+    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
+    total = 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            total += len(packer.compress(piece))
+    return total + len(packer.flush())
 
 
 @contextlib.contextmanager

@@ -10,14 +10,20 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Drops what is printed or warned within the block: for imports, whose complaints are not about the user's run."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        yield
+    """Drops what is printed, warned or logged within the block: for imports and for tools whose complaints are not
+    about the user's run."""
+    root, nowhere = logging.getLogger(), logging.NullHandler()
+    root.addHandler(nowhere)  # without any, logging would make one that writes to a stream of this block
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeHandler(nowhere)
 
 
 @contextlib.contextmanager

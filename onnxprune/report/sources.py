@@ -1,6 +1,5 @@
 """What the report reads: of each sweep its table, its plan, its failures and what the records hold beyond the table."""
 
-import math
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ import pandas as pd
 
 from onnxprune.common.errors import InputError, OnnxpruneError
 from onnxprune.common.files import read_json
-from onnxprune.delivery.deployment import by_study, choose, constraints
+from onnxprune.delivery.choice import by_study, choose, constraints
+from onnxprune.delivery.headline import told_claims
 from onnxprune.delivery.modelcard import command
-from onnxprune.results import schema, store
+from onnxprune.results import schema, store, timings
 from onnxprune.settings.point import BASES
 from onnxprune.settings.sweep import MAX_SPEC_BYTES, Sweep
 
@@ -27,10 +27,12 @@ class Best:
     Attributes:
         row: its settings, metrics and environment, None where something was not measured.
         command: what makes it again.
+        seeds: what it was decided on, where that is the means over several; else "".
     """
 
     row: dict[str, Any]
     command: str
+    seeds: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Source:
         spec: the text of its sweep.toml.
         left_out: a line for each point or base whose files cannot be believed.
         records: folder of a point -> its metrics.json.
+        remarks: what has to be said of its latencies.
+        claims: title -> lines: which ways to prune are better than others and than their controls.
         base_losses: folder of a base -> training loss of each epoch; bases that are not there are left out.
         best: for each model and dataset the chosen model, or why there is none.
     """
@@ -58,6 +62,8 @@ class Source:
     left_out: list[str]
     spec: str
     records: dict[str, dict[str, Any]]
+    remarks: list[str]
+    claims: dict[str, list[str]]
     base_losses: dict[str, list[float]]
     best: list[Best | str]
 
@@ -115,6 +121,8 @@ def _read(folder: Path, name: str) -> Source:
         left_out=left_out,
         spec=_spec(folder / store.SPEC),
         records=records,
+        remarks=timings.remarks(table) if len(table) else [],
+        claims=told_claims(table, folder) if len(table) else {},
         base_losses={base: losses for base, losses in bases.items() if losses is not None},
         best=_best(table, folder) if len(table) else [],
     )
@@ -152,9 +160,9 @@ def _best(table: pd.DataFrame, folder: Path) -> list[Best | str]:
     found: list[Best | str] = []
     for rows in by_study(table, folder, wanted):
         try:
-            row = choose(rows, wanted).row
-            row = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
-            found.append(Best(row, command(row)))
+            choice = choose(rows, wanted)
+            row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
+            found.append(Best(row, command(row), choice.decided_on()))
         except OnnxpruneError as error:  # none is good enough, or its settings are of a package that is gone
             found.append(str(error))
     return found

@@ -31,26 +31,43 @@ _IN_EVERY_ROW: dict[Any, str] = {
     Text: "base_id",
     Percent: "base_accuracy base_top5_accuracy base_validation_accuracy accuracy validation_accuracy",
     float: "base_cross_entropy cross_entropy",  # NaN where a logit is not finite
-    Finite: "accuracy_change achieved_sparsity",
+    Finite: "base_accuracy_change achieved_sparsity",
     Count: "base_training_flops base_macs base_effective_macs base_params base_file_bytes macs effective_macs "
     "nonzero_params file_bytes training_flops",
     Positive: "base_training_seconds training_seconds",
     bool: "collapsed",
 }
 _IN_SOME_ROWS: dict[Any, str] = {
-    Text: "data_checksum spec_hash",
-    Percent: "before_finetuning_accuracy before_finetuning_top5_accuracy top5_accuracy",
+    Text: "data_checksum spec_hash network_id timing_disturbed",
+    Percent: "before_finetuning_accuracy before_finetuning_top5_accuracy top5_accuracy most_predicted",
+    bool: "speedup_beyond_theory",
     float: "before_finetuning_cross_entropy",
     Finite: "achieved_channels_sparsity achieved_weight_sparsity achieved_params_sparsity achieved_macs_sparsity "
     "achieved_effective_macs_sparsity",
     Count: "base_flops base_onnx_tool_ops base_nonzero_params base_training_images base_training_peak_memory_bytes "
     "train_images available_train_images test_images flops onnx_tool_ops params training_images "
-    "training_peak_memory_bytes latency_runs empty_layers",
+    "training_peak_memory_bytes latency_runs empty_layers base_training_updates base_dead_units dead_params "
+    "validation_images teacher_flops criterion_flops calibration_flops discarded_flops tl_flops bytes_compressed "
+    "base_bytes_compressed",
     Positive: "base_training_images_per_second base_parity_max_abs_diff scaled_learning_rate "
     "training_images_per_second compression_ratio theoretical_speedup latency_ms_median latency_ms_p90 "
-    "base_latency_ms_median speedup speedup_noise before_finetuning_parity_max_abs_diff parity_max_abs_diff",
+    "base_latency_ms_median speedup speedup_low speedup_high speedup_noise before_finetuning_parity_max_abs_diff "
+    "parity_max_abs_diff timing_load_average timing_other_cores criterion_seconds calibration_seconds "
+    "discarded_seconds tl_seconds",
 }
-_WHERE_NEEDED: dict[Any, str] = {Text: "macs_missing base_macs_missing"}  # columns that most tables have not
+_OF_INT8: dict[Any, str] = {
+    Text: "missing",
+    Percent: "accuracy top5_accuracy validation_accuracy",
+    float: "cross_entropy",
+    Count: "macs file_bytes bytes_compressed latency_runs",
+    Positive: "latency_ms_median latency_ms_p90 speedup speedup_noise",
+    bool: "collapsed",
+}
+_WHERE_NEEDED: list[tuple[str, Any]] = [  # columns that most tables have not
+    ("macs_missing", Text),
+    ("base_macs_missing", Text),
+    *((f"{of}int8_{name}", kind) for of in ("", "base_") for kind, names in _OF_INT8.items() for name in names.split()),
+]
 TIMED = ("latency_ms_median", "base_latency_ms_median", "speedup", "speedup_noise")  # all, where there is a speedup
 _ENVIRONMENT: dict[Any, str] = {
     Text: "onnxprune_version git_commit python_version platform cpu gpu torch_version torchvision_version nni_version "
@@ -67,7 +84,7 @@ def _optional(fields: Iterable[tuple[str, Any]]) -> list[tuple[str, Any, UnsetTy
     return [(name, kind | None | UnsetType, UNSET) for name, kind in fields]
 
 
-_METRICS = [*_names(_IN_EVERY_ROW), *_names(_IN_SOME_ROWS), *_names(_WHERE_NEEDED)]
+_METRICS = [*_names(_IN_EVERY_ROW), *_names(_IN_SOME_ROWS), *_WHERE_NEEDED]
 EVERY_ROW = tuple(name for name, _ in _names(_IN_EVERY_ROW))
 SOME_ROWS = tuple(name for name, _ in _names(_IN_SOME_ROWS))
 Metrics = msgspec.defstruct("Metrics", _optional(_METRICS))

@@ -1,13 +1,13 @@
 """Where results lie on disk, and how they get there whole or not at all.
 
-    <runs>/bases/<base-id>/    config.json  metrics.json  model.onnx  checkpoint.safetensors  log.txt
+    <runs>/bases/<base-id>/    config.json  metrics.json  model.onnx  right.npy  checkpoint.safetensors  log.txt
     <runs>/<sweep>/            sweep.toml   results.csv   results.parquet
-    <runs>/<sweep>/<point-id>/ config.json  metrics.json  model.onnx  masks.safetensors       log.txt
+    <runs>/<sweep>/<point-id>/ config.json  metrics.json  model.onnx  right.npy  masks.safetensors       log.txt
 
-`metrics.json`, the record, is written last and holds the checksums of the files beside it: where they fit, the
-base or point is done. `error.txt` is there instead of it where it failed. The tables are derived from the
-points' files. Beside bases and points, `damaged/` keeps what was done and no longer fits its checksums, and
-`.locks/` has a file for each folder that a process is or was working in.
+With `also = "int8"`, bases and points have a `model-int8.onnx` too. `metrics.json`, the record, is written last and
+holds the checksums of the files beside it: where they fit, the base or point is done. `error.txt` is there instead of
+it where it failed. The tables are derived from the points' files. Beside bases and points, `damaged/` keeps what was
+done and no longer fits its checksums, and `.locks/` has a file for each folder that a process is or was working in.
 """
 
 import contextlib
@@ -30,13 +30,16 @@ from onnxprune.settings.point import FIELDS
 from onnxprune.settings.vocabulary import CONTROLS, TECHNIQUES
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 CONFIG = "config.json"
 METRICS = "metrics.json"
 MODEL = "model.onnx"
+INT8_MODEL = "model-int8.onnx"
 CHECKPOINT = "checkpoint.safetensors"
 MASKS = "masks.safetensors"
+RIGHT = "right.npy"
 LOG = "log.txt"
 ERROR = "error.txt"
 SPEC = "sweep.toml"
@@ -44,7 +47,7 @@ TABLE = "results.parquet"
 _DAMAGED = "damaged"
 _LOCKS = ".locks"
 _LONGEST_REASON = 2_000  # characters of why something failed
-_CHECKED = (CONFIG, MODEL, CHECKPOINT, MASKS)
+_CHECKED = (CONFIG, MODEL, INT8_MODEL, CHECKPOINT, MASKS, RIGHT)
 
 
 @contextlib.contextmanager
@@ -78,6 +81,39 @@ def finish(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     record = {**record, "files": {name: digest(folder / name) for name in _CHECKED if (folder / name).is_file()}}
     write_json(folder / METRICS, record)
     return record
+
+
+def amend(folder: Path, record: dict[str, Any]) -> None:
+    """Replaces the record of a base or point that is done and claimed; its files stay as they are."""
+    write_json(folder / METRICS, record)
+
+
+def write_right(folder: Path, right: "np.ndarray") -> None:
+    """Keeps which test images (N,) a network gets right, a bit an image."""
+    import numpy as np
+
+    with replacing(folder / RIGHT) as partial, partial.open("wb") as file:
+        np.save(file, np.packbits(right))
+
+
+def right_images(folder: Path) -> "np.ndarray | None":
+    """Which test images (N,) a point or base that is done gets right, bool; None where that was not kept, or is not
+    what was measured: it has to fit its checksum and the accuracy in the record."""
+    import numpy as np
+
+    record = finished_record(folder) or {"metrics": {}}
+    metrics, expected = record["metrics"], record.get("files", {}).get(RIGHT)
+    images, accuracy = metrics.get("test_images"), metrics.get("accuracy", metrics.get("base_accuracy"))
+    if not images or accuracy is None or expected is None or digest(folder / RIGHT) != expected:
+        return None
+    try:
+        packed = np.load(folder / RIGHT, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError):  # the record may be as damaged as the file
+        return None
+    if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8 or packed.shape != (-(-images // 8),):
+        return None
+    right = np.unpackbits(packed, count=images).astype(bool)
+    return right if right.sum() == round(accuracy * images / 100) else None
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -121,10 +157,10 @@ def check_measured(model: Path) -> None:
     Raises:
         InputError: its SHA-256 is another.
     """
-    if model.name != MODEL or not model.is_file() or not (model.parent / METRICS).is_file():
+    if model.name not in (MODEL, INT8_MODEL) or not model.is_file() or not (model.parent / METRICS).is_file():
         return
     record = finished_record(model.parent)
-    if record is None or record.get("files", {}).get(MODEL) != digest(model):
+    if record is None or record.get("files", {}).get(model.name) != digest(model):
         raise InputError(
             f"{model} is not the file that was measured: its SHA-256 is not that in {METRICS} beside it; run the study "
             "again, or copy the file elsewhere to look at it as it is"
@@ -172,6 +208,8 @@ def result_table(sweep: Path, say: Callable[[str], None] = lambda line: None) ->
     """
     import pandas as pd
 
+    from onnxprune.results.derived import DERIVED, derive
+
     if not (sweep / SPEC).is_file():
         raise InputError(f"{sweep} is not the folder of a sweep: it has no {SPEC}")
     known, derived = _derived_rows(sweep)
@@ -183,12 +221,17 @@ def result_table(sweep: Path, say: Callable[[str], None] = lambda line: None) ->
             say(f"{printable(folder)} is left out: {found}")
         else:
             rows.append(found)
-    parts = [known.loc[kept].reset_index(drop=True)] if kept else []
+    unchanged = known.loc[kept]
+    own = [name for name in known.columns if name not in DERIVED]
+    parts = [unchanged[own].reset_index(drop=True)] if kept else []
     if rows or not kept:
         parts.append(pd.DataFrame(rows).convert_dtypes())
     # converted again: what is missing in one part, and so of no type there, is of one in the other
     table = pd.concat(parts, ignore_index=True).convert_dtypes() if len(parts) > 1 else parts[0]
-    return _in_reading_order(table[parts[-1].columns]) if len(table) else table
+    if not len(table):
+        return table
+    table = _in_reading_order(table[parts[-1].columns])
+    return derive(table, unchanged, lambda folder: right_images(sweep / folder))
 
 
 def _derived_rows(sweep: Path) -> "tuple[pd.DataFrame, int]":

@@ -12,7 +12,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from onnxprune.bridge.activity import dead_units
 from onnxprune.bridge.coupling import heads
+from onnxprune.bridge.eight_bits import measure_int8
 from onnxprune.bridge.measure import export_and_measure, validation_accuracy
 from onnxprune.bridge.start import build_network
 from onnxprune.common import environment
@@ -27,7 +29,7 @@ from onnxprune.training.batches import Batches
 from onnxprune.training.cost import TrainingCost
 from onnxprune.training.opcount import count_training_ops
 from onnxprune.training.recipe import Recipe
-from onnxprune.training.setup import recipe_of, train_checked, training_batches
+from onnxprune.training.setup import base_recipe, train_checked, training_batches
 from onnxprune.training.transfer import CLASSES
 
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ def _sources_unchanged(point: Point, dataset: Dataset, folder: Path) -> Iterator
 def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Listener) -> dict[str, Any]:
     with _sources_unchanged(point, dataset, folder):
         network = build_network(point, dataset)
-    training_recipe = recipe_of(point, network, dataset, point.epochs, point.learning_rate)
+    training_recipe = base_recipe(point, network, dataset)
     operators = count_training_ops(network, dataset.input_shape)
     batches = training_batches(point, dataset)
     cost = _train_base(network, point, batches, training_recipe, listener)
@@ -153,6 +155,13 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
         dataset,
         metadata={"model": point.model, "seed": point.seed, "base_id": folder.name},
     )
+    store.write_right(folder, measured.right)
+    int8 = {}
+    if point.also == "int8":
+        found = measure_int8(
+            folder / store.MODEL, folder / store.INT8_MODEL, dataset, torch.device(point.device), measured.batch
+        )
+        int8 = {f"base_int8_{name}": value for name, value in found.items()}
     metrics = {
         **measured.accuracy_columns("base_"),
         "base_validation_accuracy": validation_accuracy(
@@ -161,8 +170,12 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
         **measured.cost_columns("base_"),
         **cost_columns(cost, operators.flops_per_image * cost.images, "base_"),
         "base_parity_max_abs_diff": measured.parity,
+        "base_training_updates": cost.updates,
+        "base_dead_units": dead_units(network, batches),
+        **int8,
         "train_images": len(dataset.train),
         "available_train_images": dataset.available_train,
+        "validation_images": len(dataset.validation),
         "test_images": len(dataset.test),
         "scaled_learning_rate": training_recipe.learning_rate,
     }

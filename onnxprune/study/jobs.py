@@ -59,6 +59,7 @@ class Materials:
         self.data_dir = data_dir
         self.notes: dict[str, None] = {}  # what people should know of the data, each once
         self._verbosity = verbosity  # of the reading of pictures
+        self._whole: tuple[Any, Dataset] | None = None  # all training images, of which points may take a sample
         self._data: tuple[Any, Dataset] | None = None
         self._base: tuple[str, Base] | None = None
 
@@ -70,11 +71,12 @@ class Materials:
         """
         model = MODELS[point.model]
         file = (point.model, point.mean, point.std) if model.trained else None
-        settings = (point.dataset, point.train_limit, point.picture_size, model.minimum_size, file)
+        settings = (*_source(point), *point.sample, model.minimum_size, file)
         if self._data is None or self._data[0] != settings:
-            dataset = load(
-                point.dataset, self.data_dir, point.train_limit, size=point.picture_size, verbosity=self._verbosity
-            ).padded(model.minimum_size)
+            if self._whole is None or self._whole[0] != _source(point):
+                whole = load(point.dataset, self.data_dir, size=point.picture_size, verbosity=self._verbosity)
+                self._whole = (_source(point), whole)
+            dataset = self._whole[1].sampled(*point.sample).padded(model.minimum_size)
             if model.trained:
                 with silenced():
                     from onnxprune.bridge.convention import as_the_file_takes
@@ -111,6 +113,11 @@ def check_unchanged(point: Point, materials: Materials, *, point_id: str = "", b
         files += [f"the file of model '{point.model}'"] if own_files(point.model) else []
         more = "," if len(files) > 1 else ""
         raise RunError(f"{', or '.join(files)}{more} changed while the study ran: start it again")
+
+
+def _source(point: Point) -> tuple[Any, ...]:
+    """What decides the data that a point's training images are of."""
+    return (point.dataset, point.picture_size)
 
 
 def perform(job: Job, materials: Materials, listener: Listener, exclusive: "Exclusive" = nullcontext) -> None:

@@ -23,9 +23,9 @@ POINTS = 1.0  # of accuracies and sparsities, in percent
 LOSS_SHARE, LOSS_NATS = 0.1, 0.02  # of cross-entropies, whichever is more
 COUNT_SHARE = 0.01  # of MACs, parameters, bytes
 MASK_SHARE = 0.1  # of all units, kept in one and removed in the other
-_TIMED = ("seconds", "per_second", "memory_bytes", "latency", "speedup")  # parts of the names of columns
+_TIMED = ("seconds", "per_second", "memory_bytes", "latency", "speedup", "timing_")  # parts of the names of columns
 _ROUNDING = ("weights", "parity_max_abs_diff", "before_finetuning_parity_max_abs_diff", "base_parity_max_abs_diff")
-_IDENTITIES = ("spec_hash", "base_id")  # follow from the settings and the data, which are compared
+_IDENTITIES = ("spec_hash", "base_id", "network_id")  # follow from the settings and the data, which are compared
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def compare(then: Path, now: Path) -> Repetition:
     ratios = {
         name: metrics[1][name] / metrics[0][name]
         for name in sorted(timed)
-        if metrics[0][name] and metrics[1].get(name) is not None
+        if all(type(columns.get(name)) in (int, float) for columns in metrics) and metrics[0][name]
     }
     return Repetition(then.name, differences, beyond, changes, ratios)
 

@@ -13,6 +13,7 @@ from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
+from onnxprune.study.alignment import with_measured_step
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.jobs import Materials
 from onnxprune.study.reuse import Reused
@@ -91,6 +92,7 @@ def search(
     """
     if any(point.schedule == "adaptive" for point in plan.points):
         raise InputError("schedule 'adaptive' finds its own sparsity: search is for the others")
+    plan = with_measured_step(plan)
     materials = Materials(data_dir, verbosity)
     tried: list[float] = []
 
