@@ -493,8 +493,8 @@ MUTATIONS = [
         (
             "ids: without the content of a file of weights",
             "settings/point.py",
-            "return [_digest(path, path.stat().st_mtime_ns)]",
-            "return [str(path)]",
+            "    return [found]",
+            "    return [str(weights)]",
             "tests/settings/test_spec.py::test_the_content_of_a_file_of_weights_is_part_of_the_identity",
         ),
         (

@@ -62,23 +62,37 @@ class Classifier:
         if self.batch and count % self.batch:
             filler = np.zeros((-count % self.batch, *images.shape[1:]), np.uint8)
             images = np.concatenate([images, filler])
-        part = size * max(1, _MOST_BYTES // max(1, images[:size].nbytes))  # that is handed over at once
-        pieces = [self._scores(images[at : at + part], normalisation, size) for at in range(0, len(images), part)]
-        found = np.concatenate(pieces)
+        found = scores(self.path, images, normalisation, size, device=self.device, threads=self.threads)
         if found.ndim != 2 or len(found) != len(images):
             raise InputError(f"{self.path}: answers with {list(found.shape)} to {len(images)} images")
         return as_logits(found[:count])
 
-    def _scores(self, images: np.ndarray, normalisation: Normalisation, batch: int) -> np.ndarray:
-        size = bytes_around(self.path)
-        seconds = SECONDS + size / 50e6 + _SECONDS_AN_IMAGE * len(images)
-        limits = Limits(run_memory(size, images.nbytes * 4), self.threads, self.device == "cpu")
+
+def scores(
+    path: Path,
+    images: np.ndarray,
+    normalisation: Normalisation,
+    batch: int,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+) -> np.ndarray:
+    """What a file answers to uint8 images (N, C, H, W), float32 (N, classes), by the helper process.
+
+    Raises:
+        InputError: it does not take them, or goes beyond the limits.
+    """
+    size = bytes_around(path)
+    part = batch * max(1, _MOST_BYTES // max(1, images[:batch].nbytes))  # images that are handed over at once
+    pieces = []
+    for start in range(0, len(images), part):
+        some = images[start : start + part]
+        limits = Limits(run_memory(size, some.nbytes * 4), threads, device == "cpu")
+        seconds = SECONDS + size / 50e6 + _SECONDS_AN_IMAGE * len(some)
         how = (normalisation.mean, normalisation.std, batch, seconds)
-        with refusals(self.path):
-            found: np.ndarray = guarded(
-                f"{__name__}:scores_of", self.path, self.device, self.threads, images, *how, limits=limits
-            )
-        return found
+        with refusals(path):
+            pieces.append(guarded(f"{__name__}:scores_of", path, device, threads, some, *how, limits=limits))
+    return np.concatenate(pieces)
 
 
 def open_classifier(path: Path, *, device: str = "cpu", threads: int = 1) -> Classifier:
@@ -132,7 +146,7 @@ def scores_of(
     batch: int,
     seconds: float,
 ) -> np.ndarray:
-    """The other side of `Classifier.logits`, in the helper process: see `runtime.session.run_batched`."""
+    """The other side of `scores`, in the helper process: see `runtime.session.run_batched`."""
     stage(f"a run on {len(images):,} image(s)", seconds)
     return run_batched(_session(path, device, threads), images, mean, std, batch)
 
