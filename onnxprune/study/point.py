@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from onnxprune.bridge.eight_bits import measure_int8
-from onnxprune.bridge.measure import PROVENANCE, Measured, export_and_measure, restamp, validation_accuracy
+from onnxprune.bridge.export import replace_metadata
+from onnxprune.bridge.measure import PROVENANCE, Measured, export_and_measure, validation_accuracy
 from onnxprune.common import environment
 from onnxprune.common.files import replacing
 from onnxprune.common.progress import Listener
@@ -178,7 +179,7 @@ def _record_of_twin(run: PointRun, context: PruningContext, pruned: Pruned) -> d
     twin = context.twin
     assert isinstance(twin, Twin)
     twin.copy_files(run.folder)
-    restamp(run.model_path, _provenance(run.point, run.folder))
+    replace_metadata(run.model_path, PROVENANCE, _provenance(run.point, run.folder))
     metrics = twin.record["metrics"]
     spent = {"criterion": context.criterion, "calibration": context.calibration}
     metrics = {
