@@ -34,6 +34,7 @@ def record(point: Point, **changes: Any) -> dict[str, Any]:
         "accuracy": accuracy,
         "validation_accuracy": accuracy,
         "accuracy_change": accuracy - 98 - point.seed,
+        "test_images": 1000,
         "cross_entropy": 0.2,
         "macs": macs,
         "effective_macs": 0 if collapsed else round(1_000_000 * kept),
