@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError
 from onnxprune.common.progress import Verbosity
 from onnxprune.data.arrays import checked
@@ -86,11 +87,22 @@ class Dataset:
         return dataclasses.replace(self, train=train, mean=mean, std=std, checksum=checksum)
 
     def padded(self, size: int) -> "Dataset":
-        """The dataset with black borders where images are smaller than `size` by `size`; mean and std as before."""
-        _, height, width = self.input_shape
+        """The dataset with black borders where images are smaller than `size` by `size`; mean and std as before.
+
+        Raises:
+            InputError: it would not fit the memory.
+        """
+        channels, height, width = self.input_shape
         missing = [max(0, size - side) for side in (height, width)]
         if not any(missing):
             return self
+        images = len(self.train) + len(self.validation) + len(self.test)
+        needed = images * channels * max(height, size) * max(width, size)
+        if needed > available_memory():
+            raise InputError(
+                f"{self.name}: {images:,} images with borders up to {size:,} pixels a side take "
+                f"{needed / 1e9:,.1f} GB of memory, {available_memory() / 1e9:,.1f} GB are available"
+            )
         border = ((0, 0), (0, 0), *((gap // 2, gap - gap // 2) for gap in missing))
         train, validation, test = (
             Split(np.pad(split.images, border), split.labels) for split in (self.train, self.validation, self.test)

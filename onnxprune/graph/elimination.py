@@ -58,6 +58,12 @@ def eliminate_dead_units(path: Path, align: int = 1) -> int:
     return removed
 
 
+def nonzero_numbers(path: Path) -> int:
+    """Floating-point numbers in an ONNX file of ours that are not zero."""
+    arrays = map(numpy_helper.to_array, onnx.load(path).graph.initializer)
+    return sum(int(np.count_nonzero(array)) for array in arrays if array.dtype.kind == "f")
+
+
 class _Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._graph = model.graph

@@ -117,6 +117,17 @@ def own_digest(name: str) -> str | None:
     return reference.digest(name) if reference.is_reference(name) else None
 
 
+def own_files(name: str) -> list[Path]:
+    """The files that `own_digest` is of; none for others.
+
+    Raises:
+        InputError: likewise.
+    """
+    if onnx_file.is_file(name):
+        return onnx_file.files(name)
+    return [reference.source(name)] if reference.is_reference(name) else []
+
+
 ARGUMENTS = "model_args"  # the option of networks of the user's own code
 NORMALISATION = ("mean", "std")  # those of files
 

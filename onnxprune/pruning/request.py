@@ -9,10 +9,12 @@ from torch import Tensor
 from onnxprune.pruning import pruners
 from onnxprune.settings.point import Point
 from onnxprune.settings.vocabulary import TECHNIQUES
+from onnxprune.training.cost import Spent
 
 Masks = dict[str, Tensor]
 
-Memory = dict[tuple[str, str, int], pruners.Metrics]
+# technique, criterion and seed -> scores, and what finding them took
+Memory = dict[tuple[str, str, int], tuple[pruners.Metrics, Spent]]
 
 
 @dataclass(frozen=True)

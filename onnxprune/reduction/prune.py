@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from onnxprune.graph.metadata import parse
 from onnxprune.graph.network import Network, label_of, metadata
 from onnxprune.graph.tensors import Shape
 from onnxprune.reduction import single_weights
-from onnxprune.reduction.fidelity import Fidelity, accuracy, answers, compare_answers
+from onnxprune.reduction.fidelity import Fidelity, accuracy, answers, check_answers, compare_answers
+from onnxprune.reduction.output_file import check_output
 from onnxprune.reduction.preparation import Prepared, prepare
 from onnxprune.reduction.recovery import METHODS
 from onnxprune.reduction.result import Accuracy, GroupReport, LayerReport, PruneReport, Repair, Size
@@ -159,10 +159,10 @@ def prune_file(
     """
     settings = settings.resolved(data is not None)
     advance("reading the file", 0, 1)
-    probe(path, seconds=_SECONDS_TO_OPEN)
+    probe(path, seconds=_SECONDS_TO_OPEN, counted=True)
     files = files_of(path)
     if output is not None:
-        _check_output(path, output, files)
+        check_output(path, output, files, "prune")
     prepared = prepare(path, shapes, settings.seed)
     properties = metadata(prepared.source.model)
     samples = None
@@ -177,7 +177,7 @@ def prune_file(
             data_dir=data_dir,
             seed=settings.seed,
         )
-        _try(path, prepared.source, samples)
+        check_answers(path, prepared.source, samples)
     work = _units if settings.technique in UNITS else _weights
     report, plain, network = work(path, prepared, settings, samples, advance, output is not None)
     report = replace(report, before=replace(report.before, bytes=sum(file.stat().st_size for file in files)))
@@ -191,38 +191,6 @@ def prune_file(
     network.save(output)
     size = sum(file.stat().st_size for file in files_of(output))
     return replace(report, output=output, replaced=replaced, after=replace(report.after, bytes=size))
-
-
-def _check_output(path: Path, output: Path, files: Sequence[Path]) -> None:
-    """Raises an InputError where the output cannot be written, or would take the place of the input or its data."""
-    beside = output.with_name(f"{output.name}.data")  # where weights over 2 GiB would go
-    if any(file.samefile(place) for place in (output, beside) if place.exists() for file in files):
-        raise InputError(f"{output}: this is the file to prune, or its external data: choose another name with -o")
-    if output.is_dir():
-        raise InputError(f"{output}: is a folder: give the name of a file with -o")
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent}: no such folder: create it, or choose another with -o")
-    try:
-        tempfile.TemporaryFile(dir=output.parent).close()
-    except OSError as error:
-        raise InputError(
-            f"{output.parent}: nothing can be written there ({error.strerror}): choose another folder with -o"
-        ) from error
-
-
-def _try(path: Path, source: Network, samples: Samples) -> None:
-    """Raises an InputError where the network does not run on the samples, or gives nothing to compare."""
-    try:
-        (found,) = answers(source, samples.batches[:1])
-    except InputError as error:
-        raise InputError(f"{samples.source}: {error}") from error
-    if not found:
-        raise InputError(
-            f"{path}: none of its outputs is a tensor of floating-point numbers, by which samples could judge (a "
-            "ZipMap? export it with zipmap=False): leave --data out"
-        )
-    if not all(np.isfinite(value).all() for value in found.values()):
-        raise InputError(f"{samples.source}: the model's outputs for them are not finite numbers")
 
 
 def _units(

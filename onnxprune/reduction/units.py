@@ -13,12 +13,12 @@ from onnxprune.common.widths import Prunable, kept_units
 from onnxprune.graph import surgery
 from onnxprune.graph.network import Network, label_of
 from onnxprune.reduction.allocation import Cost, allocate, cost
-from onnxprune.reduction.fidelity import accuracy, answers, compare_answers
+from onnxprune.reduction.fidelity import deciding_score
 from onnxprune.reduction.importance import geometric_median, norms
 from onnxprune.reduction.latency import node_times, relative_latency
 from onnxprune.reduction.noise import noise
 from onnxprune.reduction.preparation import Prepared, difference
-from onnxprune.reduction.recovery import Fit, recover, work
+from onnxprune.reduction.recovery import Fit, affordable, recover, work
 from onnxprune.reduction.samples import Samples
 from onnxprune.reduction.selection import Ranking, rank_groups
 from onnxprune.reduction.sensitivity import Sensitivity
@@ -139,6 +139,7 @@ class UnitPruning:
             self._settings.recovery,
             lambda done, total: self._advance("recovering", done, total),
             self._settings.seed,
+            affordable(self._graph, self._prepared.batch, _count(batches)),
         )
         return Outcome(removed, keep, plain, network, check, tuple(fits))
 
@@ -149,8 +150,7 @@ class UnitPruning:
         graph, batch = self._graph, self._prepared.batch
         macs = graph.macs(np.ones(graph.count, bool)) / batch
         batches = noise(graph.network, self._prepared.feed, macs, self._settings.seed)
-        samples = sum(max((len(value) for value in feed.values()), default=0) for feed in batches)
-        if work(graph, batch, samples) > _MOST_WORK:
+        if work(graph, batch, _count(batches)) > _MOST_WORK:
             return [], 0
         return batches, len(batches) // 4
 
@@ -298,20 +298,21 @@ class UnitPruning:
         return best
 
     def _score(self, network: Network) -> float:
-        """Accuracy on validation images, or else agreement with the original on held-out samples, percent.
+        """See `deciding_score`.
 
         Raises:
             InputError: its outputs are no scores.
         """
         assert self._samples is not None
-        if self._samples.validation is not None:
-            found = accuracy(network, self._samples.validation)
-        else:
-            held_out = self._samples.held_out
-            found = compare_answers(answers(self._graph.network, held_out), answers(network, held_out)).agreement
+        found = deciding_score(network, self._graph.network, self._samples)
         if found is None:
             raise InputError(
                 f"{self._path}: its outputs are no rows of scores, so that no drop can be told: give a sparsity or a "
                 "target"
             )
         return found
+
+
+def _count(batches: Sequence[Inputs]) -> int:
+    """Samples of all batches."""
+    return sum(max((len(value) for value in feed.values()), default=0) for feed in batches)

@@ -13,10 +13,12 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from onnxprune.common.files import make_folder, write_text
+from onnxprune.delivery import headline
 from onnxprune.report import charts
 from onnxprune.report.series import Look, looks, named_series
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.results import store
+from onnxprune.results.derived import paired_latency
 from onnxprune.results.trained_out import not_trained_out
 
 # column -> heading, and digits after the point: None for words
@@ -34,19 +36,26 @@ _COLUMNS: dict[str, tuple[str, int | None]] = {
     "seed": ("seed", 0),
     "base_accuracy": ("IPA accuracy %", 2),
     "before_finetuning_accuracy": ("acc. before %", 2),
+    "control_accuracy": ("0 % control %", 2),
     "accuracy": ("accuracy %", 2),
+    "accuracy_low": ("95 % from", 2),
+    "accuracy_high": ("to", 2),
     "accuracy_change": ("change", 2),
+    "accuracy_change_p_value": ("p", 3),
     "cross_entropy": ("loss", 4),
     "macs": ("MACs", 0),
     "effective_macs": ("eff. MACs", 0),
     "nonzero_params": ("non-zero params", 0),
     "file_bytes": ("bytes", 0),
-    "training_seconds": ("TL s", 1),
-    "training_flops": ("TL FLOPs", 0),
-    "latency_ms_median": ("latency ms", 3),
+    "tl_seconds": ("TL s", 1),
+    "tl_flops": ("TL FLOPs", 0),
+    "latency_ms_paired": ("latency ms", 3),
     "speedup": ("speedup", 2),
+    "speedup_beyond_theory": ("beyond theory", None),
+    "most_predicted": ("one class %", 1),
     "macs_missing": ("MACs leave out", None),
     "collapsed": ("collapsed", None),
+    "same_as": ("same network as", None),
 }
 _ASSESSED = {
     "model": "model",
@@ -97,6 +106,7 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
         bases=_bases(table, len(sources)),
         base_remarks=_base_remarks(table),
         max_drop=MAX_DROP,
+        headline=headline,
         refresh_seconds=refresh_seconds,
         store=store,
         plotly=Markup(get_plotlyjs()),
@@ -124,8 +134,8 @@ def _document(sources: list[Source], table: pd.DataFrame, links: dict[str, str])
     folders = zip(table["sweep"], table["folder"], strict=True)
     return {
         "studies": [
-            {"title": f"{model} on {_title(str(dataset))}", **_study(sources, rows)}
-            for (model, dataset), rows in table.groupby(["model", "dataset"], sort=False)
+            {"title": f"{model} on {_title(str(dataset))}, batch {batch}", **_study(sources, rows)}
+            for (model, dataset, batch), rows in table.groupby(["model", "dataset", "batch_size"], sort=False)
         ],
         "columns": [{"key": key, "title": title, "digits": digits} for key, (title, digits) in shown.items()],
         "rows": json.loads(cells),
@@ -138,9 +148,10 @@ def _title(dataset: str) -> str:
 
 
 def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
-    """The curves and figures of one model and dataset; latencies only where something was timed."""
+    """The curves and figures of one model, dataset and batch size; latencies only where something was timed."""
     names = named_series(rows)
     curves = looks(rows, names)
+    rows = rows.assign(latency_ms_paired=paired_latency(rows))  # of one moment, whichever sweeps they are of
     rows = rows.assign(told=[charts.told(row) for row in rows.to_dict("records")])
     conditions = _conditions(rows)
     figures = {
@@ -154,7 +165,12 @@ def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
             front=True,
         ),
         "latency": charts.accuracy_over_cost(
-            rows, names, curves, "latency_ms_median", "median latency of a batch (ms)", front=len(conditions) == 1
+            rows,
+            names,
+            curves,
+            "latency_ms_paired",
+            "latency of a batch (ms): base over the sweep / speedup",
+            front=len(conditions) == 1,
         )
         if conditions
         else None,
@@ -203,6 +219,8 @@ def _conditions(rows: pd.DataFrame) -> list[str]:
 def _hidden(table: pd.DataFrame, sweeps: int) -> set[str]:
     """Columns that would say nothing."""
     unneeded = {"macs_missing", "base_macs_missing", "base_dead_units"} - set(table.columns)
+    if table.reindex(columns=["same_as"]).isna().all(axis=None):
+        unneeded |= {"same_as"}
     return unneeded | {"sweep"} if sweeps == 1 else unneeded
 
 

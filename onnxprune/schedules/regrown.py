@@ -35,7 +35,7 @@ def _regrown(context: PruningContext, by_gradient: bool) -> Pruned:
     if TECHNIQUES[point.technique].scope == "global":
         shares = erdos_renyi_shares(sizes, share)
     chance = dataclasses.replace(context.request, criterion="random", shares=shares)
-    start = context.remove(network, decide(network, chance, context.batches))
+    start = context.remove(network, decide(network, chance, context.batches, spent=context.criterion))
     growth = Regrowth(start.unit_masks, point.seed)
 
     def training(network: nn.Module, held: Masks) -> None:
@@ -57,4 +57,6 @@ def _regrown(context: PruningContext, by_gradient: bool) -> Pruned:
 
         context.train(network, how, masks=held, **{"regrow": in_place} if by_gradient else {"remask": between})
 
-    return dataclasses.replace(context.train_pruned(start, training), unit_masks=growth.masks)
+    pruned = context.train_pruned(start, training)
+    masks = growth.masks if context.twin is None else context.twin.masks()  # where its weights have moved to
+    return dataclasses.replace(pruned, unit_masks=masks)

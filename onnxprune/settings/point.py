@@ -5,7 +5,6 @@ file and the arguments of the Python functions are all read off them.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import digest
 from onnxprune.common.widths import DEFAULT_STEP
 from onnxprune.data.registry import DATASETS, canonical_name, title_of
-from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, reference
-from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
+from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, own_files, reference
+from onnxprune.settings.training_words import ALSO, AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
 from onnxprune.settings.values import (
     arguments,
     channel_step,
@@ -55,13 +55,14 @@ _BASE_SETTINGS = (
     "freeze_features",
     "devices",
     "device",
+    "also",  # which the base gets too
 )
 
 # Ids name these whatever their values. A setting that came later is named only where it differs from its default, so
 # that what was finished before keeps its name.
 _IN_EVERY_ID = frozenset(
     (
-        *(name for name in _BASE_SETTINGS if name not in ("image_size", "updates")),
+        *(name for name in _BASE_SETTINGS if name not in ("image_size", "updates", "also")),
         *("technique", "criterion", "schedule", "granularity", "sparsity", "control"),
         *("finetune_epochs", "finetune_learning_rate", "rounds", "rewind_epoch", "max_drop", "distill"),
         *("recalibrate", "compensate", "keep_dead", "channel_align", "hidden", "batch_norm", "stem"),
@@ -166,6 +167,11 @@ class Point:
     )
     keep_dead: bool = _setting(
         False, "leave units in the exported file that can be left out without changing its answers", truth_value
+    )
+    also: str | None = _setting(
+        None,
+        "a second file beside each network's, and the base's, measured alike: " + ", ".join(ALSO),
+        optional(name_in(ALSO)),
     )
     weights: str | None = _setting(
         None,
@@ -285,6 +291,11 @@ class Point:
         return self.base_settings() | {name: getattr(self, name) for name in names}
 
     @property
+    def dead_align(self) -> int | None:
+        """What widths are a multiple of once dead units have left the file; None: they stay."""
+        return None if self.keep_dead else self.channel_align
+
+    @property
     def kept_layers(self) -> tuple[str, ...]:
         """Names of the layers that lose nothing."""
         return tuple(name.strip() for name in (self.keep or "").split(",") if name.strip())
@@ -302,6 +313,15 @@ class Point:
         )
         return f"{title}-{content_hash([SCHEMA, checksum, told(self.settings()), *self._sources()])}"
 
+    def source_files(self) -> list[Path]:
+        """The files that the settings name beside the data, and that decide the result: of weights and of the model.
+
+        Raises:
+            InputError: one is not there.
+        """
+        weights = [] if self.weights in (None, IMAGENET) else [Path(str(self.weights))]
+        return weights + own_files(self.model)
+
     def _sources(self) -> list[str]:
         """What ids say of the files that the settings name: their content."""
         own = own_digest(self.model)
@@ -312,17 +332,10 @@ def _weights_digest(weights: str | None) -> list[str]:
     """What ids say of a file of weights: its content, wherever it is."""
     if weights is None or weights == IMAGENET:
         return []
-    path = Path(weights)
-    try:
-        return [_digest(path, path.stat().st_mtime_ns)]
-    except OSError as error:
-        raise InputError(f"cannot read the weights {path}: {error.strerror}") from None
-
-
-@functools.cache
-def _digest(path: Path, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = digest(Path(weights))
+    if found is None:
+        raise InputError(f"cannot read the weights {weights}: they are no file, or not yours to read")
+    return [found]
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Point)}

@@ -22,6 +22,7 @@ from onnxprune.study.executors import EXECUTORS, Executor, make_settings
 from onnxprune.study.feasibility import check_prunable
 from onnxprune.study.jobs import Job, Materials
 from onnxprune.study.pool import POSSIBLE, worker_count
+from onnxprune.study.reuse import Reused
 from onnxprune.study.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def run_sweep(
             write_text(folder / store.SPEC, plan.to_toml())
         bases = {point.base_id(materials.dataset(point).checksum) for point in plan.points}
         reporter = stack.enter_context(Reporter(len(bases) + len(points), verbosity))
+        for line in _reused(points, runs, materials, here=kind.here):
+            reporter.say(line)
         if not all((runs / BASES / base / store.METRICS).exists() for base in bases):  # said once
             for note in materials.notes:
                 reporter.say(note)
@@ -117,7 +120,18 @@ def run_sweep(
         for problem in tracking.problems:
             reporter.say(problem)
     with store.claimed(folder / store.SPEC):
-        return Outcome(folder, store.write_tables(folder), sweep.failures)
+        return Outcome(folder, store.write_tables(folder, reporter.say), sweep.failures)
+
+
+def _reused(points: Mapping[Path, Point], runs: Path, materials: Materials, *, here: bool) -> list[str]:
+    """What is said of points, folder -> point, and bases that are there already; of other machines nothing is known."""
+    found = Reused()
+    bases = {runs / BASES / point.base_id(materials.dataset(point).checksum): point for point in points.values()}
+    for folder, point in (*bases.items(), *points.items()) if here else ():
+        record = store.finished_record(folder)
+        if record is not None:
+            found.look(folder.name, record, point.device)
+    return found.lines()
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,13 @@ class Network:
     Attributes:
         parameters: numbers in it.
         flops: of training on one image, forward and backward.
+        answer_flops: of one image's answer, forward alone.
         activation_bytes: the largest input and output that one layer has at the same time, for one image.
     """
 
     parameters: int
     flops: int
+    answer_flops: int
     activation_bytes: int
 
 
@@ -74,7 +76,7 @@ def estimate(points: Sequence[Point], verbosity: Verbosity = Verbosity.QUIET) ->
         smallest = _smallest_side(point.model)
         shape = (channels, max(height, smallest), max(width, smallest))
         network = _network(point.model, shape, classes, tuple(point.model_options.items()))
-        epochs = epochs_after_base(point, count)
+        epochs = after = epochs_after_base(point, count)
         # the file, and of each weight a byte that says whether it was kept
         disk += 5 * network.parameters + _FILES
         base = tuple(point.base_settings().items())
@@ -84,6 +86,8 @@ def estimate(points: Sequence[Point], verbosity: Verbosity = Verbosity.QUIET) ->
             disk += 8 * network.parameters + _FILES  # the file and the checkpoint
         images += round(epochs * count)
         flops += round(epochs * count) * network.flops
+        if point.distill:
+            flops += round(after * count) * network.answer_flops
         timed = network.activation_bytes * point.latency_batch if point.latency_seconds else 0
         memory = max(memory, 4 * network.parameters * _COPIES + (timed if point.device == "cpu" else 0))
     return Estimate(len(bases), len(points), images, flops, disk, memory)
@@ -141,9 +145,11 @@ def _network(model: str, shape: tuple[int, int, int], classes: int, options: tup
     with torch.device("meta"):  # shapes without memory
         network = make_network(model, shape, classes, 0, dict(options)).to("meta")
     try:
+        operators = count_training_ops(network, shape)
         return Network(
             parameters=sum(parameter.numel() for parameter in network.parameters()),
-            flops=count_training_ops(network, shape).flops_per_image,
+            flops=operators.flops_per_image,
+            answer_flops=operators.forward_flops_per_image,
             activation_bytes=max(_layer_bytes(network, torch.zeros(2, *shape, device="meta"))) // 2,
         )
     except Exception as error:  # networks of other packages raise anything

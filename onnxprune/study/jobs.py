@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.common.errors import RunError
+from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Listener, Verbosity
 from onnxprune.data.dataset import Dataset, load
-from onnxprune.models import MODELS, own_digest
+from onnxprune.models import MODELS, own_files
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import Point
 
@@ -96,6 +96,25 @@ class Materials:
         return self._base[1]
 
 
+def check_unchanged(point: Point, materials: Materials, *, point_id: str = "", base_id: str = "") -> None:
+    """Sees that data, weights and the model's file are still those that the name of a point or base was made of.
+
+    Raises:
+        RunError: they are not, or not there any more.
+    """
+    try:
+        checksum = materials.dataset(point).checksum
+        same = point_id in ("", point.point_id(checksum)) and base_id in ("", point.base_id(checksum))
+    except InputError as error:
+        raise RunError(f"what was there when the study began is not any more: {error}") from None
+    if not same:
+        files = [f"the data of {point.dataset}"]
+        files += [f"the weights {point.weights}"] if point.weights is not None else []
+        files += [f"the file of model '{point.model}'"] if own_files(point.model) else []
+        more = "," if len(files) > 1 else ""
+        raise RunError(f"{', or '.join(files)}{more} changed while the study ran: start it again")
+
+
 def _source(point: Point) -> tuple[Any, ...]:
     """What decides the data that a point's training images are of."""
     return (point.dataset, point.picture_size)
@@ -116,9 +135,7 @@ def perform(job: Job, materials: Materials, listener: Listener, exclusive: "Excl
         from onnxprune.study.point import PointRun, run_point
 
     point = job.point
-    if job.folder.name != point.point_id(materials.dataset(point).checksum):
-        own = "" if own_digest(point.model) is None else f", or the file of model '{point.model}',"
-        raise RunError(f"the data of {point.dataset}{own} changed while the study ran: start it again")
+    check_unchanged(point, materials, point_id=job.folder.name)
     base = materials.base(point, job.runs)
     run_point(PointRun(point, base, materials.dataset(point), job.folder, listener, exclusive), job.retry)
 
