@@ -19,6 +19,7 @@ from onnxprune.delivery.modelcard import Facts, write_card
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
 from onnxprune.results import schema, store
+from onnxprune.results.trained_out import not_trained_out
 
 INDEX = "index.json"
 Layout = Literal["plain", "triton"]
@@ -63,6 +64,8 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
         batch = int(choice.row["latency_batch"])
         files, digest = _write_model(source, expected, out, name, layout, facts=facts, batch=batch)
         row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
+        bases = store.result_table(sweep)
+        row["base_remark"] = not_trained_out(bases[bases["base_id"] == row["base_id"]])
         card_path = out / f"{name}.md"
         model_file = files[0].relative_to(out).as_posix()
         seeds = choice.folded
