@@ -32,6 +32,7 @@ class Scores:
     collapsed: bool
 
 
+@np.errstate(all="ignore")  # numbers that are too large show in what comes out
 def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
     """Scores of logits (N, classes) against integer labels (N,).
 
@@ -71,8 +72,9 @@ def right_images(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def as_logits(found: np.ndarray) -> np.ndarray:
     """Scores (N, classes) as logits: of probabilities, which a file that ends in a softmax gives, the logarithms."""
     # Logits that are all positive and add up to 1 in every row do not happen by chance.
-    if (found >= 0).all() and np.allclose(found.sum(axis=1), 1, rtol=0, atol=1e-3):
-        return np.asarray(np.log(np.maximum(found, np.finfo(np.float32).tiny)))
+    with np.errstate(all="ignore"):  # sums of huge logits overflow, and are not 1
+        if (found >= 0).all() and np.allclose(found.sum(axis=1), 1, rtol=0, atol=1e-3):
+            return np.asarray(np.log(np.maximum(found, np.finfo(np.float32).tiny)))
     return found
 
 

@@ -1,13 +1,13 @@
 """The figures that a verdict rests on: of two files that were counted and timed in the same rounds."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from onnxprune.analysis.verdict import Facts
 from onnxprune.graph.counts import Counts
 from onnxprune.graph.tensors import Shape
+from onnxprune.runtime.processor import vector_channels
 from onnxprune.runtime.timing import confidence_interval, twin_noise
 
 
@@ -62,12 +62,3 @@ def _traffic(counts: Counts) -> int | None:
     sizes = [node.activation_bytes for node in counts.nodes]
     known = [size for size in sizes if size is not None]
     return sum(known) + sum(node.weight_bytes for node in counts.nodes) if len(known) == len(sizes) else None
-
-
-def vector_channels(device: str) -> int:
-    """Channels of float32 that fill a vector register: 16 with AVX-512, else 8; the GPU's matrix units want 8."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return 8
-    return 16 if device == "cpu" and "avx512f" in flags else 8

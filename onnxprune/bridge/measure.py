@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from onnxprune.analysis.evaluation import Scores, as_logits, right_images, score
 from onnxprune.bridge.coupling import cut
 from onnxprune.bridge.export import export, network_logits, parity, write_metadata
+from onnxprune.common.files import compressed_bytes
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.graph.counting import count
 from onnxprune.graph.counts import Counts
@@ -39,6 +40,7 @@ class Measured:
         right: whether it gives each test image (N,) its label.
         parity: largest absolute difference between the network's logits and the file's, on 256 test images.
         counts: MACs, parameters and bytes of the file.
+        compressed: bytes of the file after gzip.
         dead_params: numbers that are not zero which left the file with units that say nothing.
         batch: images that were run through it at once, as many as memory is meant to hold.
     """
@@ -47,6 +49,7 @@ class Measured:
     right: np.ndarray
     parity: float
     counts: Counts
+    compressed: int
     dead_params: int
     batch: int
 
@@ -68,6 +71,7 @@ class Measured:
             f"{prefix}params": self.counts.params,
             f"{prefix}nonzero_params": self.counts.nonzero_params,
             f"{prefix}file_bytes": self.counts.file_bytes,
+            f"{prefix}bytes_compressed": self.compressed,
             # a column of its own only where there is something to say: most rows have none
             **({} if self.counts.complete else {f"{prefix}macs_missing": "; ".join(self.counts.notes)}),
         }
@@ -115,7 +119,7 @@ def export_and_measure(
     )
     counts = count(path)  # last: of the file as it is deployed, its metadata included
     right = right_images(logits, dataset.test.labels)
-    return Measured(test, right, parity=difference, counts=counts, dead_params=dead_params, batch=batch)
+    return Measured(test, right, difference, counts, compressed_bytes(path), dead_params, batch)
 
 
 def validation_accuracy(path: Path, dataset: Dataset, device: torch.device, batch: int) -> float:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import machine_readable, print_rows
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import machine_readable, print_rows, warn
 
 if TYPE_CHECKING:
     from onnxprune.delivery.choice import Choice
@@ -62,7 +63,7 @@ def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, output: 
         max_drop = _DROP
     wanted = choices.constraints(max_drop=max_drop, **limits)
     entries, misses = [], []
-    for table in choices.studies(sweep, wanted):
+    for table in choices.studies(sweep, wanted, warn):
         try:
             choice = choices.choose(table, wanted)
         except RunError as error:
@@ -85,15 +86,15 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
     row, entry = choice.row, deployed.entry
     fastest = "the fastest" if choice.by == "speedup" else "the one of the fewest MACs"
     tied = f" (of {choice.tied} equally good, that of the highest validation accuracy)" if choice.tied > 1 else ""
-    click.echo(
+    echo(
         f"{deployed.name}: {fastest} of the {choice.candidates} of {choice.points} models with {' and '.join(wanted)}"
         f"{tied}"
     )
-    click.echo(f"{headline.removed(row)}; accuracy {headline.accuracy(row)}; {headline.change(row)}")
-    click.echo(choice.decided_on())
+    echo(f"{headline.removed(row)}; accuracy {headline.accuracy(row)}; {headline.change(row)}")
+    echo(choice.decided_on())
     if row.get("speedup_beyond_theory") is True:
-        click.echo(f"{BEYOND}.")
-    click.echo()
+        echo(f"{BEYOND}.")
+    echo()
     lines = [
         ("accuracy on the test set, %", "accuracy", "{:.2f}"),
         ("validation accuracy, which decides, %", "validation_accuracy", "{:.2f}"),
@@ -105,14 +106,14 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
         lines += [(batch, "latency_ms_median", "{:.3f}"), ("measured speedup", "speedup", "{:.2f}")]
     wide = max(len(title) for title, _, _ in lines)
     several = f"  {'seeds':>16}" if len(choice.seeds) > 1 else ""
-    click.echo(f"{'':{wide}}  {'this':>12}  {'base':>12}{several}")
+    echo(f"{'':{wide}}  {'this':>12}  {'base':>12}{several}")
     for title, column, form in lines:
         base = "1" if column == "speedup" else form.format(row[f"base_{column}"])
         line = f"{title:{wide}}  {form.format(row[column]):>12}  {base:>12}"
         mean, deviation = choice.over_seeds(column)
         if deviation is not None:
             line += f"  {f'{form.format(mean)} ± {form.format(deviation)}':>16}"
-        click.echo(line)
-    click.echo()
+        echo(line)
+    echo()
     for path in deployed.files:
-        click.echo(f"{path}")
+        echo(f"{path}")

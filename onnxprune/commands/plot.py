@@ -4,6 +4,9 @@ from pathlib import Path
 
 import click
 
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import warn
+
 
 @click.command()
 @click.argument("sweep", type=click.Path(path_type=Path))
@@ -32,5 +35,5 @@ def plot(sweep: Path, x: str, y: str, out: Path) -> None:
     """
     from onnxprune.report.figures import plot as draw
 
-    draw(sweep, x, y, out)
-    click.echo(out)
+    draw(sweep, x, y, out, warn)
+    echo(out)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.commands.options import machine_readable
 from onnxprune.commands.report import PAGE
 from onnxprune.commands.study import print_table, write_report
@@ -26,7 +27,7 @@ def retime(sweep: Path, output: str | None) -> None:
     from onnxprune.results.store import result_table
     from onnxprune.study.retime import retime as measure_again
 
-    measure_again(sweep, lambda line: click.echo(line, err=True))
+    measure_again(sweep, lambda line: echo(line, err=True))
     print_table(sweep, result_table(sweep), output == "json", output == "csv")
     write_report(sweep, sweep / PAGE)
-    click.echo(f"Report: {sweep / PAGE}", err=True)
+    echo(f"Report: {sweep / PAGE}", err=True)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS, executor
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS, executor, warn
 from onnxprune.commands.points import PointCommand
 from onnxprune.commands.report import PAGE
 
@@ -143,12 +144,12 @@ def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
     )
     print_table(outcome.folder, outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
-        click.echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
+        echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
     if report and len(outcome.table):
         page = outcome.folder / PAGE
         write_report(outcome.folder, page)
         if not how.quiet:
-            click.echo(f"Report: {page}", err=True)
+            echo(f"Report: {page}", err=True)
     return outcome.failures
 
 
@@ -169,9 +170,9 @@ def _end(failures: dict[str, str]) -> None:
 
 def _print_failures(failures: dict[str, str]) -> None:
     if failures:
-        click.echo(f"{len(failures)} failed:", err=True)
+        echo(f"{len(failures)} failed:", err=True)
     for name, reason in failures.items():
-        click.echo(f"  {name}: {reason}", err=True)
+        echo(f"  {name}: {reason}", err=True)
 
 
 def _print_plan(plan: "Sweep", how: _How) -> None:
@@ -180,11 +181,11 @@ def _print_plan(plan: "Sweep", how: _How) -> None:
     cost = estimate(plan.points, how.verbosity)
     if how.as_json:
         rows = [point.settings() for point in plan.points]
-        click.echo(json.dumps({"name": plan.name, "cost": asdict(cost), "points": rows}, indent=1))
+        echo(json.dumps({"name": plan.name, "cost": asdict(cost), "points": rows}, indent=1))
         return
     for point in plan.points:
-        click.echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
-    click.echo(
+        echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
+    echo(
         f"{cost.points} points from {cost.bases} base(s): at most {cost.training_images:,} training images "
         f"and {cost.training_flops / 1e12:.3g} TFLOPs of training (1 MAC = 2 FLOPs; networks that shrink take less), "
         f"up to {cost.disk_bytes / 1e6:,.0f} MB on disk."
@@ -194,11 +195,12 @@ def _print_plan(plan: "Sweep", how: _How) -> None:
 def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
     """Prints the rows of a sweep to stdout."""
     from onnxprune.commands.tables import print_claims, print_headlines, print_results
+    from onnxprune.common.cells import csv_of
 
     if as_json:
-        click.echo(table.to_json(orient="records", indent=1))
+        echo(table.to_json(orient="records", indent=1))
     elif as_csv:
-        click.echo(table.to_csv(index=False), nl=False)
+        echo(csv_of(table), nl=False)
     elif len(table):
         print_results(table)
         print_claims(table, folder)
@@ -213,8 +215,8 @@ def results(folder: Path, as_json: bool, as_csv: bool) -> None:
     """Print the table of a sweep, finished or still running."""
     from onnxprune.results.store import failures, result_table
 
-    table = result_table(folder)
+    table = result_table(folder, warn)
     _print_failures(failures(folder))
     if not len(table):
-        click.echo(f"{folder} has no finished point yet.", err=True)
+        echo(f"{folder} has no finished point yet.", err=True)
     print_table(folder, table, as_json, as_csv)

@@ -1,6 +1,7 @@
 """Tables for people: what a sweep found, as text that fits a terminal."""
 
-from typing import TYPE_CHECKING
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -8,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxprune.common.errors import RunError
+from onnxprune.common.output import printable
 from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import choose, constraints, studies
@@ -130,7 +132,7 @@ def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
     for heading in ("layer", "units", *(f"{sparsity:g} %" for sparsity in drops)):
         grid.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
     for layer, row in drops.iterrows():
-        grid.add_row(str(layer), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row))
+        grid.add_row(escape(printable(str(layer))), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row))
     console.print(grid)
     base = found[0].accuracy + found[0].drop
     console.print(
@@ -188,13 +190,13 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
     bases = rows.drop_duplicates("base_id")
     heading = (
         f"\n[bold]{escape(row['model'])} on {escape(row['dataset'])}[/], batch {row['batch_size']:,}, "
-        f"{row['schedule']}, {_plural(len(bases), 'seed')}; trained on {row['train_images']:,} images"
+        f"{row['schedule']}, {_plural(len(bases), 'seed')}; trained on {_whole(row['train_images'])} images"
     )
-    if row["train_images"] < row["available_train_images"]:
-        heading += f" (limited: there are {row['available_train_images']:,})"
+    if _whole(row["train_images"]) != _whole(row["available_train_images"]):
+        heading += f" (limited: there are {_whole(row['available_train_images'])})"
     if row.get("precision") == "bf16":
         heading += " in bf16"
-    heading += f", tested on {row['test_images']:,}"
+    heading += f", tested on {_whole(row['test_images'])}"
     assessment = (
         f"IPA: accuracy {_spread(bases['base_accuracy'])} %, top-5 {_spread(bases['base_top5_accuracy'])} %, "
         f"cross-entropy {_spread(bases['base_cross_entropy'], 4)}; "
@@ -319,6 +321,10 @@ def compact(number: float) -> str:
         if number >= factor:
             return f"{number / (1e3 if unit == 'k' else factor):.4g}{unit}"
     return f"{number:.0f}"
+
+
+def _whole(number: Any) -> str:
+    return f"{number:,}" if isinstance(number, Integral) else "?"
 
 
 def _plural(count: int, noun: str) -> str:

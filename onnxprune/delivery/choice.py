@@ -178,20 +178,33 @@ def _merit(row: Mapping[str, Any]) -> tuple[float, float, float]:
     return _validation(row), row["speedup"], -row["file_bytes"]
 
 
-def studies(sweep: Path, wanted: list[Constraint]) -> list[pd.DataFrame]:
+def studies(
+    sweep: Path, wanted: list[Constraint], say: Callable[[str], None] = lambda line: None
+) -> list[pd.DataFrame]:
     """The finished rows of a sweep, a table for each model, dataset and batch size.
+
+    Args:
+        say: gets a line for each point that is left out, because its files are not those that were measured.
 
     Raises:
         InputError: the folder is no sweep's or has no finished point, or its rows lack what a constraint needs.
     """
-    table = store.result_table(sweep)
+    left_out: list[str] = []
+    table = store.intact(store.result_table(sweep, left_out.append), sweep, left_out.append)
     if not len(table):
-        raise InputError(f"{sweep} has no finished point yet")
-    for column in ("validation_accuracy", "base_validation_accuracy"):
-        if column not in table:
-            raise InputError(
-                f"{sweep} was measured by a version of onnxprune that recorded no {column}: run the sweep again"
-            )
+        reason = f": {left_out[0]}" if left_out else ""
+        raise InputError(f"{sweep} has no finished point{' that can be used' if left_out else ' yet'}{reason}")
+    for line in left_out:
+        say(line)
+    return by_study(table, sweep, wanted)
+
+
+def by_study(table: pd.DataFrame, sweep: Path, wanted: list[Constraint]) -> list[pd.DataFrame]:
+    """The rows of a sweep, of which there are some, as a table for each model, dataset and batch size.
+
+    Raises:
+        InputError: they lack what a constraint needs.
+    """
     records = _records(table)
     for constraint in wanted:
         if all(pd.isna(constraint.value(row)) for row in records):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from onnxprune.analysis.classifier import Classifier, open_classifier
+from onnxprune.analysis.classifier import open_classifier
 from onnxprune.common.errors import InputError, RunError, StorageError
 from onnxprune.common.files import make_folder, read_json, replacing, write_json, write_text
 from onnxprune.data.registry import title_of
@@ -18,7 +18,7 @@ from onnxprune.delivery.headline import percent
 from onnxprune.delivery.modelcard import Facts, write_card
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
-from onnxprune.results import store
+from onnxprune.results import schema, store
 
 INDEX = "index.json"
 Layout = Literal["plain", "triton"]
@@ -54,12 +54,14 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
         RunError: the model's file is not the one that was measured, or cannot be written.
     """
     source = sweep / choice.row["folder"] / store.MODEL
+    expected = _measured_digest(source)
     make_folder(out)
     try:
         index = _read_index(out / INDEX)
         name = _name(choice.row, index)
-        facts = Facts.of(_open_measured(source, choice.row))
-        files, digest = _write_model(source, out, name, layout, facts=facts, batch=int(choice.row["latency_batch"]))
+        facts = Facts.of(open_classifier(source))
+        batch = int(choice.row["latency_batch"])
+        files, digest = _write_model(source, expected, out, name, layout, facts=facts, batch=batch)
         row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
         card_path = out / f"{name}.md"
         model_file = files[0].relative_to(out).as_posix()
@@ -90,9 +92,12 @@ def _read_index(path: Path) -> dict[str, dict[str, Any]]:
     """Name -> entry; empty where there is no index yet."""
     if not path.exists():
         return {}
-    entries = read_json(path)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "name" in entry for entry in entries):
-        raise InputError(f"{path} is not an index of models, or a damaged one: move it away, then deploy again")
+    entries: list[dict[str, Any]] = read_json(path)
+    problem = schema.problem(entries, list[schema.Deployed])
+    if problem is not None:
+        raise InputError(
+            f"{path} is not an index of models, or a damaged one ({problem}): move it away, then deploy again"
+        )
     return {entry["name"]: entry for entry in entries}
 
 
@@ -108,42 +113,45 @@ def _name(row: Mapping[str, Any], index: Mapping[str, Mapping[str, Any]]) -> str
     return f"{name}-{row['spec_hash']}" if taken else name
 
 
-def _open_measured(source: Path, row: Mapping[str, Any]) -> Classifier:
-    """The model that the row was measured on.
+def _measured_digest(source: Path) -> str:
+    """The SHA-256 of the model that was measured.
 
     Raises:
         RunError: its file is gone, or another one.
     """
     if not source.is_file():
         raise RunError(f"{source} is not there any more: delete its folder and run the sweep again")
-    classifier = open_classifier(source)
-    if classifier.metadata.spec_hash != row["spec_hash"] or source.stat().st_size != row["file_bytes"]:
-        raise RunError(
-            f"{source} is not the file that was measured, or an older onnxprune's: delete its folder and run the sweep "
-            "again"
-        )
-    return classifier
+    record = store.finished_record(source.parent)
+    if record is None or store.damaged_files(source.parent, record, store.CONFIG, store.MODEL):
+        raise RunError(_not_measured(source))
+    digest: str = record["files"][store.MODEL]
+    return digest
+
+
+def _not_measured(source: Path) -> str:
+    return f"{source} is not the file that was measured: delete its folder and run the sweep again"
 
 
 def _write_model(
-    source: Path, out: Path, name: str, layout: Layout, *, facts: Facts, batch: int
+    source: Path, expected: str, out: Path, name: str, layout: Layout, *, facts: Facts, batch: int
 ) -> tuple[list[Path], str]:
     """Writes the files of the layout; gives them, the model first, and its SHA-256."""
     if layout == "plain":
         path = out / f"{name}.onnx"
-        return [path], _copy(source, path)
+        return [path], _copy(source, expected, path)
     path = make_folder(out / name / "1") / store.MODEL
-    digest = _copy(source, path)
+    digest = _copy(source, expected, path)
     configuration, labels = out / name / "config.pbtxt", out / name / "labels.txt"
     write_text(labels, "".join(f"{label}\n" for label in facts.classes))
     write_text(configuration, _triton_configuration(name, facts, batch))
     return [path, configuration, labels], digest
 
 
-def _copy(source: Path, target: Path) -> str:
-    """Copies a file whole or not at all, checks the copy, and returns its SHA-256."""
+def _copy(source: Path, digest: str, target: Path) -> str:
+    """Copies a file of a known SHA-256 whole or not at all, checks the copy, and returns the SHA-256."""
     content = source.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise RunError(_not_measured(source))
     with replacing(target) as partial:
         partial.write_bytes(content)
         if hashlib.sha256(partial.read_bytes()).hexdigest() != digest:
@@ -180,10 +188,18 @@ def _triton_configuration(name: str, facts: Facts, batch: int) -> str:
         formula=NORMALISATION,
         mean=list(facts.normalisation.mean),
         std=list(facts.normalisation.std),
-        name=name,
+        name=_escaped(name),
         batch=batch,
-        input=facts.input_name,
+        input=_escaped(facts.input_name),
         dims=", ".join(map(str, facts.layout.sizes)),
-        output=facts.output_name,
+        output=_escaped(facts.output_name),
         classes=len(facts.classes),
+    )
+
+
+def _escaped(text: str) -> str:
+    """A text between the quotes of protobuf's text format."""
+    return "".join(
+        letter if letter.isprintable() and letter not in '"\\' else "".join(f"\\{byte:03o}" for byte in letter.encode())
+        for letter in text
     )

@@ -1,5 +1,6 @@
 """The text that goes with a deployed model: what it is, how it was made, its numbers, how to load it."""
 
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -8,13 +9,14 @@ from typing import Any
 
 from onnxprune.analysis.classifier import Classifier
 from onnxprune.common.errors import RunError
+from onnxprune.common.output import printable
 from onnxprune.data.registry import DATASETS, title_of
 from onnxprune.delivery import headline
 from onnxprune.graph.images import Layout
 from onnxprune.graph.metadata import NORMALISATION, Normalisation
 from onnxprune.models import MODELS
 from onnxprune.settings.point import FIELDS, Point
-from onnxprune.settings.vocabulary import TECHNIQUES
+from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
 
 BEYOND = "The speedup is beyond theory: its MACs and the noise of timing explain less; look at it before you rely on it"
 
@@ -115,8 +117,8 @@ def write_card(name: str, file: str, row: Mapping[str, Any], facts: Facts, diges
             *_loading(file, facts),
             "```",
             "",
-            f"Input `{facts.input_name}`: float32 (batch, {_listed(facts.layout.sizes)}), "
-            f"`{NORMALISATION}`. Output `{facts.output_name}`: scores (batch, {len(facts.classes)}); the largest "
+            f"Input {_code(facts.input_name)}: float32 (batch, {_listed(facts.layout.sizes)}), "
+            f"`{NORMALISATION}`. Output {_code(facts.output_name)}: scores (batch, {len(facts.classes)}); the largest "
             "is the class. All of this is in the file's metadata too.",
             "",
             "Classes, in order: "
@@ -131,7 +133,8 @@ def write_card(name: str, file: str, row: Mapping[str, Any], facts: Facts, diges
             "",
             "## How it was made",
             "",
-            f"From `{row['base_id']}`, with data of SHA-256 `{row['data_checksum']}`, as point `{row['folder']}`. "
+            f"From {_code(row['base_id'])}, with data of SHA-256 {_code(str(row['data_checksum']))}, as point "
+            f"{_code(row['folder'])}. "
             "To repeat it:",
             "",
             "```sh",
@@ -153,18 +156,25 @@ def write_card(name: str, file: str, row: Mapping[str, Any], facts: Facts, diges
 
 def _literal(text: str) -> str:
     """What a user named, as it is and not as Markdown."""
-    return re.sub(r"([\\`*\[\]<>|&~])", r"\\\1", text)
+    return re.sub(r"([\\`*_\[\]<>|&~$])", r"\\\1", printable(text))
+
+
+def _code(text: str) -> str:
+    """What a file names, as code in a line: between more backticks than it has in a row."""
+    text = printable(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
 
 
 def _summary(row: Mapping[str, Any]) -> str:
     model, technique = MODELS[row["model"]], TECHNIQUES[row["technique"]]
     title = DATASETS[row["dataset"]].title if row["dataset"] in DATASETS else _literal(title_of(row["dataset"]))
-    tuned = f"schedule {row['schedule']}"
-    if row["finetune_epochs"] is not None:
-        tuned += f", fine-tuned for {row['finetune_epochs']} epoch(s)"
+    tuned = f"schedule {_literal(row['schedule'])}"
+    if "finetune_epochs" in SCHEDULES[row["schedule"]].settings:
+        tuned += f", fine-tuned for {row['training_images'] / row['train_images']:g} epoch(s)"
     return (
         f"{model.title} that classifies {title}, pruned, {headline.removed(row)}: {technique.summary} "
-        f"(technique `{row['technique']}`, criterion `{row['criterion']}`), {tuned}. "
+        f"(technique {_code(row['technique'])}, criterion {_code(row['criterion'])}), {tuned}. "
         f"Right on the test set: {headline.accuracy(row)}; {headline.change(row)}."
     )
 
@@ -191,11 +201,17 @@ def _loading(file: str, facts: Facts) -> list[str]:
     return [
         "import numpy as np, onnxruntime",
         "",
-        f'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
+        f'session = onnxruntime.InferenceSession({_quoted(file)}, providers=["CPUExecutionProvider"])',
         f'images = np.load("images.npy").astype(np.float32)  # yours: pixels 0 to 255, (N, {_listed(facts.shape)})',
         f"mean, std = {mean}, {std}",
-        f'print(session.run(["{facts.output_name}"], {{"{facts.input_name}": {_inputs(facts)}}})[0].argmax(axis=1))',
+        f"print(session.run([{_quoted(facts.output_name)}], {{{_quoted(facts.input_name)}: {_inputs(facts)}}})[0]"
+        ".argmax(axis=1))",
     ]
+
+
+def _quoted(text: str) -> str:
+    """A text as Python has it, between double quotes; on one line, so that it cannot end the block of code."""
+    return json.dumps(text)
 
 
 def _inputs(facts: Facts) -> str:
@@ -223,7 +239,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
     if row.get("speedup_low") is not None:
         speedup += f" (95 % interval {row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
     control = "-" if row.get("control_accuracy") is None else f"{row['control_accuracy']:.2f}"
-    missing = row.get("macs_missing") or row.get("base_macs_missing")
+    missing = _literal(str(row.get("macs_missing") or row.get("base_macs_missing") or ""))
     return [
         "| | this model | its base, not pruned |",
         "| --- | ---: | ---: |",
@@ -245,7 +261,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
 
 
 def _where(row: Mapping[str, Any]) -> str:
-    machine = row["gpu"] or row["cpu"]
+    machine = _literal(str(row["gpu"] or row["cpu"]))
     if row["speedup"] is None:
         return f"Measured by onnxruntime {_onnxruntime(row)} on {machine}; latency was not timed."
     return (

@@ -107,7 +107,7 @@ def _decide_weights(candidates: Candidates, ranking: Ranking, scores: _Scores, g
 def _decide_channels(candidates: Candidates, ranking: Ranking, scores: _Scores, gone: Masks) -> Masks:
     network, request, layers = candidates.network, candidates.request, candidates.layers
     units = coupling(network, candidates.batches.images.shape[1:])
-    wanted = targets(units, layers, request)
+    wanted = targets(units, layers, request, gone)
     judged = ranking.norms or {name: name for name in layers}
     judged = {name: judged[name] for name in layers if name in judged}
     config = [{"op_names": [judged[name]], "sparse_ratio": ratio} for name, ratio in nni_ratios(wanted, judged).items()]

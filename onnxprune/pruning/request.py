@@ -24,7 +24,7 @@ class Request:
     Attributes:
         technique, criterion, granularity: canonical names from the registries.
         sparsity: the share of prunable units to remove, in percent.
-        channel_align: see `kept_channels`; 1: any number may be kept.
+        channel_align: the step of `onnxprune.common.widths.kept_units`; 1: any number may be kept.
         seed: decides random criteria and the images that criteria look at.
         shares: layer -> its own share (0 to 1) in place of `sparsity`; every layer is then ranked by itself, and those
             that are not named lose nothing.

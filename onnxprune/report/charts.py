@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from onnxprune.delivery import headline
 from onnxprune.report.series import Look, error_bars, over_seeds, sound_span
 from onnxprune.results.seeds import configurations
+from onnxprune.settings.vocabulary import SCHEDULES
 
 # plotly's name of each marker, and the same as an SVG path in a box from -6 to 6
 MARKERS = {
@@ -180,7 +181,8 @@ def training_curves(
         seed: list[int | None] = []
         for row in of_sparsity.astype(object).to_dict("records"):
             curve = losses[row["folder"]]
-            first = 1 + (row["epochs"] if pd.notna(row["finetune_epochs"]) else 0)
+            finetunes = "finetune_epochs" in SCHEDULES[row["schedule"]].settings
+            first = 1 + (len(base_losses.get(row["base_id"], [])) if finetunes else 0)
             last = max(last, first + len(curve) - 1)
             # the None at the end keeps a seed's curve from going on into the next one's
             epoch += [*range(first, first + len(curve)), None]

@@ -1,6 +1,7 @@
 """Figures for papers: one column of the results against another, as a vector file or a picture."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,13 @@ _STYLE: Any = {
 }
 
 
-def plot(sweep: Path, x: str, y: str, out: Path) -> None:
+def plot(sweep: Path, x: str, y: str, out: Path, say: Callable[[str], None] = lambda line: None) -> None:
     """Draws column `y` against column `x`, a curve for each technique, with 95 % intervals where they are known; where
     there are several seeds, their mean and a band of one standard deviation. The axis is as long as networks that have
     not collapsed need it.
+
+    Args:
+        say: gets a line for each point that is left out because its files cannot be believed.
 
     Raises:
         InputError: not a sweep with finished points, a column that is not a measured number or is of other moments
@@ -61,7 +65,7 @@ def plot(sweep: Path, x: str, y: str, out: Path) -> None:
         RunError: the folder of the file cannot be made.
     """
     check_format(out)
-    table = store.result_table(sweep)
+    table = store.result_table(sweep, say)
     if not len(table):
         raise InputError(f"{sweep} has no finished point yet")
     for column in (x, y):

@@ -191,44 +191,51 @@ def summarise(times_ms: np.ndarray) -> Latency:
 
 def compare(
     base_path: Path,
-    other_path: Path,
+    others: Sequence[Path],
     input_shape: Sequence[int],
     batch: int,
     *,
     device: str,
     threads: int,
     seconds: float,
-) -> Comparison:
-    """Times `other_path` against `base_path` in fresh sessions on the same random images.
+) -> list[Comparison]:
+    """Times files against a base in fresh sessions on the same random images, all in the same rounds.
 
     Other measurements are kept out by holding `timing_lock` around this.
 
     Args:
         input_shape: of one sample, without the batch.
-        seconds: of the measurement, both files together; it ends when the speedup is known to 2 %, and not before
+        seconds: of the measurement, all files together; it ends when every speedup is known to 2 %, and not before
             there are as many rounds as `interleave` makes at least.
 
     Raises:
         InputError: a file cannot be run on this device, or not on an input of this shape.
     """
-    paths = (base_path, other_path, base_path, other_path)
-    runs = [fresh_run(path, (batch, *input_shape), device, threads) for path in paths]
+    paths = (base_path, *others)
+    count = len(paths)
+
+    def enough(times: list[np.ndarray]) -> bool:
+        pairs = [first + twin for first, twin in zip(times[:count], times[count:], strict=True)]
+        return all(precise(pairs[0] / pair) for pair in pairs[1:])
+
+    runs = [fresh_run(path, (batch, *input_shape), device, threads) for path in (*paths, *paths)]
     bystanders = Bystanders()
-    times = interleave(
-        runs,
-        seconds,
-        0,  # three runs each: the processor has been busy, and the rounds go on with it
-        enough=lambda times: precise((times[0] + times[2]) / (times[1] + times[3])),
-    )
-    base, other = (summarise(np.concatenate(times[first::2])) for first in (0, 1))
-    return Comparison(
-        base=base,
-        other=other,
-        speedup=base.median_ms / other.median_ms,
-        interval=confidence_interval(np.stack(times[::2], axis=1), np.stack(times[1::2], axis=1)),
-        noise=twin_noise(times[:2], times[2:]),
-        disturbance=bystanders.disturbance(np.concatenate(times[::2]), threads),
-    )
+    # three runs each before: the processor has been busy, and the rounds go on with it
+    times = interleave(runs, seconds, 0, enough=enough)
+    disturbance = bystanders.disturbance(np.concatenate(times[::count]), threads)
+    pairs = [times[place::count] for place in range(count)]  # of each file, those of its two sessions
+    base, *found = (summarise(np.concatenate(pair)) for pair in pairs)
+    return [
+        Comparison(
+            base=base,
+            other=other,
+            speedup=base.median_ms / other.median_ms,
+            interval=confidence_interval(np.stack(pairs[0], axis=1), np.stack(pair, axis=1)),
+            noise=twin_noise([pairs[0][0], pair[0]], [pairs[0][1], pair[1]]),
+            disturbance=disturbance,
+        )
+        for other, pair in zip(found, pairs[1:], strict=True)
+    ]
 
 
 def _order(round_number: int, count: int) -> list[int]:

@@ -54,7 +54,7 @@ def adaptive(context: PruningContext) -> Pruned:
         held = context.held(trial.network, trial.masks)
         context.listener.stage(f"round {number}")
         before = context.cost, context.flops
-        context.finetune(trial.network, point.finetune_epochs / point.rounds, masks=held)
+        context.finetune(trial.network, context.finetuning_epochs / point.rounds, masks=held)
         accuracy = context.validation_accuracy(trial.network)
         accepted = accuracy >= limit
         context.path.append(

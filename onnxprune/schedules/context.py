@@ -16,6 +16,7 @@ from onnxprune.pruning.decide import decide, shuffled
 from onnxprune.pruning.identity import network_identity
 from onnxprune.pruning.remove import Pruned, held_weights, remove, zeroed
 from onnxprune.pruning.request import Masks, Memory, Request
+from onnxprune.settings.budget import finetuning_epochs
 from onnxprune.settings.point import Point
 from onnxprune.settings.vocabulary import TECHNIQUES
 from onnxprune.training.batches import Batches
@@ -24,7 +25,7 @@ from onnxprune.training.device import seeded_generator
 from onnxprune.training.distillation import Teacher
 from onnxprune.training.opcount import TrainingOps, count_training_ops, metered
 from onnxprune.training.recipe import Recipe
-from onnxprune.training.setup import recipe_of, train_checked
+from onnxprune.training.setup import base_recipe, recipe_of, train_checked
 
 
 class Twin(Protocol):
@@ -119,6 +120,15 @@ class PruningContext:
         """How to train `network` at a learning rate for batches of 256."""
         return recipe_of(self.point, network, self.dataset, epochs, rate)
 
+    def base_recipe(self, network: nn.Module) -> Recipe:
+        """How to train `network` as a base is trained."""
+        return base_recipe(self.point, network, self.dataset)
+
+    @property
+    def finetuning_epochs(self) -> float:
+        """Those of the point."""
+        return finetuning_epochs(self.point, len(self.batches))
+
     def train(self, network: nn.Module, how: Recipe, **arguments: Any) -> None:
         """Trains `network` in place; `arguments` are those of `training.loop.train`."""
         self.operators = count_training_ops(network, self.dataset.input_shape)
@@ -128,7 +138,7 @@ class PruningContext:
 
     def train_from_init(self, network: nn.Module, held: Masks) -> None:
         """Trains `network`, which has untrained weights, in place, for the epochs of a base."""
-        self.train(network, self.recipe(network, self.point.epochs, self.point.learning_rate), masks=held)
+        self.train(network, self.base_recipe(network), masks=held)
 
     def finetune(self, network: nn.Module, epochs: float, **arguments: Any) -> None:
         """Trains `network`, which comes from the base, in place."""

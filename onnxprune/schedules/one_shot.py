@@ -11,6 +11,7 @@ from onnxprune.pruning.recovery import compensate, recalibrate, reconstruct
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks
 from onnxprune.schedules.context import PruningContext
+from onnxprune.settings.budget import base_epochs
 from onnxprune.training.opcount import metered
 
 
@@ -24,7 +25,8 @@ def one_shot(context: PruningContext) -> Pruned:
         pruned = context.remove(fresh, masks)
 
         def training(network: nn.Module, held: Masks) -> None:
-            how = context.recipe(network, point.epochs + point.finetune_epochs, point.learning_rate)
+            epochs = base_epochs(point, len(context.batches)) + context.finetuning_epochs
+            how = context.recipe(network, epochs, point.learning_rate)
             context.train(network, how, masks=held)
     else:
         pruned = context.remove(base, masks)
@@ -37,6 +39,6 @@ def one_shot(context: PruningContext) -> Pruned:
                 recalibrate(pruned.network, context.batches, point.seed)
 
         def training(network: nn.Module, held: Masks) -> None:
-            context.finetune(network, point.finetune_epochs, masks=held)
+            context.finetune(network, context.finetuning_epochs, masks=held)
 
     return context.train_pruned(pruned, training)

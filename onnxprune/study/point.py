@@ -13,10 +13,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from onnxprune.bridge.eight_bits import measure_int8
 from onnxprune.bridge.export import replace_metadata
-from onnxprune.bridge.measure import PROVENANCE, Measured, export_and_measure, validation_accuracy
+from onnxprune.bridge.measure import (
+    EVALUATION_BATCH,
+    PROVENANCE,
+    Measured,
+    export_and_measure,
+    validation_accuracy,
+)
 from onnxprune.common import environment
-from onnxprune.common.files import replacing
+from onnxprune.common.files import compressed_bytes, replacing
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
 from onnxprune.pruning.remove import Pruned
@@ -30,6 +37,7 @@ from onnxprune.settings.vocabulary import SCHEDULES
 from onnxprune.study.base import Base, cost_columns
 from onnxprune.study.latency import latency_columns
 from onnxprune.study.twins import Twin, find_twin
+from onnxprune.training.batches import fitting_micro_batch
 from onnxprune.training.cost import NO_TRAINING, TrainingCost
 from onnxprune.training.opcount import count_training_ops
 from onnxprune.training.setup import training_batches
@@ -152,6 +160,7 @@ def _record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str,
         **cost_columns(cost, context.flops),
         **_whole_cost(context, cost),
         **achieved,
+        **_int8(run, final.batch),
         **_latency(run, achieved["theoretical_speedup"]),
         "parity_max_abs_diff": final.parity,
         "most_predicted": final.test.most_predicted,
@@ -187,6 +196,8 @@ def _record_of_twin(run: PointRun, context: PruningContext, pruned: Pruned) -> d
         **{f"{name}_seconds": part.seconds for name, part in spent.items()},
         "empty_layers": len(pruned.empty_layers),
         "file_bytes": run.model_path.stat().st_size,
+        "bytes_compressed": compressed_bytes(run.model_path),
+        **_int8(run, fitting_micro_batch(pruned.network, run.dataset.input_shape, EVALUATION_BATCH)),
         "spec_hash": _spec_hash(run.folder),
     }
     for unit in ("flops", "seconds"):
@@ -291,6 +302,15 @@ def _channels_removed(unit_masks: dict[str, Tensor]) -> float:
     return 100 * (1 - kept.to(torch.float64).mean().item())
 
 
+def _int8(run: PointRun, batch: int) -> dict[str, Any]:
+    """Of the second file, where there is to be one."""
+    if run.point.also != "int8":
+        return {}
+    run.listener.stage("quantising")
+    found = measure_int8(run.model_path, run.folder / store.INT8_MODEL, run.dataset, run.device, batch)
+    return {f"int8_{name}": value for name, value in found.items()}
+
+
 def _latency(run: PointRun, theoretical: float | None) -> dict[str, Any]:
     """Base and pruned file timed in turn, while nothing else of the run works."""
     with contextlib.ExitStack() as alone:
@@ -299,4 +319,4 @@ def _latency(run: PointRun, theoretical: float | None) -> dict[str, Any]:
             alone.enter_context(run.exclusive())
             alone.enter_context(timing_lock(run.listener.say))
         shape, settings = run.dataset.input_shape, run.point.settings()
-        return latency_columns(run.base.onnx_path, run.model_path, shape, settings, theoretical)
+        return latency_columns(run.base.folder, run.folder, shape, settings, theoretical)

@@ -54,7 +54,7 @@ def _retime(folder: Path, known: dict[str, dict[str, Any]], say: Callable[[str],
         _check(base)
         _check(folder)
         identity = metrics.get("network_id", folder.name)
-        columns = known.get(identity) or _measured(base / store.MODEL, folder / store.MODEL, settings, metrics, say)
+        columns = known.get(identity) or _measured(base, folder, settings, metrics, say)
         known[identity] = columns
         kept = {name: value for name, value in metrics.items() if name not in LATENCY_COLUMNS}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -63,13 +63,14 @@ def _retime(folder: Path, known: dict[str, dict[str, Any]], say: Callable[[str],
 
 
 def _measured(
-    base: Path, model: Path, settings: dict[str, Any], metrics: dict[str, Any], say: Callable[[str], None]
+    base: Path, point: Path, settings: dict[str, Any], metrics: dict[str, Any], say: Callable[[str], None]
 ) -> dict[str, Any]:
+    model = point / store.MODEL
     shape = open_classifier(model).metadata.input_shape
     if shape is None:
         raise RunError(f"{model}: its metadata do not say what images it takes")
     with timing_lock(say):
-        return latency_columns(base, model, shape, settings, metrics["theoretical_speedup"])
+        return latency_columns(base, point, shape, settings, metrics["theoretical_speedup"])
 
 
 def _check_machine(then: dict[str, Any], device: str) -> None:

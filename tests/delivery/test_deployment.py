@@ -309,13 +309,33 @@ def test_a_model_that_is_not_the_measured_one_is_refused(sweep: Path, tmp_path: 
     copy = tmp_path / "study"
     shutil.copytree(sweep, copy)
     dense, half = (next(copy.glob(f"*-s{percent}-*")) / "model.onnx" for percent in (0, 50))
+    ((table,), wanted) = (studies(copy, []), constraints(max_drop=100, max_bytes=30_000))
+    choice = choose(table, wanted)
     shutil.copy(dense, half)
     with pytest.raises(RunError, match="not the file that was measured"):
-        deployed(copy, tmp_path / "models")
+        deployment.deploy(choice, copy, tmp_path / "models", "plain")
     half.unlink()
     with pytest.raises(RunError, match="not there any more"):
-        deployed(copy, tmp_path / "models")
-    assert list((tmp_path / "models").iterdir()) == []
+        deployment.deploy(choice, copy, tmp_path / "models", "plain")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_changed_weight_is_told_by_its_checksum_and_the_point_is_left_out(sweep: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "study"
+    shutil.copytree(sweep, copy)
+    (path,) = copy.glob("*-s50-*/model.onnx")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF  # in the middle of the weights: the file keeps its size and its metadata
+    path.write_bytes(content)
+    done = called("deploy", copy, "--max-drop", 100, "--max-bytes", 40_000, "--out", tmp_path / "models", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"{path.parent.name} is left out: model.onnx is not what was measured; run the sweep again\n"
+    (entry,) = json.loads(done.stdout)
+    assert entry["sparsity"] == 100 or entry["sparsity"] == 0
+    for command in (("evaluate", path, "--dataset", "digits"), ("predict", path, "a.png"), ("compare", path, path)):
+        done = called(*command)
+        assert (done.returncode, done.stdout) == (2, ""), command
+        assert f"{path} is not the file that was measured: its SHA-256" in done.stderr
 
 
 def test_what_cannot_be_used_or_written_is_said(sweep: Path, tmp_path: Path) -> None:
@@ -347,7 +367,7 @@ def test_sweeps_that_lack_what_decides_are_refused(sweep: Path, tmp_path: Path) 
         record = json.loads(path.read_text())
         del record["metrics"]["base_validation_accuracy"]
         write_json(path, record)
-    with pytest.raises(InputError, match="base_validation_accuracy"):
+    with pytest.raises(InputError, match=r"no finished point that can be used.*lacks base_validation_accuracy"):
         studies(copy, [])
     for path in copy.glob("*/metrics.json"):
         path.unlink()

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from command_line import small_npz
 from made_up import finish, hand_made
+from markupsafe import escape
 
 import onnxprune as package
 from onnxprune.commands import report as command
@@ -272,13 +273,30 @@ def test_records_of_another_version_are_named_or_left_out(tmp_path: Path) -> Non
     sweep = hand_made(tmp_path, "one", technique="weight", sparsity="50")
     (path,) = sweep.glob("*/metrics.json")
     found = read_json(path)
-    write_json(path, {name: found[name] for name in ("metrics", "environment")})  # no layers, no losses
+    write_json(path, {name: found[name] for name in ("metrics", "environment", "files")})  # no layers, no losses
     (study,) = document(page_of(tmp_path / "report.html", sweep))["studies"]
     assert study["details"]["weight"]["layers"]["data"][0]["y"] == []
     del found["metrics"]["effective_macs"]
     write_json(path, found)
-    with pytest.raises(InputError, match="was measured without effective_macs: run the sweep again"):
-        read([sweep])
+    (source,) = read([sweep])
+    assert not len(source.table)
+    (line,) = source.left_out
+    assert line.startswith(f"{path.parent.name} is left out: metrics.json lacks effective_macs")
+    assert escape(line) in page_of(tmp_path / "report.html", sweep)
+
+
+def test_a_point_whose_model_was_changed_is_left_out_and_named(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,50")
+    (path,) = sweep.glob("*-s50-*/model.onnx")
+    path.write_bytes(b"b model")
+    (source,) = read([sweep])
+    assert list(source.table["sparsity"]) == [0]
+    assert [best.row["sparsity"] for best in source.best] == [0]
+    assert source.left_out == [
+        f"{path.parent.name} is left out: model.onnx is not what was measured; run the sweep again"
+    ]
+    found = document(page_of(tmp_path / "report.html", sweep))
+    assert all("-s50-" not in link for link in found["links"])
 
 
 def test_watching_writes_the_page_until_all_points_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
