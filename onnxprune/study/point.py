@@ -15,17 +15,7 @@ from torch import Tensor, nn
 
 from onnxprune.bridge.eight_bits import measure_int8
 from onnxprune.bridge.export import replace_metadata
-<<<<<<< HEAD
 from onnxprune.bridge.measure import EVALUATION_BATCH, PROVENANCE, Measured, export_and_measure, validation_accuracy
-=======
-from onnxprune.bridge.measure import (
-    EVALUATION_BATCH,
-    PROVENANCE,
-    Measured,
-    export_and_measure,
-    validation_accuracy,
-)
->>>>>>> headlines21
 from onnxprune.common import environment
 from onnxprune.common.files import compressed_bytes, replacing
 from onnxprune.common.progress import Listener
@@ -201,10 +191,7 @@ def _record_of_twin(run: PointRun, context: PruningContext, pruned: Pruned) -> d
         "empty_layers": len(pruned.empty_layers),
         "file_bytes": run.model_path.stat().st_size,
         "bytes_compressed": compressed_bytes(run.model_path),
-<<<<<<< HEAD
         # what is told of its source in the file is of this point's
-=======
->>>>>>> headlines21
         **_int8(run, fitting_micro_batch(pruned.network, run.dataset.input_shape, EVALUATION_BATCH)),
         "spec_hash": _spec_hash(run.folder),
     }
