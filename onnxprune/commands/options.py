@@ -29,11 +29,25 @@ RUNS = click.option(
     show_default=True,
     help="Folder that results go under.",
 )
+NAME = click.option(
+    "--name",
+    metavar="NAME",
+    help="Folder under --out that the results go to  [default: named after the settings].",
+)
+REPLACE = click.option(
+    "--replace", is_flag=True, help="Where --name has points of a study with other settings, remove them."
+)
+SEEDS = click.option(
+    "--seeds", metavar="N", help="Seeds 0 to N-1, or a list such as 3,7; results are their mean and standard deviation."
+)
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Show the plan, what it costs, and whether all of it can be pruned; run nothing."
+)
 WORKERS = click.option(
     "--workers",
     type=click.IntRange(1, 1024),
     metavar="N",
-    help="Processes that run points side by side; 1: one after the other  [default: as many as pay].",
+    help="Points to run at the same time, each in its own process  [default: as many as help].",
 )
 
 

@@ -14,6 +14,7 @@ from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
+from onnxprune.study import former
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.jobs import Materials
 
@@ -72,6 +73,7 @@ def search(
     step: int = 1,
     verbosity: Verbosity = Verbosity.NORMAL,
     workers: int | None = None,
+    replace: bool = False,
 ) -> list[Search]:
     """Bisects sparsity, for every combination of the plan's other settings; seeds are averaged.
 
@@ -82,15 +84,23 @@ def search(
         plan: points of one sparsity, which does not matter.
         max_drop: points of validation accuracy that may be lost against the base.
         step: sparsities that are multiples of it are looked at, in percent.
+        replace: points of another study in the plan's folder are removed, instead of refused.
 
     Raises:
-        InputError: a schedule that finds its own sparsity, or settings or data that cannot be used.
+        InputError: a schedule that finds its own sparsity, settings or data that cannot be used, or the plan's folder
+            has points of another study.
         RunError: a point failed.
     """
-    if any(point.schedule == "adaptive" for point in plan.points):
-        raise InputError("schedule 'adaptive' finds its own sparsity: search is for the others")
+    _check(plan)
     materials = Materials(data_dir, verbosity)
-    tried: list[float] = []
+    folder = runs / plan.name
+    tried = _sparsities_in(folder)
+    planned = [dataclasses.replace(point, sparsity=sparsity) for point in plan.points for sparsity in tried]
+    named = {point.point_id(materials.dataset(point).checksum): point for point in planned}
+    if replace:
+        former.remove(former.others(folder, named))
+    else:
+        former.refuse(folder, named)
 
     def run(points: list[Point]) -> None:
         tried.append(points[0].sparsity)
@@ -101,6 +111,7 @@ def search(
             data_dir,
             verbosity=verbosity,
             workers=workers,
+            others="keep",
         )
         if outcome.failures:
             raise RunError("; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items()))
@@ -108,8 +119,35 @@ def search(
     ways: dict[Point, list[Point]] = {}
     for point in plan.points:
         ways.setdefault(dataclasses.replace(point, sparsity=0.0, seed=0), []).append(point)
-    grid = [float(percent) for percent in (*range(step, _HIGHEST, step), _HIGHEST)]
+    grid = _grid(step)
     return [_Bisection(points, max_drop, runs, materials, run).search(grid) for points in ways.values()]
+
+
+def most_points(plan: Sweep, step: int) -> list[Point]:
+    """As many points as a search runs at most, of the plan's settings and some sparsities.
+
+    Raises:
+        InputError: a schedule that finds its own sparsity.
+    """
+    _check(plan)
+    grid = _grid(step)
+    sparsities = grid[: len(grid).bit_length()]
+    return [dataclasses.replace(point, sparsity=sparsity) for point in plan.points for sparsity in sparsities]
+
+
+def _check(plan: Sweep) -> None:
+    if any(point.schedule == "adaptive" for point in plan.points):
+        raise InputError("schedule 'adaptive' finds its own sparsity: search is for the others")
+
+
+def _grid(step: int) -> list[float]:
+    return [float(percent) for percent in (*range(step, _HIGHEST, step), _HIGHEST)]
+
+
+def _sparsities_in(sweep: Path) -> list[float]:
+    """Of the points that a sweep's folder has, finished or failed."""
+    configs = (read_json(folder / store.CONFIG) for folder in former.others(sweep, ()))
+    return sorted({config["sparsity"] for config in configs if isinstance(config, dict) and "sparsity" in config})
 
 
 @dataclass(frozen=True)
