@@ -65,6 +65,9 @@ def rerun(folder: Path, runs: Path, data_dir: Path | None = None) -> list[Repeti
     then = _finished(folder)
     if not then:
         raise InputError(f"{folder} is neither a finished point nor the folder of a sweep that has one")
+    for path in then.values():
+        if (store.finished_record(path) or {}).get("cleaned"):
+            raise InputError(f"{path} was cleaned: its model and masks, which a rerun is compared with, are gone")
     if (folder / store.SPEC).is_file():
         plan = Sweep.read(folder / store.SPEC)
     else:
