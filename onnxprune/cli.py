@@ -25,7 +25,7 @@ _COMMANDS = {
     "compare": ("onnxprune.commands.compare", "Compare ONNX files with a base: really faster or not, and why."),
     "evaluate": ("onnxprune.commands.evaluate", "Measure the accuracy of an ONNX file on a dataset's full test set."),
     "predict": ("onnxprune.commands.predict", "Classify picture files, by the metadata in an ONNX file."),
-    "deploy": ("onnxprune.commands.deploy", "Copy the best model of a sweep, with a model card and its base."),
+    "deploy": ("onnxprune.commands.deploy", "Copy the best model of a sweep, with a model card."),
     "clean": ("onnxprune.commands.clean", "Remove the models of a sweep that are not needed any more."),
     "doctor": ("onnxprune.commands.doctor", "Check the installation, the data and the machine."),
     "models": ("onnxprune.commands.listings", "List the models."),

@@ -79,5 +79,7 @@ def bake(classifier: Classifier, normalisation: Normalisation, out: Path) -> Bak
 
 
 def _normalised(images: np.ndarray, normalisation: Normalisation) -> np.ndarray:
-    mean, std = (np.asarray(numbers, np.float32).reshape(-1, 1, 1) for numbers in (normalisation.mean, normalisation.std))
+    mean, std = (
+        np.asarray(numbers, np.float32).reshape(-1, 1, 1) for numbers in (normalisation.mean, normalisation.std)
+    )
     return np.asarray((images.astype(np.float32) / 255 - mean) / std)

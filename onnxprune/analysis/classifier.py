@@ -9,6 +9,7 @@ import onnxruntime
 
 from onnxprune.analysis.evaluation import as_logits
 from onnxprune.common.errors import InputError
+from onnxprune.graph.baking import BAKED
 from onnxprune.graph.images import ImageInput
 from onnxprune.graph.metadata import Metadata, Normalisation, parse
 from onnxprune.runtime.probe import probe
@@ -68,6 +69,8 @@ def open_classifier(path: Path, *, device: str = "cpu", threads: int = 1) -> Cla
     """
     probe(path, device=device, threads=threads)
     session = open_session(path, device=device, threads=threads)
+    if BAKED in session.get_modelmeta().custom_metadata_map:
+        raise InputError(f"{path}: it prepares pictures itself ('deploy --bake'): expected the plain file beside it")
     try:
         image, given = image_input(session), scores_output(session)
     except InputError as error:

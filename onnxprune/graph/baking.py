@@ -66,7 +66,8 @@ def bake(
         top, left = (gap // 2 for gap in gaps)
         before.add("Pad", np.asarray([0, 0, top, left, 0, 0, gaps[0] - top, gaps[1] - left], np.int64))
     shift, deviation = (
-        (255 * np.asarray(numbers, np.float32)).reshape(1, -1, 1, 1) for numbers in (normalisation.mean, normalisation.std)
+        (255 * np.asarray(numbers, np.float32)).reshape(1, -1, 1, 1)
+        for numbers in (normalisation.mean, normalisation.std)
     )
     before.add("Sub", shift)
     before.add("Div", deviation)

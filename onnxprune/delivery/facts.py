@@ -1,0 +1,44 @@
+"""What whoever runs a deployed file must know."""
+
+from dataclasses import dataclass
+
+from onnxprune.analysis.classifier import Classifier
+from onnxprune.common.errors import RunError
+from onnxprune.graph.images import Layout
+from onnxprune.graph.metadata import Normalisation
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What whoever runs a deployed file must know."""
+
+    input_name: str
+    output_name: str
+    normalisation: Normalisation
+    shape: tuple[int, int, int]
+    layout: Layout
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, classifier: Classifier) -> "Facts":
+        """Read off the file's metadata.
+
+        Raises:
+            RunError: they are missing: the file is not of a sweep.
+        """
+        metadata = classifier.metadata
+        if metadata.normalisation is None or metadata.input_shape is None or metadata.classes is None:
+            raise RunError(f"{classifier.path}: its metadata lack the normalisation, the input shape or the classes")
+        return cls(
+            input_name=classifier.image.name,
+            output_name=classifier.output_name,
+            normalisation=metadata.normalisation,
+            shape=metadata.input_shape,
+            layout=classifier.image.layout(metadata.input_shape),
+            classes=metadata.classes,
+        )
+
+
+def listed(sizes: tuple[int, ...]) -> str:
+    """Numbers with commas."""
+    return ", ".join(map(str, sizes))
