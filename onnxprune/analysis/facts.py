@@ -10,6 +10,7 @@ from onnxprune.graph.counts import Counts
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.timing import PLANNED_ROUNDS, median_interval, twin_noise
 
+_DRAWN_AT_ONCE = 2**16  # rounds: bounds the memory
 _RESAMPLES = 1000
 _CONFIDENCE = 95
 
@@ -61,11 +62,13 @@ def confidence_interval(base: np.ndarray, other: np.ndarray, seed: int = 0) -> t
     length = max(1, round(rounds ** (1 / 3)))
     blocks = -(-rounds // length)
     random = np.random.default_rng(seed)
+    at_once = max(1, _DRAWN_AT_ONCE // rounds)
     ratios = np.empty(_RESAMPLES)
-    for index in range(_RESAMPLES):
-        starts = random.integers(0, rounds - length + 1, blocks)
-        drawn = (starts[:, None] + np.arange(length)).ravel()[:rounds]
-        ratios[index] = np.median(base[drawn]) / np.median(other[drawn])
+    for done in range(0, _RESAMPLES, at_once):
+        samples = min(at_once, _RESAMPLES - done)
+        starts = random.integers(0, rounds - length + 1, (samples, blocks))
+        drawn = (starts[:, :, None] + np.arange(length)).reshape(samples, -1)[:, :rounds]
+        ratios[done : done + samples] = np.median(base[drawn], (1, 2)) / np.median(other[drawn], (1, 2))
     low, high = (float(end) for end in np.percentile(ratios, [(100 - _CONFIDENCE) / 2, (100 + _CONFIDENCE) / 2]))
     if rounds < PLANNED_ROUNDS:
         least, most = median_interval(base.sum(1) / other.sum(1))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.common.errors import InputError
-from onnxprune.data.registry import DATASETS, canonical_name, is_folder, title_of
+from onnxprune.data.registry import DATASETS, canonical_name, title_of
 from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, reference
 from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
 from onnxprune.settings.values import (
@@ -25,7 +25,6 @@ from onnxprune.settings.values import (
     pixel_numbers,
     plain_text,
     real_number,
-    shown,
     truth_value,
     whole_number,
 )
@@ -298,97 +297,6 @@ class Point:
         """What ids say of the files that the settings name: their content."""
         own = own_digest(self.model)
         return [*_weights_digest(self.weights), *([] if own is None else [own])]
-
-    def problems(self) -> list[str]:
-        """Why these settings make no sense together; empty where they do."""
-        model, technique = MODELS[self.model], TECHNIQUES[self.technique]
-        found = []
-        schedule = SCHEDULES[self.schedule]
-        if technique.unit not in schedule.units:
-            able = ", ".join(name for name, entry in TECHNIQUES.items() if entry.unit in schedule.units)
-            found.append(
-                f"schedule '{self.schedule}' moves single weights about: it is not for technique '{self.technique}', "
-                f"but for {able}"
-            )
-        elif self.granularity not in schedule.granularities:
-            able = ", ".join(name for name, entry in SCHEDULES.items() if self.granularity in entry.granularities)
-            found.append(
-                f"schedule '{self.schedule}' is not for granularity '{self.granularity}', because whole layers cannot "
-                f"be zero in place, but {able} are"
-            )
-        if self.schedule == "movement" and self.devices > 1:
-            found.append("schedule 'movement' trains in one process, because NNI does it: expected --devices 1")
-        if self.schedule == "movement" and self.precision == "fp16":
-            found.append("schedule 'movement' is not for precision 'fp16', whose scaled losses its scores cannot take")
-        if self.schedule == "movement" and self.finetune_epochs == 0:
-            found.append("schedule 'movement' needs training to see what moves: expected --finetune-epochs above 0")
-        if self.control in ("random", "layerwise-random") and schedule.criteria:
-            found.append(f"control '{self.control}' is not for schedule '{self.schedule}', which is its own criterion")
-        elif self.control == "scratch" and self.schedule != "one-shot":
-            found.append(f"control 'scratch' is not for schedule '{self.schedule}' but for one-shot")
-        elif self.control == "layerwise-random" and not schedule.controls:
-            able = ", ".join(name for name, entry in SCHEDULES.items() if entry.controls)
-            found.append(
-                f"control '{self.control}' is not for schedule '{self.schedule}', which decides several times, but for "
-                f"{able}"
-            )
-        if technique.unit == "weight" and self.criterion == "obs" and not model.trained:
-            found.append("criterion 'obs' of single weights changes those that stay, which is for FILE.onnx: use l1")
-        if model.trained:
-            found += _problems_of_trained(self)
-        if self.rewind_epoch and self.epochs is not None and self.rewind_epoch > self.epochs:
-            found.append(
-                f"rewind_epoch: expected at most the {self.epochs} epochs of the base, got {self.rewind_epoch}"
-            )
-        if self.image_size is not None and not is_folder(self.dataset):
-            found.append(f"image_size: it is for a folder of pictures, which {self.dataset} is not")
-        if self.weights is not None:
-            found += _problems_of_weights(self)
-        if self.granularity not in technique.granularities:
-            found.append(f"granularity '{self.granularity}' is not for technique '{self.technique}' but for structured")
-        if self.granularity == "layer" and not model.removable_layers:
-            able = ", ".join(name for name, entry in MODELS.items() if entry.removable_layers)
-            found.append(
-                f"granularity 'layer' is not for model '{self.model}', whose layers all are needed, but {able}"
-            )
-        if self.keep is not None and self.granularity == "layer":
-            found.append("keep: with granularity 'layer' whole layers go, and the model says which can")
-        if technique.unit == "channel" and self.model == "slp" and self.hidden == 0:
-            found.append(
-                f"technique '{self.technique}' has nothing to prune in slp with --hidden 0: its only layer is the "
-                "classifier, whose output units are the classes; use weight or unstructured"
-            )
-        if self.criterion == "slim" and not (model.batch_norm or ("batch_norm" in model.options and self.batch_norm)):
-            found.append(
-                f"criterion 'slim' needs BatchNorm, which {self.model} lacks; use cnn --batch-norm or densenet121"
-            )
-        return found
-
-
-def _problems_of_trained(point: Point) -> list[str]:
-    """Of a network that has no weights but its own."""
-    reason = f"model '{point.model}' is a trained file: it has no untrained weights"
-    found = []
-    if "finetune_epochs" not in SCHEDULES[point.schedule].settings:
-        able = ", ".join(name for name, entry in SCHEDULES.items() if "finetune_epochs" in entry.settings)
-        found.append(f"schedule '{point.schedule}': {reason}, which this schedule starts from: expected {able}")
-    if point.control == "scratch":
-        found.append(f"control 'scratch': {reason}")
-    if point.weights is not None:
-        found.append(f"weights: {reason}, nor can it take others")
-    if (point.mean is None) != (point.std is None):
-        found.append("mean, std: expected both or neither")
-    return found
-
-
-def _problems_of_weights(point: Point) -> list[str]:
-    if point.weights == IMAGENET:
-        if point.model == "densenet121" and point.stem == "imagenet":
-            return []
-        return ["weights 'imagenet' are for densenet121 with --stem imagenet"]
-    if not Path(str(point.weights)).is_file():
-        return [f"weights: no such file {shown(point.weights)}; or 'imagenet' for densenet121"]
-    return []
 
 
 def _weights_digest(weights: str | None) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from onnxprune.common.errors import InputError
 from onnxprune.models import MODELS, OPTIONS, model_title
+from onnxprune.settings.contradictions import contradictions
 from onnxprune.settings.point import AXES, BASES, FIELDS, MAX_NAME, SCHEMA, Point, content_hash, told
 from onnxprune.settings.values import real_number, shown, truth_value, whole_number
 from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES, resolve_criterion
@@ -230,7 +231,7 @@ def _product(parsed: Mapping[str, list[Any]], errors: list[str]) -> list[Point]:
     points: list[Point] = []
     for combination in itertools.product(*(parsed[key] for key in keys)):
         point = Point(**dict(zip(keys, combination, strict=True)))
-        found = point.problems()
+        found = contradictions(point)
         errors += found or _collect("criterion", _add_resolved, points, point)
     return points
 

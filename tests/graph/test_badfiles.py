@@ -150,7 +150,7 @@ def test_foreign_models_are_read():
     assert all(row[1] == "ok" for row in rows)
 
 
-@pytest.mark.parametrize("number", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_mutants_end_in_a_result_or_one_line(tmp_path, number):
     rng = random.Random(number)
     sources = [graphs.write(tmp_path / "own.onnx", BODY, w=graphs.ones(3, 4))]

@@ -90,6 +90,15 @@ def masked(network: nn.Module, masks: dict[str, Tensor], norms: dict[str, str]) 
     return network
 
 
+def without_weights(network: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
+    """A copy in which the removed weights are 0."""
+    network = copy.deepcopy(network)
+    with torch.no_grad():
+        for layer, mask in masks.items():
+            network.get_submodule(layer).weight.mul_(mask)
+    return network
+
+
 def file_of(result: Pruned, path: Path, shape: tuple[int, int, int]) -> Path:
     if result.in_file:
         cut(result.network, shape, result.unit_masks).shrunk.save(path)
@@ -127,10 +136,7 @@ def test_asked_recorded_and_removed_are_one(name: str, technique: str, sparsity:
     if TECHNIQUES[technique].unit == "weight":
         removed, units = result.removed
         assert removed == pytest.approx(units * sparsity / 100, abs=len(masks))
-        reference = copy.deepcopy(network)
-        with torch.no_grad():
-            for layer, mask in masks.items():
-                reference.get_submodule(layer).weight.mul_(mask)
+        reference = without_weights(network, masks)
     else:
         assert set(masks) == {layer for layers in SUMS[name] for layer in layers}
         for first, *others in SUMS[name]:
@@ -150,15 +156,38 @@ def test_asked_recorded_and_removed_are_one(name: str, technique: str, sparsity:
         assert parameters(path) < parameters(tmp_path / "whole.onnx")
 
 
-@pytest.mark.parametrize("name", list(MODELS))
-def test_every_registered_model_loses_what_its_masks_say(name: str, tmp_path: Path) -> None:
+CONTRACT = [
+    pytest.param(
+        name,
+        technique,
+        sparsity,
+        marks=pytest.mark.slow if name == "densenet121" else (),  # shrinking 120 layers takes half a minute
+    )
+    for name in MODELS
+    for technique in TECHNIQUES
+    for sparsity in (0, 50, 90, 100)
+]
+
+
+@pytest.mark.parametrize(("name", "technique", "sparsity"), CONTRACT)
+def test_every_registered_model_loses_what_its_masks_say(
+    name: str, technique: str, sparsity: float, tmp_path: Path
+) -> None:
     network, shape = network_of(name), shape_of(name)
-    batches, wanted = random_batches(8, shape), request("structured", None, 50, channel_align=8)
+    batches, wanted = random_batches(8, shape), request(technique, None, sparsity, channel_align=8)
     result = prune(network, wanted, batches, shape)
-    for layer, mask in result.unit_masks.items():
-        assert int(mask.sum()) == kept_channels(len(mask), 0.5, 8), layer
+    masks = result.unit_masks
+    if TECHNIQUES[technique].unit == "weight":
+        removed, units = result.removed
+        assert removed == pytest.approx(units * sparsity / 100, abs=len(masks))
+        reference = without_weights(network, masks)
+    else:
+        for layer, mask in masks.items():
+            kept = 0 if sparsity == 100 else kept_channels(len(mask), sparsity / 100, 8)
+            assert int(mask.sum()) == kept, layer
+        reference = zeroed(network, wanted, masks, shape)
     path = file_of(result, tmp_path / "model.onnx", shape)
-    expected = logits(zeroed(network, wanted, result.unit_masks, shape), batches).numpy()
+    expected = logits(reference, batches).numpy()
     found = run(path, batches.take(torch.arange(8))[0])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max()))
 

@@ -709,7 +709,9 @@ def dense_reference(network: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize(("technique", "criterion"), [("structured", "l1"), ("structured", "slim")])
+@pytest.mark.parametrize(
+    ("technique", "criterion"), [("structured", "l1"), pytest.param("structured", "slim", marks=pytest.mark.slow)]
+)
 def test_densenet_shrinks_to_what_is_left_of_it(
     densenet: nn.Module, dense_batches: Batches, technique: str, criterion: str
 ) -> None:
@@ -728,6 +730,7 @@ def test_densenet_shrinks_to_what_is_left_of_it(
     assert result.network.classifier.out_features == CLASSES
 
 
+@pytest.mark.slow
 def test_densenet_without_any_unit_is_a_constant(densenet: nn.Module, dense_batches: Batches) -> None:
     result = prune(densenet, request("structured", "l1", 100), dense_batches, DENSE_SHAPE)
     outputs = logits(result.network, dense_batches)

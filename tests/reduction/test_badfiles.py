@@ -39,7 +39,7 @@ SOURCES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [24, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [12, pytest.param(300, marks=pytest.mark.slow)])
 def test_mutants_end_in_a_result_or_one_line(number: int, tmp_path: Path) -> None:
     rng = random.Random(number)
     sources = []

@@ -416,7 +416,14 @@ def test_it_learns(name: str, options: dict) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("name", "options"), [("cnn", {}), ("cnn", {"batch_norm": True}), ("densenet121", {})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cnn", {}),
+        ("cnn", {"batch_norm": True}),
+        pytest.param("densenet121", {}, marks=pytest.mark.slow),  # 120 layers; the pools are those of the cnn
+    ],
+)
 def test_pooling_first_changes_no_bit(name: str, options: dict, precision: str) -> None:
     """In bfloat16 many numbers of a pool are equal, and in any precision many are not positive."""
     network = MODELS[name].build((1, 32, 32), CLASSES, 0, **options).train()

@@ -1,0 +1,98 @@
+"""Which settings make no sense together, in words of the user's."""
+
+from pathlib import Path
+
+from onnxprune.data.registry import is_folder
+from onnxprune.models import MODELS
+from onnxprune.settings.point import Point
+from onnxprune.settings.training_words import IMAGENET
+from onnxprune.settings.values import shown
+from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
+
+
+def contradictions(point: Point) -> list[str]:
+    """Why these settings make no sense together; empty where they do."""
+    model, technique = MODELS[point.model], TECHNIQUES[point.technique]
+    found = []
+    schedule = SCHEDULES[point.schedule]
+    if technique.unit not in schedule.units:
+        able = ", ".join(name for name, entry in TECHNIQUES.items() if entry.unit in schedule.units)
+        found.append(
+            f"schedule '{point.schedule}' moves single weights about: it is not for technique '{point.technique}', "
+            f"but for {able}"
+        )
+    elif point.granularity not in schedule.granularities:
+        able = ", ".join(name for name, entry in SCHEDULES.items() if point.granularity in entry.granularities)
+        found.append(
+            f"schedule '{point.schedule}' is not for granularity '{point.granularity}', because whole layers cannot "
+            f"be zero in place, but {able} are"
+        )
+    if point.schedule == "movement" and point.devices > 1:
+        found.append("schedule 'movement' trains in one process, because NNI does it: expected --devices 1")
+    if point.schedule == "movement" and point.precision == "fp16":
+        found.append("schedule 'movement' is not for precision 'fp16', whose scaled losses its scores cannot take")
+    if point.schedule == "movement" and point.finetune_epochs == 0:
+        found.append("schedule 'movement' needs training to see what moves: expected --finetune-epochs above 0")
+    if point.control in ("random", "layerwise-random") and schedule.criteria:
+        found.append(f"control '{point.control}' is not for schedule '{point.schedule}', which is its own criterion")
+    elif point.control == "scratch" and point.schedule != "one-shot":
+        found.append(f"control 'scratch' is not for schedule '{point.schedule}' but for one-shot")
+    elif point.control == "layerwise-random" and not schedule.controls:
+        able = ", ".join(name for name, entry in SCHEDULES.items() if entry.controls)
+        found.append(
+            f"control '{point.control}' is not for schedule '{point.schedule}', which decides several times, but for "
+            f"{able}"
+        )
+    if technique.unit == "weight" and point.criterion == "obs" and not model.trained:
+        found.append("criterion 'obs' of single weights changes those that stay, which is for FILE.onnx: use l1")
+    if model.trained:
+        found += _problems_of_trained(point)
+    if point.rewind_epoch and point.epochs is not None and point.rewind_epoch > point.epochs:
+        found.append(f"rewind_epoch: expected at most the {point.epochs} epochs of the base, got {point.rewind_epoch}")
+    if point.image_size is not None and not is_folder(point.dataset):
+        found.append(f"image_size: it is for a folder of pictures, which {point.dataset} is not")
+    if point.weights is not None:
+        found += _problems_of_weights(point)
+    if point.granularity not in technique.granularities:
+        found.append(f"granularity '{point.granularity}' is not for technique '{point.technique}' but for structured")
+    if point.granularity == "layer" and not model.removable_layers:
+        able = ", ".join(name for name, entry in MODELS.items() if entry.removable_layers)
+        found.append(f"granularity 'layer' is not for model '{point.model}', whose layers all are needed, but {able}")
+    if point.keep is not None and point.granularity == "layer":
+        found.append("keep: with granularity 'layer' whole layers go, and the model says which can")
+    if technique.unit == "channel" and point.model == "slp" and point.hidden == 0:
+        found.append(
+            f"technique '{point.technique}' has nothing to prune in slp with --hidden 0: its only layer is the "
+            "classifier, whose output units are the classes; use weight or unstructured"
+        )
+    if point.criterion == "slim" and not (model.batch_norm or ("batch_norm" in model.options and point.batch_norm)):
+        found.append(
+            f"criterion 'slim' needs BatchNorm, which {point.model} lacks; use cnn --batch-norm or densenet121"
+        )
+    return found
+
+
+def _problems_of_trained(point: Point) -> list[str]:
+    """Of a network that has no weights but its own."""
+    reason = f"model '{point.model}' is a trained file: it has no untrained weights"
+    found = []
+    if "finetune_epochs" not in SCHEDULES[point.schedule].settings:
+        able = ", ".join(name for name, entry in SCHEDULES.items() if "finetune_epochs" in entry.settings)
+        found.append(f"schedule '{point.schedule}': {reason}, which this schedule starts from: expected {able}")
+    if point.control == "scratch":
+        found.append(f"control 'scratch': {reason}")
+    if point.weights is not None:
+        found.append(f"weights: {reason}, nor can it take others")
+    if (point.mean is None) != (point.std is None):
+        found.append("mean, std: expected both or neither")
+    return found
+
+
+def _problems_of_weights(point: Point) -> list[str]:
+    if point.weights == IMAGENET:
+        if point.model == "densenet121" and point.stem == "imagenet":
+            return []
+        return ["weights 'imagenet' are for densenet121 with --stem imagenet"]
+    if not Path(str(point.weights)).is_file():
+        return [f"weights: no such file {shown(point.weights)}; or 'imagenet' for densenet121"]
+    return []
