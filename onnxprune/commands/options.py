@@ -43,6 +43,7 @@ SEEDS = click.option(
 DRY_RUN = click.option(
     "--dry-run", is_flag=True, help="Show the plan, what it costs, and whether all of it can be pruned; run nothing."
 )
+WHERE = "Only rows for which this holds: technique=structured, 'sparsity <= 50', model!=slp; again for one more."
 WORKERS = click.option(
     "--workers",
     type=click.IntRange(1, 1024),

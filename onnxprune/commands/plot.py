@@ -1,34 +1,59 @@
-"""`plot`: a figure of a sweep for a paper."""
+"""`plot`: a figure of sweeps for a paper."""
 
 from pathlib import Path
 
 import click
 
+from onnxprune.commands.options import WHERE
+
 
 @click.command()
-@click.argument("sweep", type=click.Path(path_type=Path))
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--x", default="sparsity", show_default=True, metavar="COLUMN", help="Across: a column of results.csv.")
 @click.option("--y", default="accuracy", show_default=True, metavar="COLUMN", help="Upwards: likewise.")
+@click.option("--where", multiple=True, metavar="CONDITION", help=WHERE)
+@click.option("--log-x", is_flag=True, help="A logarithmic axis across.")
+@click.option("--log-y", is_flag=True, help="A logarithmic axis upwards.")
+@click.option(
+    "--width",
+    type=click.FloatRange(1, 50),
+    default=3.5,
+    show_default=True,
+    metavar="INCHES",
+    help="Of the figure; 3.5 is a column of a two-column page, 7 both.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
     metavar="FILE",
-    help="Figure to write; .pdf, .svg or .png decides the format.",
+    help="Figure to write; .pdf, .svg or .png decides the format  [default: Y-over-X.pdf in the folder of the first "
+    "sweep].",
 )
-def plot(sweep: Path, x: str, y: str, out: Path) -> None:
-    """Draw a figure of a sweep for a paper.
+def plot(
+    sweeps: tuple[Path, ...],
+    x: str,
+    y: str,
+    where: tuple[str, ...],
+    log_x: bool,
+    log_y: bool,
+    width: float,
+    out: Path | None,
+) -> None:
+    """Draw a figure of one or several sweeps for a paper.
 
-    One column of the results against another, as wide as a column of a paper. A curve for each technique; several
-    seeds give their mean and a band of one standard deviation. Networks that have collapsed may lie beyond the axis.
-    Fonts are embedded.
+    One column of the results against another: a curve for each technique and sweep; several seeds give their mean and a
+    band of one standard deviation. Lines show the unpruned network and, where the study has it, the point of 0 %, which
+    was fine-tuned without being pruned. Networks that predict the same for every image are crosses at the frame where
+    sparsity is across, and are left out elsewhere. Fonts are embedded; in SVG, text stays text.
 
     \b
     Examples:
-      onnxprune plot experiments/runs/demo --x sparsity --y accuracy --out accuracy.pdf
-      onnxprune plot experiments/runs/demo --x macs --y latency_ms_median --out latency.svg
+      onnxprune plot experiments/runs/demo
+      onnxprune plot experiments/runs/demo --x macs --y accuracy --log-x --where technique=structured,neuron
+      onnxprune plot experiments/runs/l1 experiments/runs/taylor --x speedup --width 7 --out comparison.svg
     """
     from onnxprune.report.figures import plot as draw
 
-    draw(sweep, x, y, out)
-    click.echo(out)
+    path = out or sweeps[0] / f"{y}-over-{x}.pdf"
+    draw(sweeps, x, y, path, where=where, log=(log_x, log_y), width=width)
+    click.echo(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, DRY_RUN, NAME, REPLACE, RUNS, SEEDS, WORKERS, executor
+from onnxprune.commands.options import DATA_DIR, DRY_RUN, NAME, REPLACE, RUNS, SEEDS, WHERE, WORKERS, executor
 from onnxprune.commands.plan import print_plan
 from onnxprune.commands.points import PointCommand
 from onnxprune.commands.report import PAGE
@@ -197,14 +197,33 @@ def _print_rows(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
-def results(folder: Path, as_json: bool, as_csv: bool) -> None:
-    """Print the table of a sweep, finished or still running."""
+@click.option("--json", "form", flag_value="json", default=None, help="Print the rows as JSON.")
+@click.option("--csv", "form", flag_value="csv", help="Print the rows as CSV.")
+@click.option("--latex", "form", flag_value="latex", help="Print a table for a paper, with booktabs.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print the same table as Markdown.")
+@click.option("--where", multiple=True, metavar="CONDITION", help=WHERE)
+def results(folder: Path, form: str | None, where: tuple[str, ...]) -> None:
+    """Print the table of a sweep, finished or still running.
+
+    \b
+    Examples:
+      onnxprune results experiments/runs/demo
+      onnxprune results experiments/runs/demo --where technique=structured --where "speedup > 2" --latex
+    """
+    from onnxprune.results.conditions import select
     from onnxprune.results.store import failures, result_table
 
     table = result_table(folder)
     _print_failures(failures(folder))
     if not len(table):
         click.echo(f"{folder} has no finished point yet.", err=True)
-    _print_rows(table, as_json, as_csv)
+    else:
+        table = select(table, where)
+    if form in ("latex", "markdown") and len(table):
+        from onnxprune.commands import markup
+        from onnxprune.commands.tables import paper_tables
+
+        write = markup.latex if form == "latex" else markup.markdown
+        click.echo("\n\n".join(write(found) for found in paper_tables(table)))
+        return
+    _print_rows(table, form == "json", form == "csv")

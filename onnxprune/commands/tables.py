@@ -1,5 +1,6 @@
 """Tables for people: what a sweep found, as text that fits a terminal."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -24,6 +25,7 @@ _HEADINGS = (
     "non-zero\nparams", "file\nbytes", "TL\ns", "latency\nms", "speedup\n", "",
 )  # fmt: skip
 _LEFT = ("technique\n", "criterion\n", "")
+_NOT_FOR_PAPERS = ("acc before\n%", "loss\n", "non-zero\nparams", "TL\ns")
 # What goes first where the terminal is too narrow for all of it.
 _DISPENSABLE = (
     "loss\n",
@@ -148,16 +150,8 @@ def _study(rows: "pd.DataFrame", point: list[str], noise: float, width: int) -> 
         f"trained in {_spread(bases['base_training_seconds'], 1)} s, {bases['base_training_flops'].mean() / 1e12:.3g} "
         f"TFLOPs\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
     )
-    cells, sections = [list(_HEADINGS)], []
-    previous = None
-    for _, seeds in rows.groupby(point, sort=False, dropna=False):
-        first = seeds.iloc[0]
-        sections.append(previous not in (None, first["technique"]))
-        previous = first["technique"]
-        criterion = first["criterion"] + (" of layers" if seeds["granularity"].eq("layer").any() else "")
-        if first.get("control", "none") != "none":
-            criterion += f", {first['control']}"
-        cells.append([first["technique"], criterion, f"{first['sparsity']:g}", *_cells(seeds, noise)])
+    lines, sections = _lines(rows, point, noise)
+    cells = [list(_HEADINGS), *lines]
     kept = _fitting(cells, width)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index in kept:
@@ -170,6 +164,65 @@ def _study(rows: "pd.DataFrame", point: list[str], noise: float, width: int) -> 
     left_out = [" ".join(_HEADINGS[index].split()) for index in range(len(_HEADINGS)) if index not in kept]
     if left_out:
         found.append(f"Not shown for want of room: {', '.join(left_out)}.")
+    return found
+
+
+def _lines(rows: "pd.DataFrame", point: list[str], noise: float) -> tuple[list[list[str]], list[bool]]:
+    """The cells of each point of a study, seeds folded, and whether another technique begins there."""
+    lines, sections, previous = [], [], None
+    for _, seeds in rows.groupby(point, sort=False, dropna=False):
+        first = seeds.iloc[0]
+        sections.append(previous not in (None, first["technique"]))
+        previous = first["technique"]
+        criterion = first["criterion"] + (" of layers" if seeds["granularity"].eq("layer").any() else "")
+        if first.get("control", "none") != "none":
+            criterion += f", {first['control']}"
+        lines.append([first["technique"], criterion, f"{first['sparsity']:g}", *_cells(seeds, noise)])
+    return lines, sections
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """The points of one study, for a paper.
+
+    Attributes:
+        caption: model, data and how the numbers were measured.
+        headings: of the columns.
+        lines: cells, a line a point; seeds folded into mean and standard deviation.
+        sections: whether another technique begins at a line.
+    """
+
+    caption: str
+    headings: list[str]
+    lines: list[list[str]]
+    sections: list[bool]
+
+
+def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
+    """A table for each study, with the columns that say something in it."""
+    point = [name for name in _POINT if name in table]
+    study = [name for name in FIELDS if name in table and name not in (*point, "seed")]
+    noise = float(table["speedup_noise"].quantile(0.9))
+    found = []
+    for _, rows in table.groupby(study, sort=False, dropna=False):
+        row, seeds = rows.iloc[0], rows["seed"].nunique()
+        lines, sections = _lines(rows, point, noise)
+        kept = [
+            index
+            for index, heading in enumerate(_HEADINGS)
+            if heading not in _NOT_FOR_PAPERS and any(line[index] not in ("", _MISSING) for line in lines)
+        ]
+        caption = (
+            f"{row['model']} on {row['dataset']}, schedule {row['schedule']}, {_plural(seeds, 'seed')}; acc: accuracy "
+            f"of the ONNX file on {row['test_images']:,} test images; eff. MACs: without those by stored zeros"
+        )
+        if rows["speedup"].notna().any():
+            caption += (
+                f"; speedup: measured by onnxruntime on {row['device']}, batch {row['latency_batch']}, "
+                f"{_plural(row['latency_threads'], 'thread')}, ~: within timing noise"
+            )
+        headings = [" ".join(_HEADINGS[index].split()) for index in kept]
+        found.append(PaperTable(caption, headings, [[line[index] for index in kept] for line in lines], sections))
     return found
 
 

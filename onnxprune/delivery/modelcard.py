@@ -191,8 +191,8 @@ def _about_baked(baked: Baked) -> list[str]:
     return [
         f"`{baked.path.name}` has the preprocessing and the softmax in its graph. Input `{PICTURE}`: "
         f"{_pixels(channels)}, bytes from 0 to 255, as (batch, height, width, {channels}), which is channels last. "
-        f"{size} Output `{PROBABILITIES}`: (batch, classes), each row adds up to 1. Both files were run on the same pictures: no "
-        f"probability differs by more than {baked.difference:.1g}.",
+        f"{size} Output `{PROBABILITIES}`: (batch, classes), each row adds up to 1. Both files were run on the same "
+        f"pictures: no probability differs by more than {baked.difference:.1g}.",
     ]
 
 

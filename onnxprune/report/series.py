@@ -60,10 +60,18 @@ def looks(table: pd.DataFrame, names: pd.Series) -> dict[str, Look]:
 def over_seeds(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """The points of one curve in order of sparsity: mean `x`, mean `y`, sample standard deviation and number of seeds.
 
-    The columns are x, y, std and seeds; std is 0 for one seed. Rows without a value are left out.
+    The columns are x, y, std, seeds and collapsed, whether any network of the point has; std is 0 for one seed. Rows
+    without a value are left out.
     """
     known = rows.assign(_x=rows[x].astype(float), _y=rows[y].astype(float)).dropna(subset=["_x", "_y"])
-    points = known.groupby("sparsity").agg(x=("_x", "mean"), y=("_y", "mean"), std=("_y", "std"), seeds=("_y", "size"))
+    known = known.assign(_collapsed=known["collapsed"].astype(bool))
+    points = known.groupby("sparsity").agg(
+        x=("_x", "mean"),
+        y=("_y", "mean"),
+        std=("_y", "std"),
+        seeds=("_y", "size"),
+        collapsed=("_collapsed", "any"),
+    )
     return points.fillna({"std": 0.0}).reset_index()
 
 
