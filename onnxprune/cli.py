@@ -13,12 +13,12 @@ from onnxprune.version import __version__
 # command -> the module of it and its summary: help needs no import, and a command imports only what it needs
 _COMMANDS = {
     "sweep": ("onnxprune.commands.study", "Run a study: every combination of the values given."),
-    "run": ("onnxprune.commands.study", "Run one point."),
+    "run": ("onnxprune.commands.study", "Run one point: one network, pruned in one way by one amount."),
     "search": ("onnxprune.commands.search", "Find the highest sparsity that loses no more than allowed."),
     "sensitivity": ("onnxprune.commands.sensitivity", "Accuracy against sparsity, one layer at a time."),
     "results": ("onnxprune.commands.study", "Print the table of a sweep, finished or still running."),
     "report": ("onnxprune.commands.report", "Write a page on sweeps, finished or still running."),
-    "plot": ("onnxprune.commands.plot", "Draw a figure of a sweep for a paper."),
+    "plot": ("onnxprune.commands.plot", "Draw a figure of sweeps for a paper."),
     "prune": ("onnxprune.commands.prune", "Prune any ONNX file: smaller and faster, without its source code."),
     "profile": ("onnxprune.commands.profile", "Profile any ONNX file: what it holds, what it costs, how fast it is."),
     "rerun": ("onnxprune.commands.rerun", "Run a point or a sweep again and say whether it comes out the same."),

@@ -75,7 +75,7 @@ def executor(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--address",
             metavar="URL",
-            help="Of a running Ray cluster, as ray://host:10001, or auto  [default: one of this machine].",
+            help="Address of a running Ray cluster, as ray://host:10001, or auto  [default: start one on this machine].",
         ),
         click.option(
             "--executor",
@@ -108,10 +108,10 @@ IMAGE_SIZE = click.option(
     help="HEIGHTxWIDTH that pictures of a folder are resized to, or one number for both.",
 )
 DEVICE = click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it runs."
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What it runs on."
 )
 THREADS = click.option(
-    "--threads", type=click.IntRange(1, 1024), help="Of the processor  [default: one for each core]."
+    "--threads", type=click.IntRange(1, 1024), help="Processor threads  [default: one for each core]."
 )
 
 
@@ -222,9 +222,11 @@ MEAN = click.option(
     "--mean",
     metavar="NUMBERS",
     callback=_decimals,
-    help="Of pixels in [0, 1]: one number, or one for each channel, with commas  [default: the file's metadata].",
+    help="Mean of pixels in [0, 1]: one number, or one for each channel, with commas  [default: the file's metadata].",
 )
-STD = click.option("--std", metavar="NUMBERS", callback=_decimals, help="Standard deviation; likewise.")
+STD = click.option(
+    "--std", metavar="NUMBERS", callback=_decimals, help="Standard deviation of pixels in [0, 1], in the same form."
+)
 
 
 def machine_readable(command: Callable[..., Any]) -> Callable[..., Any]:

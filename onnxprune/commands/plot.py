@@ -9,18 +9,24 @@ from onnxprune.commands.options import WHERE
 
 @click.command()
 @click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--x", default="sparsity", show_default=True, metavar="COLUMN", help="Across: a column of results.csv.")
-@click.option("--y", default="accuracy", show_default=True, metavar="COLUMN", help="Upwards: likewise.")
+@click.option(
+    "--x",
+    default="sparsity",
+    show_default=True,
+    metavar="COLUMN",
+    help="Column of results.csv for the horizontal axis.",
+)
+@click.option("--y", default="accuracy", show_default=True, metavar="COLUMN", help="Column for the vertical axis.")
 @click.option("--where", multiple=True, metavar="CONDITION", help=WHERE)
-@click.option("--log-x", is_flag=True, help="A logarithmic axis across.")
-@click.option("--log-y", is_flag=True, help="A logarithmic axis upwards.")
+@click.option("--log-x", is_flag=True, help="Logarithmic horizontal axis.")
+@click.option("--log-y", is_flag=True, help="Logarithmic vertical axis.")
 @click.option(
     "--width",
     type=click.FloatRange(1, 50),
     default=3.5,
     show_default=True,
     metavar="INCHES",
-    help="Of the figure; 3.5 is a column of a two-column page, 7 both.",
+    help="Width of the figure; 3.5 is one column of a two-column page, 7 is both.",
 )
 @click.option(
     "--out",
@@ -44,7 +50,7 @@ def plot(
     One column of the results against another: a curve for each technique and sweep; several seeds give their mean and a
     band of one standard deviation. Lines show the unpruned network and, where the study has it, the point of 0 %, which
     was fine-tuned without being pruned. Networks that predict the same for every image are crosses at the frame where
-    sparsity is across, and are left out elsewhere. Fonts are embedded; in SVG, text stays text.
+    sparsity is the horizontal axis, and are left out elsewhere. Fonts are embedded; in SVG, text stays text.
 
     \b
     Examples:

@@ -128,7 +128,7 @@ class Choice:
 
 def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
     """The fastest of the rows of one study that satisfy the constraints; among equally fast ones, within the timing's
-    noise, the one of the highest validation accuracy. The test accuracy has no say.
+    noise, the one of the highest validation accuracy. Test accuracy is not used.
 
     Raises:
         RunError: no row does; the message names the nearest.
@@ -171,7 +171,7 @@ def studies(sweep: Path, wanted: list[Constraint]) -> list[pd.DataFrame]:
     records = _records(table)
     for constraint in wanted:
         if all(pd.isna(constraint.value(row)) for row in records):
-            raise InputError(f"{sweep} was not timed (its latency_seconds is 0): '{constraint.text}' cannot be told")
+            raise InputError(f"{sweep} was not timed (its latency_seconds is 0): '{constraint.text}' cannot be checked")
     return [rows for _, rows in table.groupby(["model", "dataset"], sort=False)]
 
 

@@ -197,7 +197,9 @@ class Point:
         "[default: the usual ones are tried]",
         optional(pixel_numbers(-1e6)),
     )
-    std: str | None = _setting(None, "their standard deviation; likewise", optional(pixel_numbers(1e-9)))
+    std: str | None = _setting(
+        None, "standard deviation of those pixels, in the same form", optional(pixel_numbers(1e-9))
+    )
     keep: str | None = _setting(
         None, "layers that are not pruned, with commas: names as in the state dict", optional(plain_text)
     )
