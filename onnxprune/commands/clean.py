@@ -17,7 +17,7 @@ import click
 )
 @click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
 def clean(sweep: Path, max_drop: float, dry_run: bool) -> None:
-    """Remove the models of a sweep that are not needed any more, to free disk.
+    """Remove the models of a sweep that are not needed any more.
 
     The tables, the page, every record, the unpruned networks (bases) and, of each model and dataset, the model that
     deploy would choose stay. Models, masks and logs of the other points go. The sweep still counts as done; to get a

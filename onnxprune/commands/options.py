@@ -75,7 +75,7 @@ def executor(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--address",
             metavar="URL",
-            help="Address of a running Ray cluster, as ray://host:10001, or auto  [default: start one on this machine].",
+            help="Address of a running Ray cluster, as ray://host:10001, or auto  [default: one of this machine].",
         ),
         click.option(
             "--executor",

@@ -45,7 +45,7 @@ def plot(
     width: float,
     out: Path | None,
 ) -> None:
-    """Draw a figure of one or several sweeps for a paper.
+    """Draw a figure of sweeps for a paper.
 
     One column of the results against another: a curve for each technique and sweep; several seeds give their mean and a
     band of one standard deviation. Lines show the unpruned network and, where the study has it, the point of 0 %, which

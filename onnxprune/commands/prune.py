@@ -42,7 +42,8 @@ _MOST_NAMES = 4  # of frozen groups of one reason
     "--max-drop",
     type=float,
     metavar="POINTS",
-    help="Remove as much as loses no more accuracy on validation images or, without labels, agreement with the original.",
+    help="Remove as much as loses no more accuracy on validation images or, without labels, agreement with the "
+    "original.",
 )
 @click.option(
     "--technique",

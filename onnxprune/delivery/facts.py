@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from onnxprune.analysis.classifier import Classifier
 from onnxprune.common.errors import RunError
+from onnxprune.data.registry import title_of
 from onnxprune.graph.images import Layout
 from onnxprune.graph.metadata import Normalisation
+from onnxprune.models import model_title
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Facts:
             layout=classifier.image.layout(metadata.input_shape),
             classes=metadata.classes,
         )
+
+
+def titled(column: str, value: str) -> str:
+    """A value of a column as people call it: models and data of their own without the way to their files."""
+    return {"model": model_title, "dataset": title_of}.get(column, str)(value)
 
 
 def listed(sizes: tuple[int, ...]) -> str:

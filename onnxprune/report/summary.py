@@ -9,9 +9,8 @@ import pandas as pd
 
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import duration
-from onnxprune.data.registry import title_of
 from onnxprune.delivery.deployment import choose, constraints
-from onnxprune.models import model_title
+from onnxprune.delivery.facts import titled
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.results import store
 from onnxprune.settings.point import BASES
@@ -22,7 +21,10 @@ def question(table: pd.DataFrame) -> str:
     if not len(table):
         return "What does pruning cost, and what does it gain?"
     studies = table[["model", "dataset"]].drop_duplicates()
-    named = [f"{model_title(model)} on {title_of(dataset)}" for model, dataset in studies.itertuples(index=False)]
+    named = [
+        f"{titled('model', model)} on {titled('dataset', dataset)}"
+        for model, dataset in studies.itertuples(index=False)
+    ]
     return f"What does pruning cost, and gain, for {_listed(named)}?"
 
 
@@ -35,7 +37,7 @@ def facts(source: Source) -> list[str]:
     for dataset, rows in table.groupby("dataset", sort=False):
         if "train_images" in rows and "test_images" in rows:
             sizes = rows[["train_images", "test_images"]].max()
-            name = title_of(str(dataset))
+            name = titled("dataset", str(dataset))
             found.append(
                 f"{name}: {sizes['train_images']:,} training and {sizes['test_images']:,} test images; accuracy is of "
                 "all test images"
@@ -91,7 +93,7 @@ def best_by_technique(sources: list[Source]) -> list[TechniqueBest]:
             continue
         prefix = f"{source.name}: " if len(sources) > 1 else ""
         for (model, dataset, technique), rows in source.table.groupby(["model", "dataset", "technique"], sort=False):
-            study = f"{prefix}{model_title(str(model))} on {title_of(str(dataset))}"
+            study = f"{prefix}{titled('model', str(model))} on {titled('dataset', str(dataset))}"
             real = rows[rows["control"] == "none"] if "control" in rows else rows
             controls = real[real["sparsity"] == 0]["accuracy"].dropna()
             control = float(controls.mean()) if len(controls) else None
@@ -125,8 +127,7 @@ def comparison(table: pd.DataFrame) -> Comparison | None:
     varying = [name for name in ("sweep", "model", "dataset") if table[name].nunique() > 1]
     if not varying:
         return None
-    titles = {"model": model_title, "dataset": title_of}
-    names = table.apply(lambda row: ", ".join(str(titles.get(name, str)(row[name])) for name in varying), axis=1)
+    names = table.apply(lambda row: ", ".join(titled(name, str(row[name])) for name in varying), axis=1)
     studies = list(dict.fromkeys(names))
     # what differs within a study tells its points apart; what differs between studies alone is what is compared
     keys = ["technique", "sparsity"]
