@@ -344,7 +344,7 @@ def speedup() -> list[Figure]:
                 request = Request("structured", "l1", "unit", sparsity, settings.channel_align, 0)
                 with silenced():
                     export(prune(network, request, None, shape).network, other, shape)  # type: ignore[arg-type]
-                found = compare(base, other, shape, 32, device="cpu", threads=1, seconds=10)
+                (found,) = compare(base, [other], shape, 32, device="cpu", threads=1, seconds=10)
                 slowest[f"{name} {sparsity} %"] = found.speedup + found.noise
                 theory = count(base).macs / count(other).macs
                 if name == "densenet121" and sparsity == 50:

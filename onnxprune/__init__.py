@@ -11,11 +11,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from onnxprune.analysis.profiling import Profile
+    from onnxprune.quantization.result import QuantizeReport
     from onnxprune.reduction.result import PruneReport
     from onnxprune.settings.arguments import PointSettings, SweepSettings
     from onnxprune.settings.sweep import Sweep
 
-__all__ = ["InputError", "OnnxpruneError", "RunError", "__version__", "profile", "prune", "run_experiment", "sweep"]
+__all__ = [
+    "InputError",
+    "OnnxpruneError",
+    "RunError",
+    "__version__",
+    "profile",
+    "prune",
+    "quantize",
+    "run_experiment",
+    "sweep",
+]
 
 
 def sweep(
@@ -144,3 +155,22 @@ def prune(path: str | Path, **settings: Any) -> "PruneReport":
     from onnxprune.reduction import prune as pruning
 
     return pruning.prune(path, **settings)
+
+
+def quantize(path: str | Path, **settings: Any) -> "QuantizeReport":
+    """Quantises an ONNX file of any framework to int8 or float16; neither PyTorch nor NNI is imported.
+
+    Example:
+        >>> found = onnxprune.quantize("model.onnx", data="inputs.npz", max_drop=1)
+        >>> found.output, found.after.bytes / found.before.bytes, found.fidelity, found.layers_table()
+
+    Args:
+        settings: of `onnxprune.quantization.quantize.quantize`: those of the command.
+
+    Raises:
+        InputError: the file, the data or the settings cannot be used; nothing is written.
+        RunError: the result does not run, or loses more than allowed; nothing is written.
+    """
+    from onnxprune.quantization import quantize as quantization
+
+    return quantization.quantize(path, **settings)

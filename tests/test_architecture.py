@@ -10,14 +10,16 @@ PACKAGE = REPOSITORY / "onnxprune"
 
 # room -> the rooms that it may use; the top first, so that what a room may use comes after it
 ROOMS = {
-    "commands": "study schedules report delivery pruning bridge reduction training results analysis runtime graph "
-    "settings data models common",
-    "study": "schedules pruning bridge reduction training results analysis runtime graph settings data models common",
+    "commands": "study schedules report delivery pruning bridge quantization reduction training results analysis "
+    "runtime graph settings data models common",
+    "study": "schedules pruning bridge quantization reduction training results analysis runtime graph settings data "
+    "models common",
     "schedules": "pruning bridge training settings data models common",
     "report": "delivery results graph settings common",
     "delivery": "results analysis graph settings data models common",
     "pruning": "bridge training settings models common",
-    "bridge": "reduction training analysis runtime graph settings data models common",
+    "bridge": "quantization reduction training analysis runtime graph settings data models common",
+    "quantization": "reduction analysis runtime graph settings data common",
     "reduction": "analysis runtime graph settings data common",
     "training": "settings data models common",
     "results": "settings common",
@@ -29,7 +31,7 @@ ROOMS = {
     "graph": "common",
     "common": "",
 }
-WITHOUT_TORCH = ("report", "delivery", "reduction", "results", "analysis", "runtime", "graph")
+WITHOUT_TORCH = ("report", "delivery", "quantization", "reduction", "results", "analysis", "runtime", "graph")
 TORCH = {"torch", "torchvision", "nni"}
 
 

@@ -4,16 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx.checker
 
-from onnxprune.analysis.classifier import Classifier, softmax
+from onnxprune.analysis.classifier import Classifier, scores, softmax
 from onnxprune.analysis.prediction import bordered, picture_shape
 from onnxprune.common.errors import InputError, RunError, one_line
 from onnxprune.common.files import replacing
 from onnxprune.graph import baking
+from onnxprune.graph.files import load
 from onnxprune.graph.metadata import Normalisation
+from onnxprune.runtime.helper import Limits, guarded, refusals, stage
 from onnxprune.runtime.session import open_session
+from onnxprune.runtime.sizes import SECONDS, bytes_around, run_memory
 
 _IMAGES = 32  # random ones, that both files are run on
 _TOLERANCE = 1e-4  # of a probability
@@ -46,10 +48,8 @@ def bake(classifier: Classifier, normalisation: Normalisation, out: Path) -> Bak
     pictures = np.random.default_rng(0).integers(0, 256, (classifier.batch or _IMAGES, *picture), np.uint8)
     images = np.stack([bordered(pixels, taken, picture) for pixels in pictures])
     layout = classifier.image.layout(taken)
-    plain = onnx.load(classifier.path)
-    answers = classifier.session.run(
-        [classifier.output_name], {classifier.image.name: layout.apply(_normalised(images, normalisation))}
-    )[0].astype(np.float64)
+    plain, _ = load(classifier.path)
+    answers = scores(classifier.path, images, normalisation, len(images)).astype(np.float64)
     ends_in_softmax = bool((answers >= 0).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3))
     model = baking.bake(
         plain,
@@ -66,8 +66,10 @@ def bake(classifier: Classifier, normalisation: Normalisation, out: Path) -> Bak
         partial.write_bytes(model.SerializeToString())
         try:
             onnx.checker.check_model(str(partial), full_check=True)
-            session = open_session(partial)
-            found = session.run([baking.PROBABILITIES], {baking.PICTURE: pictures.transpose(0, 2, 3, 1)})[0]
+            size = bytes_around(partial)
+            limits = Limits(run_memory(size, pictures.nbytes * 4), 1, True)
+            with refusals(partial):
+                found = guarded(f"{__name__}:probabilities_of", partial, pictures.transpose(0, 2, 3, 1), limits=limits)
         except InputError:
             raise
         except Exception as error:  # onnx's and onnxruntime's exceptions share no base class
@@ -78,8 +80,8 @@ def bake(classifier: Classifier, normalisation: Normalisation, out: Path) -> Bak
     return Baked(out, picture, baking.resizes(plain), difference)
 
 
-def _normalised(images: np.ndarray, normalisation: Normalisation) -> np.ndarray:
-    mean, std = (
-        np.asarray(numbers, np.float32).reshape(-1, 1, 1) for numbers in (normalisation.mean, normalisation.std)
-    )
-    return np.asarray((images.astype(np.float32) / 255 - mean) / std)
+def probabilities_of(path: Path, pictures: np.ndarray) -> np.ndarray:
+    """What a baked file answers to pictures (N, H, W, C), in the helper process."""
+    stage(f"a run on {len(pictures):,} picture(s)", SECONDS)
+    found = open_session(path).run([baking.PROBABILITIES], {baking.PICTURE: np.ascontiguousarray(pictures)})[0]
+    return np.asarray(found)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from onnxprune.analysis.quantised import Quantised, reasons
 from onnxprune.runtime.timing import LONGEST_SECONDS, PLANNED_ROUNDS
 
 # When a reason is given; shares and ratios that a person would call much.
@@ -29,6 +30,7 @@ class Facts:
         traffic_ratio: bytes that all nodes read and write, base / file; None where a size is not known.
         fixed_share: share of the file's latency that a run of one trivial operator takes too.
         rounds: in which all files were timed.
+        quantised: where the file has products in 8 bits, what explains its speed; None for others.
     """
 
     speedup: float
@@ -42,6 +44,7 @@ class Facts:
     traffic_ratio: float | None
     fixed_share: float
     rounds: int
+    quantised: Quantised | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,16 @@ class Verdict:
 
     outcome: str
     reasons: tuple[str, ...]
+
+
+def beyond_theory(low: float, theoretical: float, noise: float) -> bool:
+    """Whether a speedup is more than the MACs and the noise of timing explain.
+
+    Args:
+        low: the lower end of its 95 % confidence interval.
+        theoretical, noise: as in `Facts`.
+    """
+    return low > theoretical * (1 + noise) * _BEYOND
 
 
 def judge(facts: Facts) -> Verdict:
@@ -62,43 +75,45 @@ def judge(facts: Facts) -> Verdict:
     else:
         outcome = "no real difference"
     theory = facts.theoretical
-    short = theory is not None and facts.speedup < _MUCH_LESS * theory
-    reasons = []
+    # of files in 8 bits, counts and traffic do not tell how fast they are: products are others, conversions are fused
+    eight = facts.quantised
+    short = eight is None and theory is not None and facts.speedup < _MUCH_LESS * theory
+    found = [] if eight is None else reasons(eight, outcome == "faster")
     if theory is None:
-        reasons.append("what to expect is not known: not all MACs of the two files can be told, see profile")
-    elif low > theory * (1 + facts.noise) * _BEYOND and outcome == "faster":
-        reasons.append(
+        found.append("what to expect is not known: not all MACs of the two files can be told, see profile")
+    elif eight is None and outcome == "faster" and beyond_theory(low, theory, facts.noise):
+        found.append(
             f"beyond theory: its MACs explain {theory:.2f}x only; the rest is other work that is gone, another kernel "
             "or type of numbers, or a disturbed measurement: look at it before you rely on it"
         )
     if facts.zero_share > _MANY_ZEROS:
-        reasons.append(
+        found.append(
             f"zeros left in place: {100 * facts.zero_share:.0f} % of its multiplications are by stored zeros, which "
             "onnxruntime performs all the same; prune units or filters, so that the network shrinks"
         )
-    if (short or outcome == "slower") and facts.misaligned_share > _MUCH_MISALIGNED:
-        reasons.append(
+    if eight is None and (short or outcome == "slower") and facts.misaligned_share > _MUCH_MISALIGNED:
+        found.append(
             f"channels not aligned: {100 * facts.misaligned_share:.0f} % of its MACs are in layers whose width is no "
             f"multiple of {facts.vector}; keep multiples of {facts.vector} (--channel-align {facts.vector})"
         )
     if short and facts.fixed_share > _MUCH_FIXED:
-        reasons.append(
+        found.append(
             f"too small to matter: {100 * facts.fixed_share:.0f} % of its time is the fixed cost of a run; larger "
             "batches or fewer runs gain more than pruning"
         )
     if short and theory is not None and facts.traffic_ratio is not None and facts.traffic_ratio < _MUCH_LESS * theory:
-        reasons.append(
+        found.append(
             f"memory-bound: MACs fell {theory:.2f} times, the bytes that its nodes read and write only "
             f"{facts.traffic_ratio:.2f} times; prune the layers with the largest outputs"
         )
     if outcome != "faster" and facts.bytes_ratio > 1 / _MUCH_LESS:
-        reasons.append(f"its file is {facts.bytes_ratio:.2f} times smaller all the same")
-    if outcome == "no real difference" and theory is not None and not reasons:
+        found.append(f"its file is {facts.bytes_ratio:.2f} times smaller all the same")
+    if outcome == "no real difference" and theory is not None and not found:
         same = theory is not None and theory < 1 / _MUCH_LESS
-        reasons.append("it does the same work" if same else "no reason is apparent")
+        found.append("it does the same work" if same else "no reason is apparent")
     if facts.rounds < PLANNED_ROUNDS:
-        reasons.append(
+        found.append(
             f"few rounds: {facts.rounds} instead of {PLANNED_ROUNDS}, since runs take long and a measurement ends "
             f"after {LONGEST_SECONDS:g} s; the interval is the wider for it, and --seconds makes it longer"
         )
-    return Verdict(outcome, tuple(reasons))
+    return Verdict(outcome, tuple(found))

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from onnxprune.commands.console import echo
+
 
 @click.command()
 @click.argument("sweep", type=click.Path(path_type=Path))
@@ -29,7 +31,7 @@ def clean(sweep: Path, max_drop: float, dry_run: bool) -> None:
       onnxprune clean experiments/runs/demo --max-drop 0.5
     """
     from onnxprune.common.errors import RunError
-    from onnxprune.delivery.deployment import choose, constraints, studies
+    from onnxprune.delivery.choice import choose, constraints, studies
     from onnxprune.study.cleaning import clean as remove
     from onnxprune.study.cleaning import leftovers
 
@@ -43,5 +45,5 @@ def clean(sweep: Path, max_drop: float, dry_run: bool) -> None:
     if not dry_run:
         remove(found)
     for folder in chosen:
-        click.echo(f"kept: {sweep / folder}")
-    click.echo(f"{'would free' if dry_run else 'freed'} {size / 1e6:,.1f} MB, of {len(found)} points")
+        echo(f"kept: {sweep / folder}")
+    echo(f"{'would free' if dry_run else 'freed'} {size / 1e6:,.1f} MB, of {len(found)} points")

@@ -6,8 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from onnxprune.commands.console import echo
 from onnxprune.common.progress import Verbosity, duration, waiting
 
 if TYPE_CHECKING:
@@ -49,17 +48,15 @@ def print_plan(
     if as_json:
         rows = [point.settings() for point in points]
         expectation = asdict(expected) | {"hours": expected.seconds / 3600}
-        click.echo(
-            json.dumps({"name": plan.name, "cost": asdict(cost), "expected": expectation, "points": rows}, indent=1)
-        )
+        echo(json.dumps({"name": plan.name, "cost": asdict(cost), "expected": expectation, "points": rows}, indent=1))
         return
     _print_axes(points, "sparsity" if searched else "")
     if verbosity == Verbosity.VERBOSE:
         for point in points:
-            click.echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
-        click.echo()
+            echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
+        echo()
     for line in _lines(plan, cost, expected, runs, "at most " * searched):
-        click.echo(line)
+        echo(line)
 
 
 def _print_axes(points: Sequence["Point"], unknown: str) -> None:
@@ -76,8 +73,8 @@ def _print_axes(points: Sequence["Point"], unknown: str) -> None:
     for name in [*fixed, *several]:
         found = values[name]
         count = f"  ({len(found)})" if len(found) > 1 else ""
-        click.echo(f"  {name:{wide}}  {_listed(found)}{count}")
-    click.echo()
+        echo(f"  {name:{wide}}  {_listed(found)}{count}")
+    echo()
 
 
 def _listed(values: Sequence[Any]) -> str:

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import click
 
-from onnxprune.commands.options import WHERE
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import WHERE, warn
 
 
 @click.command()
 @click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--x",
-    default="sparsity",
+    default="achieved_sparsity",
     show_default=True,
     metavar="COLUMN",
     help="Column of results.csv for the horizontal axis.",
@@ -47,10 +48,11 @@ def plot(
 ) -> None:
     """Draw a figure of sweeps for a paper.
 
-    One column of the results against another: a curve for each technique and sweep; several seeds give their mean and a
+    One column of the results against another: a curve for each technique and sweep, with 95 %
+    intervals; several seeds give their mean and a
     band of one standard deviation. Lines show the unpruned network and, where the study has it, the point of 0 %, which
     was fine-tuned without being pruned. Networks that predict the same for every image are crosses at the frame where
-    sparsity is the horizontal axis, and are left out elsewhere. Fonts are embedded; in SVG, text stays text.
+    a sparsity is the horizontal axis, and are left out elsewhere. Fonts are embedded; in SVG, text stays text.
 
     \b
     Examples:
@@ -61,5 +63,5 @@ def plot(
     from onnxprune.report.figures import plot as draw
 
     path = out or sweeps[0] / f"{y}-over-{x}.pdf"
-    draw(sweeps, x, y, path, where=where, log=(log_x, log_y), width=width)
-    click.echo(path)
+    draw(sweeps, x, y, path, where=where, log=(log_x, log_y), width=width, say=warn)
+    echo(path)

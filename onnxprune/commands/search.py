@@ -16,6 +16,7 @@ from onnxprune.commands.options import (
     WORKERS,
     machine_readable,
     print_rows,
+    warn,
 )
 from onnxprune.commands.plan import print_plan
 from onnxprune.commands.points import PointCommand
@@ -92,7 +93,17 @@ def search(
     if dry_run:
         print_plan(plan, most_points(plan, step), out, data_dir, verbosity, as_json=output == "json", searched=True)
         return
-    found = bisect(plan, max_drop, out, data_dir, step=step, verbosity=verbosity, workers=workers, replace=replace)
+    found = bisect(
+        plan,
+        max_drop,
+        out,
+        data_dir,
+        step=step,
+        verbosity=verbosity,
+        workers=workers,
+        replace=replace,
+        say=warn,
+    )
     if output is not None:
         print_rows([dataclasses.asdict(entry) for entry in found], output)
         return

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, DRY_RUN, NAME, REPLACE, RUNS, SEEDS, WHERE, WORKERS, executor
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import DATA_DIR, DRY_RUN, NAME, REPLACE, RUNS, SEEDS, WHERE, WORKERS, executor, warn
 from onnxprune.commands.plan import print_plan
 from onnxprune.commands.points import PointCommand
 from onnxprune.commands.report import PAGE
@@ -148,18 +149,19 @@ def _run(plan: "Sweep", how: _How, report: bool = False, replace: bool = False) 
         executor_settings=how.executor_settings,
         others="replace" if replace else "refuse",
     )
-    _print_rows(outcome.table, how.as_json, how.as_csv)
+    print_table(outcome.folder, outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
-        click.echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
+        echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
     if report and len(outcome.table):
         page = outcome.folder / PAGE
-        _write_report(outcome.folder, page)
+        write_report(outcome.folder, page)
         if not how.quiet:
-            click.echo(f"Report: {page}", err=True)
+            echo(f"Report: {page}", err=True)
     return outcome.failures
 
 
-def _write_report(folder: Path, page: Path) -> None:
+def write_report(folder: Path, page: Path) -> None:
+    """Writes the page of a sweep."""
     from onnxprune.report.page import write
     from onnxprune.report.sources import read
 
@@ -175,24 +177,28 @@ def _end(failures: dict[str, str]) -> None:
 
 def _print_failures(failures: dict[str, str]) -> None:
     if failures:
-        click.echo(f"{len(failures)} failed:", err=True)
+        echo(f"{len(failures)} failed:", err=True)
     by_reason: dict[str, list[str]] = {}
     for name, reason in failures.items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        click.echo(f"  {names[0]}{more}: {reason}", err=True)
+        echo(f"  {names[0]}{more}: {reason}", err=True)
 
 
-def _print_rows(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
-    from onnxprune.commands.tables import print_results
+def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
+    """Prints the rows of a sweep to stdout."""
+    from onnxprune.commands.tables import print_claims, print_headlines, print_results
+    from onnxprune.common.cells import csv_of
 
     if as_json:
-        click.echo(table.to_json(orient="records", indent=1))
+        echo(table.to_json(orient="records", indent=1))
     elif as_csv:
-        click.echo(table.to_csv(index=False), nl=False)
+        echo(csv_of(table), nl=False)
     elif len(table):
         print_results(table)
+        print_claims(table, folder)
+        print_headlines(folder)
 
 
 @click.command()
@@ -213,10 +219,10 @@ def results(folder: Path, form: str | None, where: tuple[str, ...]) -> None:
     from onnxprune.results.conditions import select
     from onnxprune.results.store import failures, result_table
 
-    table = result_table(folder)
+    table = result_table(folder, warn)
     _print_failures(failures(folder))
     if not len(table):
-        click.echo(f"{folder} has no finished point yet.", err=True)
+        echo(f"{folder} has no finished point yet.", err=True)
     else:
         table = select(table, where)
     if form in ("latex", "markdown") and len(table):
@@ -224,6 +230,6 @@ def results(folder: Path, form: str | None, where: tuple[str, ...]) -> None:
         from onnxprune.commands.tables import paper_tables
 
         write = markup.latex if form == "latex" else markup.markdown
-        click.echo("\n\n".join(write(found) for found in paper_tables(table)))
+        echo("\n\n".join(write(found) for found in paper_tables(table)))
         return
-    _print_rows(table, form == "json", form == "csv")
+    print_table(folder, table, form == "json", form == "csv")

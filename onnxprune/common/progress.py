@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from onnxprune.common import interruption
+from onnxprune.common.output import printable
 
 MOST_DROP = 1.0  # points of validation accuracy below the base's, of what may be called the best so far
 SECONDS_BETWEEN = 0.2  # updates of the live line: reading the loss waits for the device
@@ -126,10 +127,10 @@ class Reporter:
         self._progress.advance(self._task)
 
     def say(self, line: str) -> None:
-        self._console.print(line)
+        self._console.print(printable(line))
 
     def _describe(self, what: str) -> None:
-        self._progress.update(self._task, description=f"{self._name} {what}")
+        self._progress.update(self._task, description=printable(f"{self._name} {what}"))
 
 
 def duration(seconds: float) -> str:
@@ -164,7 +165,7 @@ class Stages:
         interruption.check()
         if what != self._what:
             self._what = what
-            self._progress.reset(self._task, total=total, description=what)
+            self._progress.reset(self._task, total=total, description=printable(what))
         self._progress.update(self._task, completed=done, total=total)
 
 

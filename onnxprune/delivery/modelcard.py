@@ -3,19 +3,44 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.analysis.baking import Baked
+from onnxprune.common.output import printable
 from onnxprune.data.registry import DATASETS, title_of
-from onnxprune.delivery import snippets
+from onnxprune.delivery import headline, snippets
 from onnxprune.delivery.facts import Facts, listed
 from onnxprune.graph.baking import PICTURE, PROBABILITIES
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
 from onnxprune.settings.point import FIELDS, Point
-from onnxprune.settings.vocabulary import TECHNIQUES
+from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
+
+BEYOND = "The speedup is beyond theory: its MACs and the noise of timing explain less; look at it before you rely on it"
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The other seeds of a shipped file, and what has to be said of their timing.
+
+    Attributes:
+        count: seeds, that of the file included.
+        folded: column -> mean and sample standard deviation over them; None where there is none.
+        remarks: sentences.
+    """
+
+    count: int
+    folded: Mapping[str, tuple[float | None, float | None]]
+    remarks: Sequence[str]
+
+    def spread(self, column: str, form: str) -> str:
+        """Mean and standard deviation, as text."""
+        mean, deviation = self.folded[column]
+        if mean is None:
+            return "-"
+        return form.format(mean) + ("" if deviation is None else f" ± {form.format(deviation).lstrip('+')}")
 
 
 def command(row: Mapping[str, Any]) -> str:
@@ -59,11 +84,12 @@ class Shipped:
     date: str
 
 
-def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped) -> str:
+def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped, seeds: Seeds) -> str:
     """The model card, as Markdown with the head that Hugging Face reads.
 
     Args:
         row: the point's settings, metrics and environment; None where something was not measured.
+        seeds: what the point gave with all seeds, on which it was decided.
     """
     loading = snippets.of_plain(shipped.file, facts)
     if shipped.baked is not None:
@@ -84,8 +110,10 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             "",
             _summary(row),
             "",
-            f"`{shipped.file}`: {row['file_bytes']:,} bytes, SHA-256 `{shipped.digest}`. "
-            f"Deployed on {shipped.date}. Licence: {shipped.license or 'not stated'}.",
+            decided_on(row, seeds),
+            "",
+            f"{_code(shipped.file)}: {row['file_bytes']:,} bytes, SHA-256 `{shipped.digest}`. "
+            f"Deployed on {shipped.date}. Licence: {_literal(shipped.license or 'not stated')}.",
             "",
             "## How to load it",
             "",
@@ -104,6 +132,7 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             *_numbers(row, shipped),
             "",
             _where(row),
+            *(f"\n{line}" for line in seeds.remarks),
             "",
             "To compare the two again, on this machine or another:",
             "",
@@ -113,7 +142,8 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             "",
             "## How it was made",
             "",
-            f"From `{row['base_id']}`, with data of SHA-256 `{row['data_checksum']}`, as point `{row['folder']}`. "
+            f"From {_code(row['base_id'])}, with data of SHA-256 {_code(str(row['data_checksum']))}, as point "
+            f"{_code(row['folder'])}. "
             "To repeat it:",
             "",
             "```sh",
@@ -155,7 +185,14 @@ def _head(name: str, row: Mapping[str, Any], shipped: Shipped) -> list[str]:
 
 def _literal(text: str) -> str:
     """What a user named, as it is and not as Markdown."""
-    return re.sub(r"([\\`*\[\]<>|&~])", r"\\\1", text)
+    return re.sub(r"([\\`*_\[\]<>|&~$])", r"\\\1", printable(text))
+
+
+def _code(text: str) -> str:
+    """What a file names, as code in a line: between more backticks than it has in a row."""
+    text = printable(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
 
 
 def _data_title(row: Mapping[str, Any]) -> str:
@@ -169,15 +206,29 @@ def _summary(row: Mapping[str, Any]) -> str:
     goes = (
         "output channels and units, so that the network is smaller"
         if technique.unit == "channel"
-        else ("single weights, which are zeros in the file")
+        else "single weights, which are zeros in the file"
     )
-    tuned = f", then fine-tuned for {row['finetune_epochs']} epoch(s)" if row["finetune_epochs"] is not None else ""
+    tuned = f"schedule {_code(row['schedule'])}"
+    if "finetune_epochs" in SCHEDULES[row["schedule"]].settings:
+        tuned += f", then fine-tuned for {row['training_images'] / row['train_images']:g} epoch(s)"
     return (
-        f"A classifier of images: the network `{_literal(str(model_title(row['model'])))}` on "
-        f"{_literal(_data_title(row))}, pruned by {row['sparsity']:g} % (technique `{row['technique']}`, criterion "
-        f"`{row['criterion']}`, schedule `{row['schedule']}`{tuned}). Pruning removed {goes}. It gets "
-        f"{row['accuracy']:.2f} % of the test images right; the unpruned network gets {row['base_accuracy']:.2f} %."
+        f"A classifier of images: the network {_code(model_title(row['model']))} on {_literal(_data_title(row))}, "
+        f"pruned, {headline.removed(row)} (technique {_code(row['technique'])}, criterion {_code(row['criterion'])}, "
+        f"{tuned}). Pruning removed {goes}. Right on the test set: {headline.accuracy(row)}; {headline.change(row)}."
     )
+
+
+def decided_on(row: Mapping[str, Any], seeds: Seeds) -> str:
+    """Which seed a file is of, and what all of them gave."""
+    if seeds.count == 1:
+        return f"One seed, {row['seed']}: how much another one would differ was not measured."
+    said = f"Chosen by the means over {seeds.count} seeds; this file is that of seed {row['seed']}. Over the seeds: "
+    said += f"accuracy {seeds.spread('accuracy', '{:.2f}')} %"
+    if seeds.folded["accuracy_change"][0] is not None:
+        said += f", {seeds.spread('accuracy_change', '{:+.2f}')} points against the 0 % controls"
+    if seeds.folded["speedup"][0] is not None:
+        said += f", speedup {seeds.spread('speedup', '{:.2f}')}"
+    return f"{said}."
 
 
 def _about_baked(baked: Baked) -> list[str]:
@@ -241,11 +292,15 @@ def _numbers(row: Mapping[str, Any], shipped: Shipped) -> list[str]:
         return f"| {title} | " + " | ".join("-" if cell is None else form.format(cell) for cell in cells) + " |"
 
     speedup = "-" if row["speedup"] is None else f"{row['speedup']:.2f}"
-    missing = row.get("macs_missing") or row.get("base_macs_missing")
+    if row.get("speedup_low") is not None:
+        speedup += f" (95 % interval {row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
+    control = "-" if row.get("control_accuracy") is None else f"{row['control_accuracy']:.2f}"
+    missing = _literal(str(row.get("macs_missing") or row.get("base_macs_missing") or ""))
     return [
         "| | this model | unpruned |",
         "| --- | ---: | ---: |",
         line(f"accuracy, {row['test_images']:,} test images, %", "accuracy", "{:.2f}"),
+        f"| accuracy of the 0 % control, trained like it and not pruned, % | {control} | |",
         line("top-5 accuracy, %", "top5_accuracy", "{:.2f}"),
         line("cross-entropy, nats", "cross_entropy", "{:.4f}"),
         line("validation accuracy, by which it was chosen, %", "validation_accuracy", "{:.2f}"),
@@ -257,6 +312,7 @@ def _numbers(row: Mapping[str, Any], shipped: Shipped) -> list[str]:
         line(f"median latency of a batch of {row['latency_batch']}, ms", "latency_ms_median", "{:.3f}"),
         f"| measured speedup | {speedup} | 1 |",
         *_one_image(shipped),
+        *(["", f"{BEYOND}."] if row.get("speedup_beyond_theory") else []),
         *(["", f"MACs are not all counted, so the two cannot be compared: {missing}."] if missing else []),
     ]
 
@@ -269,7 +325,7 @@ def _one_image(shipped: Shipped) -> list[str]:
 
 
 def _where(row: Mapping[str, Any]) -> str:
-    machine = row["gpu"] or row["cpu"]
+    machine = _literal(str(row["gpu"] or row["cpu"]))
     if row["speedup"] is None:
         return f"Measured by onnxruntime {_onnxruntime(row)} on {machine}; latency was not timed."
     return (

@@ -1,5 +1,7 @@
 """Code that loads a deployed file, as the card shows it."""
 
+import json
+
 from onnxprune.analysis.baking import Baked
 from onnxprune.delivery.facts import Facts, listed
 from onnxprune.graph.baking import PICTURE, PROBABILITIES
@@ -15,12 +17,18 @@ def of_plain(file: str, facts: Facts) -> list[str]:
         "```python",
         "import numpy as np, onnxruntime",
         "",
-        f'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
+        f'session = onnxruntime.InferenceSession({_quoted(file)}, providers=["CPUExecutionProvider"])',
         f'images = np.load("images.npy").astype(np.float32)  # yours: pixels 0 to 255, (N, {listed(facts.shape)})',
         f"mean, std = {mean}, {std}",
-        f'print(session.run(["{facts.output_name}"], {{"{facts.input_name}": {_inputs(facts)}}})[0].argmax(axis=1))',
+        f"print(session.run([{_quoted(facts.output_name)}], {{{_quoted(facts.input_name)}: {_inputs(facts)}}})[0]"
+        ".argmax(axis=1))",
         "```",
     ]
+
+
+def _quoted(text: str) -> str:
+    """A text between double quotes; on one line, so that it cannot end the block of code."""
+    return json.dumps(text)
 
 
 def _inputs(facts: Facts) -> str:
@@ -59,7 +67,7 @@ def of_baked(baked: Baked) -> list[str]:
         "import numpy as np, onnxruntime",
         "from PIL import Image",
         "",
-        f'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
+        f'session = onnxruntime.InferenceSession({_quoted(file)}, providers=["CPUExecutionProvider"])',
         f'picture = np.asarray(Image.open("picture.png").convert("{mode}"){python_size})',
         f'probabilities = session.run(["{PROBABILITIES}"], {{"{PICTURE}": picture{add_axis}}})[0][0]',
         "print(probabilities.argmax(), probabilities.max())",
@@ -69,7 +77,7 @@ def of_baked(baked: Baked) -> list[str]:
         "",
         "```cpp",
         "Ort::Env environment;",
-        f'Ort::Session session(environment, ORT_TSTR("{file}"), Ort::SessionOptions{{}});',
+        f"Ort::Session session(environment, ORT_TSTR({_quoted(file)}), Ort::SessionOptions{{}});",
         *cpp,
         f"int64_t shape[] = {{1, picture.rows, picture.cols, {channels}}};",
         "Ort::MemoryInfo memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);",
@@ -83,7 +91,7 @@ def of_baked(baked: Baked) -> list[str]:
         "JavaScript, in a browser, with onnxruntime-web:",
         "",
         "```js",
-        f'const session = await ort.InferenceSession.create("{file}");',
+        f"const session = await ort.InferenceSession.create({_quoted(file)});",
         f"const [width, height] = [{', '.join(js_size)}];  // image: an <img> that has loaded",
         'const context = new OffscreenCanvas(width, height).getContext("2d");',
         "context.drawImage(image, 0, 0, width, height);",

@@ -1,10 +1,14 @@
 """What an ONNX file costs to run and to store, as figures: MACs, parameters, operators, bytes."""
 
+from __future__ import annotations
+
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
-from onnxprune.graph.tensors import Shape
+if TYPE_CHECKING:
+    from onnxprune.graph.tensors import Shape
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class NodeCount:
         repeats: runs, within a loop of known length.
         onnx_tool_ops: onnx-tool's figure; None where it has none.
         note: what the count leaves open.
+        type: of the numbers that it multiplies, "float32", "int8"; None where there are none, or it is not known.
+        groups: of a convolution's channels; 1 for others.
     """
 
     name: str
@@ -45,6 +51,8 @@ class NodeCount:
     repeats: int
     onnx_tool_ops: int | None
     note: str | None
+    type: str | None
+    groups: int
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,15 @@ class Counts:
     def sparsity(self) -> float:
         """Percentage of the parameters that are zero; 0 where there are none."""
         return 100 * (1 - self.nonzero_params / self.params) if self.params else 0.0
+
+    @property
+    def macs_by_type(self) -> dict[str, int]:
+        """Type of numbers that are multiplied -> MACs, most first; "unknown" where it cannot be told."""
+        found: Counter[str] = Counter()
+        for node in self.nodes:
+            if node.macs:
+                found[node.type or "unknown"] += node.macs
+        return dict(found.most_common())
 
     @property
     def onnx_tool_difference(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ from onnxprune.graph.inferred import Inferred
 from onnxprune.graph.loops import scan_axis, scanned
 from onnxprune.graph.macs import OPERATORS, Site, UnknownShapeError
 from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
+from onnxprune.graph.number_types import number_type
 from onnxprune.graph.tensors import constants, stored_bytes, tensor_bytes, values
 
 # A constant keeps its number of elements and of zeros through these.
@@ -59,6 +60,14 @@ class _Scope:
                 return owner._keys.get(name)
             name = producer.input[0] if producer.input else ""
         return None
+
+    def stored_type(self, name: str) -> int:
+        """Element type of a tensor, before the DequantizeLinear that makes it; 0 where it is not known."""
+        owner = self._owner(name)
+        producer = owner._producers.get(name)
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            return owner.stored_type(producer.input[0])
+        return owner.own[name].data_type if name in owner.own else owner.types.get(name) or 0
 
     def _owner(self, name: str) -> "_Scope":
         scope = self
@@ -252,6 +261,8 @@ class Walk:
             repeats=times,
             onnx_tool_ops=None,
             note=note,
+            type=None if operator is None else number_type(node, operator.weights, scope.stored_type),
+            groups=Site(node, [], []).attribute("group", 1),
         )
 
     def _first_used(self, origins: Sequence[str | None]) -> int:

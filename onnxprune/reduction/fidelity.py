@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from onnxprune.common.errors import InputError
 from onnxprune.graph.network import Network
+from onnxprune.reduction.samples import Samples
 from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.random_inputs import Inputs
 
@@ -90,6 +93,29 @@ def accuracy(network: Network, batches: Iterable[tuple[Inputs, np.ndarray]], thr
             right += int(((scores.argmax(1) == labels) & np.isfinite(scores).all(1)).sum())
             count += len(labels)
     return 100 * right / count if count else None
+
+
+def deciding_score(network: Network, original: Network, samples: Samples) -> float | None:
+    """Percent that a largest drop is told by: accuracy on validation images or, where there are none, agreement with
+    the original on held-out samples; None where its outputs are no scores."""
+    if samples.validation is not None:
+        return accuracy(network, samples.validation)
+    return compare_answers(answers(original, samples.held_out), answers(network, samples.held_out)).agreement
+
+
+def check_answers(path: Path, source: Network, samples: Samples) -> None:
+    """Raises an InputError where the network does not run on the samples, or gives nothing to compare."""
+    try:
+        (found,) = answers(source, samples.batches[:1])
+    except InputError as error:
+        raise InputError(f"{samples.source}: {error}") from error
+    if not found:
+        raise InputError(
+            f"{path}: none of its outputs is a tensor of floating-point numbers, by which samples could judge (a "
+            "ZipMap? export it with zipmap=False): leave --data out"
+        )
+    if not all(np.isfinite(value).all() for value in found.values()):
+        raise InputError(f"{samples.source}: the model's outputs for them are not finite numbers")
 
 
 def _is_scores(value: np.ndarray) -> bool:

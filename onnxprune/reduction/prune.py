@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +12,16 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.comparison import compare
-from onnxprune.analysis.facts import vector_channels
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
+from onnxprune.common.widths import AUTO, DEFAULT_STEP
 from onnxprune.graph.files import files_of
 from onnxprune.graph.metadata import parse
 from onnxprune.graph.network import Network, label_of, metadata
 from onnxprune.graph.tensors import Shape
 from onnxprune.reduction import single_weights
-from onnxprune.reduction.fidelity import Fidelity, accuracy, answers, compare_answers
+from onnxprune.reduction.fidelity import Fidelity, accuracy, answers, check_answers, compare_answers
+from onnxprune.reduction.output_file import check_output
 from onnxprune.reduction.preparation import Prepared, prepare
 from onnxprune.reduction.recovery import METHODS
 from onnxprune.reduction.result import Accuracy, GroupReport, LayerReport, PruneReport, Repair, Size
@@ -29,6 +29,8 @@ from onnxprune.reduction.samples import Data, Samples, read_samples
 from onnxprune.reduction.settings import FROM_SAMPLES, UNITS, PruneSettings, parse_target
 from onnxprune.reduction.units import Advance, Outcome, UnitPruning
 from onnxprune.runtime.probe import probe
+from onnxprune.runtime.steps import measured_step
+from onnxprune.settings.values import channel_step
 from onnxprune.version import __version__
 
 _SECONDS_TO_OPEN = 30  # of a file: by the clock, and the machine may be busy
@@ -55,7 +57,7 @@ def prune(
     std: Sequence[float] | None = None,
     output: str | Path | None = None,
     shapes: Mapping[str, Shape] | None = None,
-    channel_align: int | None = None,
+    channel_align: int | str = DEFAULT_STEP,
     recovery: Sequence[str] = METHODS,
     seed: int = 0,
     threads: int | None = None,
@@ -81,8 +83,8 @@ def prune(
         mean, std: of images' pixels in [0, 1], where the file's metadata do not say them.
         output: default: beside the file, named after what was done: MODEL-structured-50.onnx.
         shapes: input name -> shape with the batch, where the file leaves more than the batch open.
-        channel_align: kept widths are multiples of it where that is near what was asked for; default: the channels
-            that fill a vector register of this machine.
+        channel_align: kept widths of convolutions are multiples of it; "auto": of the step that onnxruntime's speed
+            has on this machine, measured.
         recovery: of "bias", "ridge", "match", those that may repair the network.
         threads: of the processor, for latency; default: one for each core.
         latency: whether the two files are timed, at these `batch_sizes` and for so many `seconds`.
@@ -103,7 +105,7 @@ def prune(
         sparsity=sparsity,
         target=parse_target(target) if isinstance(target, str) else target,
         max_drop=max_drop,
-        align=vector_channels("cpu") if channel_align is None else channel_align,
+        align=_step(channel_align, threads),
         recovery=tuple(recovery),
         samples=samples,
         threads=threads,
@@ -157,10 +159,10 @@ def prune_file(
     """
     settings = settings.resolved(data is not None)
     advance("reading the file", 0, 1)
-    probe(path, seconds=_SECONDS_TO_OPEN)
+    probe(path, seconds=_SECONDS_TO_OPEN, counted=True)
     files = files_of(path)
     if output is not None:
-        _check_output(path, output, files)
+        check_output(path, output, files, "prune")
     prepared = prepare(path, shapes, settings.seed)
     properties = metadata(prepared.source.model)
     samples = None
@@ -175,7 +177,7 @@ def prune_file(
             data_dir=data_dir,
             seed=settings.seed,
         )
-        _try(path, prepared.source, samples)
+        check_answers(path, prepared.source, samples)
     work = _units if settings.technique in UNITS else _weights
     report, plain, network = work(path, prepared, settings, samples, advance, output is not None)
     report = replace(report, before=replace(report.before, bytes=sum(file.stat().st_size for file in files)))
@@ -189,38 +191,6 @@ def prune_file(
     network.save(output)
     size = sum(file.stat().st_size for file in files_of(output))
     return replace(report, output=output, replaced=replaced, after=replace(report.after, bytes=size))
-
-
-def _check_output(path: Path, output: Path, files: Sequence[Path]) -> None:
-    """Raises an InputError where the output cannot be written, or would take the place of the input or its data."""
-    beside = output.with_name(f"{output.name}.data")  # where weights over 2 GiB would go
-    if any(file.samefile(place) for place in (output, beside) if place.exists() for file in files):
-        raise InputError(f"{output}: this is the file to prune, or its external data: choose another name with -o")
-    if output.is_dir():
-        raise InputError(f"{output}: is a folder: give the name of a file with -o")
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent}: no such folder: create it, or choose another with -o")
-    try:
-        tempfile.TemporaryFile(dir=output.parent).close()
-    except OSError as error:
-        raise InputError(
-            f"{output.parent}: nothing can be written there ({error.strerror}): choose another folder with -o"
-        ) from error
-
-
-def _try(path: Path, source: Network, samples: Samples) -> None:
-    """Raises an InputError where the network does not run on the samples, or gives nothing to compare."""
-    try:
-        (found,) = answers(source, samples.batches[:1])
-    except InputError as error:
-        raise InputError(f"{samples.source}: {error}") from error
-    if not found:
-        raise InputError(
-            f"{path}: none of its outputs is a tensor of floating-point numbers, by which samples could judge (a "
-            "ZipMap? export it with zipmap=False): leave --data out"
-        )
-    if not all(np.isfinite(value).all() for value in found.values()):
-        raise InputError(f"{samples.source}: the model's outputs for them are not finite numbers")
 
 
 def _units(
@@ -319,6 +289,14 @@ def _report(
         accuracy=None,
         samples=samples.source if samples else None,
     )
+
+
+def _step(channel_align: int | str, threads: int) -> int:
+    try:
+        asked = channel_step(channel_align)
+    except InputError as error:
+        raise InputError(f"channel_align: {error}, or {AUTO}") from None
+    return measured_step(threads) if isinstance(asked, str) else asked
 
 
 def _size(prepared: Prepared, network: Network, keep: np.ndarray) -> Size:

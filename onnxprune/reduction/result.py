@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnxprune.analysis.comparison import Entry
+from onnxprune.common.plain import plain as as_plain
 from onnxprune.reduction.fidelity import Fidelity
 from onnxprune.reduction.settings import PruneSettings
 
@@ -154,7 +154,7 @@ class PruneReport:
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the comparison, in plain types; null for what is not finite."""
-        plain = _plain(asdict(replace(self, comparison=())))
+        plain = as_plain(asdict(replace(self, comparison=())))
         del plain["comparison"]
         return {**plain, "share_gone": self.share_gone, "recovered": dict(self.recovered)}
 
@@ -163,15 +163,3 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(rows)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, Accuracy):
-        return value._asdict()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,7 @@
 """Figures for papers: one column of the results against another, as a vector file or a picture."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import make_folder, replacing
-from onnxprune.report.series import looks, named_series, over_seeds, sound_span
+from onnxprune.report.series import error_bars, looks, named_series, over_seeds, sound_span
 from onnxprune.report.sources import unlike_names
 from onnxprune.results import store
 from onnxprune.results.conditions import select
@@ -25,8 +25,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (8, 3, 2, 3)))
 _LABELS = {
     "sparsity": "sparsity asked (%)",
-    "latency_ms_median": "median latency of a batch (ms)",
-    "latency_ms_p90": "90th percentile of latency (ms)",
+    "achieved_sparsity": "removed (%)",
+    "latency_ms_paired": "latency of a batch (ms)",
     "macs": "MACs",
     "effective_macs": "MACs without stored zeros",
     "speedup": "measured speedup",
@@ -35,6 +35,7 @@ _LABELS = {
     "training_seconds": "training (s)",
     "cross_entropy": "cross-entropy (nats)",
 }
+_OF_A_MOMENT = ("latency_ms_median", "latency_ms_p90")
 _STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
@@ -61,25 +62,29 @@ def plot(
     where: Sequence[str] = (),
     log: tuple[bool, bool] = (False, False),
     width: float = _WIDTH,
+    say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Draws column `y` against column `x`, a curve for each technique and sweep, from left to right; where there are
-    several seeds, their mean and a band of one standard deviation. The axis is as long as networks that have not
-    collapsed need it; those that have are marked at the frame of sparsities, and left out elsewhere.
+    """Draws column `y` against column `x`, a curve for each technique and sweep, from left to right, with 95 %
+    intervals where they are known; where there are several seeds, their mean and a band of one standard deviation. The
+    axis is as long as networks that have not collapsed need it; those that have are marked at the frame of sparsities,
+    and left out elsewhere.
 
     Args:
         where: conditions that rows must fulfil (`onnxprune.results.conditions`).
         log: whether each axis, across and upwards, is logarithmic.
         width: of the figure, inches.
+        say: gets a line for each point that is left out because its files cannot be believed.
 
     Raises:
-        InputError: not a sweep with finished points, a column that is not a measured number, a condition that cannot be
+        InputError: not a sweep with finished points, a column that is not a measured number or is of
+            other moments from row to row, a condition that cannot be
             used, or a file name whose suffix is no format.
         RunError: the folder of the file cannot be made.
     """
     check_format(out)
     tables = []
     for sweep, name in zip(sweeps, unlike_names(sweeps), strict=True):
-        found = store.result_table(sweep)
+        found = store.result_table(sweep, say)
         if not len(found):
             raise InputError(f"{sweep} has no finished point yet")
         tables.append(found.assign(sweep=name))
@@ -102,6 +107,11 @@ def check_format(out: Path) -> None:
 
 
 def _check_numeric(table: pd.DataFrame, column: str) -> None:
+    if column in _OF_A_MOMENT:
+        raise InputError(
+            f"column '{column}' was measured at another moment in every row, so that its values do not compare: use "
+            "latency_ms_paired or speedup"
+        )
     numbers = table.select_dtypes("number").dropna(axis="columns", how="all")
     if column not in numbers:
         known = ", ".join(map(str, numbers.columns))
@@ -130,10 +140,14 @@ def _draw(table: pd.DataFrame, x: str, y: str, out: Path, log: tuple[bool, bool]
                 sound["x"], sound["y"], label=name, color=look.colour, marker=_MARKERS[look.marker],
                 linestyle=_DASHES[look.dash], linewidth=1.2, markersize=3.5,
             )  # fmt: skip
+            axes.errorbar(
+                sound["x"], sound["y"], error_bars(sound), color=look.colour, linestyle="none", elinewidth=0.6,
+                capsize=1.5, capthick=0.6,
+            )  # fmt: skip
             if (sound["seeds"] > 1).any():
                 low, high = sound["y"] - sound["std"], sound["y"] + sound["std"]
                 axes.fill_between(sound["x"], low, high, color=look.colour, alpha=0.2, linewidth=0)
-            if x == "sparsity":  # elsewhere they are so far off that the others would be squeezed together
+            if x.endswith("sparsity"):  # elsewhere they are so far off that the others would be squeezed together
                 _mark_collapsed(axes, points[points["collapsed"]])
         if not log[1]:
             axes.set_ylim(sound_span(table, y, *[column for column in (f"base_{y}",) if column in table]))

@@ -13,10 +13,12 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from onnxprune.common.files import make_folder, write_text
+from onnxprune.delivery import headline
 from onnxprune.report import charts, summary
 from onnxprune.report.series import Look, looks, named_series
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.results import store
+from onnxprune.results.derived import paired_latency
 
 # column -> heading, and digits after the point: None for words, "count" for three digits and a unit; results come first
 _COLUMNS: dict[str, tuple[str, int | str | None]] = {
@@ -27,7 +29,7 @@ _COLUMNS: dict[str, tuple[str, int | str | None]] = {
     "accuracy_change": ("change", 2),
     "macs": ("MACs", "count"),
     "file_bytes": ("bytes", "count"),
-    "latency_ms_median": ("latency ms", 3),
+    "latency_ms_paired": ("latency ms", 3),
     "achieved_sparsity": ("got %", 1),
     "before_finetuning_accuracy": ("before tuning %", 1),
     "sweep": ("sweep", None),
@@ -39,13 +41,20 @@ _COLUMNS: dict[str, tuple[str, int | str | None]] = {
     "control": ("control", None),
     "seed": ("seed", 0),
     "base_accuracy": ("unpruned %", 2),
+    "control_accuracy": ("0 % control %", 2),
+    "accuracy_low": ("95 % from", 2),
+    "accuracy_high": ("to", 2),
+    "accuracy_change_p_value": ("p", 3),
     "cross_entropy": ("loss", 3),
     "effective_macs": ("eff. MACs", "count"),
     "nonzero_params": ("non-zero params", "count"),
-    "training_seconds": ("training s", 0),
-    "training_flops": ("training FLOPs", "count"),
+    "tl_seconds": ("training s", 0),
+    "tl_flops": ("training FLOPs", "count"),
+    "speedup_beyond_theory": ("beyond theory", None),
+    "most_predicted": ("one class %", 1),
     "macs_missing": ("MACs leave out", None),
     "collapsed": ("collapsed", None),
+    "same_as": ("same network as", None),
 }
 # settings that are said once, above the table, where all points have the same
 _SETTINGS = ("sweep", "model", "dataset", "batch_size", "criterion", "schedule", "control", "seed", "base_accuracy")
@@ -101,6 +110,7 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
         links=links,
         bases=_bases(table, len(sources)),
         max_drop=MAX_DROP,
+        headline=headline,
         refresh_seconds=refresh_seconds,
         store=store,
         plotly=Markup(get_plotlyjs()),
@@ -132,8 +142,8 @@ def _document(sources: list[Source], table: pd.DataFrame, links: dict[str, str])
     }
     return {
         "studies": [
-            {"title": f"{model} on {_title(str(dataset))}", **_study(sources, rows)}
-            for (model, dataset), rows in table.groupby(["model", "dataset"], sort=False)
+            {"title": f"{model} on {_title(str(dataset))}, batch {batch}", **_study(sources, rows)}
+            for (model, dataset, batch), rows in table.groupby(["model", "dataset", "batch_size"], sort=False)
         ],
         "columns": [
             {"key": key, "title": title, "digits": digits, "constant": key in _SETTINGS and _is_constant(table[key])}
@@ -156,9 +166,10 @@ def _title(dataset: str) -> str:
 
 
 def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
-    """The curves and figures of one model and dataset; latencies only where something was timed."""
+    """The curves and figures of one model, dataset and batch size; latencies only where something was timed."""
     names = named_series(rows)
     curves = looks(rows, names)
+    rows = rows.assign(latency_ms_paired=paired_latency(rows))  # of one moment, whichever sweeps they are of
     rows = rows.assign(told=[charts.told(row) for row in rows.to_dict("records")])
     conditions = _conditions(rows)
     figures = {
@@ -172,7 +183,12 @@ def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
             front=True,
         ),
         "latency": charts.accuracy_over_cost(
-            rows, names, curves, "latency_ms_median", "median latency of a batch (ms)", front=len(conditions) == 1
+            rows,
+            names,
+            curves,
+            "latency_ms_paired",
+            "latency of a batch (ms): base over the sweep / speedup",
+            front=len(conditions) == 1,
         )
         if conditions
         else None,
@@ -221,6 +237,8 @@ def _conditions(rows: pd.DataFrame) -> list[str]:
 def _hidden(table: pd.DataFrame, sweeps: int) -> set[str]:
     """Columns that would say nothing."""
     unneeded = {"macs_missing", "base_macs_missing"} - set(table.columns)
+    if table.reindex(columns=["same_as"]).isna().all(axis=None):
+        unneeded |= {"same_as"}
     return unneeded | {"sweep"} if sweeps == 1 else unneeded
 
 

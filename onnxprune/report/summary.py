@@ -9,7 +9,7 @@ import pandas as pd
 
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import duration
-from onnxprune.delivery.deployment import choose, constraints
+from onnxprune.delivery.choice import choose, constraints
 from onnxprune.delivery.facts import titled
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.results import store

@@ -13,6 +13,7 @@ class _Common(TypedDict, total=False):
 
     name: str
     epochs: int | None
+    updates: int | None
     finetune_epochs: int | None
     learning_rate: float | None
     finetune_learning_rate: float | None
@@ -23,6 +24,7 @@ class _Common(TypedDict, total=False):
     recalibrate: bool
     compensate: bool
     keep_dead: bool
+    also: str | None
     weights: str | None
     freeze_features: bool
     augment: str

@@ -5,7 +5,6 @@ file and the arguments of the Python functions are all read off them.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -14,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import digest
+from onnxprune.common.widths import DEFAULT_STEP
 from onnxprune.data.registry import DATASETS, canonical_name, title_of
-from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, reference
-from onnxprune.settings.training_words import AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
+from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, own_files, reference
+from onnxprune.settings.training_words import ALSO, AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
 from onnxprune.settings.values import (
     arguments,
+    channel_step,
     height_and_width,
     name_in,
     optional,
@@ -30,7 +32,7 @@ from onnxprune.settings.values import (
 )
 from onnxprune.settings.vocabulary import CONTROLS, GRANULARITIES, SCHEDULES, TECHNIQUES
 
-SCHEMA = 3  # part of every id: raised when the same settings come to mean another result, as by another default
+SCHEMA = 4  # part of every id: raised when the same settings come to mean another result, as by another default
 
 MAX_NAME = 100  # characters: with what ids add it stays below the 255 that file systems allow
 
@@ -43,6 +45,7 @@ _BASE_SETTINGS = (
     "batch_size",
     "seed",
     "epochs",
+    "updates",
     "learning_rate",
     "augment",
     "precision",
@@ -52,13 +55,14 @@ _BASE_SETTINGS = (
     "freeze_features",
     "devices",
     "device",
+    "also",  # which the base gets too
 )
 
 # Ids name these whatever their values. A setting that came later is named only where it differs from its default, so
 # that what was finished before keeps its name.
 _IN_EVERY_ID = frozenset(
     (
-        *(name for name in _BASE_SETTINGS if name != "image_size"),
+        *(name for name in _BASE_SETTINGS if name not in ("image_size", "updates", "also")),
         *("technique", "criterion", "schedule", "granularity", "sparsity", "control"),
         *("finetune_epochs", "finetune_learning_rate", "rounds", "rewind_epoch", "max_drop", "distill"),
         *("recalibrate", "compensate", "keep_dead", "channel_align", "hidden", "batch_norm", "stem"),
@@ -133,13 +137,21 @@ class Point:
     )
     control: str = _setting("none", "comparison run instead: " + ", ".join(CONTROLS), name_in(CONTROLS), axis=True)
     seed: int = _setting(0, "of first weights, order of the data and random choices", whole_number(0), axis=True)
+    # None: the model's, with more where these are few updates (`onnxprune.settings.budget`)
+    epochs: int | None = _setting(
+        None,
+        "training epochs of the unpruned network  [default: the model's, more where these are few updates]",
+        optional(whole_number(0, 100_000)),
+    )
+    updates: int | None = _setting(
+        None, "updates that train the unpruned network, in place of epochs", optional(whole_number(0, 10_000_000))
+    )
+    finetune_epochs: int | None = _setting(
+        None,
+        "training epochs after pruning  [default: the model's, more where these are few updates]",
+        optional(whole_number(0, 100_000)),
+    )
     # None here and in `criterion` stands for the model's and the technique's default; a plan's points have none left
-    epochs: int = _setting(
-        None, "training epochs of the unpruned network  [default: the model's]", optional(whole_number(0, 100_000))
-    )
-    finetune_epochs: int = _setting(
-        None, "training epochs after pruning  [default: the model's]", optional(whole_number(0, 100_000))
-    )
     learning_rate: float = _setting(
         None,
         "highest learning rate, for batch 256 and up; smaller batches scale it by sqrt(batch/256)  [default: the "
@@ -166,6 +178,11 @@ class Point:
         False, "add the constant outputs of removed units to the next biases; one-shot", truth_value
     )
     keep_dead: bool = _setting(False, "keep units in the exported file that no output depends on", truth_value)
+    also: str | None = _setting(
+        None,
+        "a second file beside each network's, and the base's, measured alike: " + ", ".join(ALSO),
+        optional(name_in(ALSO)),
+    )
     weights: str | None = _setting(
         None,
         "start from these weights instead of random ones: safetensors or a PyTorch state dict, such as the checkpoint "
@@ -181,7 +198,11 @@ class Point:
         "of training: fp32, bf16 or fp16 (autocast; the exported file stays fp32); fp16 is for GPUs",
         name_in(PRECISIONS),
     )
-    train_limit: int | None = _setting(None, "train on the first N images only", optional(whole_number(1)))
+    train_limit: int | None = _setting(
+        None,
+        "train on a sample of N images only, as many of each class as its share is; the seed decides which",
+        optional(whole_number(1)),
+    )
     image_size: str | None = _setting(
         None,
         "HEIGHTxWIDTH that pictures of a folder are resized to, or one number for both  [default: their own]",
@@ -203,10 +224,12 @@ class Point:
     keep: str | None = _setting(
         None, "layers that are not pruned, with commas: names as in the state dict", optional(plain_text)
     )
+    # "auto" is a number before anything is run (`onnxprune.study.alignment`)
     channel_align: int = _setting(
-        16,
-        "layers of 32 channels or more keep a multiple of this, or of its half where less would be left; 1: any number",
-        whole_number(1, 1024),
+        DEFAULT_STEP,
+        "kept channels of convolutions of 32 or more are a multiple of this, or a half, a quarter, ... of it where "
+        "less would be left; 1: any number; auto: the step in which their speed rises here, measured",
+        channel_step,
     )
     threads: int = _setting(1, "processor threads of each point; points run side by side", whole_number(1, 1024))
     devices: int = _setting(
@@ -241,6 +264,11 @@ class Point:
         height, width = map(int, self.image_size.split("x"))
         return height, width
 
+    @property
+    def sample(self) -> tuple[int | None, int]:
+        """How many training images are used, None for all, and the seed that decides which; 0 where it has no say."""
+        return self.train_limit, self.seed if self.train_limit is not None else 0
+
     def base_settings(self) -> dict[str, Any]:
         """The settings that decide the base: equal ones share it."""
         return {name: getattr(self, name) for name in _BASE_SETTINGS} | self.model_options
@@ -269,18 +297,14 @@ class Point:
         return self.base_settings() | {name: getattr(self, name) for name in names}
 
     @property
+    def dead_align(self) -> int | None:
+        """What widths are a multiple of once dead units have left the file; None: they stay."""
+        return None if self.keep_dead else self.channel_align
+
+    @property
     def kept_layers(self) -> tuple[str, ...]:
         """Names of the layers that lose nothing."""
         return tuple(name.strip() for name in (self.keep or "").split(",") if name.strip())
-
-    @property
-    def epochs_after_base(self) -> float:
-        """Epochs of training that the point takes beside those of its base."""
-        if self.control == "scratch":
-            return self.epochs + self.finetune_epochs
-        if "finetune_epochs" in SCHEDULES[self.schedule].settings:
-            return self.finetune_epochs
-        return self.epochs * (self.rounds or 1) + self.rewind_epoch
 
     def base_id(self, checksum: str) -> str:
         """Readable name and hash of all that decides the base, the data's checksum included."""
@@ -295,6 +319,15 @@ class Point:
         )
         return f"{title}-{content_hash([SCHEMA, checksum, told(self.settings()), *self._sources()])}"
 
+    def source_files(self) -> list[Path]:
+        """The files that the settings name beside the data, and that decide the result: of weights and of the model.
+
+        Raises:
+            InputError: one is not there.
+        """
+        weights = [] if self.weights in (None, IMAGENET) else [Path(str(self.weights))]
+        return weights + own_files(self.model)
+
     def _sources(self) -> list[str]:
         """What ids say of the files that the settings name: their content."""
         own = own_digest(self.model)
@@ -305,17 +338,10 @@ def _weights_digest(weights: str | None) -> list[str]:
     """What ids say of a file of weights: its content, wherever it is."""
     if weights is None or weights == IMAGENET:
         return []
-    path = Path(weights)
-    try:
-        return [_digest(path, path.stat().st_mtime_ns)]
-    except OSError as error:
-        raise InputError(f"cannot read the weights {path}: {error.strerror}") from None
-
-
-@functools.cache
-def _digest(path: Path, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = digest(Path(weights))
+    if found is None:
+        raise InputError(f"cannot read the weights {weights}: they are no file, or not yours to read")
+    return [found]
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Point)}

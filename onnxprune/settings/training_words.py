@@ -15,6 +15,8 @@ PRECISIONS = Registry(
     },
 )
 
+ALSO = Registry("second file", {"int8": "8-bit weights and activations, calibrated on training images"})
+
 DEVICES = Registry("device", {"cpu": "the processor", "cuda": "an NVIDIA GPU"})
 
 AUGMENTATIONS: Registry[frozenset[str]] = Registry(

@@ -13,6 +13,7 @@ from onnxprune.common.progress import Verbosity
 from onnxprune.data.dataset import load
 from onnxprune.data.registry import DATASETS
 from onnxprune.models import MODELS, reference
+from onnxprune.settings.budget import base_epochs, epochs_after_base
 from onnxprune.settings.point import Point
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _COPIES = 6  # of the weights at a point's peak: base, pruned, fine-tuned, gradi
 _FILES = 64 * 1024  # bytes of a folder's small files
 
 # a plan is estimated several times, and reading a folder of pictures takes a while
-_known_sets: dict[tuple[str, int | None, tuple[int, int] | None], tuple[int, tuple[int, int, int], int]] = {}
+_known_sets: dict[tuple[str, tuple[int, int] | None], tuple[int, tuple[int, int, int], int]] = {}
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class Network:
     Attributes:
         parameters: numbers in it.
         flops: of training on one image, forward and backward.
+        answer_flops: of one image's answer, forward alone.
         activation_bytes: the largest input and output that one layer has at the same time, for one image.
     """
 
     parameters: int
     flops: int
+    answer_flops: int
     activation_bytes: int
 
 
@@ -74,16 +77,18 @@ def estimate(points: Sequence[Point], verbosity: Verbosity = Verbosity.QUIET) ->
         count = images_of(point, verbosity)
         shape, classes = shape_of(point)
         network = _network(point.model, shape, classes, tuple(point.model_options.items()))
-        epochs = point.epochs_after_base
+        epochs = after = epochs_after_base(point, count)
         # the file, and of each weight a byte that says whether it was kept
         disk += 5 * network.parameters + _FILES
         base = tuple(point.base_settings().items())
         if base not in bases:
             bases.add(base)
-            epochs += point.epochs
+            epochs += base_epochs(point, count)
             disk += 8 * network.parameters + _FILES  # the file and the checkpoint
         images += round(epochs * count)
         flops += round(epochs * count) * network.flops
+        if point.distill:
+            flops += round(after * count) * network.answer_flops
         timed = network.activation_bytes * point.latency_batch if point.latency_seconds else 0
         memory = max(memory, 4 * network.parameters * _COPIES + (timed if point.device == "cpu" else 0))
     return Estimate(len(bases), len(points), images, flops, disk, memory)
@@ -95,7 +100,8 @@ def images_of(point: Point, verbosity: Verbosity = Verbosity.QUIET) -> int:
     Raises:
         InputError: a user's own data cannot be used.
     """
-    return _training_set(point.dataset, point.train_limit, point.picture_size, verbosity)[0]
+    count = _training_set(point.dataset, point.picture_size, verbosity)[0]
+    return min(count, point.train_limit or count)
 
 
 def shape_of(point: Point) -> tuple[tuple[int, int, int], int]:
@@ -104,9 +110,7 @@ def shape_of(point: Point) -> tuple[tuple[int, int, int], int]:
     Raises:
         InputError: a user's own data cannot be used.
     """
-    _, (channels, height, width), classes = _training_set(
-        point.dataset, point.train_limit, point.picture_size, Verbosity.QUIET
-    )
+    _, (channels, height, width), classes = _training_set(point.dataset, point.picture_size, Verbosity.QUIET)
     smallest = _smallest_side(point.model)
     return (channels, max(height, smallest), max(width, smallest)), classes
 
@@ -163,9 +167,11 @@ def _network(model: str, shape: tuple[int, int, int], classes: int, options: tup
     with torch.device("meta"):  # shapes without memory
         network = make_network(model, shape, classes, 0, dict(options)).to("meta")
     try:
+        operators = count_training_ops(network, shape)
         return Network(
             parameters=sum(parameter.numel() for parameter in network.parameters()),
-            flops=count_training_ops(network, shape).flops_per_image,
+            flops=operators.flops_per_image,
+            answer_flops=operators.forward_flops_per_image,
             activation_bytes=max(_layer_bytes(network, torch.zeros(2, *shape, device="meta"))) // 2,
         )
     except Exception as error:  # networks of other packages raise anything
@@ -195,16 +201,15 @@ def _bytes(value: Any) -> int:
 
 
 def _training_set(
-    dataset: str, train_limit: int | None, size: tuple[int, int] | None, verbosity: Verbosity
+    dataset: str, size: tuple[int, int] | None, verbosity: Verbosity
 ) -> tuple[int, tuple[int, int, int], int]:
     """Training images, the shape (C, H, W) of one, and the number of classes."""
-    key = (dataset, train_limit, size)
+    key = (dataset, size)
     if key not in _known_sets:
         if dataset in DATASETS:
             info = DATASETS[dataset]
-            count = min(info.train_images, train_limit or info.train_images)
-            _known_sets[key] = count, info.shape, len(info.classes)
+            _known_sets[key] = info.train_images, info.shape, len(info.classes)
         else:
-            own = load(dataset, None, train_limit, size=size, verbosity=verbosity)
+            own = load(dataset, None, size=size, verbosity=verbosity)
             _known_sets[key] = len(own.train), own.input_shape, len(own.classes)
     return _known_sets[key]

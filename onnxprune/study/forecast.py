@@ -15,6 +15,7 @@ from onnxprune.bridge.start import make_network
 from onnxprune.common.files import read_json
 from onnxprune.models import model_title
 from onnxprune.results import store
+from onnxprune.settings.budget import base_epochs, epochs_after_base
 from onnxprune.settings.point import BASES, Point
 from onnxprune.study.estimate import images_of, shape_of
 from onnxprune.study.pool import worker_count
@@ -89,7 +90,7 @@ class _Paces:
             self.probed |= found is None
             self._known[key] = found or _probed_pace(point, count, base)
         pace = self._known[key]
-        epochs = point.epochs if base else point.epochs_after_base
+        epochs = base_epochs(point, count) if base else epochs_after_base(point, count)
         return epochs * count / pace.images + pace.other + (0 if base else point.latency_seconds)
 
 

@@ -170,3 +170,11 @@ def test_a_figure_has_a_name_of_its_own_by_default(sweep: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == sweep / "accuracy-over-macs.pdf"
     assert (sweep / "accuracy-over-macs.pdf").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("column", ["latency_ms_median", "latency_ms_p90"])
+def test_latencies_of_different_moments_are_no_axis(tmp_path: Path, column: str) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,50")
+    with pytest.raises(InputError, match=r"measured at another moment in every row.*latency_ms_paired"):
+        plot([sweep], "sparsity", column, tmp_path / "figure.pdf")
+    plot([sweep], "sparsity", "latency_ms_paired", tmp_path / "figure.pdf")

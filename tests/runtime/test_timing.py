@@ -172,7 +172,7 @@ def test_no_p99_below_a_thousand_runs():
 
 def test_a_file_against_itself_is_a_tie(tmp_path):
     path = graphs.linear(tmp_path / "model.onnx", graphs.ones(64, 3 * 32 * 32))
-    comparison = compare(path, path, (3, 32, 32), 8, device="cpu", threads=1, seconds=0.3)
+    (comparison,) = compare(path, [path], (3, 32, 32), 8, device="cpu", threads=1, seconds=0.3)
     assert 0.5 < comparison.speedup < 2
     assert 0 <= comparison.noise < 1
     assert comparison.speedup == comparison.base.median_ms / comparison.other.median_ms
@@ -182,7 +182,7 @@ def test_a_file_against_itself_is_a_tie(tmp_path):
 def test_a_far_smaller_file_is_faster(tmp_path):
     base = graphs.linear(tmp_path / "base.onnx", graphs.ones(1000, 3 * 32 * 32))
     other = graphs.linear(tmp_path / "other.onnx", graphs.ones(10, 3 * 32 * 32))
-    comparison = compare(base, other, (3, 32, 32), 8, device="cpu", threads=1, seconds=0.3)
+    (comparison,) = compare(base, [other], (3, 32, 32), 8, device="cpu", threads=1, seconds=0.3)
     assert comparison.speedup > 3
 
 
@@ -197,7 +197,7 @@ def test_speedup_and_noise_by_hand(monkeypatch):
 
     monkeypatch.setattr(timing, "interleave", interleave)
     base, other = Path("base.onnx"), Path("other.onnx")
-    found = compare(base, other, (3, 5, 5), 8, device="cpu", threads=2, seconds=0.1)
+    (found,) = compare(base, [other], (3, 5, 5), 8, device="cpu", threads=2, seconds=0.1)
     assert sessions == [(path, (8, 3, 5, 5), "cpu", 2) for path in (base, other, base, other)]
     assert found.base.median_ms == pytest.approx(6.3)
     assert found.other.median_ms == pytest.approx(2.05)
@@ -209,7 +209,7 @@ def test_speedup_and_noise_by_hand(monkeypatch):
 def test_base_and_other_are_timed_in_the_same_rounds(monkeypatch):
     calls = []
     monkeypatch.setattr(timing, "fresh_run", lambda path, *_: fake_run(path.stem, calls))
-    compare(Path("base.onnx"), Path("other.onnx"), (1,), 8, device="cpu", threads=1, seconds=0)
+    compare(Path("base.onnx"), [Path("other.onnx")], (1,), 8, device="cpu", threads=1, seconds=0)
     rounds = [calls[start : start + 4] for start in range(12, len(calls), 4)]  # after three runs of each to warm up
     assert len(rounds) >= 20
     assert all(sorted(turn) == ["base", "base", "other", "other"] for turn in rounds)
@@ -218,7 +218,7 @@ def test_base_and_other_are_timed_in_the_same_rounds(monkeypatch):
 def test_an_input_of_another_shape_is_an_error(tmp_path, capfd):
     path = graphs.linear(tmp_path / "model.onnx", graphs.ones(2, 4))
     with pytest.raises(InputError, match=r"model\.onnx: input 'input' .* shape \[8, 3, 3, 3\]"):
-        compare(path, path, (3, 3, 3), 8, device="cpu", threads=1, seconds=0.1)
+        compare(path, [path], (3, 3, 3), 8, device="cpu", threads=1, seconds=0.1)
     assert capfd.readouterr() == ("", "")
 
 
@@ -227,14 +227,14 @@ def test_cuda_without_a_gpu_is_an_error_and_silent(tmp_path, capfd):
         pytest.skip("there is a GPU")
     path = graphs.linear(tmp_path / "model.onnx", graphs.ones(2, 4))
     with pytest.raises(InputError, match="--device cpu"):
-        compare(path, path, (1, 2, 2), 8, device="cuda", threads=1, seconds=0.1)
+        compare(path, [path], (1, 2, 2), 8, device="cuda", threads=1, seconds=0.1)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.gpu
 def test_cuda_times_a_file_against_itself(tmp_path):
     path = graphs.linear(tmp_path / "model.onnx", graphs.ones(64, 3 * 32 * 32))
-    comparison = compare(path, path, (3, 32, 32), 8, device="cuda", threads=1, seconds=0.3)
+    (comparison,) = compare(path, [path], (3, 32, 32), 8, device="cuda", threads=1, seconds=0.3)
     assert 0.5 < comparison.speedup < 2
 
 

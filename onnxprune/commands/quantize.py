@@ -1,0 +1,224 @@
+"""`quantize`: any ONNX file in 8 or 16 bits."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import (
+    BATCH_SIZES,
+    DATA_DIR,
+    INPUTS,
+    MEAN,
+    SECONDS,
+    STD,
+    THREADS,
+    GivenInputs,
+    machine_readable,
+    print_rows,
+)
+
+if TYPE_CHECKING:
+    from onnxprune.quantization.result import LayerReport, QuantizeReport
+
+_MISSING = "-"
+_MOST_LINES = 12  # of layers left in float32, each with its own reason
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--type",
+    default="int8",
+    show_default=True,
+    metavar="TYPE",
+    help="Of weights and computation: int8, or float16 for GPUs.",
+)
+@click.option("--dynamic", is_flag=True, help="int8 with ranges found at run time: needs no data; no convolutions.")
+@click.option(
+    "--calibration",
+    default="minmax",
+    show_default=True,
+    help="How ranges of activations follow from the data: minmax, entropy, percentile.",
+)
+@click.option("--keep", metavar="NODES", help="Nodes that stay in float32, with commas: names as `profile` has them.")
+@click.option(
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="Keep the most sensitive layers in float32 until no more accuracy on validation images or, without labels, "
+    "agreement with the original is lost  [default: quantise all].",
+)
+@click.option(
+    "--data",
+    help="Inputs to calibrate and judge by, labels or not: FILE.npz with an array for each input, a dataset's name or "
+    ".npz, or a folder of pictures.",
+)
+@DATA_DIR
+@click.option("--samples", type=int, default=512, show_default=True, help="Of the data, at most, to calibrate.")
+@MEAN
+@STD
+@click.option(
+    "-o",
+    "--output",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Written whole or not at all, in place of what is there  [default: MODEL-int8.onnx beside MODEL].",
+)
+@INPUTS
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of samples.")
+@click.option("--no-latency", is_flag=True, help="Do not time the file against the original.")
+@BATCH_SIZES
+@THREADS
+@SECONDS
+@click.option("--quiet", is_flag=True, help="No progress.")
+@machine_readable
+def quantize(
+    model: Path,
+    type: str,
+    dynamic: bool,
+    calibration: str,
+    keep: str | None,
+    max_drop: float | None,
+    data: str | None,
+    data_dir: Path | None,
+    samples: int,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    path: Path | None,
+    inputs: GivenInputs,
+    seed: int,
+    no_latency: bool,
+    batch_sizes: tuple[int, ...],
+    threads: int | None,
+    seconds: float,
+    quiet: bool,
+    output: str | None,
+) -> None:
+    """Quantise any ONNX file to int8 or float16: what is lost and gained.
+
+    By onnxruntime's quantiser: static int8 as QuantizeLinear and DequantizeLinear nodes, a scale for each channel of
+    weights, which have 7 bits, since with 8 sums overflow on processors without VNNI. Works on pruned files alike.
+
+    \b
+    Examples:
+      onnxprune quantize model.onnx --data inputs.npz
+      onnxprune quantize model.onnx --data fmnist --mean 0.286 --std 0.353 --max-drop 0.5
+      onnxprune quantize model.onnx --dynamic
+    """
+    from onnxprune.common.progress import Stages, Verbosity
+    from onnxprune.quantization import quantize as quantization
+
+    if inputs.values:
+        raise click.UsageError("--input takes NAME:SIZES here: values of inputs are samples, given by --data FILE.npz")
+    with Stages(Verbosity.QUIET if quiet else Verbosity.NORMAL) as advance:
+        report = quantization.quantize(
+            model,
+            type=type,
+            dynamic=dynamic,
+            calibration=calibration,
+            keep=[name.strip() for name in (keep or "").split(",") if name.strip()],
+            max_drop=max_drop,
+            data=data,
+            data_dir=data_dir,
+            samples=samples,
+            mean=mean,
+            std=std,
+            output=path,
+            shapes=inputs.shapes,
+            seed=seed,
+            threads=threads,
+            latency=not no_latency,
+            batch_sizes=batch_sizes,
+            seconds=seconds,
+            advance=advance,
+        )
+    if output == "json":
+        _print_json(report)
+    elif output == "csv":
+        print_rows(report.rows(), output)
+    else:
+        _print(report)
+
+
+def _print_json(report: "QuantizeReport") -> None:
+    from onnxprune.commands.compare import entry_json
+
+    compared = [entry_json(entry) for entry in report.comparison]
+    echo(json.dumps({**report.as_json(), "comparison": compared}, indent=1))
+
+
+def _print(report: "QuantizeReport") -> None:
+    from onnxprune.commands.columns import columns
+    from onnxprune.commands.compare import print_verdicts
+
+    echo(_headline(report))
+    for headings, rows in (_sizes(report), _quality(report)):
+        if rows:
+            echo(f"\n{columns(headings, rows)}")
+    for lines in (_kept(report), _without_data(report)):
+        if lines:
+            echo("\n" + "\n".join(lines))
+    print_verdicts(report.comparison)
+
+
+def _headline(report: "QuantizeReport") -> str:
+    settings = report.settings
+    how = f", ranges by {settings.calibration} from {report.samples}" if settings.calibrated else ""
+    done = f"{report.source}: {settings.title}{how}, {100 * report.converted_share:.1f} % of its layers' MACs"
+    place = f"{report.output}, in place of the file that was there" if report.replaced else str(report.output)
+    return f"{done}\nwritten to {place}"
+
+
+def _sizes(report: "QuantizeReport") -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for name, label in (("bytes", "bytes"), ("bytes_compressed", "bytes after gzip")):
+        before, after = getattr(report.before, name), getattr(report.after, name)
+        rows.append([label, f"{before:,}", f"{after:,}", f"{100 * after / before:.1f} %"])
+    return ["", ">before", ">after", ">left"], rows
+
+
+def _quality(report: "QuantizeReport") -> tuple[list[str], list[list[str]]]:
+    found, accuracy = report.fidelity, report.accuracy
+    if found is None:
+        return [], []
+    rows = [
+        ["relative error of the outputs", _MISSING, f"{found.relative_error:.4f}"],
+        ["cosine with the original's", _MISSING, f"{found.cosine:.4f}"],
+    ]
+    if found.agreement is not None:
+        rows.append(["same highest score", _MISSING, f"{found.agreement:.2f} %"])
+    if report.drop is not None:
+        rows.append(["lost of what decides, points", _MISSING, f"{report.drop:.2f}"])
+    if accuracy is not None:
+        rows.append(["accuracy, on the test images", *(f"{score:.2f} %" for score in accuracy)])
+    return [f"on {found.samples} held-out samples", ">original", ">quantised"], rows
+
+
+def _kept(report: "QuantizeReport") -> list[str]:
+    """Layers that stay in float32, one by one or, where there are many, by their reason."""
+    kept = [layer for layer in report.layers if layer.reason]
+    by_reason: dict[str, list[LayerReport]] = {}
+    for layer in kept:
+        by_reason.setdefault(layer.reason, []).append(layer)
+    lines = [f"  {layer.layer}, {100 * layer.macs_share:.1f} % of the MACs: {_reason(layer)}" for layer in kept]
+    if len(lines) > _MOST_LINES:
+        lines = [
+            f"  {len(found)} layers, {100 * sum(layer.macs_share for layer in found):.1f} % of the MACs: {reason}"
+            for reason, found in by_reason.items()
+        ]
+    return ["Left in float32:", *lines] if lines else []
+
+
+def _reason(layer: "LayerReport") -> str:
+    alone = "" if layer.error_alone is None else f", alone it changes the outputs by {layer.error_alone:.4f}"
+    return f"{layer.reason}{alone}"
+
+
+def _without_data(report: "QuantizeReport") -> list[str]:
+    if report.samples is not None:
+        return []
+    return ["Without --data nothing tells how close the outputs are: some hundred inputs without labels would."]

@@ -1,0 +1,34 @@
+"""The type of numbers that a product multiplies."""
+
+from collections.abc import Callable, Sequence
+
+from onnx import NodeProto, TensorProto
+
+_NAMES: dict[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.DOUBLE: "float64",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "int8",
+}
+_WIDEST = ("float64", "float32", "bfloat16", "float16", "int8")
+_FIRST = 0  # the input that is no weight, of every product
+
+
+def number_type(node: NodeProto, weights: Sequence[int], stored: Callable[[str], int]) -> str | None:
+    """Of its operands the widest type: "float32", "float16", "int8" with or without sign; None where it is not known.
+
+    What DequantizeLinear makes counts as what it is made of: runtimes that know such products compute them in 8 bits.
+
+    Args:
+        weights: positions of the inputs that may be weights.
+        stored: element type of a tensor, before the DequantizeLinear that makes it; 0 where it is not known.
+    """
+    positions = dict.fromkeys((*weights, _FIRST))
+    if node.op_type.startswith("DynamicQuantize"):  # it brings what it takes into 8 bits by itself
+        positions.pop(_FIRST)
+    names = [node.input[position] for position in positions if position < len(node.input)]
+    found = [_NAMES.get(stored(name)) for name in names if name]
+    known = [name for name in found if name is not None]
+    return min(known, key=_WIDEST.index) if known and len(known) == len(found) else None

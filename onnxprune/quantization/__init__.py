@@ -1,0 +1,1 @@
+"""ONNX files in 8 or 16 bits, by onnxruntime's own quantiser; no PyTorch."""

@@ -1,0 +1,238 @@
+"""A file made ready for quantisation: its fusions done, its nodes named, its layers known."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from onnxprune.common.errors import InputError, one_line
+from onnxprune.graph.counting import count
+from onnxprune.graph.network import Network, attribute, label_of, opset, read, set_attribute
+from onnxprune.graph.nodes import operator_type
+from onnxprune.graph.tensors import Shape
+
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "LSTM", "GRU", "RNN", "MatMul")
+_OPSET = 13  # before, weights have one scale for all channels
+_LARGEST = 2**31 - 2**24  # bytes of weights: models are handed to onnxruntime in one piece
+_FATAL = 4
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A product with weights.
+
+    Attributes:
+        name: of its node in the file.
+        node: of its node in the prepared model, of which it may be a part.
+        operator: there.
+        macs: for one sample.
+        obstacle: why it stays in float32; None where it can be quantised.
+    """
+
+    name: str
+    node: str
+    operator: str
+    macs: int
+    obstacle: str | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """
+    Attributes:
+        source: the network of the file as it is.
+        model: what computes the same, with BatchNormalization and biases fused as onnxruntime would fuse them.
+        layers: in the order of the file.
+        places: node of the file -> node of the model that does its work.
+        macs: of the file, for one sample.
+    """
+
+    source: Network
+    model: ModelProto
+    layers: tuple[Layer, ...]
+    places: Mapping[str, str]
+    macs: int
+
+    def nodes_of(self, names: Collection[str], path: Path) -> tuple[str, ...]:
+        """Nodes of the model that do the work of these nodes of the file.
+
+        Raises:
+            InputError: a name that no node of the file has.
+        """
+        unknown = [name for name in names if name not in self.places]
+        if unknown:
+            known = ", ".join(layer.name for layer in self.layers[:4])
+            raise InputError(
+                f"{path}: there is no node {unknown[0]!r}; its layers are called {known}"
+                + (f" and {len(self.layers) - 4} more: see profile" if len(self.layers) > 4 else "")
+            )
+        return tuple(dict.fromkeys(self.places[name] for name in names))
+
+
+def prepare(path: Path, kinds: Sequence[str], shapes: Mapping[str, Shape] | None = None) -> Prepared:
+    """Reads a file and makes it ready.
+
+    Args:
+        kinds: operators that will be quantised.
+        shapes: input name -> shape, where the file leaves more than the batch open; for counts.
+
+    Raises:
+        InputError: it cannot be read or run, is quantised already, or has no weights to quantise.
+    """
+    source = read(path)
+    _refuse(path, source)
+    named = _named(source)
+    model = _optimised(path, named)
+    _make_plain(model)
+    places = _places(named, model)
+    nodes = {node.name: node for node in model.graph.node}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    counts = count(path, shapes=shapes)
+    macs = {node.name: node.macs for node in counts.nodes}
+    layers = []
+    for node, original in zip(named.nodes, source.nodes, strict=True):
+        if operator_type(node) in PRODUCTS and node.name in places:
+            made = nodes[places[node.name]]
+            layers.append(
+                Layer(
+                    node.name,
+                    made.name,
+                    made.op_type,
+                    macs.get(label_of(original), 0),
+                    _obstacle(made, constants, kinds),
+                )
+            )
+    if not any(layer.obstacle is None for layer in layers):
+        reasons = sorted({layer.obstacle for layer in layers if layer.obstacle})
+        raise InputError(
+            f"{path}: nothing of it can be quantised: {'; '.join(reasons[:3]) or 'it has no layers with weights'}"
+        )
+    return Prepared(source, model, tuple(layers), places, counts.macs)
+
+
+def _refuse(path: Path, network: Network) -> None:
+    kinds = {operator_type(node) for node in network.nodes}
+    if any("Quantize" in kind or "QLinear" in kind or kind.endswith(("Integer", "NBits")) for kind in kinds):
+        raise InputError(f"{path}: it is quantised already: give the file with floating-point weights")
+    if any("TreeEnsemble" in kind for kind in kinds):
+        raise InputError(f"{path}: a tree ensemble has no layers with weights to quantise")
+    floats = {value.dtype.name for value in network.weights.values() if value.dtype.kind == "f" and value.size > 1}
+    if floats and "float32" not in floats:
+        raise InputError(f"{path}: its weights are {' and '.join(sorted(floats))}: give the file of float32")
+    if sum(value.nbytes for value in network.weights.values()) > _LARGEST:
+        raise InputError(
+            f"{path}: its weights are over 2 GiB, which onnxruntime's quantiser does not take in one piece"
+        )
+
+
+def _named(source: Network) -> Network:
+    """The same with a name of its own for each node: the quantiser tells nodes by their names."""
+    named = source.copy()
+    taken: Counter[str] = Counter()
+    for node in named.model.graph.node:
+        name = label_of(node)
+        taken[name] += 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+    return named
+
+
+def _optimised(path: Path, network: Network) -> ModelProto:
+    """The network after onnxruntime's basic optimisations, which are those that are right on any processor."""
+    model = network.proto()
+    if opset(model) < _OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, _OPSET)
+        except Exception as error:  # onnx's errors share no base class
+            raise InputError(
+                f"{path}: it is of opset {opset(model)}, and scales by channel need {_OPSET}: export it anew "
+                f"({one_line(error)})"
+            ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "optimised.onnx"
+        options.optimized_model_filepath = str(target)
+        try:
+            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise InputError(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
+        return onnx.load(target)
+
+
+def _make_plain(model: ModelProto) -> None:
+    """Brings fused Gemm nodes into the form that the quantiser handles: alpha and beta 1, a bias (N,).
+
+    It fails on the bias (1, N) that the fusion of MatMul and Add leaves (onnxruntime issue 24815), and takes the scale
+    of a bias to be that of alpha 1.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    for node in model.graph.node:
+        if node.op_type != "Gemm":
+            continue
+        for position, factor in ((1, attribute(node, "alpha", 1.0)), (2, attribute(node, "beta", 1.0))):
+            name = node.input[position] if position < len(node.input) else ""
+            if name not in constants or readers[name] > 1:
+                continue
+            value = numpy_helper.to_array(constants[name])
+            if position == 2 and value.ndim != 1 and value.size == max(value.shape, default=1):
+                value = value.reshape(-1)
+            constants[name].CopyFrom(numpy_helper.from_array((value * np.float32(factor)).astype(value.dtype), name))
+            set_attribute(node, "alpha" if position == 1 else "beta", 1.0)
+
+
+def _places(named: Network, model: ModelProto) -> dict[str, str]:
+    """Node of the file -> the node of the model that makes its output, or the first that one further on is made by."""
+    makers = {name: node.name for node in model.graph.node for name in node.output if name}
+    kept = {node.name for node in model.graph.node}
+    readers: dict[str, list[NodeProto]] = {}
+    for node in named.nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    places = {}
+    for node in named.nodes:
+        if node.name in kept:
+            places[node.name] = node.name
+            continue
+        at: NodeProto | None = node
+        while at is not None:
+            made = next((makers[name] for name in at.output if name in makers), None)
+            if made is not None:
+                places[node.name] = made
+                break
+            following = [reader for name in at.output for reader in readers.get(name, ())]
+            at = following[0] if len(following) == 1 else None
+    return places
+
+
+def _obstacle(node: NodeProto, constants: Mapping[str, onnx.TensorProto], kinds: Sequence[str]) -> str | None:
+    """Why a product cannot be quantised."""
+    if node.op_type not in kinds:
+        return f"onnxruntime has no {node.op_type} in this type"
+    position = 1
+    weight = constants.get(node.input[position])
+    if weight is None:
+        return "it multiplies two activations"
+    if weight.data_type != onnx.TensorProto.FLOAT:
+        return f"its weights are {helper.tensor_dtype_to_np_dtype(weight.data_type)}"
+    if node.op_type == "MatMul" and len(weight.dims) != 2:
+        return f"its weights have {len(weight.dims)} dimensions"
+    if node.op_type != "Gemm":
+        return None
+    if attribute(node, "transA", 0) or any(attribute(node, name, 1.0) != 1 for name in ("alpha", "beta")):
+        return "it transposes or scales its input"
+    if len(node.input) > 2 and node.input[2]:
+        bias = constants.get(node.input[2])
+        columns = weight.dims[0 if attribute(node, "transB", 0) else 1]
+        if bias is None or list(bias.dims) != [columns]:
+            return "its bias is not one number for each output"
+    return None

@@ -1,0 +1,29 @@
+"""Where a file that is made of another may go."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnxprune.common.errors import InputError
+
+
+def check_output(path: Path, output: Path, files: Sequence[Path], purpose: str) -> None:
+    """Raises an InputError where the output cannot be written, or would take the place of the input or its data.
+
+    Args:
+        files: the input, and those of its external data.
+        purpose: what is done to the input: "prune".
+    """
+    beside = output.with_name(f"{output.name}.data")  # where weights over 2 GiB would go
+    if any(file.samefile(place) for place in (output, beside) if place.exists() for file in files):
+        raise InputError(f"{output}: this is the file to {purpose}, or its external data: choose another name with -o")
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder: give the name of a file with -o")
+    if not output.parent.is_dir():
+        raise InputError(f"{output.parent}: no such folder: create it, or choose another with -o")
+    try:
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise InputError(
+            f"{output.parent}: nothing can be written there ({error.strerror}): choose another folder with -o"
+        ) from error
