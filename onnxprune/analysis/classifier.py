@@ -11,6 +11,7 @@ import onnxruntime
 from onnxprune.analysis.evaluation import as_logits
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import identities
+from onnxprune.graph.baking import BAKED
 from onnxprune.graph.files import load
 from onnxprune.graph.images import ImageInput
 from onnxprune.graph.metadata import Metadata, Normalisation, parse
@@ -116,6 +117,8 @@ def looked_at(path: Path, device: str, threads: int, seconds: float) -> Classifi
     stage("opening it", seconds)
     load(path)
     session = _session(path, device, threads)
+    if BAKED in session.get_modelmeta().custom_metadata_map:
+        raise InputError(f"{path}: it prepares pictures itself ('deploy --bake'): expected the plain file beside it")
     try:
         image, given = image_input(session), scores_output(session)
     except InputError as error:

@@ -214,7 +214,8 @@ def result_table(sweep: Path, say: Callable[[str], None] = lambda line: None) ->
         raise InputError(f"{sweep} is not the folder of a sweep: it has no {SPEC}")
     known, derived = _derived_rows(sweep)
     kept, rows = [], []
-    for folder, written in _finished_folders(sweep):
+    finished = dict(_finished_folders(sweep))
+    for folder, written in finished.items():
         if folder in known.index and written < derived:
             kept.append(folder)
         elif isinstance(found := _row(sweep / folder), str):
@@ -230,8 +231,18 @@ def result_table(sweep: Path, say: Callable[[str], None] = lambda line: None) ->
     table = pd.concat(parts, ignore_index=True).convert_dtypes() if len(parts) > 1 else parts[0]
     if not len(table):
         return table
-    table = _in_reading_order(table[parts[-1].columns])
+    table = _in_reading_order(_latest(table[parts[-1].columns], finished))
     return derive(table, unchanged, lambda folder: right_images(sweep / folder))
+
+
+def _latest(table: "pd.DataFrame", written: Mapping[str, int]) -> "pd.DataFrame":
+    """Of points of the same settings, made of other data or by another version, the one that was finished last.
+
+    Args:
+        written: folder -> when its record was, in nanoseconds.
+    """
+    ordered = table.assign(written=table["folder"].map(written)).sort_values("written", kind="stable")
+    return table.loc[ordered.drop_duplicates([*FIELDS], keep="last").index]
 
 
 def _derived_rows(sweep: Path) -> "tuple[pd.DataFrame, int]":
