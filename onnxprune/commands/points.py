@@ -14,11 +14,12 @@ _SECTIONS: dict[str, dict[str, str]] = {
     "How it is pruned": {
         "technique": "NAME", "sparsity": "PERCENT", "max_drop": "POINTS", "step": "", "criterion": "NAME",
         "schedule": "NAME", "control": "NAME", "controls": "", "adaptive": "", "rounds": "N", "rewind_epoch": "N",
-        "granularity": "NAME", "keep": "LAYERS", "channel_align": "N", "keep_dead": "", "also": "NAME", "compensate": "",
-        "recalibrate": "",
+        "granularity": "NAME", "keep": "LAYERS", "channel_align": "N", "keep_dead": "", "also": "NAME",
+        "compensate": "", "recalibrate": "",
     },
     "How it is trained": {
-        "epochs": "N", "updates": "N", "finetune_epochs": "N", "learning_rate": "RATE", "finetune_learning_rate": "RATE",
+        "epochs": "N", "updates": "N", "finetune_epochs": "N", "learning_rate": "RATE",
+        "finetune_learning_rate": "RATE",
         "weights": "FILE", "freeze_features": "", "distill": "SHARE", "augment": "NAME", "precision": "NAME",
         "device": "NAME", "devices": "N", "threads": "N",
     },
