@@ -106,7 +106,13 @@ def right_images(folder: Path) -> "np.ndarray | None":
     images, accuracy = metrics.get("test_images"), metrics.get("accuracy", metrics.get("base_accuracy"))
     if not images or accuracy is None or expected is None or digest(folder / RIGHT) != expected:
         return None
-    right = np.unpackbits(np.load(folder / RIGHT), count=images).astype(bool)
+    try:
+        packed = np.load(folder / RIGHT, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError):  # the record may be as damaged as the file
+        return None
+    if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8 or packed.shape != (-(-images // 8),):
+        return None
+    right = np.unpackbits(packed, count=images).astype(bool)
     return right if right.sum() == round(accuracy * images / 100) else None
 
 
@@ -151,10 +157,10 @@ def check_measured(model: Path) -> None:
     Raises:
         InputError: its SHA-256 is another.
     """
-    if model.name != MODEL or not model.is_file() or not (model.parent / METRICS).is_file():
+    if model.name not in (MODEL, INT8_MODEL) or not model.is_file() or not (model.parent / METRICS).is_file():
         return
     record = finished_record(model.parent)
-    if record is None or record.get("files", {}).get(MODEL) != digest(model):
+    if record is None or record.get("files", {}).get(model.name) != digest(model):
         raise InputError(
             f"{model} is not the file that was measured: its SHA-256 is not that in {METRICS} beside it; run the study "
             "again, or copy the file elsewhere to look at it as it is"
