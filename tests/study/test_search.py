@@ -110,7 +110,7 @@ def test_the_test_accuracy_has_no_say(data: str, tmp_path: Path) -> None:
             folder = runs / "sweep" / point.point_id(checksum)
             store.begin(folder, point.settings())
             metrics = {"base_accuracy": 90, "accuracy": test}
-            metrics |= {"base_validation_accuracy": 90, "validation_accuracy": validation}
+            metrics |= {"base_validation_accuracy": 90, "validation_accuracy": validation, "validation_images": 40}
             store.finish(folder, {"metrics": metrics, "environment": {}})
         (found,) = find(data, runs, step=25)
         assert found.sparsity == 50
