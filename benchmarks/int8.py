@@ -39,7 +39,7 @@ FILES = ("keras_sepcnn_fashion", "torch_resnet20_cifar10", "sklearn_mlp_fashion"
 SPARSITY = 50
 BATCHES = (1, 32)
 SECONDS = 4.0
-TRAINING = {"train_limit": 10_000, "epochs": 2, "finetune_epochs": 2}
+TRAINING: Row = {"train_limit": 10_000, "epochs": 2, "finetune_epochs": 2}
 KINDS = ("base", "structured 50 %", "int8", "both")
 
 

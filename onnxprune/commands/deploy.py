@@ -1,5 +1,6 @@
 """`deploy`: the best model of a sweep, under constraints."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,18 @@ def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, output: 
         raise RunError("\n".join(misses))
 
 
+def _alone(choice: "Choice") -> str:
+    """What int8 without pruning would have given."""
+    row = choice.alone
+    assert row is not None
+    speedup = "" if math.isnan(row["speedup"]) else f", measured speedup {row['speedup']:.2f}"
+    lacks = f"; it misses: {' and '.join(choice.alone_lacks)}" if choice.alone_lacks else "; it satisfies all of this"
+    return (
+        f"int8 alone, without pruning: accuracy {row['accuracy']:.2f} %, validation accuracy "
+        f"{row['validation_accuracy']:.2f} %, {row['file_bytes']:,} bytes{speedup}{lacks}"
+    )
+
+
 def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
     row, entry = choice.row, deployed.entry
     fastest = "the fastest" if choice.by == "speedup" else "the one of the fewest MACs"
@@ -98,6 +111,8 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
         click.echo(f"{title:{wide}}  {form.format(row[column]):>12}  {form.format(row[f'base_{column}']):>12}")
     if entry["speedup"] is not None:
         click.echo(f"{'measured speedup':{wide}}  {row['speedup']:12.2f}")
+    if choice.alone is not None and row["variant"] != "int8 alone":
+        click.echo(f"\n{_alone(choice)}")
     click.echo()
     for path in deployed.files:
         click.echo(f"{path}")

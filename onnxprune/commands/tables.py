@@ -23,6 +23,7 @@ _HEADINGS = (
     "technique\n", "criterion\n", "asked\n%", "got\n%", "acc before\n%", "acc\n%", "loss\n", "MACs\n", "eff. MACs\n",
     "non-zero\nparams", "file\nbytes", "TL\ns", "latency\nms", "speedup\n", "",
 )  # fmt: skip
+_INT8 = ("int8 acc\n%", "int8\nbytes", "int8\nspeedup")  # where there are such files
 _LEFT = ("technique\n", "criterion\n", "")
 # What goes first where the terminal is too narrow for all of it.
 _DISPENSABLE = (
@@ -53,6 +54,8 @@ def print_results(table: "pd.DataFrame") -> None:
             f"{timed['latency_batch']}, {_plural(timed['latency_threads'], 'thread')}. Sessions of the same file "
             f"differed by up to {100 * noise:.1f} % in nine rows of ten: differences within that, marked ~, are ties."
         )
+    if "int8_accuracy" in table:
+        console.print("int8: the pruned network in 8 bits, its accuracy and speedup against the base in float32.")
     console.print(
         "acc: top-1 on the full test set by the ONNX file under onnxruntime, before and after fine-tuning. 1 MAC = 2 "
         "FLOPs. eff. MACs: without multiplications by stored zeros, which a dense runtime performs all the same. TL: "
@@ -148,7 +151,8 @@ def _study(rows: "pd.DataFrame", point: list[str], noise: float, width: int) -> 
         f"trained in {_spread(bases['base_training_seconds'], 1)} s, {bases['base_training_flops'].mean() / 1e12:.3g} "
         f"TFLOPs\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
     )
-    cells, sections = [list(_HEADINGS)], []
+    headings = [*_HEADINGS[:-1], *(_INT8 if "int8_accuracy" in rows else ()), _HEADINGS[-1]]
+    cells, sections = [headings], []
     previous = None
     for _, seeds in rows.groupby(point, sort=False, dropna=False):
         first = seeds.iloc[0]
@@ -161,13 +165,13 @@ def _study(rows: "pd.DataFrame", point: list[str], noise: float, width: int) -> 
     kept = _fitting(cells, width)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index in kept:
-        grid.add_column(_HEADINGS[index], justify="left" if _HEADINGS[index] in _LEFT else "right", no_wrap=True)
+        grid.add_column(headings[index], justify="left" if headings[index] in _LEFT else "right", no_wrap=True)
     for line, section in zip(cells[1:], sections, strict=True):
         if section:
             grid.add_section()
         grid.add_row(*(line[index] for index in kept))
     found: list[RenderableType] = [heading, assessment, grid]
-    left_out = [" ".join(_HEADINGS[index].split()) for index in range(len(_HEADINGS)) if index not in kept]
+    left_out = [" ".join(headings[index].split()) for index in range(len(headings)) if index not in kept]
     if left_out:
         found.append(f"Not shown for want of room: {', '.join(left_out)}.")
     return found
@@ -187,9 +191,6 @@ def _fitting(lines: list[list[str]], width: int) -> list[int]:
 def _cells(seeds: "pd.DataFrame", noise: float) -> list[str]:
     mean = seeds.mean(numeric_only=True)
     timed = seeds["speedup"].notna().all()
-    speedup = f"{mean['speedup']:.2f}x" if timed else _MISSING
-    if timed and abs(mean["speedup"] - 1) <= max(noise, mean["speedup_noise"]):
-        speedup = f"~{speedup}"
     remarks = ["collapsed"] if seeds["collapsed"].any() else []
     if seeds["empty_layers"].any() and not seeds["collapsed"].all():
         remarks.append(_plural(int(seeds["empty_layers"].max()), "empty layer"))
@@ -206,9 +207,29 @@ def _cells(seeds: "pd.DataFrame", noise: float) -> list[str]:
         compact(mean["file_bytes"]),
         f"{mean['training_seconds']:.1f}",
         f"{mean['latency_ms_median']:.3f}" if timed else _MISSING,
-        speedup,
+        _speedup(seeds, "", noise),
+        *_int8_cells(seeds, noise),
         ", ".join(remarks),
     ]
+
+
+def _int8_cells(seeds: "pd.DataFrame", noise: float) -> list[str]:
+    if "int8_accuracy" not in seeds:
+        return []
+    file_bytes = seeds["int8_file_bytes"]
+    return [
+        _spread(seeds["int8_accuracy"]),
+        _MISSING if file_bytes.isna().any() else compact(file_bytes.mean()),
+        _speedup(seeds, "int8_", noise),
+    ]
+
+
+def _speedup(seeds: "pd.DataFrame", prefix: str, noise: float) -> str:
+    """Marked where it is within the noise of timing."""
+    if seeds[f"{prefix}speedup"].isna().any():
+        return _MISSING
+    mean, own = seeds[f"{prefix}speedup"].mean(), seeds[f"{prefix}speedup_noise"].mean()
+    return f"~{mean:.2f}x" if abs(mean - 1) <= max(noise, own) else f"{mean:.2f}x"
 
 
 def _spread(values: "pd.Series", digits: int = 2) -> str:

@@ -16,9 +16,11 @@ from onnxprune.common.errors import InputError, RunError, StorageError
 from onnxprune.common.files import make_folder, read_json, replacing, write_json, write_text
 from onnxprune.data.registry import title_of
 from onnxprune.delivery.modelcard import Facts, write_card
+from onnxprune.delivery.variants import FLOAT32, INT8, INT8_ALONE, with_variants
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
 from onnxprune.results import store
+from onnxprune.settings.point import BASES
 
 INDEX = "index.json"
 Layout = Literal["plain", "triton"]
@@ -105,10 +107,12 @@ def constraints(
 class Choice:
     """
     Attributes:
-        row: the chosen point's settings, metrics and environment.
+        row: of the chosen file: its point's settings, metrics and environment.
         candidates: how many points satisfy the constraints, of how many.
         by: what made it the best: "speedup" or, where nothing was timed, "macs".
         tied: candidates that are as fast within the timing's noise, this one included.
+        alone: the same of the base in 8 bits; None where the sweep has no such file.
+        alone_lacks: the constraints that it misses.
     """
 
     row: dict[str, Any]
@@ -116,15 +120,20 @@ class Choice:
     points: int
     by: Literal["speedup", "macs"]
     tied: int
+    alone: dict[str, Any] | None
+    alone_lacks: tuple[str, ...]
 
 
 def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
-    """The fastest of the rows of one study that satisfy the constraints; among equally fast ones, within the timing's
-    noise, the one of the highest validation accuracy. The test accuracy has no say.
+    """The fastest of the files of one study, those in 8 bits among them, that satisfy the constraints.
+
+    Among equally fast ones, within the timing's noise, it is the one of the highest validation accuracy. The test
+    accuracy has no say.
 
     Raises:
         RunError: no row does; the message names the nearest.
     """
+    table = with_variants(table)
     rows = _records(table)
     study = f"{rows[0]['model']} on {rows[0]['dataset']}"
     sound = [row for row in rows if not row["collapsed"]]
@@ -143,7 +152,9 @@ def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
         fastest = max(row["speedup"] for row in candidates)
         tied = [row for row in candidates if row["speedup"] * (1 + noise) >= fastest]
     best = max(tied, key=lambda row: (_validation(row), row["speedup"], -row["file_bytes"]))
-    return Choice(best, len(candidates), len(rows), by, len(tied))
+    alone = next((row for row in rows if row["variant"] == INT8_ALONE), None)
+    lacks = [constraint for constraint in wanted if alone is not None and not constraint.holds(alone)]
+    return Choice(best, len(candidates), len(rows), by, len(tied), alone, tuple(each.text for each in lacks))
 
 
 def studies(sweep: Path, wanted: list[Constraint]) -> list[pd.DataFrame]:
@@ -167,6 +178,20 @@ def studies(sweep: Path, wanted: list[Constraint]) -> list[pd.DataFrame]:
     return [rows for _, rows in table.groupby(["model", "dataset"], sort=False)]
 
 
+def title(row: Mapping[str, Any]) -> str:
+    """What a file is, in words: "structured l1 50 %, int8"."""
+    if row["variant"] == INT8_ALONE:
+        return "the base, int8"
+    pruned = f"{row['technique']} {row['criterion']} {row['sparsity']:g} %"
+    return f"{pruned}, int8" if row["variant"] == INT8 else pruned
+
+
+def source_of(row: Mapping[str, Any], sweep: Path) -> Path:
+    """Where the file lies."""
+    folder = sweep.parent / BASES / row["base_id"] if row["variant"] == INT8_ALONE else sweep / row["folder"]
+    return folder / row["file"]
+
+
 @dataclass(frozen=True)
 class Deployed:
     """
@@ -186,7 +211,7 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
         InputError: the index that is there is damaged.
         RunError: the model's file is not the one that was measured, or cannot be written.
     """
-    source = sweep / choice.row["folder"] / store.MODEL
+    source = source_of(choice.row, sweep)
     make_folder(out)
     try:
         index = _read_index(out / INDEX)
@@ -205,6 +230,7 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
             "sha256": digest,
             "bytes": files[0].stat().st_size,
             "point": row["folder"],
+            "variant": row["variant"],
             **{column: row[column] for column in _INDEX_COLUMNS},
         }
         index[name] = entry
@@ -241,10 +267,7 @@ def _nearest_miss(study: str, rows: list[dict[str, Any]], wanted: list[Constrain
 
     nearest = min(rows, key=distance)
     reasons = "; ".join(f"{one.shown.format(one.value(nearest))}, asked: {one.text}" for one in missed(nearest))
-    return (
-        f"{study}: none of {len(rows)} models satisfies every constraint; the nearest is {nearest['technique']} "
-        f"{nearest['criterion']} {nearest['sparsity']:g} %: {reasons}"
-    )
+    return f"{study}: none of {len(rows)} models satisfies every constraint; the nearest is {title(nearest)}: {reasons}"
 
 
 def _read_index(path: Path) -> dict[str, dict[str, Any]]:
@@ -260,7 +283,8 @@ def _read_index(path: Path) -> dict[str, dict[str, Any]]:
 def _name(row: Mapping[str, Any], index: Mapping[str, Mapping[str, Any]]) -> str:
     """Model, dataset, technique, criterion and sparsity; the point's hash too where another point has that name."""
     what = f"{model_title(row['model'])}-{title_of(row['dataset'])}"
-    name = f"{what}-{row['technique']}-{row['criterion']}-{row['sparsity']:g}"
+    name = f"{what}-int8" if row["variant"] == INT8_ALONE else f"{what}-{row['technique']}-{row['criterion']}-"
+    name += {FLOAT32: f"{row['sparsity']:g}", INT8: f"{row['sparsity']:g}-int8", INT8_ALONE: ""}[row["variant"]]
     # the file of a dataset may be called anything
     name = "".join(letter if letter in _NAME_LETTERS else "_" for letter in name)
     taken = name in index and index[name].get("point") != row["folder"]
@@ -276,7 +300,8 @@ def _open_measured(source: Path, row: Mapping[str, Any]) -> Classifier:
     if not source.is_file():
         raise RunError(f"{source} is not there any more: delete its folder and run the sweep again")
     classifier = open_classifier(source)
-    if classifier.metadata.spec_hash != row["spec_hash"] or source.stat().st_size != row["file_bytes"]:
+    expected = None if row["variant"] == INT8_ALONE else row["spec_hash"]  # which bases have none of
+    if classifier.metadata.spec_hash != expected or source.stat().st_size != row["file_bytes"]:
         raise RunError(
             f"{source} is not the file that was measured, or an older onnxprune's: delete its folder and run the sweep "
             "again"

@@ -9,6 +9,7 @@ from typing import Any
 from onnxprune.analysis.classifier import Classifier
 from onnxprune.common.errors import RunError
 from onnxprune.data.registry import DATASETS, title_of
+from onnxprune.delivery.variants import FLOAT32, INT8, INT8_ALONE
 from onnxprune.graph.images import Layout
 from onnxprune.graph.metadata import NORMALISATION, Normalisation
 from onnxprune.models import MODELS
@@ -102,8 +103,9 @@ def write_card(name: str, file: str, row: Mapping[str, Any], facts: Facts, diges
             "",
             "## How it was made",
             "",
-            f"From `{row['base_id']}`, with data of SHA-256 `{row['data_checksum']}`, as point `{row['folder']}`. "
-            "To repeat it:",
+            f"From `{row['base_id']}`, with data of SHA-256 `{row['data_checksum']}`, "
+            + ("in 8 bits" if row["variant"] == INT8_ALONE else f"as point `{row['folder']}`")
+            + ". To repeat it:",
             "",
             "```sh",
             command(row),
@@ -133,9 +135,13 @@ def _summary(row: Mapping[str, Any]) -> str:
     tuned = f"schedule {row['schedule']}"
     if row["finetune_epochs"] is not None:
         tuned += f", fine-tuned for {row['finetune_epochs']} epoch(s)"
+    pruned = (
+        f"pruned by {row['sparsity']:g} %: {technique.summary} "
+        f"(technique `{row['technique']}`, criterion `{row['criterion']}`), {tuned}"
+    )
+    made = {FLOAT32: pruned, INT8: f"{pruned}; then brought into 8 bits", INT8_ALONE: "brought into 8 bits, not pruned"}
     return (
-        f"{model.title} that classifies {title}, pruned by {row['sparsity']:g} %: {technique.summary} "
-        f"(technique `{row['technique']}`, criterion `{row['criterion']}`), {tuned}. "
+        f"{model.title} that classifies {title}, {made[row['variant']]}. "
         f"{row['accuracy']:.2f} % of the test set right; the network it was made from: {row['base_accuracy']:.2f} %."
     )
 

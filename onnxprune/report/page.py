@@ -15,6 +15,7 @@ from plotly.utils import PlotlyJSONEncoder
 from onnxprune.common.files import make_folder, write_text
 from onnxprune.report import charts
 from onnxprune.report.series import Look, looks, named_series
+from onnxprune.report.shipping import accuracy_of_variants
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.results import store
 
@@ -40,6 +41,12 @@ _COLUMNS: dict[str, tuple[str, int | None]] = {
     "effective_macs": ("eff. MACs", 0),
     "nonzero_params": ("non-zero params", 0),
     "file_bytes": ("bytes", 0),
+    "bytes_compressed": ("gzip", 0),
+    "int8_accuracy": ("int8 accuracy %", 2),
+    "int8_file_bytes": ("int8 bytes", 0),
+    "int8_latency_ms_median": ("int8 ms", 3),
+    "int8_speedup": ("int8 speedup", 2),
+    "int8_missing": ("why no int8", None),
     "training_seconds": ("TL s", 1),
     "training_flops": ("TL FLOPs", 0),
     "latency_ms_median": ("latency ms", 3),
@@ -61,6 +68,10 @@ _ASSESSED = {
     "base_macs_missing": "MACs leave out",
     "base_params": "params",
     "base_file_bytes": "bytes",
+    "base_bytes_compressed": "gzip",
+    "base_int8_accuracy": "int8 accuracy %",
+    "base_int8_file_bytes": "int8 bytes",
+    "base_int8_missing": "why no int8",
 }
 
 
@@ -95,6 +106,7 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
         bases=_bases(table, len(sources)),
         max_drop=MAX_DROP,
         refresh_seconds=refresh_seconds,
+        eight_bits="int8_accuracy" in table,
         store=store,
         plotly=Markup(get_plotlyjs()),
         data=Markup(_embedded(_document(sources, table, links))),
@@ -156,6 +168,7 @@ def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
         if conditions
         else None,
         "speedup": charts.speedup_measured(rows, names, curves) if conditions else None,
+        **_shipping(rows),
     }
     records = {(source.name, point): record for source in sources for point, record in source.records.items()}
     losses = {base: loss for source in sources for base, loss in source.base_losses.items()}
@@ -164,6 +177,13 @@ def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
         "figures": figures,
         "timing": conditions,
         "details": {name: _details(rows[names == name], records, losses) for name in curves},
+    }
+
+
+def _shipping(rows: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "variants-latency": accuracy_of_variants(rows, "latency_ms_median", "median latency of a batch (ms)"),
+        "variants-bytes": accuracy_of_variants(rows, "file_bytes", "file (bytes)"),
     }
 
 
@@ -199,7 +219,8 @@ def _conditions(rows: pd.DataFrame) -> list[str]:
 
 def _hidden(table: pd.DataFrame, sweeps: int) -> set[str]:
     """Columns that would say nothing."""
-    unneeded = {"macs_missing", "base_macs_missing"} - set(table.columns)
+    now_and_then = {name for name in (*_COLUMNS, *_ASSESSED) if "int8" in name or name.endswith("macs_missing")}
+    unneeded = now_and_then - set(table.columns)
     return unneeded | {"sweep"} if sweeps == 1 else unneeded
 
 

@@ -1,6 +1,7 @@
 """What the report reads: of each sweep its table, its plan, its failures and what the records hold beyond the table."""
 
 import math
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 
 from onnxprune.common.errors import InputError, OnnxpruneError
 from onnxprune.common.files import read_json
-from onnxprune.delivery.deployment import choose, constraints, studies
+from onnxprune.delivery.deployment import choose, constraints, source_of, studies, title
 from onnxprune.delivery.modelcard import command
 from onnxprune.results import store
 from onnxprune.settings.point import BASES
@@ -30,10 +31,14 @@ class Best:
 
     Attributes:
         row: its settings, metrics and environment, None where something was not measured.
+        title: what it is, in words.
+        place: of its file, as seen from the sweep's folder.
         command: what makes it again.
     """
 
     row: dict[str, Any]
+    title: str
+    place: str
     command: str
 
 
@@ -142,7 +147,8 @@ def _best(folder: Path) -> list[Best | str]:
                 found.append(str(error))
                 continue
             row = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
-            found.append(Best(row, command(row)))
+            place = Path(os.path.relpath(source_of(row, folder), folder)).as_posix()
+            found.append(Best(row, title(row), place, command(row)))
     except InputError as error:
         found.append(str(error))
     return found
