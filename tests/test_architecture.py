@@ -10,9 +10,10 @@ PACKAGE = REPOSITORY / "onnxprune"
 
 # room -> the rooms that it may use; the top first, so that what a room may use comes after it
 ROOMS = {
-    "commands": "study schedules report delivery pruning bridge quantization reduction training results analysis runtime graph "
-    "settings data models common",
-    "study": "schedules pruning bridge quantization reduction training results analysis runtime graph settings data models common",
+    "commands": "study schedules report delivery pruning bridge quantization reduction training results analysis "
+    "runtime graph settings data models common",
+    "study": "schedules pruning bridge quantization reduction training results analysis runtime graph settings data "
+    "models common",
     "schedules": "pruning bridge training settings data models common",
     "report": "delivery results graph settings common",
     "delivery": "results analysis graph settings data models common",

@@ -22,8 +22,9 @@ def with_variants(table: pd.DataFrame) -> pd.DataFrame:
         pruned = table[table["int8_accuracy"].notna()]
         found.append(_replaced(pruned, "int8_").assign(variant=INT8, file=store.INT8_MODEL))
     if "base_int8_accuracy" in table:
-        bases = table[table["base_int8_accuracy"].notna()].groupby("base_id", sort=False)
-        middle = pd.concat([rows.sort_values("base_int8_speedup").iloc[[len(rows) // 2]] for _, rows in bases])
+        there = table[table["base_int8_accuracy"].notna()].sort_values("base_int8_speedup", kind="stable")
+        places = [rows.index[len(rows) // 2] for _, rows in there.groupby("base_id", sort=False)]
+        middle = there.loc[places]
         dense = middle.assign(**{name: middle[f"base_{name}"] for name in _OF_THE_NETWORK})
         found.append(_replaced(dense, "base_int8_").assign(variant=INT8_ALONE, file=store.INT8_MODEL))
     return pd.concat(found, ignore_index=True)
