@@ -24,7 +24,7 @@ SWEEP = [
     "--learning-rate 1e300", "--finetune-learning-rate inf", "--augment mirror", "--train-limit 0",
     "--model slp --hidden -1", "--model slp --hidden 1e12", "--hidden 64",
     "--model slp --hidden 0 --technique neuron", "--model slp --stem small", "--stem tiny", "--channel-align 0",
-    "--device tpu", "--latency-batch 0", "--latency-threads 0", "--latency-seconds -1", "--latency-seconds nan",
+    "--device tpu", "--also int4", "--also=", "--latency-batch 0", "--latency-threads 0", "--latency-seconds -1", "--latency-seconds nan",
     "--technique structured --criterion slim", "--name ../../x", "--name /absolute", "--name .hidden", "--name bases",
     "--name=", "--name a/b", "--seeds 10000 --sparsity 0:100:0.001", "--epochz 3", "--out file", "--data-dir file",
     "none.toml", "folder", "text.npz", "escape.toml", "unknown.toml", "surrogate.npz",
