@@ -255,7 +255,7 @@ MUTATIONS = [
         (
             "timing: noise floor of nothing",
             "runtime/timing.py",
-            "noise=twin_noise(times[:2], times[2:]),",
+            "noise=twin_noise([times[0], times[place]], [times[count], times[count + place]]),",
             "noise=0.0,",
             f"{TIMING}::test_speedup_and_noise_by_hand",
         ),
@@ -269,15 +269,15 @@ MUTATIONS = [
         (
             "row: speedup_noise",
             "study/point.py",
-            '"speedup_noise": found.noise,',
-            '"speedup_noise": 0.0,',
+            "timed.speedup, timed.noise)",
+            "timed.speedup, 0.0)",
             f"{ROW}::test_latency_is_of_base_and_point_in_one_measurement",
         ),
         (
             "row: latency of the base for the point's",
             "study/point.py",
-            '"latency_ms_median": found.other.median_ms,',
-            '"latency_ms_median": found.base.median_ms,',
+            "values = (timed.other.median_ms, timed",
+            "values = (timed.base.median_ms, timed",
             f"{ROW}::test_latency_is_of_base_and_point_in_one_measurement",
         ),
         (
