@@ -22,6 +22,7 @@ from scaling import CNN, table
 
 from onnxprune.common.progress import Verbosity
 from onnxprune.data.registry import DATASETS
+from onnxprune.settings.budget import base_epochs, epochs_after_base
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.cluster import ClusterSettings
@@ -139,11 +140,11 @@ def _simulated(plan: list[Point], slots: int, handing: float) -> tuple[float, fl
         identity = str(point.base_settings())
         if identity not in bases:
             bases[identity] = len(points)
-            waiting.append(_Task(point.epochs * count / rate + other, len(points), True))
+            waiting.append(_Task(base_epochs(point, count) * count / rate + other, len(points), True))
             points.append(deque())
         number = bases[identity]
         stopped = TIMING * (min(slots, SLOTS_A_NODE) - 1) / 2  # while others on the node are timed
-        points[number].append(_Task(point.epochs_after_base * count / rate + other + stopped, number, False))
+        points[number].append(_Task(epochs_after_base(point, count) * count / rate + other + stopped, number, False))
     longest = max(base.seconds + max(task.seconds for task in points[base.base]) for base in waiting)
     busy = sum(task.seconds for task in waiting) + sum(task.seconds for group in points for task in group)
     ready: deque[_Task] = deque()

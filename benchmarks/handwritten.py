@@ -47,7 +47,7 @@ def train(
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
     steps = epochs * len(loader)
-    warmup = max(1, steps // 10)
+    warmup = max(1, int(max(0.1 * steps, min(100, steps / 2))))
     schedule = torch.optim.lr_scheduler.SequentialLR(
         optimizer,
         [

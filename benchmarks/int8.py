@@ -157,7 +157,13 @@ def table(results: Path, target: Path) -> None:
     busy = any(timed[kind]["busy"] for timed in timings for kind in KINDS)
     headings = ["network", "file", "accuracy", "change", "bytes", "gzip"]
     headings += [heading for batch in BATCHES for heading in (f"ms, batch {batch}", "speedup")]
-    others = " Other processes were at\nwork meanwhile: runs longer than some milliseconds are interrupted by them more often than short ones, which makes\nratios at batch 32 too large; trust those beyond their noise only." if busy else ""
+    others = (
+        """ Other processes were at
+work meanwhile: runs longer than some milliseconds are interrupted by them more often than short ones, which makes
+ratios at batch 32 too large; trust those beyond their noise only."""
+        if busy
+        else ""
+    )
     text = f"""# int8 beside pruning
 
 Made by `int8.py`, which says how; onnxprune {onnxprune.__version__}, onnxruntime {onnxruntime.__version__}, one thread.

@@ -1,13 +1,16 @@
 """The command line: finds the command, and turns errors into one line and an exit code."""
 
+import io
 import sys
+import warnings
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from onnxprune.common import interruption
 from onnxprune.common.errors import OnnxpruneError
+from onnxprune.common.output import printable, printable_lines
 from onnxprune.version import __version__
 
 # command -> the module of it and its summary: help needs no import, and a command imports only what it needs
@@ -17,6 +20,7 @@ _COMMANDS = {
     "search": ("onnxprune.commands.search", "Find the highest sparsity that loses no more than allowed."),
     "sensitivity": ("onnxprune.commands.sensitivity", "Accuracy against sparsity, one layer at a time."),
     "results": ("onnxprune.commands.study", "Print the table of a sweep, finished or still running."),
+    "retime": ("onnxprune.commands.retime", "Measure the latencies of a sweep again."),
     "report": ("onnxprune.commands.report", "Write a page on sweeps, finished or still running."),
     "plot": ("onnxprune.commands.plot", "Draw a figure of a sweep for a paper."),
     "prune": ("onnxprune.commands.prune", "Prune any ONNX file: smaller and faster, without its source code."),
@@ -43,10 +47,13 @@ _EXTRAS = {
 def main() -> NoReturn:
     """Runs the command line and exits: 0 ok, 1 a run failed, 2 bad input, 130 interrupted, 143 terminated."""
     interruption.listen()
+    warnings.showwarning = _show_warning
     try:
         cli.main(prog_name="onnxprune", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(file=text)
+        click.echo(printable_lines(text.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt, interruption.Terminated) as error:
         click.echo(
@@ -55,7 +62,7 @@ def main() -> NoReturn:
         sys.exit(143 if isinstance(error, interruption.Terminated) else 130)
     except OnnxpruneError as error:
         for line in str(error).splitlines():
-            click.echo(f"Error: {line}", err=True)
+            click.echo(f"Error: {printable(line)}", err=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
@@ -64,12 +71,17 @@ def main() -> NoReturn:
         click.echo(f'Error: this needs {module}: pip install "onnxprune[{_EXTRAS[module]}]"', err=True)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be read
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))}", err=True)
         sys.exit(1)
     except MemoryError:
         click.echo("Error: there is not enough memory. What is finished is kept.", err=True)
         sys.exit(1)
     sys.exit(0)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning of a library on one line, without the places in its source."""
+    click.echo(f"Warning: {printable(' '.join(str(message).split()))}", err=True)
 
 
 class _LazyGroup(click.Group):

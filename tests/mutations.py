@@ -33,6 +33,7 @@ SCORES = "tests/analysis/test_evaluation.py"
 COUNTING = "tests/graph/test_counting.py"
 DATASET = "tests/data/test_dataset.py"
 FOLDER = "tests/data/test_folder.py"
+WIDTHS = "tests/common/test_widths.py"
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ MUTATIONS = [
         (
             "splits: normalised by the test images",
             "data/dataset.py",
-            '_statistics(splits["train"].images)',
-            '_statistics(splits["test"].images)',
+            '_statistics(splits["train"].images, name)',
+            '_statistics(splits["test"].images, name)',
             f"{DATASET}::test_mean_and_std_are_of_the_training_images_used",
         ),
         (
@@ -227,15 +228,15 @@ MUTATIONS = [
         (
             "interleaving: a point against itself",
             "study/point.py",
-            "            run.base.onnx_path,",
-            "            run.model_path,",
+            "return latency_columns(run.base.onnx_path, run.model_path,",
+            "return latency_columns(run.model_path, run.model_path,",
             f"{ROW}::test_latency_is_of_base_and_point_in_one_measurement",
         ),
         (
             "interleaving: others work meanwhile",
             "study/point.py",
-            "with run.exclusive(), timing_lock(run.listener.say):",
-            "with timing_lock(run.listener.say):",
+            "alone.enter_context(run.exclusive())",
+            "pass",
             f"{ROW}::test_nothing_else_of_the_run_works_while_a_point_is_timed",
         ),
         (
@@ -255,7 +256,7 @@ MUTATIONS = [
         (
             "timing: noise floor of nothing",
             "runtime/timing.py",
-            "noise=twin_noise([times[0], times[place]], [times[count], times[count + place]]),",
+            "noise=twin_noise(times[:2], times[2:]),",
             "noise=0.0,",
             f"{TIMING}::test_speedup_and_noise_by_hand",
         ),
@@ -268,34 +269,34 @@ MUTATIONS = [
         ),
         (
             "row: speedup_noise",
-            "study/point.py",
-            "timed.speedup, timed.noise)",
-            "timed.speedup, 0.0)",
+            "study/latency.py",
+            '"speedup_noise": found.noise,',
+            '"speedup_noise": 0.0,',
             f"{ROW}::test_latency_is_of_base_and_point_in_one_measurement",
         ),
         (
             "row: latency of the base for the point's",
-            "study/point.py",
-            "values = (timed.other.median_ms, timed",
-            "values = (timed.base.median_ms, timed",
+            "study/latency.py",
+            '"latency_ms_median": found.other.median_ms,',
+            '"latency_ms_median": found.base.median_ms,',
             f"{ROW}::test_latency_is_of_base_and_point_in_one_measurement",
         ),
         (
             "row: latency_batch",
-            "study/point.py",
-            "            point.latency_batch,",
-            "            1,",
+            "study/latency.py",
+            '        settings["latency_batch"],',
+            "        1,",
             f"{ROW}::test_latency_is_of_base_and_point_in_one_measurement",
         ),
         (
             "row: latency_threads",
-            "study/point.py",
-            "threads=point.latency_threads,",
-            "threads=point.threads,",
+            "study/latency.py",
+            'threads=settings["latency_threads"],',
+            'threads=settings["threads"],',
             f"{ROW}::test_latency_is_of_base_and_point_in_one_measurement",
         ),
         (
-            "row: accuracy_change with the wrong sign",
+            "row: base_accuracy_change with the wrong sign",
             "study/point.py",
             'final.test.accuracy - base.metrics["base_accuracy"]',
             'base.metrics["base_accuracy"] - final.test.accuracy',
@@ -311,7 +312,7 @@ MUTATIONS = [
         (
             "row: collapsed is never told",
             "study/point.py",
-            '"collapsed": final.test.constant,',
+            '"collapsed": final.test.collapsed,',
             '"collapsed": False,',
             f"{ROW}::test_everything_removed_is_flagged",
         ),
@@ -404,8 +405,8 @@ MUTATIONS = [
         (
             "training cost: forward only",
             "training/opcount.py",
-            "for part in (self.forward, self.backward)",
-            "for part in (self.forward,)",
+            'self.forward_flops_per_image + sum(entry["flops"] for entry in self.backward.values())',
+            "self.forward_flops_per_image",
             "tests/training/test_opcount.py::test_total_adds_forward_and_backward "
             f"{ROW}::test_training_is_counted_in_images_flops_and_seconds",
         ),
@@ -455,23 +456,23 @@ MUTATIONS = [
         (
             "masks: widths are no multiple of the step",
             "common/widths.py",
-            "max(step, round(kept / step) * step)",
-            "max(step, round(kept))",
-            f"{PRUNING}::test_kept_channels {ROW}::test_channels_kept_are_a_multiple_of_the_step",
+            "kept[place] = above[place]",
+            "kept[place] = above[place] - 1",
+            f"{WIDTHS}::test_the_cnn_at_13_percentages_is_13_networks",
         ),
         (
             "masks: 0 % is not the base",
             "common/widths.py",
-            "    if share == 0:",
-            "    if share < 0:",
-            f"{PRUNING}::test_kept_channels",
+            "if layer.share > 0]",
+            "if layer.share >= 0]",
+            f"{WIDTHS}::test_layers_that_lose_nothing_keep_their_width_and_others_their_own_share",
         ),
         # what is on disk
         (
             "disk: checksums are not compared",
             "results/store.py",
-            "if expected is None or digest(folder / name) != expected]",
-            "if expected is None]",
+            "if name not in _CHECKED or expected is None or digest(folder / name) != expected",
+            "if name not in _CHECKED or expected is None",
             f"{STORE}::test_a_file_that_changed_is_told "
             f"{STORE}::test_what_is_done_is_not_done_again_unless_it_is_damaged",
         ),

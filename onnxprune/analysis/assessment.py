@@ -37,7 +37,7 @@ class Assessment:
     def as_json(self) -> dict[str, Any]:
         """Accuracies in percent, cross-entropy in nats (null where a logit is not finite), rows true classes."""
         scores = dataclasses.asdict(self.scores)
-        scores["collapsed"] = scores.pop("constant")
+        del scores["constant"]
         if not math.isfinite(scores["cross_entropy"]):
             scores["cross_entropy"] = None
         return {

@@ -3,24 +3,32 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from onnxprune.analysis.evaluation import as_logits
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import identities
+from onnxprune.graph.files import load
 from onnxprune.graph.images import ImageInput
 from onnxprune.graph.metadata import Metadata, Normalisation, parse
-from onnxprune.runtime.probe import probe
+from onnxprune.runtime.helper import Limits, guarded, refusals, stage
 from onnxprune.runtime.session import FLOATS, image_input, open_session, run_batched, scores_output
+from onnxprune.runtime.sizes import SECONDS, bytes_around, run_memory
 
 _MOST_VALUES = 2**22  # of a batch's images, 16 MiB: bounds the memory of large images
 _MOST_IMAGES = 500
+_MOST_BYTES = 2**24  # of images that are handed over at once
+_SECONDS_AN_IMAGE = 3  # of the processor, for the largest networks there are
 
 
 @dataclass(frozen=True)
 class Classifier:
     """
+    Its session is in the helper process.
+
     Attributes:
         image: its input.
         output_name: of the scores.
@@ -28,7 +36,8 @@ class Classifier:
     """
 
     path: Path
-    session: onnxruntime.InferenceSession
+    device: str
+    threads: int
     metadata: Metadata
     image: ImageInput
     output_name: str
@@ -53,10 +62,23 @@ class Classifier:
         if self.batch and count % self.batch:
             filler = np.zeros((-count % self.batch, *images.shape[1:]), np.uint8)
             images = np.concatenate([images, filler])
-        found = run_batched(self.session, images, normalisation.mean, normalisation.std, size)
+        part = size * max(1, _MOST_BYTES // max(1, images[:size].nbytes))  # that is handed over at once
+        pieces = [self._scores(images[at : at + part], normalisation, size) for at in range(0, len(images), part)]
+        found = np.concatenate(pieces)
         if found.ndim != 2 or len(found) != len(images):
             raise InputError(f"{self.path}: answers with {list(found.shape)} to {len(images)} images")
         return as_logits(found[:count])
+
+    def _scores(self, images: np.ndarray, normalisation: Normalisation, batch: int) -> np.ndarray:
+        size = bytes_around(self.path)
+        seconds = SECONDS + size / 50e6 + _SECONDS_AN_IMAGE * len(images)
+        limits = Limits(run_memory(size, images.nbytes * 4), self.threads, self.device == "cpu")
+        how = (normalisation.mean, normalisation.std, batch, seconds)
+        with refusals(self.path):
+            found: np.ndarray = guarded(
+                f"{__name__}:scores_of", self.path, self.device, self.threads, images, *how, limits=limits
+            )
+        return found
 
 
 def open_classifier(path: Path, *, device: str = "cpu", threads: int = 1) -> Classifier:
@@ -66,8 +88,20 @@ def open_classifier(path: Path, *, device: str = "cpu", threads: int = 1) -> Cla
         InputError: it cannot be loaded, or does not classify images: it has not one float32 input of images, in
             whatever layout (`onnxprune.graph.images`), and an output (batch, classes).
     """
-    probe(path, device=device, threads=threads)
-    session = open_session(path, device=device, threads=threads)
+    size = bytes_around(path)
+    limits = Limits(run_memory(size, None), threads, device == "cpu")
+    with refusals(path):
+        found: Classifier = guarded(
+            f"{__name__}:looked_at", path, device, threads, SECONDS + size / 50e6, limits=limits
+        )
+    return found
+
+
+def looked_at(path: Path, device: str, threads: int, seconds: float) -> Classifier:
+    """The other side of `open_classifier`, in the helper process."""
+    stage("opening it", seconds)
+    load(path)
+    session = _session(path, device, threads)
     try:
         image, given = image_input(session), scores_output(session)
     except InputError as error:
@@ -85,7 +119,34 @@ def open_classifier(path: Path, *, device: str = "cpu", threads: int = 1) -> Cla
         )
     batch = taken.shape[0] if isinstance(taken.shape[0], int) else None
     metadata = parse(session.get_modelmeta().custom_metadata_map)
-    return Classifier(path, session, metadata, image, str(given.name), batch)
+    return Classifier(path, device, threads, metadata, image, str(given.name), batch)
+
+
+def scores_of(
+    path: Path,
+    device: str,
+    threads: int,
+    images: np.ndarray,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    batch: int,
+    seconds: float,
+) -> np.ndarray:
+    """The other side of `Classifier.logits`, in the helper process: see `runtime.session.run_batched`."""
+    stage(f"a run on {len(images):,} image(s)", seconds)
+    return run_batched(_session(path, device, threads), images, mean, std, batch)
+
+
+_open: dict[tuple[Any, ...], onnxruntime.InferenceSession] = {}
+
+
+def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
+    """Of the file as it is now; the latest one is kept."""
+    known_by = (path, *identities([path]), device, threads)
+    if known_by not in _open:
+        _open.clear()
+        _open[known_by] = open_session(path, device=device, threads=threads)
+    return _open[known_by]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

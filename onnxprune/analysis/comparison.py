@@ -16,19 +16,23 @@ from onnxprune.analysis.facts import facts_of
 from onnxprune.analysis.quantised import has_int8, quantised
 from onnxprune.analysis.verdict import Facts, Verdict, judge
 from onnxprune.common.errors import InputError, one_line
+from onnxprune.common.files import identities
 from onnxprune.graph.counting import count_model
 from onnxprune.graph.counts import Counts
 from onnxprune.graph.files import load
 from onnxprune.graph.shapes import input_shapes, input_values
 from onnxprune.graph.tensors import Shape
+from onnxprune.runtime import helper
 from onnxprune.runtime.bystanders import Bystanders, Disturbance
+from onnxprune.runtime.helper import Limits, StoppedError, guarded, stage
 from onnxprune.runtime.kernels import on_cpu, time_kernels
 from onnxprune.runtime.lock import timing_lock
-from onnxprune.runtime.probe import probe
+from onnxprune.runtime.probe import try_file
 from onnxprune.runtime.processor import int8_instructions, vectors
 from onnxprune.runtime.random_inputs import Inputs, random_inputs
 from onnxprune.runtime.runs import bound_run
 from onnxprune.runtime.session import check_cuda, open_session
+from onnxprune.runtime.sizes import MOST_MEMORY, SECONDS, bytes_around, reading_seconds, run_memory, timing_limit
 from onnxprune.runtime.timing import Latency, interleave, summarise
 
 _SECONDS_OF_KERNELS = 0.5  # a file, where one is in 8 bits
@@ -90,13 +94,21 @@ def compare(
     if device == "cuda":
         check_cuda()
     threads = threads or os.cpu_count() or 1
-    entries = []
+    before = identities([base, *others])
+    limits = Limits(MOST_MEMORY + sum(map(bytes_around, [base, *others])) * 8, threads, device == "cpu")
+    entries: list[Entry] = []
     for size in batch_sizes or (None,):
-        entries += _compare(base, others, size, shapes or {}, values or {}, device, threads, seconds, say)
+        asked = (base, list(others), size, dict(shapes or {}), dict(values or {}), device, threads, seconds)
+        try:
+            entries += guarded("onnxprune.analysis.comparison:compare_at", *asked, limits=limits, tell=say)
+        except StoppedError as stopped:
+            raise InputError(f"{base}: not compared: {stopped}") from None
+    if identities([base, *others]) != before:
+        raise InputError(f"{base}: it or another file changed while they were compared: do it again")
     return entries
 
 
-def _compare(
+def compare_at(
     base: Path,
     others: Sequence[Path],
     size: int | None,
@@ -105,8 +117,12 @@ def _compare(
     device: str,
     threads: int,
     seconds: float,
-    say: Callable[[str], None],
 ) -> list[Entry]:
+    """The entries of one batch size; called in the helper process.
+
+    Raises:
+        InputError: see `compare`.
+    """
     paths = [base, *others]
     counts: list[Counts] = []
     resolved: list[dict[str, Shape]] = []
@@ -114,7 +130,11 @@ def _compare(
     fed: Inputs = {}  # what is given for the base
     values_of: list[Inputs] = []
     arrays = {name: np.asarray(value) for name, value in values.items()}
+    read = 0  # bytes so far
     for path in paths:
+        weight = bytes_around(path)
+        read += weight
+        stage(f"reading and counting {path}", reading_seconds(weight), memory=run_memory(read, None))
         model, file_bytes = load(path)
         if resolved:
             names.append(_paired_inputs(path, model, base, resolved[0]))
@@ -128,16 +148,12 @@ def _compare(
         given = input_values(path, model.graph, resolved[-1], here)
         values_of.append(given)
         counts.append(count_model(path, model, file_bytes, resolved[-1], given))
-        probe(
-            path,
-            resolved[-1],
-            device=device,
-            threads=threads,
-            values=given,
-            limits=counts[-1].index_limits,
-            file_bytes=file_bytes,
-        )
+        limits = dict(counts[-1].index_limits)
+        most = run_memory(read, counts[-1].peak_activation_bytes)
+        allowed = SECONDS + file_bytes / 50e6
+        try_file(path, resolved[-1], device, threads, given, limits, allowed, f"a single run of {path}", most)
         fed = fed or given
+    stage("timing", timing_limit(seconds) + len(paths) * SECONDS, quiet=True)
     placements = [
         _placement(path, own, threads, counted.index_limits) if device == "cuda" else None
         for path, own, counted in zip(paths, resolved, counts, strict=True)
@@ -150,7 +166,7 @@ def _compare(
     ]
     answers = [_answer(path, session, feed) for path, session, feed in zip(paths, sessions, feeds, strict=False)]
     runs = [bound_run(session, feed, device) for session, feed in zip(sessions, feeds, strict=True)]
-    with timing_lock(say):
+    with timing_lock(helper.say):
         bystanders = Bystanders()
         *times, nothing = interleave([*runs, _nothing(device, threads)], seconds)
         disturbances = [bystanders.disturbance(part, threads) for part in times[: len(paths)]]

@@ -29,6 +29,7 @@ def pair_names(own: Sequence[str], theirs: Sequence[str]) -> dict[str, str]:
     return {name: other for name, other in paired.items() if other}
 
 
+@np.errstate(all="ignore")  # outputs may be infinite, or differ by more than any number
 def difference(
     base_names: Sequence[str], names: Sequence[str], base: Sequence[Any], other: Sequence[Any]
 ) -> tuple[OutputDifference, list[str]]:

@@ -8,6 +8,7 @@ from onnxprune.common.errors import InputError
 
 _TOP = 5
 _SAME = 1e-6  # logits that differ by no more than this between images are the same
+_FEW = 0.05  # of the images of other classes than the one that is predicted most
 
 
 @dataclass(frozen=True)
@@ -17,16 +18,21 @@ class Scores:
         accuracy: top-1, percent.
         top5_accuracy: percent; with up to 5 classes it is 100 by definition, whatever the network answers.
         cross_entropy: mean over the images, in nats; NaN where any logit is not finite.
-        constant: the network has collapsed: every image gets the same prediction, and no logit varies by more
-            than 1e-6 between images.
+        constant: every image gets the same prediction, and no logit varies by more than 1e-6 between images.
+        most_predicted: percent of the images that get the prediction which is the most frequent.
+        collapsed: the network does little more than name one class: it is constant, or gives another answer to less
+            than a twentieth as many images as there are of the other classes.
     """
 
     accuracy: float
     top5_accuracy: float
     cross_entropy: float
     constant: bool
+    most_predicted: float
+    collapsed: bool
 
 
+@np.errstate(all="ignore")  # numbers that are too large show in what comes out
 def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
     """Scores of logits (N, classes) against integer labels (N,).
 
@@ -44,19 +50,31 @@ def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
     logits = logits.astype(np.float64)
     finite = np.isfinite(logits).all(axis=1)
     rank = _rank_of_label(logits, labels)
+    constant = bool(finite.all() and _is_constant(logits))
+    predicted = np.bincount(logits[finite].argmax(axis=1), minlength=classes)
+    favourite = int(predicted.argmax())
+    others = np.count_nonzero(labels != favourite)
     return Scores(
         accuracy=_percent(finite & (rank < 1)),
         top5_accuracy=_percent(finite & (rank < _TOP)),
         cross_entropy=_cross_entropy(logits, labels) if finite.all() else float("nan"),
-        constant=bool(finite.all() and _is_constant(logits)),
+        constant=constant,
+        most_predicted=100 * float(predicted[favourite] / len(labels)),
+        collapsed=constant or bool(finite.any() and len(labels) - predicted[favourite] < _FEW * others),
     )
+
+
+def right_images(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether each image (N,) is right, as `score` counts it."""
+    return np.asarray(np.isfinite(logits).all(axis=1) & (_rank_of_label(logits, labels) < 1))
 
 
 def as_logits(found: np.ndarray) -> np.ndarray:
     """Scores (N, classes) as logits: of probabilities, which a file that ends in a softmax gives, the logarithms."""
     # Logits that are all positive and add up to 1 in every row do not happen by chance.
-    if (found >= 0).all() and np.allclose(found.sum(axis=1), 1, rtol=0, atol=1e-3):
-        return np.asarray(np.log(np.maximum(found, np.finfo(np.float32).tiny)))
+    with np.errstate(all="ignore"):  # sums of huge logits overflow, and are not 1
+        if (found >= 0).all() and np.allclose(found.sum(axis=1), 1, rtol=0, atol=1e-3):
+            return np.asarray(np.log(np.maximum(found, np.finfo(np.float32).tiny)))
     return found
 
 

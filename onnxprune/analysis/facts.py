@@ -8,11 +8,7 @@ from onnxprune.analysis.verdict import Facts
 from onnxprune.graph.counts import Counts
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.processor import vector_channels
-from onnxprune.runtime.timing import PLANNED_ROUNDS, median_interval, twin_noise
-
-_DRAWN_AT_ONCE = 2**16  # rounds: bounds the memory
-_RESAMPLES = 1000
-_CONFIDENCE = 95
+from onnxprune.runtime.timing import confidence_interval, twin_noise
 
 
 def facts_of(
@@ -46,34 +42,6 @@ def facts_of(
 
 def _theoretical(base: int, other: int) -> float:
     return base / other if other else float("inf") if base else 1.0
-
-
-def confidence_interval(base: np.ndarray, other: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of median(base) / median(other), by a moving block bootstrap of the rounds.
-
-    Neighbouring rounds are alike, since the machine is slower in some seconds than in others: blocks of the cube root
-    of their number are drawn together (Kuensch 1989, The Annals of Statistics 17). Of few rounds that gives too narrow
-    an interval: it is widened to that of the median of the rounds' own ratios.
-
-    Args:
-        base, other: milliseconds (rounds, sessions).
-    """
-    rounds = len(base)
-    length = max(1, round(rounds ** (1 / 3)))
-    blocks = -(-rounds // length)
-    random = np.random.default_rng(seed)
-    at_once = max(1, _DRAWN_AT_ONCE // rounds)
-    ratios = np.empty(_RESAMPLES)
-    for done in range(0, _RESAMPLES, at_once):
-        samples = min(at_once, _RESAMPLES - done)
-        starts = random.integers(0, rounds - length + 1, (samples, blocks))
-        drawn = (starts[:, :, None] + np.arange(length)).reshape(samples, -1)[:, :rounds]
-        ratios[done : done + samples] = np.median(base[drawn], (1, 2)) / np.median(other[drawn], (1, 2))
-    low, high = (float(end) for end in np.percentile(ratios, [(100 - _CONFIDENCE) / 2, (100 + _CONFIDENCE) / 2]))
-    if rounds < PLANNED_ROUNDS:
-        least, most = median_interval(base.sum(1) / other.sum(1))
-        return min(low, least), max(high, most)
-    return low, high
 
 
 def _misaligned(counts: Counts, vector: int) -> float:

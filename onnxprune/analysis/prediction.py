@@ -1,5 +1,6 @@
 """Picture files through a classifier's ONNX file, by what its metadata say."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from onnxprune.analysis.classifier import Classifier, softmax
 from onnxprune.common.errors import InputError
 from onnxprune.data.pictures import read_picture
 from onnxprune.data.registry import DATASETS
+from onnxprune.graph.metadata import MOST_VALUES
 
 _TOP = 3
 
@@ -37,6 +39,8 @@ def picture_shape(classifier: Classifier) -> tuple[int, int, int]:
         raise InputError(f"{classifier.path}: neither its input nor its metadata say the size of its images")
     if not classifier.image.takes(shape):
         raise InputError(f"{classifier.path}: its metadata say images of {shape}, its input is {classifier.shape}")
+    if math.prod(shape) > MOST_VALUES:
+        raise InputError(f"{classifier.path}: takes images of {shape}, which no picture is")
     if shape[0] not in (1, 3):
         raise InputError(f"{classifier.path}: takes images of {shape[0]} channels, pictures have 1 or 3")
     known = classifier.metadata.picture_shape

@@ -1,4 +1,9 @@
-"""What an ONNX file of any framework is, what it costs, and how fast onnxruntime runs it."""
+"""What an ONNX file of any framework is, what it costs, and how fast onnxruntime runs it.
+
+Neither onnx nor NumPy is imported here: what needs them is done in the helper process (`analysis.profiled_file`).
+"""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -6,25 +11,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto
-
 from onnxprune.common.errors import InputError
-from onnxprune.graph.counting import count_model
-from onnxprune.graph.counts import Counts
-from onnxprune.graph.files import load
-from onnxprune.graph.shapes import input_shapes, input_values
-from onnxprune.graph.tensors import Shape
+from onnxprune.common.files import identities
+from onnxprune.runtime.helper import Limits, guarded, refusals
+from onnxprune.runtime.sizes import bytes_around, reading_seconds, run_memory, timing_limit
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
+    from onnxprune.graph.counts import Counts
+    from onnxprune.graph.tensors import Shape
     from onnxprune.runtime.bystanders import Disturbance
     from onnxprune.runtime.kernels import KernelTime
     from onnxprune.runtime.timing import Latency
-
-
-_INTEGERS = {getattr(TensorProto, name) for name in ("INT8", "INT16", "INT32", "INT64", "UINT16", "UINT32", "UINT64")}
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class BatchLatency:
 
     batch: int | None
     warmup_seconds: float
-    latency: "Latency"
+    latency: Latency
     samples_per_second: float
-    transfer: "Latency | None"
-    disturbance: "Disturbance"
+    transfer: Latency | None
+    disturbance: Disturbance
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class BatchKernels:
     """onnxruntime's own times of the kernels in runs of `batch` samples, by operator, slowest first."""
 
     batch: int | None
-    kernels: tuple["KernelTime", ...]
+    kernels: tuple[KernelTime, ...]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Profile:
     remarks: tuple[str, ...]
 
     @property
-    def operators(self) -> "pd.DataFrame":
+    def operators(self) -> pd.DataFrame:
         """One row an operator type: operator, count, macs, params, share (percentage of the MACs)."""
         total = self.counts.macs or 1
         return _table(
@@ -116,12 +116,12 @@ class Profile:
         )
 
     @property
-    def nodes(self) -> "pd.DataFrame":
+    def nodes(self) -> pd.DataFrame:
         """One row a node, in the order of the graph; the columns are the fields of `NodeCount`."""
         return _table(asdict(node) for node in self.counts.nodes)
 
     @property
-    def latency(self) -> "pd.DataFrame":
+    def latency(self) -> pd.DataFrame:
         """One row a batch size: batch, warmup_seconds, median_ms, p90_ms, ..., samples_per_second, transfer_ms."""
         return _table(
             {
@@ -136,7 +136,7 @@ class Profile:
         )
 
     @property
-    def kernel_times(self) -> "pd.DataFrame":
+    def kernel_times(self) -> pd.DataFrame:
         """One row a batch size and operator: batch, operator, provider, count, ms, share."""
         return _table({"batch": entry.batch, **asdict(kernel)} for entry in self.kernels for kernel in entry.kernels)
 
@@ -181,21 +181,23 @@ def profile(
 
         check_cuda()
     threads = threads or os.cpu_count() or 1
-    model, file_bytes = load(path)
-    header = _header(model)
-    runs = _runs(path, model, header, batch_sizes, shapes or {}, values or {})
-    counts = count_model(path, model, file_bytes, runs[0].shapes, runs[0].values)
-    integers = _unguided(model, counts, values or {})
-    del model  # it may be large, and a session holds it once more
+    before, size = identities([path]), bytes_around(path)
+    allowed = Limits(run_memory(size, None))
+    asked = (tuple(batch_sizes), dict(shapes or {}), dict(values or {}), reading_seconds(size))
+    with refusals(path):
+        counted: Counted = guarded("onnxprune.analysis.profiled_file:count_file", path, *asked, limits=allowed)
+    counts = counted.counts
     measured = _Measured([], [], None, [], [])
     if timed:
-        target = _Target(path, device, threads, seconds, counts.index_limits, file_bytes, say)
-        measured = _measure(target, runs, latency, per_node_time)
-        measured.remarks.extend(integers)
+        target = Target(path, device, threads, seconds, counts.index_limits, counted.file_bytes)
+        measured = _measure(target, counted.runs, latency, per_node_time, counts.peak_activation_bytes, say)
+        measured.remarks.extend(counted.integers)
+    if identities([path]) != before:
+        raise InputError(f"{path}: changed while it was profiled: do it again")
     return Profile(
         path,
-        header,
-        runs[0].batch,
+        counted.header,
+        counted.runs[0].batch,
         counts,
         device,
         threads,
@@ -208,7 +210,7 @@ def profile(
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """What a run is made on: shapes of all inputs, and the values of those that are given."""
 
     batch: int | None
@@ -217,7 +219,7 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class _Target:
+class Target:
     """What is timed, and where; see `profile`."""
 
     path: Path
@@ -226,7 +228,22 @@ class _Target:
     seconds: float
     limits: Mapping[str, int]
     file_bytes: int
-    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What is known of a file without running it.
+
+    Attributes:
+        runs: what is to be run.
+        integers: what is said of integer inputs that may be anything.
+    """
+
+    header: Header
+    runs: list[Run]
+    counts: Counts
+    integers: list[str]
+    file_bytes: int
 
 
 @dataclass
@@ -240,31 +257,34 @@ class _Measured:
     remarks: list[str]
 
 
-def _runs(
-    path: Path,
-    model: ModelProto,
-    header: Header,
-    batch_sizes: Sequence[int],
-    shapes: Mapping[str, Shape],
-    values: Mapping[str, Any],
-) -> list[_Run]:
-    """One for each batch size."""
-    arrays = {name: np.asarray(value) for name, value in values.items()}
-    runs = []
-    for size in batch_sizes or (None,):
-        resolved = input_shapes(path, model.graph, size, shapes, arrays)
-        batch = _batch(header, resolved) if size is None else size
-        runs.append(_Run(batch, resolved, input_values(path, model.graph, resolved, arrays)))
-    return runs
+def _measure(
+    target: Target,
+    runs: Sequence[Run],
+    latency: bool,
+    per_node_time: bool,
+    peak: int | None,
+    say: Callable[[str], None],
+) -> _Measured:
+    """Times every run, until one cannot be made: a larger batch would not fare better.
 
-
-def _measure(target: _Target, runs: Sequence[_Run], latency: bool, per_node_time: bool) -> _Measured:
-    """Times every run, until one cannot be made: a larger batch would not fare better."""
+    Args:
+        peak: bytes of activations at the first batch size.
+    """
     from onnxprune.runtime.kernels import on_cpu
     from onnxprune.runtime.probe import probe
 
     found = _Measured([], [], None, [], [])
+
+    def timed(function: str, run: Run, seconds: float) -> Any:
+        """What a function of this module gives in the helper process."""
+        with refusals(target.path):
+            how = (target, run, seconds, timing_limit(seconds))
+            return guarded(f"onnxprune.analysis.profiled_file:{function}", *how, limits=limits, tell=say)
+
     for position, run in enumerate(runs):
+        larger = (run.batch or 1) / (runs[0].batch or 1)
+        memory = run_memory(target.file_bytes, peak and int(peak * larger))
+        limits = Limits(memory, target.threads, target.device == "cpu")
         try:
             probe(
                 target.path,
@@ -274,18 +294,20 @@ def _measure(target: _Target, runs: Sequence[_Run], latency: bool, per_node_time
                 values=run.values,
                 limits=target.limits,
                 file_bytes=target.file_bytes,
+                memory=memory,
+                fresh=False,
             )
+            if target.device == "cuda":
+                found.placement = on_cpu(target.path, timed("kernels", run, 0).kernels)
+            if latency:
+                found.latencies.append(timed("latency", run, target.seconds))
+            if per_node_time:
+                found.kernels.append(timed("kernels", run, 1))
         except InputError as error:
             batches = ", ".join(f"{left.batch:,}" for left in runs[position:] if left.batch is not None)
             where = f" at batch {batches}" if len(runs) > 1 else ""
             found.missing.append(f"latency{where}: {str(error).removeprefix(f'{target.path}: ')}")
             break
-        if target.device == "cuda":
-            found.placement = on_cpu(target.path, _kernels(target, run, seconds=0).kernels)
-        if latency:
-            found.latencies.append(_latency(target, run))
-        if per_node_time:
-            found.kernels.append(_kernels(target, run, seconds=1))
     for entry in found.latencies:
         if entry.disturbance.busy:
             where = "" if entry.batch is None else f" at batch {entry.batch:,}"
@@ -293,95 +315,7 @@ def _measure(target: _Target, runs: Sequence[_Run], latency: bool, per_node_time
     return found
 
 
-def _unguided(model: ModelProto, counts: Counts, values: Mapping[str, Any]) -> list[str]:
-    """Integer inputs of which nothing tells what they may hold."""
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    return [
-        f"the integers of input {value.name!r} are ones: the graph does not tell what it allows; "
-        f"give others by --input {value.name}=VALUE"
-        for value in model.graph.input
-        if value.type.tensor_type.elem_type in _INTEGERS
-        and value.name not in initializers
-        and value.name not in values
-        and value.name not in counts.index_limits
-    ]
-
-
-def _header(model: ModelProto) -> Header:
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-    return Header(
-        opsets=dict(sorted(opsets.items(), key=lambda item: (item[0] != "ai.onnx", item))),
-        ir_version=model.ir_version,
-        producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
-        inputs=tuple(_value(value) for value in model.graph.input if value.name not in initializers),
-        outputs=tuple(_value(value) for value in model.graph.output),
-    )
-
-
-def _value(value: ValueInfoProto) -> Value:
-    kind = value.type.WhichOneof("value")
-    if kind != "tensor_type":
-        return Value(value.name, (kind or "unknown").removesuffix("_type"), None)
-    tensor = value.type.tensor_type
-    shape = None
-    if tensor.HasField("shape"):
-        shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim)
-    return Value(value.name, _type_name(tensor.elem_type), shape)
-
-
-def _type_name(elem_type: int) -> str:
-    if elem_type not in TensorProto.DataType.values():
-        return f"type {elem_type}"  # of a later version of ONNX, or damaged
-    name: str = TensorProto.DataType.Name(elem_type).lower()
-    return {"float": "float32", "double": "float64"}.get(name, name)
-
-
-def _batch(header: Header, shapes: Mapping[str, Shape]) -> int | None:
-    """The first size of the first input that has sizes."""
-    return next((shapes[value.name][0] for value in header.inputs if shapes.get(value.name)), None)
-
-
-def _latency(target: _Target, run: _Run) -> BatchLatency:
-    from onnxprune.runtime.bystanders import Bystanders
-    from onnxprune.runtime.lock import timing_lock
-    from onnxprune.runtime.random_inputs import random_inputs
-    from onnxprune.runtime.runs import bound_run, transfer
-    from onnxprune.runtime.session import open_session
-    from onnxprune.runtime.timing import WARMUP_SECONDS, interleave, summarise
-
-    session = open_session(target.path, device=target.device, threads=target.threads)
-    feed = random_inputs(session, run.shapes, values=run.values, limits=target.limits)
-    with timing_lock(target.say):
-        bystanders = Bystanders()
-        (times,) = interleave([bound_run(session, feed, target.device)], target.seconds)
-        disturbance = bystanders.disturbance(times, target.threads)
-        moved = None
-        if target.device == "cuda":
-            moved = summarise(*interleave([transfer(session, feed)], target.seconds / 3))
-    found = summarise(times)
-    samples = 1000 * (run.batch or 1) / found.median_ms
-    return BatchLatency(run.batch, WARMUP_SECONDS, found, samples, moved, disturbance)
-
-
-def _kernels(target: _Target, run: _Run, seconds: float) -> BatchKernels:
-    from onnxprune.runtime.kernels import time_kernels
-    from onnxprune.runtime.lock import timing_lock
-
-    with timing_lock(target.say):
-        found = time_kernels(
-            target.path,
-            run.shapes,
-            device=target.device,
-            threads=target.threads,
-            seconds=seconds,
-            values=run.values,
-            limits=target.limits,
-        )
-    return BatchKernels(run.batch, found)
-
-
-def _table(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
+def _table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(list(rows))

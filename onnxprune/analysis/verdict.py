@@ -55,6 +55,16 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
+def beyond_theory(low: float, theoretical: float, noise: float) -> bool:
+    """Whether a speedup is more than the MACs and the noise of timing explain.
+
+    Args:
+        low: the lower end of its 95 % confidence interval.
+        theoretical, noise: as in `Facts`.
+    """
+    return low > theoretical * (1 + noise) * _BEYOND
+
+
 def judge(facts: Facts) -> Verdict:
     """What the figures say."""
     low, high = facts.interval
@@ -71,7 +81,7 @@ def judge(facts: Facts) -> Verdict:
     found = [] if eight is None else reasons(eight, outcome == "faster")
     if theory is None:
         found.append("what to expect is not known: not all MACs of the two files can be told, see profile")
-    elif eight is None and low > theory * (1 + facts.noise) * _BEYOND and outcome == "faster":
+    elif eight is None and outcome == "faster" and beyond_theory(low, theory, facts.noise):
         found.append(
             f"beyond theory: its MACs explain {theory:.2f}x only; the rest is other work that is gone, another kernel "
             "or type of numbers, or a disturbed measurement: look at it before you rely on it"

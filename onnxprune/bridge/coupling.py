@@ -36,11 +36,13 @@ class Group:
         layers: those that make them, in the network's order; the first one stands for the group.
         width: outputs of the first layer that a unit takes: several where heads or the parts of a grouped convolution
             go together.
+        dense: whether all of the layers are matrix products, and none a convolution.
     """
 
     units: Units
     layers: tuple[str, ...]
     width: int
+    dense: bool
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,8 @@ class _Names:
             for place, unit in enumerate(units, start=count + 1):
                 number[unit] = place
             width = int(np.isin(made[layers[0]], units[0]).sum())
-            groups.append(Group(np.arange(count + 1, count + 1 + len(units)), layers, width))
+            dense = all(len(self._shapes[f"{name}.weight"]) == 2 for name in layers)
+            groups.append(Group(np.arange(count + 1, count + 1 + len(units)), layers, width, dense))
             count += len(units)
         outputs = {name: number[labels] for name, labels in made.items() if number[labels].any()}
         stays = "a single unit has to stay"

@@ -51,7 +51,7 @@ def measure_int8(path: Path, target: Path, dataset: Dataset, device: torch.devic
     counts = count(target)
     found = (
         test.accuracy, test.top5_accuracy, test.cross_entropy, validation.accuracy, counts.macs_by_type.get("int8", 0),
-        counts.file_bytes, compressed_bytes(target), test.constant,
+        counts.file_bytes, compressed_bytes(target), test.collapsed,
     )  # fmt: skip
     return dict(zip(_COLUMNS, found, strict=True))
 

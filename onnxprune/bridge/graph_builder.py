@@ -81,7 +81,7 @@ def read_network(path: Path, shape: tuple[int, int, int], classes: int | None = 
 @functools.lru_cache(maxsize=2)
 def _prepared(path: Path, changed: int, shape: tuple[int, int, int]) -> Prepared:
     """A file's graph, followed once."""
-    probe(path, seconds=SECONDS_TO_OPEN)
+    probe(path, seconds=SECONDS_TO_OPEN, counted=True)
     image = image_input(read(path), str(path))
     return prepare(path, image.shapes(image_layout(image, shape, str(path))))
 

@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onnxprune.common.cells import defused
+from onnxprune.common.output import printable
+
 
 def columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The rows under their headings; columns whose heading begins with ">" are aligned right."""
     right = [heading.startswith(">") for heading in headings]
-    lines = [[heading.removeprefix(">") for heading in headings], *rows]
+    lines = [[printable(cell) for cell in line] for line in ([text.removeprefix(">") for text in headings], *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
@@ -23,12 +26,11 @@ def columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows under the keys of the first one, as CSV; lists and dictionaries within are JSON."""
+    """The rows under the keys of the first one, as CSV; lists and dictionaries are JSON, no text is a formula."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(defused, rows[0]))
     for row in rows:
-        writer.writerow(
-            {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in row.items()}
-        )
+        cells = (row.get(key) for key in rows[0])
+        writer.writerow(json.dumps(cell) if isinstance(cell, list | dict) else defused(cell) for cell in cells)
     return text.getvalue()

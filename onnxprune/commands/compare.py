@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs, check_measured, warn
+from onnxprune.common.errors import InputError
+from onnxprune.common.output import printable
 
 if TYPE_CHECKING:
     from onnxprune.analysis.comparison import Entry
@@ -50,27 +53,54 @@ def compare(
       onnxprune compare base.onnx pruned.onnx
       onnxprune compare base.onnx a.onnx b.onnx --batch-size 1,32 --threads 1 --json
     """
+    from onnxprune.runtime.helper import warm_up
+
+    warm_up()
     from onnxprune.analysis.comparison import compare as compare_files
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
+    check_measured(base)
+    sound = _measured(others)
     entries = compare_files(
         base,
-        others,
+        sound,
         batch_sizes=batch_sizes,
         shapes=inputs.shapes,
         values=inputs.values,
         device=device,
         threads=threads,
         seconds=seconds,
-        say=lambda line: click.echo(f"{line[0].upper()}{line[1:]}", err=True),
+        say=lambda line: echo(f"{line[0].upper()}{line[1:]}", err=True),
     )
     if as_json:
-        click.echo(json.dumps([entry_json(entry) for entry in entries], indent=1))
+        echo(json.dumps([entry_json(entry) for entry in entries], indent=1))
     elif as_csv:
-        click.echo(_as_csv(entries), nl=False)
+        echo(_as_csv(entries), nl=False)
     else:
         _print(entries, device)
+    if len(sound) < len(others):
+        raise SystemExit(InputError.exit_code)
+
+
+def _measured(files: Sequence[Path]) -> list[Path]:
+    """The files but for points of sweeps that are not what was measured, which are named and left out.
+
+    Raises:
+        InputError: all of them are.
+    """
+    sound, problems = [], []
+    for path in files:
+        try:
+            check_measured(path)
+            sound.append(path)
+        except InputError as error:
+            problems.append(str(error))
+    if not sound:
+        raise InputError("\n".join(problems))
+    for problem in problems:
+        warn(f"Left out: {problem}")
+    return sound
 
 
 def entry_json(entry: "Entry") -> dict[str, Any]:
@@ -125,27 +155,27 @@ def _print(entries: "list[Entry]", device: str) -> None:
     base = entries[0]
     files = [entry for entry in entries if entry.batch == base.batch]
     batch = "" if base.batch is None else f", for batch {base.batch:,}"
-    click.echo(f"Costs{batch}; in brackets the base's divided by it\n")
+    echo(f"Costs{batch}; in brackets the base's divided by it\n")
     headings = [">bytes", ">params", ">not zero", ">MACs", ">eff. MACs", "model"]
     rows = [[*(_ratio(entry, base, name) for name in _COUNTS), str(entry.path)] for entry in files]
-    click.echo(columns(headings, rows))
+    echo(columns(headings, rows))
     types = [entry for entry in files if entry.counts.macs_by_type.keys() - {"float32", "unknown"}]
     if types:
-        click.echo("\nTypes of numbers that are multiplied; bytes of weights as stored\n")
+        echo("\nTypes of numbers that are multiplied; bytes of weights as stored\n")
         headings = [">weight bytes", ">MACs in float32", ">in 8 bits", ">in others", "model"]
-        click.echo(columns(headings, [_types(entry) for entry in files]))
+        echo(columns(headings, [_types(entry) for entry in files]))
     for start in range(0, len(entries), len(files)):
         part = entries[start : start + len(files)]
         batch = "" if base.batch is None else f" at batch {part[0].batch:,}"
-        click.echo(f"\nLatency{batch}, by onnxruntime on {device}, all timed in turn\n")
+        echo(f"\nLatency{batch}, by onnxruntime on {device}, all timed in turn\n")
         headings = [">median ms", ">speedup", ">95 % interval", ">noise", ">in theory", ">output differs", "model"]
-        click.echo(columns(headings, [_timed(entry) for entry in part]))
-        click.echo()
+        echo(columns(headings, [_timed(entry) for entry in part]))
+        echo()
         for entry in part:
             if entry.placement:
-                click.echo(f"Note: {entry.path}: {entry.placement}")
+                echo(f"Note: {entry.path}: {printable(entry.placement)}")
             if entry.disturbance.busy:
-                click.echo(f"Note: {entry.path}: timed on a busy machine: {entry.disturbance.busy}")
+                echo(f"Note: {entry.path}: timed on a busy machine: {entry.disturbance.busy}")
             print_verdict(entry)
 
 
@@ -188,17 +218,15 @@ def print_verdict(entry: "Entry") -> None:
     if entry.facts is None or entry.verdict is None or entry.outputs is None:
         return
     of = "" if entry.facts.theoretical is None else f" of {_theory(entry.facts)}"
-    click.echo(f"{entry.path}: {entry.verdict.outcome}, {entry.facts.speedup:.2f}x{of}")
+    echo(f"{entry.path}: {entry.verdict.outcome}, {entry.facts.speedup:.2f}x{of}")
     for reason in entry.verdict.reasons:
-        click.echo(f"  - {reason}")
+        echo(f"  - {reason}")
     if entry.pairing:
-        click.echo(f"  - {entry.pairing}")
+        echo(f"  - {entry.pairing}")
     if entry.outputs.note:
-        click.echo(f"  - {entry.outputs.note}")
+        echo(f"  - {entry.outputs.note}")
     if entry.outputs.same_top1 is not None and entry.outputs.same_top1 < 1:
-        click.echo(
-            f"  - on random input its largest output is the base's for {100 * entry.outputs.same_top1:.0f} % of rows"
-        )
+        echo(f"  - on random input its largest output is the base's for {100 * entry.outputs.same_top1:.0f} % of rows")
 
 
 def print_verdicts(entries: "Sequence[Entry]") -> None:
@@ -206,5 +234,5 @@ def print_verdicts(entries: "Sequence[Entry]") -> None:
     for entry in entries:
         if entry.facts is None:
             batch = "" if entry.batch is None else f" at batch {entry.batch:,}"
-            click.echo(f"\nBy onnxruntime{batch}, both timed in turn:")
+            echo(f"\nBy onnxruntime{batch}, both timed in turn:")
         print_verdict(entry)

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import machine_readable, print_rows
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import machine_readable, print_rows, warn
 
 if TYPE_CHECKING:
-    from onnxprune.delivery.deployment import Choice, Deployed
+    from onnxprune.delivery.choice import Choice
+    from onnxprune.delivery.deployment import Deployed
 
 _DROP = 1.0
 
@@ -46,7 +48,8 @@ def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, output: 
 
     The best is the fastest measured (the one of the fewest MACs where nothing was timed) of those that satisfy every
     constraint; among equally fast ones, that of the highest validation accuracy. The test accuracy is reported and has
-    no say. A sweep of several models or datasets gives one for each pair.
+    no say. Several seeds are decided on by their means, and the file of the best one is copied. A sweep of several
+    models, datasets or batch sizes gives one for each.
 
     \b
     Examples:
@@ -54,15 +57,16 @@ def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, output: 
       onnxprune deploy experiments/runs/demo --max-drop 0.5 --min-speedup 2 --layout triton
     """
     from onnxprune.common.errors import RunError
+    from onnxprune.delivery import choice as choices
     from onnxprune.delivery import deployment
 
     if max_drop is None and limits["min_accuracy"] is None:
         max_drop = _DROP
-    wanted = deployment.constraints(max_drop=max_drop, **limits)
+    wanted = choices.constraints(max_drop=max_drop, **limits)
     entries, misses = [], []
-    for table in deployment.studies(sweep, wanted):
+    for table in choices.studies(sweep, wanted, warn):
         try:
-            choice = deployment.choose(table, wanted)
+            choice = choices.choose(table, wanted)
         except RunError as error:
             misses.append(str(error))
             continue
@@ -84,35 +88,47 @@ def _alone(choice: "Choice") -> str:
     lacks = f"; it misses: {' and '.join(choice.alone_lacks)}" if choice.alone_lacks else "; it satisfies all of this"
     return (
         f"int8 alone, without pruning: accuracy {row['accuracy']:.2f} %, validation accuracy "
-        f"{row['validation_accuracy']:.2f} %, {row['file_bytes']:,} bytes{speedup}{lacks}"
+        f"{row['validation_accuracy']:.2f} %, {row['file_bytes']:,.0f} bytes{speedup}{lacks}"
     )
 
 
 def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
+    from onnxprune.delivery import headline
+    from onnxprune.delivery.modelcard import BEYOND
+
     row, entry = choice.row, deployed.entry
     fastest = "the fastest" if choice.by == "speedup" else "the one of the fewest MACs"
     tied = f" (of {choice.tied} equally good, that of the highest validation accuracy)" if choice.tied > 1 else ""
-    click.echo(
+    echo(
         f"{deployed.name}: {fastest} of the {choice.candidates} of {choice.points} models with {' and '.join(wanted)}"
-        f"{tied}\n"
+        f"{tied}"
     )
+    echo(f"{headline.removed(row)}; accuracy {headline.accuracy(row)}; {headline.change(row)}")
+    echo(choice.decided_on())
+    if row.get("speedup_beyond_theory") is True:
+        echo(f"{BEYOND}.")
+    echo()
     lines = [
         ("accuracy on the test set, %", "accuracy", "{:.2f}"),
         ("validation accuracy, which decides, %", "validation_accuracy", "{:.2f}"),
-        ("MACs an image", "macs", "{:,}"),
-        ("bytes", "file_bytes", "{:,}"),
+        ("MACs an image", "macs", "{:,.0f}"),
+        ("bytes", "file_bytes", "{:,.0f}"),
     ]
     if entry["speedup"] is not None:
         batch = f"median latency of a batch of {row['latency_batch']}, ms"
-        lines.append((batch, "latency_ms_median", "{:.3f}"))
+        lines += [(batch, "latency_ms_median", "{:.3f}"), ("measured speedup", "speedup", "{:.2f}")]
     wide = max(len(title) for title, _, _ in lines)
-    click.echo(f"{'':{wide}}  {'this':>12}  {'base':>12}")
+    several = f"  {'seeds':>16}" if len(choice.seeds) > 1 else ""
+    echo(f"{'':{wide}}  {'this':>12}  {'base':>12}{several}")
     for title, column, form in lines:
-        click.echo(f"{title:{wide}}  {form.format(row[column]):>12}  {form.format(row[f'base_{column}']):>12}")
-    if entry["speedup"] is not None:
-        click.echo(f"{'measured speedup':{wide}}  {row['speedup']:12.2f}")
+        base = "1" if column == "speedup" else form.format(row[f"base_{column}"])
+        line = f"{title:{wide}}  {form.format(row[column]):>12}  {base:>12}"
+        mean, deviation = choice.over_seeds(column)
+        if deviation is not None:
+            line += f"  {f'{form.format(mean)} ± {form.format(deviation)}':>16}"
+        echo(line)
     if choice.alone is not None and row["variant"] != "int8 alone":
-        click.echo(f"\n{_alone(choice)}")
-    click.echo()
+        echo(f"\n{_alone(choice)}")
+    echo()
     for path in deployed.files:
-        click.echo(f"{path}")
+        echo(f"{path}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.commands.options import DATA_DIR, IMAGE_SIZE, machine_readable, print_rows
 
 
@@ -36,11 +37,11 @@ def doctor(
     for finding in examine(out, data_dir or default_data_dir(), dataset, image_size):
         findings.append(finding)
         if output is None:
-            click.echo(f"{finding.state:6}  {finding.subject}: {finding.text}")
+            echo(f"{finding.state:6}  {finding.subject}: {finding.text}")
     if output is not None:
         print_rows([dataclasses.asdict(finding) for finding in findings], output)
     broken = [finding.subject for finding in findings if finding.state == "broken"]
     if broken:
-        click.echo(f"Broken: {', '.join(broken)}.", err=True)
+        echo(f"Broken: {', '.join(broken)}.", err=True)
         sys.exit(1)
-    click.echo("All that is needed works.", err=True)
+    echo("All that is needed works.", err=True)

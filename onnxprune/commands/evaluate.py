@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, DEVICE, IMAGE_SIZE, MEAN, STD, THREADS, machine_readable, print_rows
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import (
+    DATA_DIR,
+    DEVICE,
+    IMAGE_SIZE,
+    MEAN,
+    STD,
+    THREADS,
+    check_measured,
+    machine_readable,
+    print_rows,
+)
 
 if TYPE_CHECKING:
     from onnxprune.analysis.assessment import Assessment
@@ -53,24 +64,28 @@ def evaluate(
       onnxprune evaluate model.onnx --dataset photos
       onnxprune evaluate other.onnx --dataset cifar10 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26 --json
     """
+    from onnxprune.runtime.helper import warm_up
+
+    warm_up()
     from onnxprune.analysis.assessment import assess
     from onnxprune.analysis.classifier import open_classifier
     from onnxprune.data.registry import canonical_name
 
+    check_measured(model)
     name = canonical_name(dataset)
     classifier = open_classifier(model, device=device, threads=threads or os.cpu_count() or 1)
     data = _loaded(name, data_dir, classifier, image_size)
     normalisation = _normalisation(classifier, data, mean, std)
     trained_on = classifier.metadata.dataset
     if trained_on not in (None, data.name):
-        click.echo(f"Note: the file's metadata say it was trained on {trained_on}, not {data.name}.", err=True)
+        echo(f"Note: the file's metadata say it was trained on {trained_on}, not {data.name}.", err=True)
     _say_other_classes(classifier.metadata.classes, data.classes)
     found = assess(classifier, data, normalisation)
     if output == "csv":
         print_rows(_class_rows(found), output)
     elif output == "json":
         used = {"mean": list(normalisation.mean), "std": list(normalisation.std)}
-        click.echo(json.dumps({"model": str(model), "dataset": data.name, **used, **found.as_json()}, indent=1))
+        echo(json.dumps({"model": str(model), "dataset": data.name, **used, **found.as_json()}, indent=1))
     else:
         _print(classifier, data, normalisation, found)
 
@@ -100,9 +115,7 @@ def _say_other_classes(trained: tuple[str, ...] | None, given: tuple[str, ...]) 
         return
     for place, (one, other) in enumerate(zip(trained, given, strict=True)):
         if one != other:
-            click.echo(
-                f"Note: output {place} of the file is {one!r}, label {place} of the data is {other!r}.", err=True
-            )
+            echo(f"Note: output {place} of the file is {one!r}, label {place} of the data is {other!r}.", err=True)
             return
 
 
@@ -132,7 +145,7 @@ def _normalisation(
     recorded = classifier.metadata.normalisation
     if recorded is None:
         for problem in classifier.metadata.problems:
-            click.echo(f"Note: {classifier.path}: {problem}", err=True)
+            echo(f"Note: {classifier.path}: {problem}", err=True)
         if mean is None or std is None:
             shown = (",".join(f"{number:.4f}" for number in numbers) for numbers in (data.mean, data.std))
             raise InputError(
@@ -143,7 +156,7 @@ def _normalisation(
         return Normalisation(mean, std)
     used = Normalisation(mean or recorded.mean, std or recorded.std)
     if used != recorded:
-        click.echo(
+        echo(
             f"Note: normalised by the options, mean {_listed(used.mean)} and std {_listed(used.std)}; the file's "
             f"metadata say mean {_listed(recorded.mean)} and std {_listed(recorded.std)}.",
             err=True,
@@ -159,10 +172,10 @@ def _print(classifier: "Classifier", data: "Dataset", normalisation: "Normalisat
     scores = found.scores
     known = classifier.metadata
     recorded = known.accuracy if known.dataset == data.name else None
-    click.echo(f"{classifier.path} on {data.name}: {found.images:,} test images, by onnxruntime")
+    echo(f"{classifier.path} on {data.name}: {found.images:,} test images, by onnxruntime")
     if known.technique is not None and known.sparsity is not None:
-        click.echo(f"pruned: {known.technique}, {known.sparsity:g} % asked for")
-    click.echo(
+        echo(f"pruned: {known.technique}, {known.sparsity:g} % asked for")
+    echo(
         f"normalised: pixel / 255, minus {_listed(normalisation.mean)}, divided by {_listed(normalisation.std)}\n\n"
         f"accuracy       {scores.accuracy:6.2f} %"
         + (f"   (recorded in the file: {recorded:.2f} %)\n" if recorded is not None else "\n")
@@ -170,10 +183,13 @@ def _print(classifier: "Classifier", data: "Dataset", normalisation: "Normalisat
         + ("   (there are no more than 5 classes)\n" if len(found.classes) <= 5 else "\n")
         + f"cross-entropy  {scores.cross_entropy:6.4f} nats\n"
     )
-    if scores.constant:
-        click.echo("The network has collapsed: it predicts the same for every image.\n")
+    if scores.collapsed:
+        echo(
+            f"The network has collapsed: {scores.most_predicted:.1f} % of the images get the same prediction"
+            + (", and the same scores.\n" if scores.constant else ".\n")
+        )
     if found.not_finite:
-        click.echo(f"{found.not_finite:,} images got an answer that is not finite numbers; they count as wrong.\n")
+        echo(f"{found.not_finite:,} images got an answer that is not finite numbers; they count as wrong.\n")
     if len(found.classes) <= _MOST_COLUMNS:
         _print_matrix(found)
     else:
@@ -188,22 +204,22 @@ def _print_matrix(found: "Assessment") -> None:
     names = [f"{index} {name}"[:24] for index, name in enumerate(found.classes)]
     left = max(len("true class"), *map(len, names))
     wide = max(len(str(found.confusion.max())), len(str(len(names)))) + 2
-    click.echo("Accuracy of each class, and its images by the class predicted (. is none):\n")
-    click.echo(f"{'true class':{left}}  acc. %  " + "".join(f"{index:{wide}}" for index in range(len(names))))
+    echo("Accuracy of each class, and its images by the class predicted (. is none):\n")
+    echo(f"{'true class':{left}}  acc. %  " + "".join(f"{index:{wide}}" for index in range(len(names))))
     for name, accuracy, row in zip(names, found.class_accuracy, found.confusion.tolist(), strict=True):
-        click.echo(f"{name:{left}}  {_percent(accuracy)}  " + "".join(f"{count or '.':>{wide}}" for count in row))
+        echo(f"{name:{left}}  {_percent(accuracy)}  " + "".join(f"{count or '.':>{wide}}" for count in row))
 
 
 def _print_classes(found: "Assessment") -> None:
     wide = max(map(len, found.classes))
-    click.echo("Accuracy of each class, %:\n")
+    echo("Accuracy of each class, %:\n")
     for name, accuracy in zip(found.classes, found.class_accuracy, strict=True):
-        click.echo(f"{name:{wide}}  {_percent(accuracy)}")
+        echo(f"{name:{wide}}  {_percent(accuracy)}")
     counts = found.confusion.copy()
     for index in range(len(counts)):
         counts[index, index] = 0
-    click.echo("\nMost frequent confusions (the whole matrix: --json):\n")
+    echo("\nMost frequent confusions (the whole matrix: --json):\n")
     for position in counts.ravel().argsort(kind="stable")[::-1][:_PAIRS].tolist():
         true, predicted = divmod(position, len(counts))
         if counts[true, predicted]:
-            click.echo(f"{counts[true, predicted]:6}  {found.classes[true]} taken for {found.classes[predicted]}")
+            echo(f"{counts[true, predicted]:6}  {found.classes[true]} taken for {found.classes[predicted]}")

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.commands.options import machine_readable, print_rows
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ def _print_listing(rows: list[dict[str, str]], output: str | None) -> None:
         return
     widths = [max(len(row[key]) for row in rows) for key in rows[0]]
     for row in rows:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row.values(), widths, strict=True)).rstrip())
+        echo("  ".join(text.ljust(width) for text, width in zip(row.values(), widths, strict=True)).rstrip())
 
 
 @click.command()
@@ -24,14 +25,16 @@ def _print_listing(rows: list[dict[str, str]], output: str | None) -> None:
 def models(output: str | None) -> None:
     """List the models."""
     from onnxprune.models import MODELS
+    from onnxprune.settings.budget import EPOCH_UPDATES
 
     rows = [
         {
             "name": name,
             "title": model.title,
             "summary": model.summary,
-            "recipe": f"trains {model.recipe.epochs} epochs at {model.recipe.learning_rate:g}, "
-            f"fine-tunes {model.recipe.finetune_epochs} at {model.recipe.finetune_learning_rate:g}",
+            "recipe": f"trains {model.recipe.epochs} epochs at {model.recipe.learning_rate:g}, fine-tunes "
+            f"{model.recipe.finetune_epochs} at {model.recipe.finetune_learning_rate:g}; more of fewer than "
+            f"{EPOCH_UPDATES} updates",
         }
         for name, model in MODELS.items()
     ]
@@ -55,7 +58,7 @@ def datasets(output: str | None) -> None:
     ]
     _print_listing(rows, output)
     if output is None:
-        click.echo(
+        echo(
             "\nYour own: FILE.npz with x_train, y_train, x_test, y_test (and classes: their names), or a FOLDER with\n"
             "a folder of pictures (PNG, JPEG) for each class, or with such folders in train/ and test/."
         )
@@ -86,7 +89,7 @@ def techniques(output: str | None) -> None:
         ]
         print_rows(rows, output)
         return
-    click.echo("Techniques (what is removed):")
+    echo("Techniques (what is removed):")
     _print_listing(
         [
             {
@@ -98,15 +101,15 @@ def techniques(output: str | None) -> None:
         ],
         output=None,
     )
-    click.echo("\nCriteria (how importance is judged; the lowest scores go):")
+    echo("\nCriteria (how importance is judged; the lowest scores go):")
     _print_listing(
         [{"name": f"  {name}", "summary": entry.summary, "source": entry.source} for name, entry in CRITERIA.items()],
         output=None,
     )
-    click.echo("\nSchedules (when):")
+    echo("\nSchedules (when):")
     _print_listing(
         [{"name": f"  {name}", "summary": entry.summary, "source": entry.source} for name, entry in SCHEDULES.items()],
         output=None,
     )
-    click.echo("\nControls (what a criterion is compared with):")
+    echo("\nControls (what a criterion is compared with):")
     _print_listing([{"name": f"  {name}", "summary": text} for name, text in CONTROLS.items()], output=None)

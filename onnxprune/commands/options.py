@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.common.errors import InputError, one_line
+from onnxprune.common.output import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,12 +147,11 @@ def _numbers(text: str, numbers: str) -> "np.ndarray":
 
 
 def _arrays(path: Path) -> "dict[str, np.ndarray]":
-    import numpy as np
+    from onnxprune.data.npz import array_names, read_arrays
 
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # NumPy's errors share no base class
+        return read_arrays(path, array_names(path))
+    except InputError as error:
         raise click.BadParameter(f"{path} cannot be read as an .npz file: {one_line(error)}") from None
 
 
@@ -212,6 +213,23 @@ MEAN = click.option(
 STD = click.option("--std", metavar="NUMBERS", callback=_decimals, help="Standard deviation; likewise.")
 
 
+def check_measured(model: Path) -> None:
+    """Refuses a point's model that is not the one that was measured; other files pass, and nothing is imported.
+
+    Raises:
+        InputError: its SHA-256 is not the one in the record beside it.
+    """
+    if (model.parent / "metrics.json").exists():
+        from onnxprune.results.store import check_measured as check
+
+        check(model)
+
+
+def warn(line: str) -> None:
+    """Prints a line to stderr, whatever is in it."""
+    echo(printable(line), err=True)
+
+
 def machine_readable(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options --json and --csv, as an argument `output` of the command: "json", "csv" or None."""
     for name in ("csv", "json"):
@@ -225,6 +243,6 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: str) -> None:
     from onnxprune.commands.columns import csv_text
 
     if output == "csv":
-        click.echo(csv_text(rows) if rows else "", nl=False)
+        echo(csv_text(rows) if rows else "", nl=False)
     else:
-        click.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from onnxprune.commands.options import machine_readable, print_rows
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import check_measured, machine_readable, print_rows
 
 
 @click.command()
@@ -21,10 +22,14 @@ def predict(model: Path, images: tuple[Path, ...], output: str | None) -> None:
     Example:
       onnxprune predict model.onnx shoe.png shirt.jpg
     """
+    from onnxprune.runtime.helper import warm_up
+
+    warm_up()
     from onnxprune.analysis.classifier import open_classifier, shape_text
     from onnxprune.analysis.prediction import picture_shape
     from onnxprune.analysis.prediction import predict as predict_files
 
+    check_measured(model)
     classifier = open_classifier(model)
     found = predict_files(classifier, list(images))
     _, height, width = shape = picture_shape(classifier)
@@ -46,10 +51,10 @@ def predict(model: Path, images: tuple[Path, ...], output: str | None) -> None:
     for entry in found:
         ranked = [f"{name} {100 * probability:.1f} %" for name, probability in entry.top]
         rest = f"   ({', '.join(ranked[1:])})" if ranked[1:] else ""
-        click.echo(f"{entry.path!s:{names}}  {ranked[0]}{rest}")
+        echo(f"{entry.path!s:{names}}  {ranked[0]}{rest}")
     resized = sum(entry.size != (width, height) for entry in found)
     if resized:
-        click.echo(
+        echo(
             f"{resized} of {len(found)} resized to {shape_text(shape[1:])} (height x width, bilinear, proportions not "
             f"kept).",
             err=True,

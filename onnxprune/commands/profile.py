@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs
 from onnxprune.common.errors import InputError
+from onnxprune.common.output import printable
 
 if TYPE_CHECKING:
     from onnxprune.analysis.profiling import Profile, Value
@@ -77,7 +79,9 @@ def profile(
       onnxprune profile model.onnx --input input:1x3x224x224 --no-latency --json
     """
     from onnxprune.commands.profile_rows import onnx_files
+    from onnxprune.runtime.helper import warm_up
 
+    warm_up()
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     settings: dict[str, Any] = {
@@ -87,13 +91,14 @@ def profile(
         "device": device,
         "threads": threads,
         "seconds": seconds,
-        "say": lambda line: click.echo(f"{line[0].upper()}{line[1:]}", err=True),
+        "say": lambda line: echo(f"{line[0].upper()}{line[1:]}", err=True),
     }
     files = models if len(models) == 1 and not models[0].is_dir() else onnx_files(models)
     if files is not models:
         _print_all(files, "json" if as_json else "csv" if as_csv else None, latency=not no_latency, **settings)
         return
     from onnxprune.analysis import profiling
+    from onnxprune.common.cells import csv_of
 
     found = profiling.profile(
         models[0],
@@ -102,13 +107,13 @@ def profile(
         **settings,
     )
     if as_csv:
-        click.echo(found.nodes.to_csv(index=False), nl=False)
+        echo(csv_of(found.nodes), nl=False)
     elif as_json:
-        click.echo(json.dumps(_as_json(found), indent=1))
+        echo(json.dumps(_as_json(found), indent=1))
     else:
         _print(found, nodes)
     for line in found.missing:
-        click.echo(f"Not measured: {line}", err=True)
+        echo(f"Not measured: {line}", err=True)
 
 
 def _print_all(files: Sequence[Path], output: str | None, **settings: Any) -> None:
@@ -125,9 +130,9 @@ def _print_all(files: Sequence[Path], output: str | None, **settings: Any) -> No
     print_rows(found, output)
     for entry in found:
         for line in entry.missing:
-            click.echo(f"Not measured: {entry.path}: {line}", err=True)
+            echo(f"Not measured: {entry.path}: {line}", err=True)
     for problem in problems:
-        click.echo(f"Error: {problem}", err=True)
+        echo(f"Error: {problem}", err=True)
     if problems:
         raise SystemExit(InputError.exit_code)
 
@@ -154,14 +159,14 @@ def _as_json(found: "Profile") -> dict[str, Any]:
 def _print(found: "Profile", nodes: int | None) -> None:
     from onnxprune.commands.columns import columns
 
-    click.echo(_summary(found))
+    echo(_summary(found))
     for title, headings, rows in (_operators(found), _nodes(found, nodes), *_latencies(found), *_kernels(found)):
-        click.echo(f"\n{title}\n\n{columns(headings, rows)}")
+        echo(f"\n{title}\n\n{columns(headings, rows)}")
     notes = [*found.counts.notes, *filter(None, [found.placement]), *found.remarks]
     if notes:
-        click.echo()
+        echo()
     for note in notes:
-        click.echo(f"Note: {note}")
+        echo(f"Note: {printable(note)}")
 
 
 def _summary(found: "Profile") -> str:
@@ -188,7 +193,7 @@ def _summary(found: "Profile") -> str:
         rows.append(("onnx-tool", f"{counts.onnx_tool_ops:,} operations" + (", against our MACs" if reasons else "")))
         rows += [("", reason) for reason in reasons]
     batch = "" if found.batch is None else f", for batch {found.batch:,}"
-    return "\n".join([f"{found.path}{batch}", *(f"  {name:12}{text}" for name, text in rows)])
+    return "\n".join([f"{found.path}{batch}", *(printable(f"  {name:12}{text}") for name, text in rows)])
 
 
 def _declared(value: "Value") -> str:
@@ -254,10 +259,10 @@ def _nodes(found: "Profile", number: int | None) -> Table:
 
 
 def _latencies(found: "Profile") -> list[Table]:
-    from onnxprune.runtime.timing import PLANNED_ROUNDS
-
     if not found.latencies:
         return []
+    from onnxprune.runtime.timing import PLANNED_ROUNDS
+
     on_gpu = [">transfer"] if found.device == "cuda" else []
     marked = any(entry.disturbance.busy for entry in found.latencies)
     rows = []

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from onnxprune.commands.console import echo
 from onnxprune.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,12 +35,12 @@ def print_rows(profiles: Sequence["Profile"], output: str | None) -> None:
 
     rows = [_row(found) for found in profiles]
     if output == "json":
-        click.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))
     elif output == "csv":
-        click.echo(csv_text(rows) if rows else "", nl=False)
+        echo(csv_text(rows) if rows else "", nl=False)
     elif rows:
         headings = [">params", ">bytes", ">MACs", ">activations", ">batch", ">median ms", "", "model"]
-        click.echo(columns(headings, [_cells(row) for row in rows]))
+        echo(columns(headings, [_cells(row) for row in rows]))
 
 
 def _row(found: "Profile") -> dict[str, Any]:

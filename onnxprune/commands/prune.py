@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.commands.options import (
     BATCH_SIZES,
     DATA_DIR,
@@ -19,6 +20,7 @@ from onnxprune.commands.options import (
     machine_readable,
     print_rows,
 )
+from onnxprune.common.widths import DEFAULT_STEP
 
 if TYPE_CHECKING:
     from onnxprune.reduction.result import GroupReport, PruneReport
@@ -73,9 +75,10 @@ _MOST_NAMES = 4  # of frozen groups of one reason
 @INPUTS
 @click.option(
     "--channel-align",
-    type=int,
+    default=str(DEFAULT_STEP),
+    show_default=True,
     metavar="N",
-    help="Keep multiples of N channels where that is near what was asked for  [default: the machine's vectors].",
+    help="Convolutions keep multiples of N channels; auto: of the step that their speed has here, measured.",
 )
 @click.option(
     "--recovery",
@@ -106,7 +109,7 @@ def prune(
     std: tuple[float, ...] | None,
     path: Path | None,
     inputs: GivenInputs,
-    channel_align: int | None,
+    channel_align: str,
     recovery: str,
     seed: int,
     no_latency: bool,
@@ -171,20 +174,20 @@ def _print_json(report: "PruneReport") -> None:
     from onnxprune.commands.compare import entry_json
 
     compared = [entry_json(entry) for entry in report.comparison]
-    click.echo(json.dumps({**report.as_json(), "comparison": compared}, indent=1))
+    echo(json.dumps({**report.as_json(), "comparison": compared}, indent=1))
 
 
 def _print(report: "PruneReport") -> None:
     from onnxprune.commands.columns import columns
     from onnxprune.commands.compare import print_verdicts
 
-    click.echo(_headline(report))
+    echo(_headline(report))
     for headings, rows in (_sizes(report), _quality(report), _groups(report.groups), _layers(report)):
         if rows:
-            click.echo(f"\n{columns(headings, rows)}")
+            echo(f"\n{columns(headings, rows)}")
     for lines in (_frozen(report.groups), _recovery(report), _without_data(report)):
         if lines:
-            click.echo("\n" + "\n".join(lines))
+            echo("\n" + "\n".join(lines))
     print_verdicts(report.comparison)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.commands.options import (
     BATCH_SIZES,
     DATA_DIR,
@@ -147,20 +148,20 @@ def _print_json(report: "QuantizeReport") -> None:
     from onnxprune.commands.compare import entry_json
 
     compared = [entry_json(entry) for entry in report.comparison]
-    click.echo(json.dumps({**report.as_json(), "comparison": compared}, indent=1))
+    echo(json.dumps({**report.as_json(), "comparison": compared}, indent=1))
 
 
 def _print(report: "QuantizeReport") -> None:
     from onnxprune.commands.columns import columns
     from onnxprune.commands.compare import print_verdicts
 
-    click.echo(_headline(report))
+    echo(_headline(report))
     for headings, rows in (_sizes(report), _quality(report)):
         if rows:
-            click.echo(f"\n{columns(headings, rows)}")
+            echo(f"\n{columns(headings, rows)}")
     for lines in (_kept(report), _without_data(report)):
         if lines:
-            click.echo("\n" + "\n".join(lines))
+            echo("\n" + "\n".join(lines))
     print_verdicts(report.comparison)
 
 

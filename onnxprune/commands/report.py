@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import warn
+from onnxprune.common.output import printable
+
 if TYPE_CHECKING:
     from onnxprune.report.sources import Source
 
@@ -41,8 +45,11 @@ def report(sweeps: tuple[Path, ...], out: Path | None, watch: bool) -> None:
     if watch:
         _watch(list(sweeps), page)
     else:
-        write(read(list(sweeps)), page)
-    click.echo(page)
+        found = read(list(sweeps))
+        for line in (line for source in found for line in source.left_out):
+            warn(line)
+        write(found, page)
+    echo(page)
 
 
 def _watch(sweeps: list[Path], page: Path) -> None:
@@ -58,7 +65,7 @@ def _watch(sweeps: list[Path], page: Path) -> None:
             finished = all(source.finished for source in sources)
             if done != before:
                 write(sources, page, None if finished else _SECONDS)
-                click.echo(f"{page}: " + "; ".join(done), err=True)
+                echo(f"{page}: " + "; ".join(done), err=True)
         if finished:
             return
         time.sleep(_SECONDS)
@@ -66,4 +73,5 @@ def _watch(sweeps: list[Path], page: Path) -> None:
 
 def _done(source: "Source") -> str:
     failed = f", {len(source.failures)} failed" if source.failures else ""
-    return f"{source.name}: {len(source.table)} of {source.planned or '?'} done{failed}"
+    left_out = "".join(f"; {printable(line)}" for line in source.left_out)
+    return f"{source.name}: {len(source.table)} of {source.planned or '?'} done{failed}{left_out}"

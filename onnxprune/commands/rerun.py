@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows, warn
 
 if TYPE_CHECKING:
     from onnxprune.study.rerun import Repetition
@@ -39,7 +40,7 @@ def rerun(folder: Path, out: Path | None, data_dir: Path | None, output: str | N
     from onnxprune.study.rerun import rerun as run_again
 
     with tempfile.TemporaryDirectory(prefix="onnxprune-rerun-") as temporary:
-        repetitions = run_again(folder, out or Path(temporary), data_dir)
+        repetitions = run_again(folder, out or Path(temporary), data_dir, warn)
     if output is not None:
         rows = [{**dataclasses.asdict(found), "reproduced": found.reproduced} for found in repetitions]
         print_rows(rows, output)
@@ -58,12 +59,12 @@ def _print(repetitions: "list[Repetition]") -> None:
             for column, label in (("training_seconds", "training"), ("latency_ms_median", "latency"))
             if column in found.ratios
         )
-        click.echo(f"{verdict}{exactness}{times}: {found.folder}")
+        echo(f"{verdict}{exactness}{times}: {found.folder}")
         for name, text in found.differences.items():
-            click.echo(f"  {'beyond tolerance: ' if found.changes and name in found.beyond else ''}{name}: {text}")
+            echo(f"  {'beyond tolerance: ' if found.changes and name in found.beyond else ''}{name}: {text}")
     changes = {line for found in repetitions for line in (f"{name}: {text}" for name, text in found.changes.items())}
     for line in sorted(changes):
-        click.echo(f"environment: {line}")
+        echo(f"environment: {line}")
     count = sum(found.reproduced for found in repetitions)
     exact = sum(not found.differences for found in repetitions)
-    click.echo(f"{count} of {len(repetitions)} reproduced, {exact} of them bit for bit.")
+    echo(f"{count} of {len(repetitions)} reproduced, {exact} of them bit for bit.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS, machine_readable, print_rows
+from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS, machine_readable, print_rows, warn
 from onnxprune.commands.points import PointCommand
 
 
@@ -68,7 +68,7 @@ def search(
     given = {name: value for name, value in options.items() if value is not None}
     plan = Sweep.parse({**given, "sparsity": 50})
     verbosity = Verbosity.QUIET if quiet else Verbosity.NORMAL
-    found = bisect(plan, max_drop, out, data_dir, step=step, verbosity=verbosity, workers=workers)
+    found = bisect(plan, max_drop, out, data_dir, step=step, verbosity=verbosity, workers=workers, say=warn)
     if output is not None:
         print_rows([dataclasses.asdict(entry) for entry in found], output)
         return

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from onnxprune.commands.console import echo
 from onnxprune.commands.options import DATA_DIR, RUNS, machine_readable, print_rows
 from onnxprune.commands.points import PointCommand
 
@@ -86,4 +87,4 @@ def sensitivity(
         first = plan.points[0]
         title = f"{first.model} on {first.dataset_title}, {first.technique} ({first.criterion})"
         heat_map(layers_by_sparsity(found), title, "accuracy lost (points)", figure)
-        click.echo(f"Figure: {figure}", err=True)
+        echo(f"Figure: {figure}", err=True)

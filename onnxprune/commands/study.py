@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS, executor
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS, executor, warn
 from onnxprune.commands.points import PointCommand
 from onnxprune.commands.report import PAGE
 
@@ -141,18 +142,19 @@ def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
         executor=how.executor,
         executor_settings=how.executor_settings,
     )
-    _print_rows(outcome.table, how.as_json, how.as_csv)
+    print_table(outcome.folder, outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
-        click.echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
+        echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
     if report and len(outcome.table):
         page = outcome.folder / PAGE
-        _write_report(outcome.folder, page)
+        write_report(outcome.folder, page)
         if not how.quiet:
-            click.echo(f"Report: {page}", err=True)
+            echo(f"Report: {page}", err=True)
     return outcome.failures
 
 
-def _write_report(folder: Path, page: Path) -> None:
+def write_report(folder: Path, page: Path) -> None:
+    """Writes the page of a sweep."""
     from onnxprune.report.page import write
     from onnxprune.report.sources import read
 
@@ -168,9 +170,9 @@ def _end(failures: dict[str, str]) -> None:
 
 def _print_failures(failures: dict[str, str]) -> None:
     if failures:
-        click.echo(f"{len(failures)} failed:", err=True)
+        echo(f"{len(failures)} failed:", err=True)
     for name, reason in failures.items():
-        click.echo(f"  {name}: {reason}", err=True)
+        echo(f"  {name}: {reason}", err=True)
 
 
 def _print_plan(plan: "Sweep", how: _How) -> None:
@@ -179,26 +181,30 @@ def _print_plan(plan: "Sweep", how: _How) -> None:
     cost = estimate(plan.points, how.verbosity)
     if how.as_json:
         rows = [point.settings() for point in plan.points]
-        click.echo(json.dumps({"name": plan.name, "cost": asdict(cost), "points": rows}, indent=1))
+        echo(json.dumps({"name": plan.name, "cost": asdict(cost), "points": rows}, indent=1))
         return
     for point in plan.points:
-        click.echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
-    click.echo(
+        echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
+    echo(
         f"{cost.points} points from {cost.bases} base(s): at most {cost.training_images:,} training images "
         f"and {cost.training_flops / 1e12:.3g} TFLOPs of training (1 MAC = 2 FLOPs; networks that shrink take less), "
         f"up to {cost.disk_bytes / 1e6:,.0f} MB on disk."
     )
 
 
-def _print_rows(table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
-    from onnxprune.commands.tables import print_results
+def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
+    """Prints the rows of a sweep to stdout."""
+    from onnxprune.commands.tables import print_claims, print_headlines, print_results
+    from onnxprune.common.cells import csv_of
 
     if as_json:
-        click.echo(table.to_json(orient="records", indent=1))
+        echo(table.to_json(orient="records", indent=1))
     elif as_csv:
-        click.echo(table.to_csv(index=False), nl=False)
+        echo(csv_of(table), nl=False)
     elif len(table):
         print_results(table)
+        print_claims(table, folder)
+        print_headlines(folder)
 
 
 @click.command()
@@ -209,8 +215,8 @@ def results(folder: Path, as_json: bool, as_csv: bool) -> None:
     """Print the table of a sweep, finished or still running."""
     from onnxprune.results.store import failures, result_table
 
-    table = result_table(folder)
+    table = result_table(folder, warn)
     _print_failures(failures(folder))
     if not len(table):
-        click.echo(f"{folder} has no finished point yet.", err=True)
-    _print_rows(table, as_json, as_csv)
+        echo(f"{folder} has no finished point yet.", err=True)
+    print_table(folder, table, as_json, as_csv)

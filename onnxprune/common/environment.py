@@ -1,5 +1,6 @@
 """What a result was measured on."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -10,9 +11,23 @@ from typing import Any
 
 import psutil
 
+from onnxprune.common.output import printable
 from onnxprune.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "nni", "onnx", "onnxruntime-gpu", "onnxruntime", "onnx-tool", "numpy")
+
+# what may change sums in the last digit, or how many threads make them
+_VARIABLES = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_DYNAMIC", "MKL_DYNAMIC", "MKL_CBWR"),
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "NVIDIA_TF32_OVERRIDE"),
+    "CUBLAS_WORKSPACE_CONFIG",
+)
+
+# facts that may change results
+DECIDING = (
+    *("onnxprune_version", "python_version", "cpu", "gpu", "numeric_variables"),
+    *(f"{package.replace('-', '_')}_version" for package in _PACKAGES),
+)
 
 
 @cache
@@ -27,6 +42,10 @@ def describe(device: str) -> dict[str, Any]:
         "cpu_cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpu": None,
+        "numeric_variables": " ".join(
+            f"{name}={printable(os.environ[name])}" for name in _VARIABLES if os.environ.get(name)
+        )
+        or None,
     }
     for package in _PACKAGES:
         try:

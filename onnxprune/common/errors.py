@@ -11,6 +11,8 @@ A message says what is wrong, what was expected and what to do, in one line.
 
 from pathlib import Path
 
+from onnxprune.common.output import printable
+
 
 class OnnxpruneError(Exception):
     """Base of all errors meant for the user; `exit_code` is what the command line exits with."""
@@ -46,7 +48,7 @@ _MOST_CHARACTERS = 300  # names in a damaged file can be megabytes long
 
 def one_line(error: BaseException) -> str:
     """Its message on one line, cut where it is long, or its type where there is none."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = printable(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 

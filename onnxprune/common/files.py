@@ -1,11 +1,14 @@
 """Files that are there whole or not at all, and paths that one process at a time works on."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import stat
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ from onnxprune.common.errors import RunError, StorageError
 
 PARTIAL = ".part"
 
+_MOST_BYTES = 2**26  # of a JSON file
+_MOST_DIGITS = 40  # of a whole number in it
+_TICK = 2 * 10**9  # nanoseconds
 _GZIP_LEVEL = 6  # what the command takes by itself
 _GZIP_WINDOW = 31  # the largest, with gzip's header, which holds no name and no time here
 _PIECE = 2**20
@@ -51,11 +57,30 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in a file, or None where there is no intact one."""
+    """The JSON value in a file, or None where there is no intact one, or one that no program of ours writes."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) or about.st_size > _MOST_BYTES:  # a pipe or a device may never end
+            return None
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value from anywhere.
+
+    Raises:
+        ValueError: it is none, or has a whole number of more digits than anything has that is counted.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, parse_int=_whole_number)
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(digits):,} digits")
+    return int(digits)
 
 
 def make_folder(path: Path) -> Path:
@@ -72,12 +97,41 @@ def make_folder(path: Path) -> Path:
 
 
 def digest(path: Path) -> str | None:
-    """The SHA-256 of a file, None where it cannot be read."""
+    """The SHA-256 of a file, None where it cannot be read or is none, as a pipe.
+
+    It is taken once for as long as the file is the same to the system, whose time of its last change nobody can set.
+    """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            return None
+        identity = _identity(about)
+        if time.time_ns() - about.st_ctime_ns < _TICK:  # what changes within a tick of the clock bears the same time
+            return _digest.__wrapped__(path, identity)
+        return _digest(path, identity)
     except OSError:
         return None
+
+
+def identities(paths: Iterable[Path]) -> list[tuple[int, ...] | None]:
+    """What the system knows each file by, None for one that is not there: another after it was written or replaced."""
+    found: list[tuple[int, ...] | None] = []
+    for path in paths:
+        try:
+            found.append(_identity(path.stat()))
+        except OSError:
+            found.append(None)
+    return found
+
+
+def _identity(about: os.stat_result) -> tuple[int, ...]:
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+@functools.lru_cache(maxsize=10_000)
+def _digest(path: Path, _known_by: tuple[int, ...]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def compressed_bytes(path: Path) -> int:

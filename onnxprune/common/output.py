@@ -1,4 +1,4 @@
-"""Keeps what other packages print out of the user's terminal and in a log file."""
+"""What reaches the user's terminal, and what does not: what other packages print goes to a log file, or nowhere."""
 
 import contextlib
 import io
@@ -41,3 +41,20 @@ def logged(path: Path) -> Iterator[None]:
         finally:
             logging.captureWarnings(False)
             root.removeHandler(handler)
+
+
+def printable(text: str) -> str:
+    """A text on one line: what moves the cursor, colours, ends a line or turns the direction of text is escaped.
+
+    For what others wrote, as names in a file.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same of a text of several lines and tabs, which stay."""
+    if all(letter.isprintable() or letter in "\n\t" for letter in text):
+        return text
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)

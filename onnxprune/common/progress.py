@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from onnxprune.common import interruption
+from onnxprune.common.output import printable
 
 MOST_DROP = 1.0  # points of validation accuracy below the base's, of what may be called the best so far
 SECONDS_BETWEEN = 0.2  # updates of the live line: reading the loss waits for the device
@@ -109,10 +110,10 @@ class Reporter:
         self._progress.advance(self._task)
 
     def say(self, line: str) -> None:
-        self._console.print(line)
+        self._console.print(printable(line))
 
     def _describe(self, what: str) -> None:
-        self._progress.update(self._task, description=f"{self._name} {what}")
+        self._progress.update(self._task, description=printable(f"{self._name} {what}"))
 
 
 class Stages:
@@ -140,7 +141,7 @@ class Stages:
         interruption.check()
         if what != self._what:
             self._what = what
-            self._progress.reset(self._task, total=total, description=what)
+            self._progress.reset(self._task, total=total, description=printable(what))
         self._progress.update(self._task, completed=done, total=total)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError
 from onnxprune.common.progress import Verbosity
 from onnxprune.data.arrays import checked
@@ -19,6 +20,8 @@ from onnxprune.data.source import OwnData
 VALIDATION_SHARE = 0.1
 
 VALIDATION_MOST = 5_000
+
+_SAMPLE = 1  # tells the numbers that a seed draws for a sample from those that it draws for other ends
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,9 @@ class Dataset:
         train: what networks are trained on; `validation`: for decisions; `test`: for reported numbers.
         classes: their names, by label.
         mean, std: per channel, of the training images scaled to [0, 1].
-        checksum: SHA-256 of all images and labels above, and of the names that a user gave the classes.
-        available_train: training images before they were limited.
+        checksum: SHA-256 of all images and labels, and of the names that a user gave the classes; of a sample, of that
+            and of which training images are in it.
+        available_train: training images before some were sampled.
         own_shape: (C, H, W) of the images of a user's own data, before any border; None of a dataset with a name.
     """
 
@@ -63,12 +67,42 @@ class Dataset:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    def sampled(self, count: int | None, seed: int) -> "Dataset":
+        """The dataset with a stratified sample of the training images, which the seed decides; None: with all of them.
+
+        Classes keep their shares, to one image, and have at least one where there are as many; images keep their order.
+        Of one seed, a larger sample has the images of a smaller one, but for that rounding.
+
+        Raises:
+            InputError: a count below 1, or a channel without any contrast in the sample.
+        """
+        if count is not None and count < 1:
+            raise InputError(f"train limit of {count}: expected at least 1 training image")
+        if count is None or count >= len(self.train):
+            return self
+        kept = _stratified(self.train.labels, count, seed)
+        train = Split(self.train.images[kept], self.train.labels[kept])
+        mean, std = _statistics(train.images, self.name)
+        checksum = hashlib.sha256(self.checksum.encode() + kept.tobytes()).hexdigest()
+        return dataclasses.replace(self, train=train, mean=mean, std=std, checksum=checksum)
+
     def padded(self, size: int) -> "Dataset":
-        """The dataset with black borders where images are smaller than `size` by `size`; mean and std as before."""
-        _, height, width = self.input_shape
+        """The dataset with black borders where images are smaller than `size` by `size`; mean and std as before.
+
+        Raises:
+            InputError: it would not fit the memory.
+        """
+        channels, height, width = self.input_shape
         missing = [max(0, size - side) for side in (height, width)]
         if not any(missing):
             return self
+        images = len(self.train) + len(self.validation) + len(self.test)
+        needed = images * channels * max(height, size) * max(width, size)
+        if needed > available_memory():
+            raise InputError(
+                f"{self.name}: {images:,} images with borders up to {size:,} pixels a side take "
+                f"{needed / 1e9:,.1f} GB of memory, {available_memory() / 1e9:,.1f} GB are available"
+            )
         border = ((0, 0), (0, 0), *((gap // 2, gap - gap // 2) for gap in missing))
         train, validation, test = (
             Split(np.pad(split.images, border), split.labels) for split in (self.train, self.validation, self.test)
@@ -79,7 +113,6 @@ class Dataset:
 def load(
     name: str,
     data_dir: Path | None = None,
-    train_limit: int | None = None,
     *,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
@@ -88,7 +121,7 @@ def load(
     """Loads a dataset by name, from an .npz file or from a folder of pictures.
 
     The validation split is a tenth of the training images, at most 5,000, the same ones whatever the seed of an
-    experiment; the others keep the file's order, and `train_limit` keeps the first of them.
+    experiment; the others keep the file's order.
 
     Args:
         size: (height, width) that the pictures of a folder are brought to; None: their own.
@@ -96,11 +129,9 @@ def load(
         verbosity: whether people are told how the reading of a folder gets on.
 
     Raises:
-        InputError: no such dataset, or it cannot be found, downloaded or trusted; or `train_limit` is below 1.
+        InputError: no such dataset, or it cannot be found, downloaded or trusted.
     """
     name = canonical_name(name)
-    if train_limit is not None and train_limit < 1:
-        raise InputError(f"train limit of {train_limit}: expected at least 1 training image")
     if size is not None and not is_folder(name):
         raise InputError(f"{name}: only the pictures of a folder are brought to a size")
     given = None if name in DATASETS else _own(name, size, channels, verbosity)
@@ -114,16 +145,12 @@ def load(
     shuffled = np.random.default_rng(0).permutation(len(y_train))
     held_out = min(VALIDATION_MOST, max(1, int(VALIDATION_SHARE * len(y_train))))
     validation, train = np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])
-    available = len(train)
-    train = train[:train_limit]
     splits = {
         "train": Split(x_train[train], y_train[train]),
         "validation": Split(x_train[validation], y_train[validation]),
         "test": Split(x_test, y_test),
     }
-    mean, std = _statistics(splits["train"].images)
-    if 0 in std:
-        raise InputError(f"{name}: all pixels of a channel of the training images are the same")
+    mean, std = _statistics(splits["train"].images, name)
     return Dataset(
         name=title_of(name),
         **splits,
@@ -131,7 +158,7 @@ def load(
         mean=mean,
         std=std,
         checksum=_checksum(splits, None if given is None else given.classes),
-        available_train=available,
+        available_train=len(train),
         own_shape=None if given is None else x_train.shape[1:],
     )
 
@@ -147,8 +174,30 @@ def _own(name: str, size: tuple[int, int] | None, channels: int | None, verbosit
     return OwnData(checked(given.arrays, name, classes=given.classes), given.classes)
 
 
-def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel in [0, 1], by histograms: exact, and no copy as floats."""
+def _stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Positions of a sample of `count` images, in order."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    least = np.minimum(1, sizes) if count >= len(classes) else np.zeros_like(sizes)
+    wanted = np.maximum(least, count * sizes / len(labels))
+    shares = np.maximum(least, np.floor(wanted)).astype(int)
+    while shares.sum() > count:  # classes that have one image more than their share
+        shares[np.argmax(np.where(shares > least, shares - wanted, -np.inf))] -= 1
+    largest = np.argsort(shares - wanted, kind="stable")[: count - shares.sum()]
+    shares[largest] += 1
+    random = np.random.default_rng([seed, _SAMPLE])
+    kept = [
+        random.permutation(np.flatnonzero(labels == label))[:share]
+        for label, share in zip(classes, shares, strict=True)
+    ]
+    return np.sort(np.concatenate(kept))
+
+
+def _statistics(images: np.ndarray, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in [0, 1], by histograms: exact, and no copy as floats.
+
+    Raises:
+        InputError: a channel without any contrast.
+    """
     values = np.arange(256) / 255
     means, deviations = [], []
     for channel in range(images.shape[1]):
@@ -159,6 +208,8 @@ def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...
         mean = float(share @ values)
         means.append(mean)
         deviations.append(float(np.sqrt(share @ (values - mean) ** 2)))
+    if 0 in deviations:
+        raise InputError(f"{name}: all pixels of a channel of the training images are the same")
     return tuple(means), tuple(deviations)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError, one_line
+from onnxprune.common.limits import memory_limited
 from onnxprune.data.names import check_class_names
 from onnxprune.data.source import OwnData
 
@@ -65,7 +66,7 @@ def read_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
     """
     try:
         _check_sizes(path, names)
-        with np.load(path, allow_pickle=False) as file:
+        with memory_limited(), np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in names}
     except _ERRORS as error:
         raise _not_plain(path, error) from None
@@ -84,18 +85,20 @@ def _check_sizes(path: Path, names: Collection[str]) -> None:
     Raises:
         InputError: arrays would take more memory than there is, or far more than their file says they can be worth.
     """
-    total = 0
+    total = packed = 0
     with zipfile.ZipFile(path) as archive:
         members = {member.filename: member for member in archive.infolist()}
         for name in names:
             member = members.get(f"{name}.npy") or members[name]
             size = _declared(archive, member)
-            if size > _LARGE and size > _TIMES * member.compress_size:
-                raise InputError(
-                    f"{path}: {name} is {member.compress_size / 1e6:,.1f} MB that unfold to {size / 1e9:,.1f} GB: "
-                    "expected a file of images; if it is one, write it by numpy.savez, which does not pack"
-                )
             total += size
+            packed += member.compress_size
+            for what, before, after in ((f"{name} is", member.compress_size, size), ("its arrays are", packed, total)):
+                if after > _LARGE and after > _TIMES * before:
+                    raise InputError(
+                        f"{path}: {what} {before / 1e6:,.1f} MB that unfold to {after / 1e9:,.1f} GB: expected a file "
+                        "of images; if it is one, write it by numpy.savez, which does not pack"
+                    )
     if total > available_memory():
         raise InputError(
             f"{path}: its arrays take {total / 1e9:,.1f} GB of memory, {available_memory() / 1e9:,.1f} GB are available"

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
+from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError
 from onnxprune.data.names import shown_name
 
@@ -18,6 +20,9 @@ SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp"))
 
 _MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
 _DEEP = ("I", "F")  # Pillow's modes of more than 8 bits a channel begin so; it clips them at 255
+_LARGE = 2**22  # pixels: larger ones are read one at a time, whatever the threads
+_BYTES_A_PIXEL = 20  # with all copies on the way to grey or RGB
+_one_large = threading.Lock()
 # Pillow has readers of 40 formats more, one of which runs another program
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
@@ -105,11 +110,18 @@ def upright(source: Path | bytes) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as file:
-            file.load()
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode.startswith(_DEEP):
-                raise InputError(f"has more than 8 bits a channel (Pillow's mode {picture.mode}): convert it first")
-            return _plain(picture)
+            if file.mode.startswith(_DEEP):
+                raise InputError(f"has more than 8 bits a channel (Pillow's mode {file.mode}): convert it first")
+            pixels = file.width * file.height
+            needed = pixels * _BYTES_A_PIXEL
+            with _one_large if pixels > _LARGE else contextlib.nullcontext():
+                if pixels > _LARGE and needed > available_memory():
+                    raise InputError(
+                        f"the picture has {pixels:,} pixels, which take {needed / 1e9:,.1f} GB of memory to read: "
+                        "there is less"
+                    )
+                file.load()
+                return _plain(ImageOps.exif_transpose(file))
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):

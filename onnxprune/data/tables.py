@@ -14,6 +14,8 @@ from typing import Any
 from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.files import read_json
+from onnxprune.common.limits import memory_limited
+from onnxprune.common.parquet import unpacked_bytes
 from onnxprune.data.collection import MOST_BYTES, SPLITS, Collection, Picture
 from onnxprune.data.names import check_class_names, shown_name
 
@@ -120,18 +122,20 @@ def _table(found: Collection, path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        size = path.stat().st_size
-        if path.suffix == ".parquet":
-            head = pq.read_metadata(path)
-            size = sum(head.row_group(index).total_byte_size for index in range(head.num_row_groups))
+        size = unpacked_bytes(path) if path.suffix == ".parquet" else path.stat().st_size
         if size > (free := available_memory()):
             raise found.error(f"{path.name} takes {size / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are available")
-        if path.suffix == ".parquet":
-            table = pq.ParquetFile(path).read()
-        else:
-            with pa.OSFile(str(path)) as source:  # no map of it: a file that is cut meanwhile would end the process
-                table = pa.ipc.open_stream(source).read_all()
-        table.validate(full=True)  # a damaged file may point anywhere
+        with memory_limited():
+            if path.suffix == ".parquet":
+                table = pq.ParquetFile(path).read()
+            else:
+                with pa.OSFile(str(path)) as source:  # no map of it: a file that is cut meanwhile would end the process
+                    table = pa.ipc.open_stream(source).read_all()
+            table.validate(full=True)  # a damaged file may point anywhere
+    except MemoryError:  # pyarrow's own is one
+        raise found.error(
+            f"{shown_name(path.name)} unfolds to more memory than the {free / 1e9:,.1f} GB that are available"
+        ) from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise found.error(f"{shown_name(path.name)} is not a table, or a damaged one: {one_line(error)}") from None
     return table

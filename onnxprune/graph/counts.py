@@ -1,10 +1,14 @@
 """What an ONNX file costs to run and to store, as figures: MACs, parameters, operators, bytes."""
 
+from __future__ import annotations
+
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
-from onnxprune.graph.tensors import Shape
+if TYPE_CHECKING:
+    from onnxprune.graph.tensors import Shape
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import onnx
 from onnx import NodeProto, numpy_helper, shape_inference
 
 from onnxprune.common.files import replacing
-from onnxprune.common.widths import ALIGN_FROM
+from onnxprune.common.widths import least_width
 
 _SAME = {"Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity", "Dropout"}  # channel by channel
 
@@ -44,8 +44,8 @@ def eliminate_dead_units(path: Path, align: int = 1) -> int:
     stays as it is.
 
     Args:
-        align: what is left of 32 channels or more is a multiple of this, or of its half where it is less than that:
-            dead ones stay where the odd width would cost more time than they do.
+        align: what is left of a convolution's 32 channels or more is a multiple of this, or a half, a quarter, ... of
+            it where it is less than that: dead ones stay where the odd width would cost more time than they do.
     """
     model = onnx.load(path)
     graph = _Graph(model)
@@ -56,6 +56,12 @@ def eliminate_dead_units(path: Path, align: int = 1) -> int:
         with replacing(path) as partial:
             onnx.save(model, partial)
     return removed
+
+
+def nonzero_numbers(path: Path) -> int:
+    """Floating-point numbers in an ONNX file of ours that are not zero."""
+    arrays = map(numpy_helper.to_array, onnx.load(path).graph.initializer)
+    return sum(int(np.count_nonzero(array)) for array in arrays if array.dtype.kind == "f")
 
 
 class _Graph:
@@ -100,9 +106,11 @@ class _Graph:
         for node in reversed(nodes):
             self._ask(node)
         products = [node for node in nodes if self._is_product(node) and node.output[0] in self._channels]
-        for channels in (self._channels[node.output[0]] for node in products):
+        for node in products:
+            channels = self._channels[node.output[0]]
+            step = 1 if _is_gemm(node) else align
             dead = np.flatnonzero(~channels.needed)
-            channels.needed[dead[: _spared(len(channels.needed), len(dead), align)]] = True
+            channels.needed[dead[: _spared(len(channels.needed), len(dead), step)]] = True
         # what one tensor keeps for lack of others, the tensors that it is made of or that are made of it keep too
         while sum(self._agree(node) for node in nodes):  # of all, not up to the first
             pass
@@ -287,13 +295,10 @@ class _Graph:
         )
 
 
-def _spared(units: int, dead: int, align: int) -> int:
+def _spared(units: int, dead: int, step: int) -> int:
     """How many of the dead units stay all the same."""
     left = units - dead
-    if units < ALIGN_FROM or align == 1 or not left:
-        return max(0, 1 - left)
-    step = align if left > align // 2 else align // 2
-    return min(units, -(-left // step) * step) - left
+    return max(0, 1 - left) if not left else least_width(units, left, step) - left
 
 
 def _is_gemm(node: NodeProto) -> bool:

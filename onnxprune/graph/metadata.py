@@ -1,14 +1,17 @@
 """What an ONNX file's own metadata say of its data and of how it was made."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import parse_json
+from onnxprune.common.output import printable
 
 NORMALISATION = "(pixel / 255 - mean) / std, per channel"  # the only one there is so far
+MOST_VALUES = 2**26  # of an image: a side of 8,192 pixels, or 4,729 in colour
+_LONGEST_NAME = 1_000  # characters of the name of a class
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ def parse(properties: Mapping[str, str]) -> Metadata:
     def read(name: str, check: Callable[[str], Any]) -> Any:
         try:
             return check(properties[name]) if name in properties else None
-        except ValueError as error:  # json.JSONDecodeError is one
-            problems.append(f"its metadata '{name}' cannot be used: {error}")
+        except (ValueError, OverflowError) as error:  # json.JSONDecodeError is one
+            problems.append(f"its metadata '{name}' cannot be used: {printable(str(error))}")
         except RecursionError:
             problems.append(f"its metadata '{name}' cannot be used: nested too deeply")
         return None
@@ -84,17 +87,23 @@ def parse(properties: Mapping[str, str]) -> Metadata:
         except InputError as error:
             problems.append(f"its metadata 'mean' and 'std' cannot be used: {error}")
     return Metadata(
-        dataset=properties.get("dataset"),
+        dataset=read("dataset", _text),
         classes=read("classes", _names),
         input_shape=read("input_shape", _shape),
         picture_shape=read("picture_shape", _shape),
         normalisation=normalisation,
-        technique=properties.get("technique"),
+        technique=read("technique", _text),
         sparsity=read("sparsity", _number),
         accuracy=read("accuracy", _number),
-        spec_hash=properties.get("spec_hash"),
+        spec_hash=read("spec_hash", _text),
         problems=tuple(problems),
     )
+
+
+def _text(text: str) -> str:
+    if not text.isprintable() or len(text) > _LONGEST_NAME:
+        raise ValueError(f"expected a text of printable characters, got {ascii(text)[:80]}")
+    return text
 
 
 def _formula(text: str) -> str:
@@ -104,33 +113,40 @@ def _formula(text: str) -> str:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    value = json.loads(text)
+    value = parse_json(text)
     if not isinstance(value, list) or not value or not all(_is_number(item) for item in value):
         raise ValueError(f"expected a list of numbers, got {text[:80]!r}")
     return tuple(float(item) for item in value)
 
 
 def _number(text: str) -> float:
-    value = json.loads(text)
+    value = parse_json(text)
     if not _is_number(value):
         raise ValueError(f"expected a number, got {text[:80]!r}")
     return float(value)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(float(value))
 
 
 def _names(text: str) -> tuple[str, ...]:
-    value = json.loads(text)
+    value = parse_json(text)
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
         raise ValueError(f"expected a list of names, got {text[:80]!r}")
+    strange = [name for name in value if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME]
+    if strange:
+        raise ValueError(
+            f"expected names of up to {_LONGEST_NAME} printable characters, got {ascii(strange[0])[:_LONGEST_NAME]}"
+        )
     return tuple(value)
 
 
 def _shape(text: str) -> tuple[int, int, int]:
-    value = json.loads(text)
+    value = parse_json(text)
     if not isinstance(value, list) or len(value) != 3 or not all(type(size) is int and size > 0 for size in value):
         raise ValueError(f"expected [channels, height, width], got {text[:80]!r}")
+    if math.prod(value) > MOST_VALUES:
+        raise ValueError(f"expected an image of up to {MOST_VALUES:,} numbers, got {text[:80]!r}")
     channels, height, width = value
     return channels, height, width

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from onnx import GraphProto, NodeProto
 
+from onnxprune.common.output import printable
+
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs among its attributes."""
@@ -25,9 +27,9 @@ def used_names(graph: GraphProto) -> set[str]:
 
 def operator_type(node: NodeProto) -> str:
     """The node's operator, with its domain where that is not ONNX's own: "Conv", "com.microsoft.QAttention"."""
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+    return printable(node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}")
 
 
 def label(node: NodeProto) -> str:
-    """The node's name, or that of its first output."""
-    return node.name or next(iter(node.output), "") or node.op_type
+    """The node's name, or that of its first output; printable, whatever a file has there."""
+    return printable(node.name or next(iter(node.output), "") or node.op_type)

@@ -117,6 +117,17 @@ def own_digest(name: str) -> str | None:
     return reference.digest(name) if reference.is_reference(name) else None
 
 
+def own_files(name: str) -> list[Path]:
+    """The files that `own_digest` is of; none for others.
+
+    Raises:
+        InputError: likewise.
+    """
+    if onnx_file.is_file(name):
+        return onnx_file.files(name)
+    return [reference.source(name)] if reference.is_reference(name) else []
+
+
 ARGUMENTS = "model_args"  # the option of networks of the user's own code
 NORMALISATION = ("mean", "std")  # those of files
 
@@ -137,7 +148,7 @@ def _own_model(name: str) -> Model:
         f"your own network, {name}",
         name,
         micro_batch=128,
-        recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.1, finetune_learning_rate=0.05),
+        recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05),
         options=(ARGUMENTS,),
         batch_norm=True,  # as far as is known: a criterion that needs it looks for itself
     )
@@ -151,7 +162,7 @@ MODELS: Registry[Model] = _Models(
             "perceptron with one hidden layer (--hidden units, 128 by default; 0 for none)",
             "onnxprune.models.slp",
             micro_batch=4096,
-            recipe=Recipe(epochs=5, finetune_epochs=3, learning_rate=0.2, finetune_learning_rate=0.2),
+            recipe=Recipe(epochs=5, finetune_epochs=3, learning_rate=0.1, finetune_learning_rate=0.05),
             options=("hidden",),
         ),
         "cnn": Model(
@@ -159,7 +170,7 @@ MODELS: Registry[Model] = _Models(
             "two 3x3 convolutions (32 and 64) with max-pooling, then 128 units (--batch-norm: BatchNorm)",
             "onnxprune.models.cnn",
             micro_batch=128,
-            recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.1, finetune_learning_rate=0.05),
+            recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05),
             minimum_size=4,
             options=("batch_norm",),
         ),
@@ -168,7 +179,7 @@ MODELS: Registry[Model] = _Models(
             "torchvision's DenseNet-121, images of at least 32x32 (--stem imagenet|small)",
             "onnxprune.models.densenet",
             micro_batch=64,
-            recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.1, finetune_learning_rate=0.05),
+            recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05),
             minimum_size=32,
             options=("stem",),
             batch_norm=True,

@@ -27,24 +27,34 @@ def source(name: str) -> Path:
     return path
 
 
+def files(name: str) -> list[Path]:
+    """The file, and those of its external data.
+
+    Raises:
+        InputError: it is not there, or cannot be read.
+    """
+    path = source(name)
+    return _files(path, digest_of(path))
+
+
 def digest(name: str) -> str:
     """The SHA-256 of the file, with its external data.
 
     Raises:
         InputError: it is not there, or cannot be read.
     """
-    path = source(name)
-    return _digest(path, path.stat().st_mtime_ns)
-
-
-@functools.cache
-def _digest(path: Path, changed: int) -> str:
-    from onnxprune.graph.files import files_of
-
     found = hashlib.sha256()
-    for part in files_of(path):
+    for part in files(name):
         content = digest_of(part)
         if content is None:
-            raise InputError(f"model '{path}': {part} cannot be read")
+            raise InputError(f"model '{name}': {part} cannot be read")
         found.update(bytes.fromhex(content))
     return found.hexdigest()
+
+
+@functools.lru_cache
+def _files(path: Path, _content: str | None) -> list[Path]:
+    """The file and those of its external data, which its content says."""
+    from onnxprune.graph.files import files_of
+
+    return files_of(path)

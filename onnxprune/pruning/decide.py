@@ -1,6 +1,7 @@
 """Decides what goes: masks by NNI, which ranks as the criterion says."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
@@ -19,6 +20,8 @@ from onnxprune.pruning.ranking import Candidates, Ranking
 from onnxprune.pruning.request import Masks, Memory, Request
 from onnxprune.settings.vocabulary import CRITERIA
 from onnxprune.training.batches import Batches, fitting_micro_batch
+from onnxprune.training.cost import Spent
+from onnxprune.training.opcount import metered
 from onnxprune.training.strides import strides_taken_first
 
 
@@ -28,11 +31,14 @@ def decide(
     batches: Batches,
     memory: Memory | None = None,
     gone: Masks | None = None,
+    spent: Spent | None = None,
 ) -> Masks:
     """What the request removes from `network`, which is left untouched.
 
     Args:
+        memory: keeps scores that are taken from images, the same at every sparsity; of this network alone.
         gone: masks decided before, whose removed units stay removed and count.
+        spent: gets what the decision took; of scores that are remembered, what finding them took.
 
     Returns:
         Layer -> 0/1 mask: of the shape of its weight for single weights, (units,) for output units.
@@ -43,12 +49,22 @@ def decide(
     network = working_copy(network)
     if request.granularity == "layer":
         return decide_layers(network, request)
-    memory = {} if memory is None else memory
+    spent = Spent() if spent is None else spent
     candidates = _candidates(network, request, batches)
-    ranking = _ranking(candidates)
+    with metered(spent):
+        ranking = _ranking(candidates)
+    scores = _Scores({} if memory is None else memory, spent)
     if candidates.are_weights:
-        return _decide_weights(candidates, ranking, memory, gone or {})
-    return _decide_channels(candidates, ranking, memory, gone or {})
+        return _decide_weights(candidates, ranking, scores, gone or {})
+    return _decide_channels(candidates, ranking, scores, gone or {})
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Where scores are remembered, and what gets the cost of finding them."""
+
+    memory: Memory
+    spent: Spent
 
 
 def check(network: nn.Module, request: Request, batches: Batches) -> None:
@@ -75,7 +91,7 @@ def _ranking(candidates: Candidates) -> Ranking:
     return ranking
 
 
-def _decide_weights(candidates: Candidates, ranking: Ranking, memory: Memory, gone: Masks) -> Masks:
+def _decide_weights(candidates: Candidates, ranking: Ranking, scores: _Scores, gone: Masks) -> Masks:
     request, layers = candidates.request, candidates.layers
     if request.globally:
         config = [{"op_names": layers, "target_names": ["weight"], "sparse_ratio": request.sparsity / 100}]
@@ -84,19 +100,19 @@ def _decide_weights(candidates: Candidates, ranking: Ranking, memory: Memory, go
         for name in layers:
             target = ranking.layer_target(weighted_layer(candidates.network, name).weight, request.share(name))
             config.append({"op_names": [name], "target_names": ["weight"], **target})
-    found = _masks(candidates, ranking, config, memory, gone)
+    found = _masks(candidates, ranking, config, scores, gone)
     return {layer: found[layer]["weight"] for layer in layers}
 
 
-def _decide_channels(candidates: Candidates, ranking: Ranking, memory: Memory, gone: Masks) -> Masks:
+def _decide_channels(candidates: Candidates, ranking: Ranking, scores: _Scores, gone: Masks) -> Masks:
     network, request, layers = candidates.network, candidates.request, candidates.layers
     units = coupling(network, candidates.batches.images.shape[1:])
-    wanted = targets(units, layers, request)
+    wanted = targets(units, layers, request, gone)
     judged = ranking.norms or {name: name for name in layers}
     judged = {name: judged[name] for name in layers if name in judged}
     config = [{"op_names": [judged[name]], "sparse_ratio": ratio} for name, ratio in nni_ratios(wanted, judged).items()]
     before = {judged[name]: mask for name, mask in gone.items() if name in judged}
-    raw = _masks(candidates, ranking, config, memory, before, joints(units, wanted, judged))
+    raw = _masks(candidates, ranking, config, scores, before, joints(units, wanted, judged))
     # a unit's mask is the same all over its weights, or is that of its BatchNorm's one weight
     found = {name: raw[place]["weight"].reshape(len(units.outputs[name]), -1)[:, 0] for name, place in judged.items()}
     return completed(units, wanted, found, layers)
@@ -155,7 +171,7 @@ def _masks(
     candidates: Candidates,
     ranking: Ranking,
     config: list[dict[str, Any]],
-    memory: Memory,
+    scores: _Scores,
     gone: Masks,
     joints: Sequence[pruners.Joint] = (),
 ) -> pruners.Metrics:
@@ -173,12 +189,17 @@ def _masks(
         pruner.share = request.sparsity / 100
     identity = (request.technique, request.criterion, request.seed)
     layers = {name for entry in config for name in entry["op_names"]}
-    if layers == memory.get(identity, {}).keys():
-        masks = pruner._generate_sparsity(memory[identity])
+    known, cost = scores.memory.get(identity, ({}, Spent()))
+    if layers == known.keys():
+        masks = pruner._generate_sparsity(known)
     else:
-        _, masks = pruner.compress()
+        cost = Spent()
+        with metered(cost):
+            _, masks = pruner.compress()
         if ranking.training_steps or ranking.remembered:  # others are quicker judged than kept
-            memory[identity] = pruner.metrics  # without the layers that lose nothing: those NNI does not look at
+            # without the layers that lose nothing: those NNI does not look at
+            scores.memory[identity] = (pruner.metrics, cost)
+    scores.spent.add(cost)
     pruner.unwrap_model()
     network.eval()
     return {layer: dict(targets) for layer, targets in masks.items()}

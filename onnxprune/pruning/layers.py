@@ -4,6 +4,7 @@ import copy
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.fx import symbolic_trace
@@ -11,8 +12,8 @@ from torch.fx import symbolic_trace
 from onnxprune.bridge.coupling import Coupling, Group, coupling
 from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.common.errors import InputError, one_line
-from onnxprune.common.widths import kept_channels
-from onnxprune.pruning.request import Request
+from onnxprune.common.widths import Prunable, kept_units
+from onnxprune.pruning.request import Masks, Request
 from onnxprune.settings.vocabulary import TECHNIQUES
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -127,14 +128,32 @@ class Target:
         return nni_share(self.removed, len(self.group.units))
 
 
-def targets(units: Coupling, layers: list[str], request: Request) -> list[Target]:
-    """What each group that these layers make is to lose; its width is rounded as a whole."""
-    found = []
-    for group in groups_of(units, layers):
-        share, count = request.share(group.layers[0]), len(group.units)
-        kept = max(1, round(kept_channels(count * group.width, share, request.channel_align) / group.width))
-        found.append(Target(group, count - kept, share == 1))
-    return found
+def targets(units: Coupling, layers: list[str], request: Request, before: Masks | None = None) -> list[Target]:
+    """What each group that these layers make is to lose: widths are rounded so that the total is what was asked for.
+
+    Args:
+        before: masks decided before, whose removed units stay removed.
+    """
+    groups = groups_of(units, layers)
+    gone = units.gone(before or {})
+    found = [
+        Prunable(
+            units=len(group.units),
+            share=request.share(group.layers[0]),
+            width=group.width,
+            weight=sum(int(np.isin(units.outputs[name], group.units).sum()) for name in group.layers)
+            / len(group.units),
+            dense=group.dense,
+            # of a group that is emptied one stays to be ranked
+            gone=min(int(gone[group.units].sum()), len(group.units) - 1),
+        )
+        for group in groups
+    ]
+    kept = kept_units(found, request.channel_align)
+    return [
+        Target(group, layer.units - left, layer.share == 1)
+        for group, layer, left in zip(groups, found, kept, strict=True)
+    ]
 
 
 def nni_share(removed: int, units: int) -> float:

@@ -9,10 +9,12 @@ from torch import Tensor
 from onnxprune.pruning import pruners
 from onnxprune.settings.point import Point
 from onnxprune.settings.vocabulary import TECHNIQUES
+from onnxprune.training.cost import Spent
 
 Masks = dict[str, Tensor]
 
-Memory = dict[tuple[str, str, int], pruners.Metrics]
+# technique, criterion and seed -> scores, and what finding them took
+Memory = dict[tuple[str, str, int], tuple[pruners.Metrics, Spent]]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Request:
     Attributes:
         technique, criterion, granularity: canonical names from the registries.
         sparsity: the share of prunable units to remove, in percent.
-        channel_align: see `kept_channels`; 1: any number may be kept.
+        channel_align: the step of `onnxprune.common.widths.kept_units`; 1: any number may be kept.
         seed: decides random criteria and the images that criteria look at.
         shares: layer -> its own share (0 to 1) in place of `sparsity`; every layer is then ranked by itself, and those
             that are not named lose nothing.

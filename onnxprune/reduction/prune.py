@@ -14,6 +14,7 @@ import onnx
 from onnxprune.analysis.comparison import compare
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
+from onnxprune.common.widths import AUTO, DEFAULT_STEP
 from onnxprune.graph.files import files_of
 from onnxprune.graph.metadata import parse
 from onnxprune.graph.network import Network, label_of, metadata
@@ -28,7 +29,8 @@ from onnxprune.reduction.samples import Data, Samples, read_samples
 from onnxprune.reduction.settings import FROM_SAMPLES, UNITS, PruneSettings, parse_target
 from onnxprune.reduction.units import Advance, Outcome, UnitPruning
 from onnxprune.runtime.probe import probe
-from onnxprune.runtime.processor import vector_channels
+from onnxprune.runtime.steps import measured_step
+from onnxprune.settings.values import channel_step
 from onnxprune.version import __version__
 
 _SECONDS_TO_OPEN = 30  # of a file: by the clock, and the machine may be busy
@@ -55,7 +57,7 @@ def prune(
     std: Sequence[float] | None = None,
     output: str | Path | None = None,
     shapes: Mapping[str, Shape] | None = None,
-    channel_align: int | None = None,
+    channel_align: int | str = DEFAULT_STEP,
     recovery: Sequence[str] = METHODS,
     seed: int = 0,
     threads: int | None = None,
@@ -81,8 +83,8 @@ def prune(
         mean, std: of images' pixels in [0, 1], where the file's metadata do not say them.
         output: default: beside the file, named after what was done: MODEL-structured-50.onnx.
         shapes: input name -> shape with the batch, where the file leaves more than the batch open.
-        channel_align: kept widths are multiples of it where that is near what was asked for; default: the channels
-            that fill a vector register of this machine.
+        channel_align: kept widths of convolutions are multiples of it; "auto": of the step that onnxruntime's speed
+            has on this machine, measured.
         recovery: of "bias", "ridge", "match", those that may repair the network.
         threads: of the processor, for latency; default: one for each core.
         latency: whether the two files are timed, at these `batch_sizes` and for so many `seconds`.
@@ -103,7 +105,7 @@ def prune(
         sparsity=sparsity,
         target=parse_target(target) if isinstance(target, str) else target,
         max_drop=max_drop,
-        align=vector_channels("cpu") if channel_align is None else channel_align,
+        align=_step(channel_align, threads),
         recovery=tuple(recovery),
         samples=samples,
         threads=threads,
@@ -157,7 +159,7 @@ def prune_file(
     """
     settings = settings.resolved(data is not None)
     advance("reading the file", 0, 1)
-    probe(path, seconds=_SECONDS_TO_OPEN)
+    probe(path, seconds=_SECONDS_TO_OPEN, counted=True)
     files = files_of(path)
     if output is not None:
         check_output(path, output, files, "prune")
@@ -287,6 +289,14 @@ def _report(
         accuracy=None,
         samples=samples.source if samples else None,
     )
+
+
+def _step(channel_align: int | str, threads: int) -> int:
+    try:
+        asked = channel_step(channel_align)
+    except InputError as error:
+        raise InputError(f"channel_align: {error}, or {AUTO}") from None
+    return measured_step(threads) if isinstance(asked, str) else asked
 
 
 def _size(prepared: Prepared, network: Network, keep: np.ndarray) -> Size:

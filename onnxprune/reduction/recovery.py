@@ -42,6 +42,8 @@ class Effort:
 
 
 QUICK = Effort(rows=10_000, penalties=(1e-2,), rounds=0)
+_BRISK = Effort(rows=20_000, penalties=(1e-3, 1e-2, 1e-1), rounds=4)
+_AFFORDABLE = 5e12  # multiplications: about a minute and a half of one core
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ def work(graph: ChannelGraph, batch: int, samples: int, effort: Effort = Effort(
         total += rows * (groups * features**2 + trials * size)  # Gram matrices, and answers to compare
         total += groups * features**3 / 3 * (len(effort.penalties) + 1)
     return total
+
+
+def affordable(graph: ChannelGraph, batch: int, samples: int) -> Effort:
+    """All the care there is, less for a network that would take many minutes; `batch` as in `work`."""
+    return Effort() if work(graph, batch, samples) <= _AFFORDABLE else _BRISK
 
 
 def recover(

@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy.linalg
 
 from onnxprune.graph.channels import ChannelGraph, Contraction, Cut
-from onnxprune.reduction.moments import inverse
+from onnxprune.reduction.moments import factor, inverse
 from onnxprune.reduction.recovery import gather
 from onnxprune.reduction.sites import Site, input_labels, sites
 from onnxprune.runtime.random_inputs import Inputs
 from onnxprune.runtime.stages import Stages
 
 _DAMPING = 1e-3  # of the mean of the Gram matrix's diagonal
+_ROUNDING = 1e-12  # likewise, of a part of the inverse
 _MOST_FEATURES = 8192  # of a Gram matrix: beyond, single units are judged without the others
 _STEPS = 48  # a group of many units loses several at a time
 
@@ -44,6 +46,9 @@ class Ranking:
 class _Consumer:
     """What one operator reads of a group.
 
+    The inverse of the Gram matrix without the units that are gone is the inverse with them less a product of what each
+    step took out, as in a Cholesky factorisation with pivots: only what the next step reads of it is computed.
+
     Args:
         weights: (groups, outputs, features).
         gram: (groups, features, features) of what it reads.
@@ -52,23 +57,22 @@ class _Consumer:
 
     def __init__(self, node: int, weights: np.ndarray, gram: np.ndarray, features: np.ndarray) -> None:
         self.node = node
-        self._shape = weights.shape
-        self._weights, self._features = weights.copy(), features.copy()
-        self._places = np.arange(weights.shape[2])  # of the features that are left
-        self._inverse = np.empty_like(gram)
+        self._weights, self._features = weights.copy(), features
+        self._inverse, self._taken = np.empty_like(gram), np.empty_like(gram)
+        self._steps = 0  # rows (groups, steps, features) of `taken` that are filled
         energy = 0.0
         for group, matrix in enumerate(gram):
             energy += float(((weights[group] @ matrix) * weights[group]).sum())
             self._inverse[group] = inverse(matrix, _DAMPING)
         self._energy = max(energy, np.finfo(np.float64).tiny)
+        self._blocks = self._inverse[:, features[:, :, None], features[:, None, :]]  # (groups, units, size, size)
 
     def losses(self, alive: np.ndarray) -> np.ndarray:
         """Of taking out each of the units alone (alive,), relative to the energy of the outputs."""
         total = np.zeros(len(alive))
-        index = self._features[alive]
-        for weights, matrix in zip(self._weights, self._inverse, strict=True):
-            blocks = matrix[index[:, :, None], index[:, None, :]]
-            columns = weights[:, index].transpose(1, 2, 0)  # (units, size, outputs)
+        for weights, every in zip(self._weights, self._blocks, strict=True):
+            blocks = every[alive]
+            columns = weights[:, self._features[alive]].transpose(1, 2, 0)  # (units, size, outputs)
             if blocks.shape[1] == 1:
                 total += np.square(columns[:, 0]).sum(1) / blocks[:, 0, 0]
             else:
@@ -78,26 +82,25 @@ class _Consumer:
     def remove(self, units: np.ndarray) -> float:
         """Takes units out, makes up for them by the others, and gives what that costs."""
         gone = self._features[units].ravel()
-        left = np.setdiff1d(np.arange(len(self._places)), gone)
+        steps = slice(self._steps, self._steps + len(gone))
         total = 0.0
-        weights = np.empty((*self._weights.shape[:2], len(left)))
-        inverse = np.empty((len(weights), len(left), len(left)))
-        for group, (old, matrix) in enumerate(zip(self._weights, self._inverse, strict=True)):
-            block, columns = matrix[np.ix_(gone, gone)], old[:, gone]
-            shares = np.linalg.solve(block, matrix[np.ix_(gone, left)])  # (gone, left)
-            total += float((columns * np.linalg.solve(block, columns.T).T).sum())
-            weights[group] = old[:, left] - columns @ shares
-            inverse[group] = matrix[np.ix_(left, left)] - matrix[np.ix_(left, gone)] @ shares
-        self._weights, self._inverse, self._places = weights, inverse, self._places[left]
-        # units that are gone have places that are never read again
-        self._features = np.minimum(np.searchsorted(left, self._features), max(0, len(left) - 1))
+        for weights, start, taken, blocks in zip(self._weights, self._inverse, self._taken, self._blocks, strict=True):
+            before = taken[: self._steps]
+            rows = start[gone] - before[:, gone].T @ before
+            lower, _ = factor(rows[:, gone], _ROUNDING)
+            taken[steps] = scipy.linalg.solve_triangular(lower, rows, lower=True, check_finite=False)
+            shares = scipy.linalg.solve_triangular(lower, weights[:, gone].T, lower=True, check_finite=False)
+            total += float(np.square(shares).sum())
+            weights -= shares.T @ taken[steps]
+            weights[:, gone] = 0
+            fewer = taken[steps][:, self._features].transpose(1, 2, 0)  # (units, size, gone)
+            blocks -= fewer @ fewer.transpose(0, 2, 1)
+        self._steps = steps.stop
         return total / self._energy
 
     def repaired(self) -> np.ndarray:
         """The weights (groups, outputs, features) that make up for the units that are gone, which have zeros."""
-        whole = np.zeros(self._shape)
-        whole[:, :, self._places] = self._weights
-        return whole
+        return self._weights.copy()
 
 
 def rank_groups(

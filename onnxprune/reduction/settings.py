@@ -31,7 +31,7 @@ class PruneSettings:
         target: "macs" or "latency", and the share of the original's that may be left.
         max_drop: points of accuracy (on a dataset's validation images) or, without labels, of agreement with the
             original's answers (on held-out samples) that may be lost: as much as possible is taken.
-        align: kept widths are multiples of this many channels, where that is near what was asked for.
+        align: kept widths of convolutions are multiples of this many channels (`onnxprune.common.widths`).
         recovery: of "bias", "ridge", "match", those that may repair the network.
         samples: at most.
         threads: of onnxruntime, for latency.

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.widths import Prunable, kept_units
 from onnxprune.graph import surgery
-from onnxprune.graph.network import Network
-from onnxprune.reduction.allocation import Cost, aligned, allocate, cost
+from onnxprune.graph.network import Network, label_of
+from onnxprune.reduction.allocation import Cost, allocate, cost
 from onnxprune.reduction.fidelity import deciding_score
 from onnxprune.reduction.importance import geometric_median, norms
 from onnxprune.reduction.latency import node_times, relative_latency
 from onnxprune.reduction.noise import noise
 from onnxprune.reduction.preparation import Prepared, difference
-from onnxprune.reduction.recovery import Fit, recover, work
+from onnxprune.reduction.recovery import Fit, affordable, recover, work
 from onnxprune.reduction.samples import Samples
 from onnxprune.reduction.selection import Ranking, rank_groups
 from onnxprune.reduction.sensitivity import Sensitivity
@@ -30,7 +31,7 @@ Advance = Callable[[str, int, int], None]  # told what is being done, how much o
 _MOST_WORK = 5e11  # multiplications to repair from noise: without data, pruning takes seconds
 _POWERS = (0.25, 0.5, 0.75, 1.0)  # of how much larger losses are together, for another allocation
 _ROUNDS = 6  # of a search for a latency or a drop
-_MOST_OFF = 1 / 8  # share of a group's units by which an aligned width may differ from what was asked for
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 @dataclass(frozen=True)
@@ -106,19 +107,19 @@ class UnitPruning:
         return float(self._rankings[place].loss[gone])
 
     def _uniform(self, share: float) -> dict[int, int]:
-        """Units that each group loses: aligned widths as long as they are near the share."""
-        counts = {}
-        for place in self._free:
-            group = self._graph.groups[place]
-            units = len(group.units)
-            gone = min(units - 1, round(share * units))
-            step = self._settings.align
-            while (found := aligned(units, gone, step, group.width)) != gone and step > 1:
-                if abs(found - gone) <= _MOST_OFF * units:
-                    break
-                step //= 2
-            counts[place] = found
-        return counts
+        """Units that each group loses: widths are rounded so that all together lose this share."""
+        kinds = {label_of(node): node.op_type for node in self._graph.network.nodes}
+        found = [
+            Prunable(
+                units=len(group.units),
+                share=share,
+                width=group.width,
+                dense=not any(kinds[name] in _CONVOLUTIONS for name in group.producers),
+            )
+            for group in (self._graph.groups[place] for place in self._free)
+        ]
+        kept = kept_units(found, self._settings.align)
+        return {place: each.units - left for place, each, left in zip(self._free, found, kept, strict=True)}
 
     def _make(self, counts: Mapping[int, int]) -> Outcome:
         """The network with so many units of each group removed, checked and repaired."""
@@ -138,6 +139,7 @@ class UnitPruning:
             self._settings.recovery,
             lambda done, total: self._advance("recovering", done, total),
             self._settings.seed,
+            affordable(self._graph, self._prepared.batch, _count(batches)),
         )
         return Outcome(removed, keep, plain, network, check, tuple(fits))
 
@@ -148,8 +150,7 @@ class UnitPruning:
         graph, batch = self._graph, self._prepared.batch
         macs = graph.macs(np.ones(graph.count, bool)) / batch
         batches = noise(graph.network, self._prepared.feed, macs, self._settings.seed)
-        samples = sum(max((len(value) for value in feed.values()), default=0) for feed in batches)
-        if work(graph, batch, samples) > _MOST_WORK:
+        if work(graph, batch, _count(batches)) > _MOST_WORK:
             return [], 0
         return batches, len(batches) // 4
 
@@ -310,3 +311,8 @@ class UnitPruning:
                 "target"
             )
         return found
+
+
+def _count(batches: Sequence[Inputs]) -> int:
+    """Samples of all batches."""
+    return sum(max((len(value) for value in feed.values()), default=0) for feed in batches)

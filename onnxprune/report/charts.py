@@ -13,7 +13,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from onnxprune.report.series import Look, over_seeds, sound_span
+from onnxprune.delivery import headline
+from onnxprune.report.series import Look, error_bars, over_seeds, sound_span
+from onnxprune.results.seeds import configurations
+from onnxprune.settings.vocabulary import SCHEDULES
 
 # plotly's name of each marker, and the same as an SVG path in a box from -6 to 6
 MARKERS = {
@@ -31,15 +34,16 @@ _SCALE = [[0, "#f3f7fb"], [0.5, "#a3c4e3"], [1, "#08306b"]]  # one hue: lightnes
 
 
 def accuracy_over_sparsity(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look]) -> go.Figure:
-    """Mean accuracy of each curve with a band of one standard deviation, and the same before fine-tuning."""
-    figure = empty_figure("sparsity asked (%)", "test accuracy (%)")
+    """Mean accuracy of each curve with its 95 % intervals and a band of one standard deviation, and the same before
+    fine-tuning, over what was removed."""
+    figure = empty_figure("removed (%)", "test accuracy (%)")
     for name, look in looks.items():
         of_name = rows[names == name]
-        points = over_seeds(of_name, "sparsity", "accuracy")
+        points = over_seeds(of_name, "achieved_sparsity", "accuracy")
         if (points["seeds"] > 1).any():
             figure.add_trace(_band(points, name, look))
         figure.add_trace(_curve(points, name, look))
-        early = over_seeds(of_name, "sparsity", "before_finetuning_accuracy")
+        early = over_seeds(of_name, "achieved_sparsity", "before_finetuning_accuracy")
         if len(early):  # schedules that prune while they train have none
             figure.add_trace(_curve(early, name, look, before=True))
     bases = rows.drop_duplicates(["sweep", "base_id"])
@@ -54,7 +58,7 @@ def accuracy_over_sparsity(rows: pd.DataFrame, names: pd.Series, looks: Mapping[
 def accuracy_over_cost(
     rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look], column: str, title: str, *, front: bool
 ) -> go.Figure:
-    """Every point's accuracy against a cost, and which points no other beats in both."""
+    """Every point's accuracy against a cost, and which ones no other beats in both, on average over seeds."""
     figure = empty_figure(title, "test accuracy (%)")
     known = rows[(rows[column] > 0).fillna(False) & ~rows["collapsed"].astype(bool)]
     figure.update_xaxes(logarithmic(known[column]))
@@ -63,12 +67,17 @@ def accuracy_over_cost(
             _points(known[names.reindex(known.index) == name], column, "accuracy", name, look, total=len(known))
         )
     if front:
-        best = pareto_front(known, column)
+        best = pareto_front(_means(known, [column, "accuracy"]), column)
         figure.add_trace(
             _neutral(best[column], best["accuracy"], "Pareto front", dash="dash", shape="hv", mode="lines+markers")
         )
         figure.data[-1].update(marker={"symbol": "circle-open", "size": 14, "line": {"width": 1.5}}, hoverinfo="skip")
     return figure
+
+
+def _means(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The means over the seeds of each configuration."""
+    return pd.DataFrame([each[columns].astype(float).mean() for each in configurations(rows)], columns=columns)
 
 
 def speedup_measured(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look]) -> go.Figure:
@@ -172,7 +181,8 @@ def training_curves(
         seed: list[int | None] = []
         for row in of_sparsity.astype(object).to_dict("records"):
             curve = losses[row["folder"]]
-            first = 1 + (row["epochs"] if pd.notna(row["finetune_epochs"]) else 0)
+            finetunes = "finetune_epochs" in SCHEDULES[row["schedule"]].settings
+            first = 1 + (len(base_losses.get(row["base_id"], [])) if finetunes else 0)
             last = max(last, first + len(curve) - 1)
             # the None at the end keeps a seed's curve from going on into the next one's
             epoch += [*range(first, first + len(curve)), None]
@@ -255,12 +265,20 @@ def _curve(points: pd.DataFrame, name: str, look: Look, before: bool = False) ->
         customdata=spread,
         name=escape(name) + when,
         mode="lines+markers",
+        error_y=None if before else _bars(points),
         opacity=0.55 if before else 1,
         line={"color": look.colour, "dash": "dot" if before else DASHES[look.dash], "width": 1.5 if before else 2},
         marker={"symbol": _SYMBOLS[look.marker] + ("-open" if before else ""), "size": 8},
         meta={"series": name, "before": before},
         hovertemplate="%{fullData.name}<br>%{x} %: accuracy %{y:.2f} %%{customdata}<extra></extra>",
     )
+
+
+def _bars(points: pd.DataFrame, *columns: str) -> dict[str, Any]:
+    """Error bars as plotly describes them."""
+    below, above = error_bars(points, *columns)
+    look = {"thickness": 1, "width": 3}
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, **look}
 
 
 def _band(points: pd.DataFrame, name: str, look: Look) -> go.Scatter:
@@ -286,6 +304,7 @@ def _points(rows: pd.DataFrame, x: str, y: str, name: str, look: Look, *, total:
         y=rows[y].astype(float),
         name=escape(name),
         mode="markers",
+        error_y=_bars(rows, y, f"{y}_low", f"{y}_high") if total <= _FEW else None,
         customdata=rows["told"],
         marker={"color": look.colour, "symbol": _SYMBOLS[look.marker], "size": 8, "opacity": 0.85},
         meta={"series": name, "before": False},
@@ -299,13 +318,15 @@ def told(row: Mapping[Any, Any]) -> str:
     least = "" if pd.isna(row.get("macs_missing")) else "at least "
     early = row["before_finetuning_accuracy"]
     lines = [
-        f"{row['sparsity']:g} %, seed {row['seed']}",
+        f"{headline.removed(row)}, seed {row['seed']}",
         f"accuracy {row['accuracy']:.2f} %" + ("" if pd.isna(early) else f", before fine-tuning {early:.2f} %"),
         least + f"{_compact(row['macs'])} MACs" + (zeros if row["effective_macs"] != row["macs"] else ""),
     ]
     if not pd.isna(row["speedup"]):
         noise = 100 * row["speedup_noise"]
-        lines.append(f"{row['latency_ms_median']:.3f} ms, measured {row['speedup']:.2f}x, noise {noise:.1f} %")
+        lines.append(f"{row['latency_ms_paired']:.3f} ms, measured {row['speedup']:.2f}x, noise {noise:.1f} %")
+        if row.get("speedup_beyond_theory") is True:
+            lines.append("beyond theory and noise")
     return "<br>".join(lines)
 
 

@@ -1,6 +1,7 @@
 """Figures for papers: one column of the results against another, as a vector file or a picture."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pandas as pd
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import make_folder, replacing
-from onnxprune.report.series import looks, named_series, over_seeds, sound_span
+from onnxprune.report.series import error_bars, looks, named_series, over_seeds, sound_span
 from onnxprune.results import store
 
 _FORMATS = (".pdf", ".png", ".svg")
@@ -22,8 +23,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (8, 3, 2, 3)))
 _LABELS = {
     "sparsity": "sparsity asked (%)",
-    "latency_ms_median": "median latency of a batch (ms)",
-    "latency_ms_p90": "90th percentile of latency (ms)",
+    "achieved_sparsity": "removed (%)",
+    "latency_ms_paired": "latency of a batch (ms)",
     "macs": "MACs",
     "effective_macs": "MACs without stored zeros",
     "speedup": "measured speedup",
@@ -32,6 +33,7 @@ _LABELS = {
     "training_seconds": "training (s)",
     "cross_entropy": "cross-entropy (nats)",
 }
+_OF_A_MOMENT = ("latency_ms_median", "latency_ms_p90")
 _STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
@@ -49,17 +51,21 @@ _STYLE: Any = {
 }
 
 
-def plot(sweep: Path, x: str, y: str, out: Path) -> None:
-    """Draws column `y` against column `x`, a curve for each technique; where there are several seeds, their mean and a
-    band of one standard deviation. The axis is as long as networks that have not collapsed need it.
+def plot(sweep: Path, x: str, y: str, out: Path, say: Callable[[str], None] = lambda line: None) -> None:
+    """Draws column `y` against column `x`, a curve for each technique, with 95 % intervals where they are known; where
+    there are several seeds, their mean and a band of one standard deviation. The axis is as long as networks that have
+    not collapsed need it.
+
+    Args:
+        say: gets a line for each point that is left out because its files cannot be believed.
 
     Raises:
-        InputError: not a sweep with finished points, a column that is not a measured number, or a file name whose
-            suffix is no format.
+        InputError: not a sweep with finished points, a column that is not a measured number or is of other moments
+            from row to row, or a file name whose suffix is no format.
         RunError: the folder of the file cannot be made.
     """
     check_format(out)
-    table = store.result_table(sweep)
+    table = store.result_table(sweep, say)
     if not len(table):
         raise InputError(f"{sweep} has no finished point yet")
     for column in (x, y):
@@ -78,6 +84,11 @@ def check_format(out: Path) -> None:
 
 
 def _check_numeric(table: pd.DataFrame, column: str) -> None:
+    if column in _OF_A_MOMENT:
+        raise InputError(
+            f"column '{column}' was measured at another moment in every row, so that its values do not compare: use "
+            "latency_ms_paired or speedup"
+        )
     numbers = table.select_dtypes("number").dropna(axis="columns", how="all")
     if column not in numbers:
         known = ", ".join(map(str, numbers.columns))
@@ -95,11 +106,16 @@ def _draw(table: pd.DataFrame, x: str, y: str, out: Path) -> None:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         axes = figure.add_subplot()
-        for name, look in looks(table, names).items():
+        curves = looks(table, names)
+        for name, look in curves.items():
             points = over_seeds(table[names == name], x, y)
             axes.plot(
                 points["x"], points["y"], label=name, color=look.colour, marker=_MARKERS[look.marker],
                 linestyle=_DASHES[look.dash], linewidth=1.2, markersize=3.5,
+            )  # fmt: skip
+            axes.errorbar(
+                points["x"], points["y"], error_bars(points), color=look.colour, linestyle="none", elinewidth=0.6,
+                capsize=1.5, capthick=0.6,
             )  # fmt: skip
             if (points["seeds"] > 1).any():
                 low, high = points["y"] - points["std"], points["y"] + points["std"]
@@ -107,11 +123,11 @@ def _draw(table: pd.DataFrame, x: str, y: str, out: Path) -> None:
         axes.set_ylim(sound_span(table, y))
         axes.set_xlabel(_label(x))
         axes.set_ylabel(_label(y))
-        if len(axes.lines) <= _FEW:
+        if len(curves) <= _FEW:
             axes.legend()
         else:
             columns = 2 if names.str.len().max() <= _SHORT else 1
-            figure.set_figheight(_HEIGHT + _ROW * math.ceil(len(axes.lines) / columns))
+            figure.set_figheight(_HEIGHT + _ROW * math.ceil(len(curves) / columns))
             figure.legend(loc="outside lower center", ncols=columns)
         _save(figure, out)
 

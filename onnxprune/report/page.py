@@ -13,11 +13,13 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from onnxprune.common.files import make_folder, write_text
+from onnxprune.delivery import headline
 from onnxprune.report import charts
 from onnxprune.report.series import Look, looks, named_series
 from onnxprune.report.shipping import accuracy_of_variants
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.results import store
+from onnxprune.results.derived import paired_latency
 
 # column -> heading, and digits after the point: None for words
 _COLUMNS: dict[str, tuple[str, int | None]] = {
@@ -34,8 +36,12 @@ _COLUMNS: dict[str, tuple[str, int | None]] = {
     "seed": ("seed", 0),
     "base_accuracy": ("IPA accuracy %", 2),
     "before_finetuning_accuracy": ("acc. before %", 2),
+    "control_accuracy": ("0 % control %", 2),
     "accuracy": ("accuracy %", 2),
+    "accuracy_low": ("95 % from", 2),
+    "accuracy_high": ("to", 2),
     "accuracy_change": ("change", 2),
+    "accuracy_change_p_value": ("p", 3),
     "cross_entropy": ("loss", 4),
     "macs": ("MACs", 0),
     "effective_macs": ("eff. MACs", 0),
@@ -47,12 +53,15 @@ _COLUMNS: dict[str, tuple[str, int | None]] = {
     "int8_latency_ms_median": ("int8 ms", 3),
     "int8_speedup": ("int8 speedup", 2),
     "int8_missing": ("why no int8", None),
-    "training_seconds": ("TL s", 1),
-    "training_flops": ("TL FLOPs", 0),
-    "latency_ms_median": ("latency ms", 3),
+    "tl_seconds": ("TL s", 1),
+    "tl_flops": ("TL FLOPs", 0),
+    "latency_ms_paired": ("latency ms", 3),
     "speedup": ("speedup", 2),
+    "speedup_beyond_theory": ("beyond theory", None),
+    "most_predicted": ("one class %", 1),
     "macs_missing": ("MACs leave out", None),
     "collapsed": ("collapsed", None),
+    "same_as": ("same network as", None),
 }
 _ASSESSED = {
     "model": "model",
@@ -105,6 +114,7 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
         links=links,
         bases=_bases(table, len(sources)),
         max_drop=MAX_DROP,
+        headline=headline,
         refresh_seconds=refresh_seconds,
         eight_bits="int8_accuracy" in table,
         store=store,
@@ -133,8 +143,8 @@ def _document(sources: list[Source], table: pd.DataFrame, links: dict[str, str])
     folders = zip(table["sweep"], table["folder"], strict=True)
     return {
         "studies": [
-            {"title": f"{model} on {_title(str(dataset))}", **_study(sources, rows)}
-            for (model, dataset), rows in table.groupby(["model", "dataset"], sort=False)
+            {"title": f"{model} on {_title(str(dataset))}, batch {batch}", **_study(sources, rows)}
+            for (model, dataset, batch), rows in table.groupby(["model", "dataset", "batch_size"], sort=False)
         ],
         "columns": [{"key": key, "title": title, "digits": digits} for key, (title, digits) in shown.items()],
         "rows": json.loads(cells),
@@ -147,9 +157,10 @@ def _title(dataset: str) -> str:
 
 
 def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
-    """The curves and figures of one model and dataset; latencies only where something was timed."""
+    """The curves and figures of one model, dataset and batch size; latencies only where something was timed."""
     names = named_series(rows)
     curves = looks(rows, names)
+    rows = rows.assign(latency_ms_paired=paired_latency(rows))  # of one moment, whichever sweeps they are of
     rows = rows.assign(told=[charts.told(row) for row in rows.to_dict("records")])
     conditions = _conditions(rows)
     figures = {
@@ -163,12 +174,18 @@ def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
             front=True,
         ),
         "latency": charts.accuracy_over_cost(
-            rows, names, curves, "latency_ms_median", "median latency of a batch (ms)", front=len(conditions) == 1
+            rows,
+            names,
+            curves,
+            "latency_ms_paired",
+            "latency of a batch (ms): base over the sweep / speedup",
+            front=len(conditions) == 1,
         )
         if conditions
         else None,
         "speedup": charts.speedup_measured(rows, names, curves) if conditions else None,
-        **_shipping(rows),
+        "variants-latency": accuracy_of_variants(rows, "latency_ms_median", "median latency of a batch (ms)"),
+        "variants-bytes": accuracy_of_variants(rows, "file_bytes", "file (bytes)"),
     }
     records = {(source.name, point): record for source in sources for point, record in source.records.items()}
     losses = {base: loss for source in sources for base, loss in source.base_losses.items()}
@@ -177,13 +194,6 @@ def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
         "figures": figures,
         "timing": conditions,
         "details": {name: _details(rows[names == name], records, losses) for name in curves},
-    }
-
-
-def _shipping(rows: pd.DataFrame) -> dict[str, Any]:
-    return {
-        "variants-latency": accuracy_of_variants(rows, "latency_ms_median", "median latency of a batch (ms)"),
-        "variants-bytes": accuracy_of_variants(rows, "file_bytes", "file (bytes)"),
     }
 
 
@@ -221,6 +231,8 @@ def _hidden(table: pd.DataFrame, sweeps: int) -> set[str]:
     """Columns that would say nothing."""
     now_and_then = {name for name in (*_COLUMNS, *_ASSESSED) if "int8" in name or name.endswith("macs_missing")}
     unneeded = now_and_then - set(table.columns)
+    if table.reindex(columns=["same_as"]).isna().all(axis=None):
+        unneeded |= {"same_as"}
     return unneeded | {"sweep"} if sweeps == 1 else unneeded
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from onnxprune.results.statistics import mean_interval
 from onnxprune.settings.point import AXES
 from onnxprune.settings.vocabulary import TECHNIQUES
 
@@ -58,13 +59,29 @@ def looks(table: pd.DataFrame, names: pd.Series) -> dict[str, Look]:
 
 
 def over_seeds(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """The points of one curve in order of sparsity: mean `x`, mean `y`, sample standard deviation and number of seeds.
+    """The points of one curve in order of what was asked: mean `x`, mean `y`, sample standard deviation, number of
+    seeds, and the 95 % interval of the mean.
 
-    The columns are x, y, std and seeds; std is 0 for one seed. Rows without a value are left out.
+    The columns are sparsity, x, y, std, seeds, low and high; std is 0 for one seed, whose interval is that in the
+    columns `<y>_low` and `<y>_high`; NaN where there is none. Rows without a value are left out.
     """
-    known = rows.assign(_x=rows[x].astype(float), _y=rows[y].astype(float)).dropna(subset=["_x", "_y"])
-    points = known.groupby("sparsity").agg(x=("_x", "mean"), y=("_y", "mean"), std=("_y", "std"), seeds=("_y", "size"))
-    return points.fillna({"std": 0.0}).reset_index()
+    columns = {"sparsity": "sparsity", "x": x, "y": y, "low": f"{y}_low", "high": f"{y}_high"}
+    known = pd.DataFrame(
+        {name: rows[column].astype(float) if column in rows else math.nan for name, column in columns.items()}
+    ).dropna(subset=["x", "y"])
+    found = []
+    for sparsity, same in known.groupby("sparsity"):
+        values, several = same["y"].to_numpy(), len(same) > 1
+        low, high = mean_interval(values) if several else (same["low"].iloc[0], same["high"].iloc[0])
+        std = values.std(ddof=1) if several else 0.0
+        found.append((sparsity, same["x"].mean(), values.mean(), std, len(same), low, high))
+    return pd.DataFrame(found, columns=["sparsity", "x", "y", "std", "seeds", "low", "high"])
+
+
+def error_bars(points: pd.DataFrame, y: str = "y", low: str = "low", high: str = "high") -> tuple[pd.Series, pd.Series]:
+    """How far the intervals reach below and above the values; 0 where there is none."""
+    columns = points.reindex(columns=[y, low, high]).astype(float)
+    return tuple((columns[end] - columns[y]).abs().fillna(0.0) for end in (low, high))  # type: ignore[return-value]
 
 
 def sound_span(rows: pd.DataFrame, *columns: str) -> tuple[float, float]:

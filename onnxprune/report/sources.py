@@ -1,8 +1,8 @@
 """What the report reads: of each sweep its table, its plan, its failures and what the records hold beyond the table."""
 
-import math
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,15 @@ import pandas as pd
 
 from onnxprune.common.errors import InputError, OnnxpruneError
 from onnxprune.common.files import read_json
-from onnxprune.delivery.deployment import choose, constraints, source_of, studies, title
+from onnxprune.delivery.choice import by_study, choose, constraints
+from onnxprune.delivery.deployment import source_of
+from onnxprune.delivery.headline import told_claims
 from onnxprune.delivery.modelcard import command
-from onnxprune.results import store
+from onnxprune.results import schema, store, timings
 from onnxprune.settings.point import BASES
-from onnxprune.settings.sweep import Sweep
+from onnxprune.settings.sweep import MAX_SPEC_BYTES, Sweep
 
 MAX_DROP = 1.0  # percentage points, as `deploy` has it by default
-
-_NEEDED = {
-    "base_id", "base_accuracy", "before_finetuning_accuracy", "accuracy", "macs", "effective_macs",
-    "base_effective_macs", "latency_ms_median", "speedup", "speedup_noise", "collapsed",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,15 +28,15 @@ class Best:
 
     Attributes:
         row: its settings, metrics and environment, None where something was not measured.
-        title: what it is, in words.
         place: of its file, as seen from the sweep's folder.
         command: what makes it again.
+        seeds: what it was decided on, where that is the means over several; else "".
     """
 
     row: dict[str, Any]
-    title: str
     place: str
     command: str
+    seeds: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,10 @@ class Source:
         planned: how many points the spec asks for; None where it cannot be read, for the reason in `unreadable`.
         failures: folder of a failed point -> reason.
         spec: the text of its sweep.toml.
+        left_out: a line for each point or base whose files cannot be believed.
         records: folder of a point -> its metrics.json.
+        remarks: what has to be said of its latencies.
+        claims: title -> lines: which ways to prune are better than others and than their controls.
         base_losses: folder of a base -> training loss of each epoch; bases that are not there are left out.
         best: for each model and dataset the chosen model, or why there is none.
     """
@@ -63,8 +63,11 @@ class Source:
     planned: int | None
     unreadable: str
     failures: dict[str, str]
+    left_out: list[str]
     spec: str
     records: dict[str, dict[str, Any]]
+    remarks: list[str]
+    claims: dict[str, list[str]]
     base_losses: dict[str, list[float]]
     best: list[Best | str]
 
@@ -93,7 +96,7 @@ def read(folders: list[Path]) -> list[Source]:
     """The sweeps, each once, in the order given.
 
     Raises:
-        InputError: a folder is not a sweep's, or its points lack what the figures show.
+        InputError: a folder is not a sweep's.
     """
     folders = list(dict.fromkeys(folder.absolute() for folder in folders))
     depth = 1  # of the folders' names, until they differ
@@ -103,16 +106,15 @@ def read(folders: list[Path]) -> list[Source]:
 
 
 def _read(folder: Path, name: str) -> Source:
-    table = store.result_table(folder).assign(sweep=name)
-    if len(table) and (missing := sorted(_NEEDED - set(table.columns))):
-        raise InputError(f"{folder} was measured without {', '.join(missing)}: run the sweep again")
+    left_out: list[str] = []
+    table = store.intact(store.result_table(folder, left_out.append), folder, left_out.append).assign(sweep=name)
     planned, unreadable = None, ""
     try:
         planned = len(Sweep.read(folder / store.SPEC).points)
     except InputError as error:
         unreadable = str(error)
     records = {point: _record(folder / point) for point in table.get("folder", [])}
-    bases = {base: _record(folder.parent / BASES / base) for base in _bases(table)}
+    bases = {base: _losses(folder.parent / BASES, base, left_out.append) for base in _bases(table)}
     return Source(
         folder=folder,
         name=name,
@@ -120,35 +122,52 @@ def _read(folder: Path, name: str) -> Source:
         planned=planned,
         unreadable=unreadable,
         failures=store.failures(folder),
-        spec=(folder / store.SPEC).read_text(encoding="utf-8", errors="replace"),
+        left_out=left_out,
+        spec=_spec(folder / store.SPEC),
         records=records,
-        base_losses={base: record["epoch_losses"] for base, record in bases.items() if "epoch_losses" in record},
-        best=_best(folder) if len(table) else [],
+        remarks=timings.remarks(table) if len(table) else [],
+        claims=told_claims(table, folder) if len(table) else {},
+        base_losses={base: losses for base, losses in bases.items() if losses is not None},
+        best=_best(table, folder) if len(table) else [],
     )
 
 
+def _spec(path: Path) -> str:
+    """What is in it, as far as a spec goes."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(MAX_SPEC_BYTES)
+
+
 def _record(folder: Path) -> dict[str, Any]:
-    found = read_json(folder / store.METRICS)
-    return found if isinstance(found, dict) else {}
+    return store.finished_record(folder) or {}
+
+
+def _losses(bases: Path, name: str, say: Callable[[str], None]) -> list[float] | None:
+    """Training loss of each epoch of a base; None where it is not there, or cannot be believed, which `say` is told."""
+    if Path(name).name != name or not (bases / name / store.METRICS).exists():
+        return None
+    found = read_json(bases / name / store.METRICS)
+    problem = schema.problem(found, schema.Losses)
+    if problem is not None:
+        say(f"base {name} is left out: {store.METRICS}: {problem}")
+        return None
+    losses: list[float] | None = found.get("epoch_losses")
+    return losses
 
 
 def _bases(table: pd.DataFrame) -> list[str]:
     return list(table["base_id"].unique()) if len(table) else []
 
 
-def _best(folder: Path) -> list[Best | str]:
+def _best(table: pd.DataFrame, folder: Path) -> list[Best | str]:
     wanted = constraints(max_drop=MAX_DROP)
     found: list[Best | str] = []
-    try:
-        for table in studies(folder, wanted):
-            try:
-                row = choose(table, wanted).row
-            except OnnxpruneError as error:
-                found.append(str(error))
-                continue
-            row = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+    for rows in by_study(table, folder, wanted):
+        try:
+            choice = choose(rows, wanted)
+            row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
             place = Path(os.path.relpath(source_of(row, folder), folder)).as_posix()
-            found.append(Best(row, title(row), place, command(row)))
-    except InputError as error:
-        found.append(str(error))
+            found.append(Best(row, place, command(row), choice.decided_on()))
+        except OnnxpruneError as error:  # none is good enough, or its settings are of a package that is gone
+            found.append(str(error))
     return found

@@ -1,8 +1,8 @@
 """Where results lie on disk, and how they get there whole or not at all.
 
-    <runs>/bases/<base-id>/    config.json  metrics.json  model.onnx  checkpoint.safetensors  log.txt
+    <runs>/bases/<base-id>/    config.json  metrics.json  model.onnx  right.npy  checkpoint.safetensors  log.txt
     <runs>/<sweep>/            sweep.toml   results.csv   results.parquet
-    <runs>/<sweep>/<point-id>/ config.json  metrics.json  model.onnx  masks.safetensors       log.txt
+    <runs>/<sweep>/<point-id>/ config.json  metrics.json  model.onnx  right.npy  masks.safetensors       log.txt
 
 With `also = "int8"`, bases and points have a `model-int8.onnx` too. `metrics.json`, the record, is written last and
 holds the checksums of the files beside it: where they fit, the base or point is done. `error.txt` is there instead of
@@ -13,17 +13,24 @@ done and no longer fits its checksums, and `.locks/` has a file for each folder 
 import contextlib
 import itertools
 import os
+import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.common.cells import csv_of
+from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import PARTIAL, digest, locked, make_folder, read_json, replacing, write_json, write_text
+from onnxprune.common.output import printable
+from onnxprune.common.parquet import unpacked_bytes
+from onnxprune.results import schema
 from onnxprune.settings.point import FIELDS
 from onnxprune.settings.vocabulary import CONTROLS, TECHNIQUES
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 CONFIG = "config.json"
@@ -32,13 +39,15 @@ MODEL = "model.onnx"
 INT8_MODEL = "model-int8.onnx"
 CHECKPOINT = "checkpoint.safetensors"
 MASKS = "masks.safetensors"
+RIGHT = "right.npy"
 LOG = "log.txt"
 ERROR = "error.txt"
 SPEC = "sweep.toml"
 TABLE = "results.parquet"
 _DAMAGED = "damaged"
 _LOCKS = ".locks"
-_CHECKED = (CONFIG, MODEL, INT8_MODEL, CHECKPOINT, MASKS)
+_LONGEST_REASON = 2_000  # characters of why something failed
+_CHECKED = (CONFIG, MODEL, INT8_MODEL, CHECKPOINT, MASKS, RIGHT)
 
 
 @contextlib.contextmanager
@@ -74,6 +83,33 @@ def finish(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
+def amend(folder: Path, record: dict[str, Any]) -> None:
+    """Replaces the record of a base or point that is done and claimed; its files stay as they are."""
+    write_json(folder / METRICS, record)
+
+
+def write_right(folder: Path, right: "np.ndarray") -> None:
+    """Keeps which test images (N,) a network gets right, a bit an image."""
+    import numpy as np
+
+    with replacing(folder / RIGHT) as partial, partial.open("wb") as file:
+        np.save(file, np.packbits(right))
+
+
+def right_images(folder: Path) -> "np.ndarray | None":
+    """Which test images (N,) a point or base that is done gets right, bool; None where that was not kept, or is not
+    what was measured: it has to fit its checksum and the accuracy in the record."""
+    import numpy as np
+
+    record = finished_record(folder) or {"metrics": {}}
+    metrics, expected = record["metrics"], record.get("files", {}).get(RIGHT)
+    images, accuracy = metrics.get("test_images"), metrics.get("accuracy", metrics.get("base_accuracy"))
+    if not images or accuracy is None or expected is None or digest(folder / RIGHT) != expected:
+        return None
+    right = np.unpackbits(np.load(folder / RIGHT), count=images).astype(bool)
+    return right if right.sum() == round(accuracy * images / 100) else None
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """The files of a base or point, done or failed: name -> content."""
     names = (*_CHECKED, LOG, ERROR, METRICS)
@@ -89,16 +125,40 @@ def receive(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def finished_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a base or point that is done, None where there is none; the files beside it are not looked at."""
+    """The record of a base or point that is done, None where there is none, or one that does not fit its schema; the
+    files beside it are not looked at."""
     record = read_json(folder / METRICS)
-    parts = ("metrics", "environment")
-    return record if isinstance(record, dict) and all(isinstance(record.get(part), dict) for part in parts) else None
+    return record if schema.problem(record, schema.Record) is None else None
 
 
-def damaged_files(folder: Path, record: dict[str, Any]) -> list[str]:
-    """Names of the files in a folder that do not fit the checksums in its record; all of a record without checksums."""
-    checksums = record.get("files") or dict.fromkeys((CONFIG, MODEL))
-    return [name for name, expected in checksums.items() if expected is None or digest(folder / name) != expected]
+def damaged_files(folder: Path, record: dict[str, Any], *needed: str) -> list[str]:
+    """Names of the files in a folder that do not fit the checksums in its record; all of a record without checksums.
+
+    Args:
+        needed: names of files that must have a checksum.
+    """
+    checksums = dict.fromkeys(needed) | (record.get("files") or dict.fromkeys((CONFIG, MODEL)))
+    return [
+        name
+        for name, expected in checksums.items()
+        if name not in _CHECKED or expected is None or digest(folder / name) != expected
+    ]
+
+
+def check_measured(model: Path) -> None:
+    """Refuses a base's or point's model that is not the one that its record is about; other files pass.
+
+    Raises:
+        InputError: its SHA-256 is another.
+    """
+    if model.name != MODEL or not model.is_file() or not (model.parent / METRICS).is_file():
+        return
+    record = finished_record(model.parent)
+    if record is None or record.get("files", {}).get(MODEL) != digest(model):
+        raise InputError(
+            f"{model} is not the file that was measured: its SHA-256 is not that in {METRICS} beside it; run the study "
+            "again, or copy the file elsewhere to look at it as it is"
+        )
 
 
 def set_aside(folder: Path) -> Path:
@@ -115,8 +175,11 @@ def write_error(folder: Path, reason: str, trace: str) -> None:
 
 def recorded_error(folder: Path) -> str | None:
     """Why a base or point failed, None where that is not recorded."""
+    if not (folder / ERROR).is_file():
+        return None
     try:
-        return (folder / ERROR).read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        with (folder / ERROR).open(encoding="utf-8", errors="replace") as file:
+            return printable(file.readline(_LONGEST_REASON).rstrip("\n"))
     except OSError:
         return None
 
@@ -126,15 +189,20 @@ def failures(sweep: Path) -> dict[str, str]:
     return {path.parent.name: recorded_error(path.parent) or "" for path in sorted(sweep.glob(f"*/{ERROR}"))}
 
 
-def result_table(sweep: Path) -> "pd.DataFrame":
+def result_table(sweep: Path, say: Callable[[str], None] = lambda line: None) -> "pd.DataFrame":
     """The finished points of a sweep's folder, one row each; whole numbers stay whole where values are missing.
 
     Rows of results.parquet are taken from there as long as the record of their point is older than that file.
+
+    Args:
+        say: gets a line for each folder that is left out because what is in it cannot be believed.
 
     Raises:
         InputError: the folder is not a sweep's.
     """
     import pandas as pd
+
+    from onnxprune.results.derived import DERIVED, derive
 
     if not (sweep / SPEC).is_file():
         raise InputError(f"{sweep} is not the folder of a sweep: it has no {SPEC}")
@@ -143,14 +211,21 @@ def result_table(sweep: Path) -> "pd.DataFrame":
     for folder, written in _finished_folders(sweep):
         if folder in known.index and written < derived:
             kept.append(folder)
-        elif row := _row(sweep / folder):
-            rows.append(row)
-    parts = [known.loc[kept].reset_index(drop=True)] if kept else []
+        elif isinstance(found := _row(sweep / folder), str):
+            say(f"{printable(folder)} is left out: {found}")
+        else:
+            rows.append(found)
+    unchanged = known.loc[kept]
+    own = [name for name in known.columns if name not in DERIVED]
+    parts = [unchanged[own].reset_index(drop=True)] if kept else []
     if rows or not kept:
         parts.append(pd.DataFrame(rows).convert_dtypes())
     # converted again: what is missing in one part, and so of no type there, is of one in the other
     table = pd.concat(parts, ignore_index=True).convert_dtypes() if len(parts) > 1 else parts[0]
-    return _in_reading_order(table[parts[-1].columns]) if len(table) else table
+    if not len(table):
+        return table
+    table = _in_reading_order(table[parts[-1].columns])
+    return derive(table, unchanged, lambda folder: right_images(sweep / folder))
 
 
 def _derived_rows(sweep: Path) -> "tuple[pd.DataFrame, int]":
@@ -160,13 +235,28 @@ def _derived_rows(sweep: Path) -> "tuple[pd.DataFrame, int]":
 
     path = sweep / TABLE
     try:
-        written = path.stat().st_mtime_ns
-        table = pd.read_parquet(path)
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) or unpacked_bytes(path) > available_memory():
+            return pd.DataFrame(), 0
+        table = pd.read_parquet(path).convert_dtypes()
     except (OSError, ValueError, ImportError):  # there is none, it is damaged, or there is no pyarrow
         return pd.DataFrame(), 0
-    if not {*FIELDS, "folder"} <= {*table.columns}:
+    if not {*FIELDS, *schema.EVERY_ROW, "folder"} <= {*table.columns} or not table["folder"].is_unique:
         return pd.DataFrame(), 0
-    return table.convert_dtypes().set_index("folder", drop=False), written
+    if any(not _fits(table[name], kind) for name, kind in schema.column_kinds().items() if name in table):
+        return pd.DataFrame(), 0
+    return table.set_index("folder", drop=False), about.st_mtime_ns
+
+
+def _fits(column: "pd.Series", kind: type) -> bool:
+    """Whether a column is of the kind that records give, or empty."""
+    from pandas.api import types
+
+    if column.isna().all():
+        return True
+    if kind is bool:
+        return types.is_bool_dtype(column)
+    return types.is_string_dtype(column) if kind is str else types.is_numeric_dtype(column)
 
 
 def _finished_folders(sweep: Path) -> Iterator[tuple[str, int]]:
@@ -178,12 +268,42 @@ def _finished_folders(sweep: Path) -> Iterator[tuple[str, int]]:
                 yield entry.name, os.stat(f"{entry.path}/{METRICS}").st_mtime_ns  # noqa: PTH116
 
 
-def _row(folder: Path) -> dict[str, Any] | None:
+def _row(folder: Path) -> dict[str, Any] | str:
+    """The row of a finished point, or what is wrong with its files."""
     config, record = read_json(folder / CONFIG), finished_record(folder)
-    if config is None or record is None:
-        return None
+    if record is None:
+        return f"{METRICS}: {schema.problem(read_json(folder / METRICS), schema.Record)}"
+    problem = schema.problem(config, schema.Config)
+    if problem is not None:
+        return f"{CONFIG}: {problem}"
+    if schema.problem(folder.name, schema.Text) is not None:
+        return "its name cannot be printed"
+    timed = record["metrics"].get("speedup") is not None
+    needed = (*schema.EVERY_ROW, *(schema.TIMED if timed else ()))
+    lacking = [name for name in needed if record["metrics"].get(name) is None]
+    if lacking:
+        return f"{METRICS} lacks {', '.join(lacking)}: it is another version's, or damaged; run the sweep again"
     settings = {name: config.get(name) for name in FIELDS}  # all of them: every table has the same columns
-    return {**settings, **record["metrics"], **record["environment"], "folder": folder.name}
+    measured = {**record["metrics"], **record["environment"]}
+    known = {name: value for name, value in measured.items() if name in schema.column_kinds()}
+    return {**settings, **dict.fromkeys(schema.SOME_ROWS), **known, "folder": folder.name}
+
+
+def intact(table: "pd.DataFrame", sweep: Path, say: Callable[[str], None]) -> "pd.DataFrame":
+    """The rows of a sweep's table whose files are those that were measured.
+
+    Args:
+        say: gets a line for each of the others, which are left out.
+    """
+    kept = []
+    for folder in table["folder"] if len(table) else ():
+        record = finished_record(sweep / folder)
+        wrong = [METRICS] if record is None else damaged_files(sweep / folder, record, CONFIG, MODEL)
+        if wrong:
+            say(f"{folder} is left out: {', '.join(wrong)} is not what was measured; run the sweep again")
+        else:
+            kept.append(folder)
+    return table[table["folder"].isin(kept)].reset_index(drop=True) if len(kept) < len(table) else table
 
 
 def _in_reading_order(table: "pd.DataFrame") -> "pd.DataFrame":
@@ -197,12 +317,15 @@ def _in_reading_order(table: "pd.DataFrame") -> "pd.DataFrame":
     return table.loc[keys.sort_values(list(keys.columns)).index].reset_index(drop=True)
 
 
-def write_tables(sweep: Path) -> "pd.DataFrame":
-    """Derives results.csv and results.parquet from the points of a claimed sweep and returns the table."""
+def write_tables(sweep: Path, say: Callable[[str], None] = lambda line: None) -> "pd.DataFrame":
+    """Derives results.csv and results.parquet from the points of a claimed sweep and returns the table.
+
+    Args:
+        say: see `result_table`.
+    """
     begun = time.time_ns()
-    table = result_table(sweep)
-    with replacing(sweep / "results.csv") as partial:
-        table.to_csv(partial, index=False)
+    table = result_table(sweep, say)
+    write_text(sweep / "results.csv", csv_of(table))
     with replacing(sweep / TABLE) as partial:
         table.to_parquet(partial, index=False)
         os.utime(partial, ns=(begun, begun))  # what has changed since then is not in it

@@ -17,11 +17,14 @@ class Disturbance:
     """
     Attributes:
         others: cores that other processes kept busy meanwhile, on average.
+        load: processes that ran or wanted to, on average over the last minute, this one's own included; None where
+            the system does not tell.
         spread: of the middle half of the runs, relative to their median.
         busy: what was wrong, in words; None where nothing was.
     """
 
     others: float
+    load: float | None
     spread: float
     busy: str | None
 
@@ -44,7 +47,8 @@ class Bystanders:
             said.append(f"other processes kept {others:.1f} of {cores} cores busy")
         if spread > _MUCH_SPREAD:
             said.append(f"the middle half of the runs spreads over {100 * spread:.0f} % of the median")
-        return Disturbance(others, spread, " and ".join(said) or None)
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        return Disturbance(others, load, spread, " and ".join(said) or None)
 
     def _sample(self) -> tuple[float, float, float]:
         """Seconds by the clock, of the processor by all processes, and by this one."""

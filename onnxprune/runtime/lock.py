@@ -1,6 +1,7 @@
 """One process at a time measures latency."""
 
 import contextlib
+import math
 import os
 import tempfile
 import time
@@ -11,7 +12,9 @@ from typing import NamedTuple
 import psutil
 
 from onnxprune.common.files import locked, read_json, write_json
+from onnxprune.common.output import printable
 
+_LONGEST = 4500.0  # seconds of a measurement
 _PATIENCE = 1.0  # seconds before it is said that, and for whom, one waits
 
 
@@ -20,13 +23,14 @@ def timing_lock(say: Callable[[str], None] = lambda line: None) -> Iterator[bool
     """Waits until no other onnxprune process of this user is timing, and keeps others waiting meanwhile.
 
     The system drops the lock when the process ends, however it ends. A process that is stopped is not waited for: it
-    does not run, so that it disturbs nothing. The lock does not nest within a process.
+    does not run, so that it disturbs nothing; nor is one that has been timing for longer than can be asked for. The
+    lock does not nest within a process.
 
     Args:
         say: gets a line, once, where this takes longer than a second.
 
     Yields:
-        Whether it is ours; False where a stopped process has it.
+        Whether it is ours; False where another process has it that is not waited for.
     """
     user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""  # on Windows the folder is the user's own
     lock = Path(tempfile.gettempdir()) / f"onnxprune-timing{user}.lock"
@@ -39,13 +43,16 @@ def timing_lock(say: Callable[[str], None] = lambda line: None) -> Iterator[bool
             if holder is not None and holder.stopped:
                 say(f"process {holder.process} has been timing since {holder.since}, and is stopped: not waited for")
                 break
+            if holder is not None and time.time() > holder.begun + _LONGEST:
+                say(f"process {holder.process} has been timing since {holder.since}, far too long: not waited for")
+                break
             if not told:
                 who = f"process {holder.process}, since {holder.since}" if holder else "another process"
                 say(f"waiting for the timing of {who}")
                 told = True
             mine = stack.enter_context(locked(lock, wait=_PATIENCE))
         if mine:
-            write_json(owner, {"process": os.getpid(), "since": time.strftime("%H:%M:%S")})
+            write_json(owner, {"process": os.getpid(), "since": time.strftime("%H:%M:%S"), "begun": time.time()})
             stack.callback(owner.unlink, missing_ok=True)
         yield mine
 
@@ -53,6 +60,7 @@ def timing_lock(say: Callable[[str], None] = lambda line: None) -> Iterator[bool
 class _Holder(NamedTuple):
     process: int
     since: str
+    begun: float  # seconds of the system's clock
     stopped: bool
 
 
@@ -62,7 +70,11 @@ def _holder(owner: Path) -> _Holder | None:
     if not isinstance(found, dict):
         return None
     try:
-        number = int(found["process"])
-        return _Holder(number, str(found["since"]), psutil.Process(number).status() == psutil.STATUS_STOPPED)
-    except (KeyError, TypeError, ValueError, psutil.Error):
+        number, since, begun = (
+            int(found["process"]),
+            printable(str(found["since"])),
+            float(found.get("begun", math.inf)),
+        )
+        return _Holder(number, since, begun, psutil.Process(number).status() == psutil.STATUS_STOPPED)
+    except (KeyError, TypeError, ValueError, OverflowError, psutil.Error):
         return None

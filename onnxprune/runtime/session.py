@@ -67,6 +67,7 @@ def _session(path: Path, options: onnxruntime.SessionOptions, providers: list[An
         return onnxruntime.InferenceSession(str(path.resolve()), options, providers=providers, enable_fallback=0)
 
 
+@np.errstate(all="ignore")  # means and deviations of strangers may be too large, which shows in what comes out
 def run_batched(
     session: onnxruntime.InferenceSession,
     images: np.ndarray,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.runtime.bystanders import Bystanders, Disturbance
 from onnxprune.runtime.runs import fresh_run
 
 WARMUP_SECONDS = 0.2
@@ -28,6 +29,10 @@ _WARMUP_SHARE = 0.25  # of the longest time, for all calls to warm up but the fi
 PRECISION = 0.02  # half of the 95 % confidence interval of a point's speedup, relative, where its timing may end
 
 _ROUNDS_BETWEEN = 10  # looks at the precision so far
+
+_DRAWN_AT_ONCE = 2**16  # rounds: bounds the memory
+_RESAMPLES = 1000
+_CONFIDENCE = 95
 
 _RUNS_FOR_P99 = 1000  # fewer leave less than ten runs beyond it
 
@@ -50,14 +55,18 @@ class Comparison:
 
     Attributes:
         speedup: median of the base / median of the other.
+        interval: its 95 % confidence interval.
         noise: the noise floor: relative difference between the medians of two sessions of the base, timed in
             these same rounds. A speed-up within 1 +- noise is a tie.
+        disturbance: what else the machine did meanwhile.
     """
 
     base: Latency
     other: Latency
     speedup: float
+    interval: tuple[float, float]
     noise: float
+    disturbance: Disturbance
 
 
 def twin_noise(times: Sequence[np.ndarray], twins: Sequence[np.ndarray]) -> float:
@@ -139,6 +148,34 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[low]), float(ordered[high])
 
 
+def confidence_interval(base: np.ndarray, other: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of median(base) / median(other), by a moving block bootstrap of the rounds.
+
+    Neighbouring rounds are alike, since the machine is slower in some seconds than in others: blocks of the cube root
+    of their number are drawn together (Kuensch 1989, The Annals of Statistics 17). Of few rounds that gives too narrow
+    an interval: it is widened to that of the median of the rounds' own ratios.
+
+    Args:
+        base, other: milliseconds (rounds, sessions).
+    """
+    rounds = len(base)
+    length = max(1, round(rounds ** (1 / 3)))
+    blocks = -(-rounds // length)
+    random = np.random.default_rng(seed)
+    at_once = max(1, _DRAWN_AT_ONCE // rounds)
+    ratios = np.empty(_RESAMPLES)
+    for done in range(0, _RESAMPLES, at_once):
+        samples = min(at_once, _RESAMPLES - done)
+        starts = random.integers(0, rounds - length + 1, (samples, blocks))
+        drawn = (starts[:, :, None] + np.arange(length)).reshape(samples, -1)[:, :rounds]
+        ratios[done : done + samples] = np.median(base[drawn], (1, 2)) / np.median(other[drawn], (1, 2))
+    low, high = (float(end) for end in np.percentile(ratios, [(100 - _CONFIDENCE) / 2, (100 + _CONFIDENCE) / 2]))
+    if rounds < PLANNED_ROUNDS:
+        least, most = median_interval(base.sum(1) / other.sum(1))
+        return min(low, least), max(high, most)
+    return low, high
+
+
 def summarise(times_ms: np.ndarray) -> Latency:
     """Statistics of milliseconds a run (runs,)."""
     p50, p90, p99 = (float(value) for value in np.percentile(times_ms, (50, 90, 99)))
@@ -181,21 +218,23 @@ def compare(
         pairs = [first + twin for first, twin in zip(times[:count], times[count:], strict=True)]
         return all(precise(pairs[0] / pair) for pair in pairs[1:])
 
-    times = interleave(
-        [fresh_run(path, (batch, *input_shape), device, threads) for path in (*paths, *paths)],
-        seconds,
-        0,  # three runs each: the processor has been busy, and the rounds go on with it
-        enough=enough,
-    )
-    base, *found = (summarise(np.concatenate(times[first::count])) for first in range(count))
+    runs = [fresh_run(path, (batch, *input_shape), device, threads) for path in (*paths, *paths)]
+    bystanders = Bystanders()
+    # three runs each before: the processor has been busy, and the rounds go on with it
+    times = interleave(runs, seconds, 0, enough=enough)
+    disturbance = bystanders.disturbance(np.concatenate(times[::count]), threads)
+    pairs = [times[place::count] for place in range(count)]  # of each file, those of its two sessions
+    base, *found = (summarise(np.concatenate(pair)) for pair in pairs)
     return [
         Comparison(
             base=base,
             other=other,
             speedup=base.median_ms / other.median_ms,
-            noise=twin_noise([times[0], times[place]], [times[count], times[count + place]]),
+            interval=confidence_interval(np.stack(pairs[0], axis=1), np.stack(pair, axis=1)),
+            noise=twin_noise([pairs[0][0], pair[0]], [pairs[0][1], pair[1]]),
+            disturbance=disturbance,
         )
-        for place, other in enumerate(found, 1)
+        for other, pair in zip(found, pairs[1:], strict=True)
     ]
 
 

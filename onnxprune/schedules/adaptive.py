@@ -53,7 +53,8 @@ def adaptive(context: PruningContext) -> Pruned:
         number += 1
         held = context.held(trial.network, trial.masks)
         context.listener.stage(f"round {number}")
-        context.finetune(trial.network, point.finetune_epochs / point.rounds, masks=held)
+        before = context.cost, context.flops
+        context.finetune(trial.network, context.finetuning_epochs / point.rounds, masks=held)
         accuracy = context.validation_accuracy(trial.network)
         accepted = accuracy >= limit
         context.path.append(
@@ -69,6 +70,7 @@ def adaptive(context: PruningContext) -> Pruned:
         if accepted:
             best = trial
         else:
+            context.discard(*before)
             rejected = _kept(trial.masks)
             step /= 2
     return context.remove(best.network, best.masks or _decide(context, best.network, best.shares, {}))
@@ -78,7 +80,7 @@ def _decide(context: PruningContext, network: nn.Module, shares: dict[str, float
     if _ALL in shares:
         return context.decide(network, 100 * shares[_ALL], gone)
     request = dataclasses.replace(context.request, shares=shares)
-    return decide(network, request, context.batches, None, gone)
+    return decide(network, request, context.batches, None, gone, context.criterion)
 
 
 def _further(context: PruningContext, state: _State, paces: dict[str, float], step: float) -> _State | None:
@@ -121,7 +123,7 @@ def _paces(context: PruningContext, layers: list[str]) -> dict[str, float]:
     for layer in layers:
         context.listener.stage(f"sensitivity of {layer}")
         request = dataclasses.replace(context.request, shares={layer: 0.5})
-        zeroed = context.zeroed(base, decide(base, request, context.batches, context.memory))
+        zeroed = context.zeroed(base, decide(base, request, context.batches, context.memory, None, context.criterion))
         drops[layer] = max(0.0, whole - context.validation_accuracy(zeroed, _PROBE_IMAGES))
     mean = sum(drops.values()) / len(drops) or 1.0
     paces = {layer: 1 / (1 + drop / mean) for layer, drop in drops.items()}

@@ -9,5 +9,5 @@ from onnxprune.schedules.context import PruningContext
 def at_init(context: PruningContext) -> Pruned:
     """The untrained network is pruned once and trained."""
     network = build_network(context.point, context.dataset)
-    masks = context.controlled(decide(network, context.request, context.batches))
+    masks = context.controlled(decide(network, context.request, context.batches, spent=context.criterion))
     return context.train_pruned(context.remove(network, masks), context.train_from_init)

@@ -11,7 +11,10 @@ RAMP = 2 / 3  # of the updates, in which agp, linear and movement reach the spar
 
 
 def agp(context: PruningContext) -> Pruned:
-    """Automated gradual pruning: what is still to go shrinks with the cube of the time left."""
+    """Automated gradual pruning: what is still to go shrinks with the cube of the time left.
+
+    The paper's s_t = s_f * (1 - (1 - (t - t_0) / (n * dt))^3), from s_i = 0 at t_0 = 0, in n = `rounds` steps.
+    """
     return _gradual(context, lambda time: 1 - (1 - time) ** 3)
 
 
@@ -28,7 +31,7 @@ def _gradual(context: PruningContext, curve: Callable[[float], float]) -> Pruned
     """
     point = context.point
     network, masks = copy.deepcopy(context.base), Masks()
-    how = context.recipe(network, point.finetune_epochs, point.finetune_learning_rate)
+    how = context.recipe(network, context.finetuning_epochs, point.finetune_learning_rate)
     steps = pruning_steps(how.updates(len(context.batches)), point.rounds)
 
     def remask(done: int, _: int) -> Masks | None:
@@ -41,12 +44,15 @@ def _gradual(context: PruningContext, curve: Callable[[float], float]) -> Pruned
         context.path.append({"update": done, "sparsity": sparsity})
         return context.held(network, masks)
 
-    context.finetune(network, point.finetune_epochs, remask=remask)
+    context.finetune(network, context.finetuning_epochs, remask=remask)
     if not masks:  # no epochs
         masks = context.decide(network, point.sparsity)
     return context.remove(network, masks)
 
 
 def pruning_steps(updates: int, rounds: int) -> dict[int, float]:
-    """Number of an update -> time (0 to 1, which the last has) of the step of pruning that comes before it."""
-    return {int(RAMP * updates * (number - 1) / max(1, rounds - 1)): number / rounds for number in range(1, rounds + 1)}
+    """Updates that are done -> share of the ramp that is then over, from 1 / `rounds` to 1: when there is pruning.
+
+    At its beginning nothing is over, and nothing goes; of steps that fall on the same update the last counts.
+    """
+    return {int(RAMP * updates * number / rounds): number / rounds for number in range(1, rounds + 1)}

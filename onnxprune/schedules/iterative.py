@@ -23,6 +23,6 @@ def iterative(context: PruningContext) -> Pruned:
     network, masks = copy.deepcopy(context.base), None
     for sparsity in round_sparsities(point.sparsity, point.rounds):
         masks = context.decide(network, sparsity, masks)
-        context.finetune(network, point.finetune_epochs / point.rounds, masks=context.held(network, masks))
+        context.finetune(network, context.finetuning_epochs / point.rounds, masks=context.held(network, masks))
         context.path.append({"sparsity": sparsity, "loss": context.last_loss})
     return context.remove(network, masks or {})

@@ -15,11 +15,11 @@ def movement(context: PruningContext) -> Pruned:
     """NNI's movement pruning while fine-tuning."""
     point = context.point
     network = copy.deepcopy(context.base)
-    how = context.recipe(network, point.finetune_epochs, point.finetune_learning_rate)
+    how = context.recipe(network, context.finetuning_epochs, point.finetune_learning_rate)
     updates = how.updates(len(context.batches))
 
     def training(wrapped: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        context.finetune(wrapped, point.finetune_epochs, optimizer=optimizer)
+        context.finetune(wrapped, context.finetuning_epochs, optimizer=optimizer)
 
     masks = movement_masks(
         network,

@@ -2,15 +2,16 @@
 
 import dataclasses
 
-from torch import nn
+from torch import Tensor, nn
 
 from onnxprune.bridge.start import build_network
 from onnxprune.pruning.decide import decide
 from onnxprune.pruning.layers import prunable_layers, weighted_layer
-from onnxprune.pruning.regrowth import Regrowth, erdos_renyi_shares
+from onnxprune.pruning.regrowth import SHARE, Regrowth, erdos_renyi_shares, rigl_share, set_interval
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks
 from onnxprune.schedules.context import PruningContext
+from onnxprune.settings.budget import updates_per_epoch
 from onnxprune.settings.vocabulary import TECHNIQUES
 
 
@@ -34,11 +35,28 @@ def _regrown(context: PruningContext, by_gradient: bool) -> Pruned:
     if TECHNIQUES[point.technique].scope == "global":
         shares = erdos_renyi_shares(sizes, share)
     chance = dataclasses.replace(context.request, criterion="random", shares=shares)
-    start = context.remove(network, decide(network, chance, context.batches))
-    growth = Regrowth(start.unit_masks, by_gradient, point.seed)
+    start = context.remove(network, decide(network, chance, context.batches, spent=context.criterion))
+    growth = Regrowth(start.unit_masks, point.seed)
 
     def training(network: nn.Module, held: Masks) -> None:
-        how = context.recipe(network, point.epochs, point.learning_rate)
-        context.train(network, how, masks=held, remask=lambda done, updates: growth.step(network, done, updates))
+        how = context.base_recipe(network)
+        interval = set_interval(updates_per_epoch(point.batch_size, len(context.batches)))
 
-    return dataclasses.replace(context.train_pruned(start, training), unit_masks=growth.masks)
+        def between(done: int, _: int) -> dict[str, Tensor] | None:
+            if not done or done % interval:
+                return None
+            context.path.append({"update": done, "share": SHARE})
+            return growth.by_chance(network)
+
+        def in_place(done: int, updates: int) -> dict[str, Tensor] | None:
+            share = rigl_share(done, updates)
+            if not share:
+                return None
+            context.path.append({"update": done, "share": share})
+            return growth.by_gradient(network, share)
+
+        context.train(network, how, masks=held, **{"regrow": in_place} if by_gradient else {"remask": between})
+
+    pruned = context.train_pruned(start, training)
+    masks = growth.masks if context.twin is None else context.twin.masks()  # where its weights have moved to
+    return dataclasses.replace(pruned, unit_masks=masks)

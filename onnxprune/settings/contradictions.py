@@ -47,6 +47,8 @@ def contradictions(point: Point) -> list[str]:
         found.append("criterion 'obs' of single weights changes those that stay, which is for FILE.onnx: use l1")
     if model.trained:
         found += _problems_of_trained(point)
+    if point.epochs is not None and point.updates is not None:
+        found.append("expected either epochs or updates, got both")
     if point.rewind_epoch and point.epochs is not None and point.rewind_epoch > point.epochs:
         found.append(f"rewind_epoch: expected at most the {point.epochs} epochs of the base, got {point.rewind_epoch}")
     if point.image_size is not None and not is_folder(point.dataset):

@@ -5,7 +5,6 @@ file and the arguments of the Python functions are all read off them.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -14,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import digest
+from onnxprune.common.widths import DEFAULT_STEP
 from onnxprune.data.registry import DATASETS, canonical_name, title_of
-from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, reference
+from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, own_files, reference
 from onnxprune.settings.training_words import ALSO, AUGMENTATIONS, DEVICES, IMAGENET, PRECISIONS, STEMS
 from onnxprune.settings.values import (
     arguments,
+    channel_step,
     height_and_width,
     name_in,
     optional,
@@ -30,7 +32,7 @@ from onnxprune.settings.values import (
 )
 from onnxprune.settings.vocabulary import CONTROLS, GRANULARITIES, SCHEDULES, TECHNIQUES
 
-SCHEMA = 3  # part of every id: raised when the same settings come to mean another result, as by another default
+SCHEMA = 4  # part of every id: raised when the same settings come to mean another result, as by another default
 
 MAX_NAME = 100  # characters: with what ids add it stays below the 255 that file systems allow
 
@@ -43,6 +45,7 @@ _BASE_SETTINGS = (
     "batch_size",
     "seed",
     "epochs",
+    "updates",
     "learning_rate",
     "augment",
     "precision",
@@ -59,7 +62,7 @@ _BASE_SETTINGS = (
 # that what was finished before keeps its name.
 _IN_EVERY_ID = frozenset(
     (
-        *(name for name in _BASE_SETTINGS if name not in ("image_size", "also")),
+        *(name for name in _BASE_SETTINGS if name not in ("image_size", "updates", "also")),
         *("technique", "criterion", "schedule", "granularity", "sparsity", "control"),
         *("finetune_epochs", "finetune_learning_rate", "rounds", "rewind_epoch", "max_drop", "distill"),
         *("recalibrate", "compensate", "keep_dead", "channel_align", "hidden", "batch_norm", "stem"),
@@ -129,14 +132,20 @@ class Point:
         "none", "what takes the place of the criterion's choice: " + ", ".join(CONTROLS), name_in(CONTROLS), axis=True
     )
     seed: int = _setting(0, "decides initialisation, data order and random criteria", whole_number(0), axis=True)
-    # None here and in `criterion` stands for the model's and the technique's default; a plan's points have none left
-    epochs: int = _setting(
-        None, "training epochs of the base; each model has its default", optional(whole_number(0, 100_000))
+    # None: the model's, with more where these are few updates (`onnxprune.settings.budget`)
+    epochs: int | None = _setting(
+        None,
+        "training epochs of the base; each model has its default, and takes more where these are few updates",
+        optional(whole_number(0, 100_000)),
     )
-    finetune_epochs: int = _setting(None, "epochs after pruning; likewise", optional(whole_number(0, 100_000)))
+    updates: int | None = _setting(
+        None, "updates that train the base, in place of epochs", optional(whole_number(0, 10_000_000))
+    )
+    finetune_epochs: int | None = _setting(None, "epochs after pruning; likewise", optional(whole_number(0, 100_000)))
+    # None here and in `criterion` stands for the model's and the technique's default; a plan's points have none left
     learning_rate: float = _setting(
         None,
-        "peak rate at batch 256 and up, scaled by sqrt(batch/256) below; likewise",
+        "peak rate at batch 256 and up, scaled by sqrt(batch/256) below; each model has its default",
         optional(real_number(1e-9, 1e6)),
     )
     finetune_learning_rate: float = _setting(None, "the same for fine-tuning", optional(real_number(1e-9, 1e6)))
@@ -180,7 +189,11 @@ class Point:
         "and GPUs that have it; fp16 is for GPUs, without which it is far slower",
         name_in(PRECISIONS),
     )
-    train_limit: int | None = _setting(None, "train on the first N images only", optional(whole_number(1)))
+    train_limit: int | None = _setting(
+        None,
+        "train on a sample of N images only, as many of each class as its share is; the seed decides which",
+        optional(whole_number(1)),
+    )
     image_size: str | None = _setting(
         None,
         "HEIGHTxWIDTH that pictures of a folder are resized to, or one number for both; default: their own",
@@ -202,11 +215,12 @@ class Point:
     keep: str | None = _setting(
         None, "layers that lose nothing, with commas: names as in the network's state dict", optional(plain_text)
     )
+    # "auto" is a number before anything is run (`onnxprune.study.alignment`)
     channel_align: int = _setting(
-        16,
-        "kept channels of layers of 32 or more are a multiple of this, or of its half where less than one would be "
-        "left; 1: any number",
-        whole_number(1, 1024),
+        DEFAULT_STEP,
+        "kept channels of convolutions of 32 or more are a multiple of this, or a half, a quarter, ... of it where "
+        "less would be left; 1: any number; auto: the step in which their speed rises here, measured",
+        channel_step,
     )
     threads: int = _setting(
         1, "processor threads of a point; a base gets all cores, and points are run side by side", whole_number(1, 1024)
@@ -244,6 +258,11 @@ class Point:
         height, width = map(int, self.image_size.split("x"))
         return height, width
 
+    @property
+    def sample(self) -> tuple[int | None, int]:
+        """How many training images are used, None for all, and the seed that decides which; 0 where it has no say."""
+        return self.train_limit, self.seed if self.train_limit is not None else 0
+
     def base_settings(self) -> dict[str, Any]:
         """The settings that decide the base: equal ones share it."""
         return {name: getattr(self, name) for name in _BASE_SETTINGS} | self.model_options
@@ -272,18 +291,14 @@ class Point:
         return self.base_settings() | {name: getattr(self, name) for name in names}
 
     @property
+    def dead_align(self) -> int | None:
+        """What widths are a multiple of once dead units have left the file; None: they stay."""
+        return None if self.keep_dead else self.channel_align
+
+    @property
     def kept_layers(self) -> tuple[str, ...]:
         """Names of the layers that lose nothing."""
         return tuple(name.strip() for name in (self.keep or "").split(",") if name.strip())
-
-    @property
-    def epochs_after_base(self) -> float:
-        """Epochs of training that the point takes beside those of its base."""
-        if self.control == "scratch":
-            return self.epochs + self.finetune_epochs
-        if "finetune_epochs" in SCHEDULES[self.schedule].settings:
-            return self.finetune_epochs
-        return self.epochs * (self.rounds or 1) + self.rewind_epoch
 
     def base_id(self, checksum: str) -> str:
         """Readable name and hash of all that decides the base, the data's checksum included."""
@@ -298,6 +313,15 @@ class Point:
         )
         return f"{title}-{content_hash([SCHEMA, checksum, told(self.settings()), *self._sources()])}"
 
+    def source_files(self) -> list[Path]:
+        """The files that the settings name beside the data, and that decide the result: of weights and of the model.
+
+        Raises:
+            InputError: one is not there.
+        """
+        weights = [] if self.weights in (None, IMAGENET) else [Path(str(self.weights))]
+        return weights + own_files(self.model)
+
     def _sources(self) -> list[str]:
         """What ids say of the files that the settings name: their content."""
         own = own_digest(self.model)
@@ -308,17 +332,10 @@ def _weights_digest(weights: str | None) -> list[str]:
     """What ids say of a file of weights: its content, wherever it is."""
     if weights is None or weights == IMAGENET:
         return []
-    path = Path(weights)
-    try:
-        return [_digest(path, path.stat().st_mtime_ns)]
-    except OSError as error:
-        raise InputError(f"cannot read the weights {path}: {error.strerror}") from None
-
-
-@functools.cache
-def _digest(path: Path, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = digest(Path(weights))
+    if found is None:
+        raise InputError(f"cannot read the weights {weights}: they are no file, or not yours to read")
+    return [found]
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Point)}

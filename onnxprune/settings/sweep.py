@@ -29,6 +29,8 @@ STUDY = {
     "sparsity": [float(percent) for percent in range(0, 101, 10)],
 }
 
+_RATES = ("learning_rate", "finetune_learning_rate")
+
 SHORTHANDS = ("seeds", "controls", "adaptive")
 
 
@@ -240,7 +242,7 @@ def _add_resolved(points: list[Point], point: Point) -> None:
             point,
             criterion=_criterion(point),
             **_rounds(point),
-            **{name: default for name, default in recipe.items() if getattr(point, name) is None},
+            **{name: recipe[name] for name in _RATES if getattr(point, name) is None},
         )
     )
 

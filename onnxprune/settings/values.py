@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.registry import Registry
+from onnxprune.common.widths import AUTO
 
 
 def whole_number(low: int, high: int = 10**9) -> Callable[[Any], int]:
@@ -18,6 +19,11 @@ def whole_number(low: int, high: int = 10**9) -> Callable[[Any], int]:
         return int(number)
 
     return parse
+
+
+def channel_step(value: Any) -> int | str:
+    """A number of channels, or "auto" for one that is to be measured."""
+    return AUTO if value == AUTO else whole_number(1, 1024)(value)
 
 
 def real_number(low: float, high: float) -> Callable[[Any], float]:

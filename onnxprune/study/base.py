@@ -1,7 +1,9 @@
 """The dense network that points start from: trained once, shared, and assessed (IPA)."""
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +12,14 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from onnxprune.bridge.activity import dead_units
 from onnxprune.bridge.coupling import heads
 from onnxprune.bridge.eight_bits import measure_int8
 from onnxprune.bridge.measure import export_and_measure, validation_accuracy
 from onnxprune.bridge.start import build_network
 from onnxprune.common import environment
 from onnxprune.common.errors import RunError
-from onnxprune.common.files import replacing
+from onnxprune.common.files import identities, replacing
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
 from onnxprune.results import store
@@ -26,7 +29,7 @@ from onnxprune.training.batches import Batches
 from onnxprune.training.cost import TrainingCost
 from onnxprune.training.opcount import count_training_ops
 from onnxprune.training.recipe import Recipe
-from onnxprune.training.setup import recipe_of, train_checked, training_batches
+from onnxprune.training.setup import base_recipe, train_checked, training_batches
 from onnxprune.training.transfer import CLASSES
 
 if TYPE_CHECKING:
@@ -115,14 +118,30 @@ def load_base(point: Point, dataset: Dataset, runs: Path) -> Base:
     record = store.finished_record(folder)
     if record is None or store.damaged_files(folder, record):
         raise RunError(f"the base in {folder} was removed or damaged meanwhile; the same command again makes it")
-    network = build_network(dataclasses.replace(point, weights=None), dataset)
+    with _sources_unchanged(point, dataset, folder):
+        network = build_network(dataclasses.replace(point, weights=None), dataset)
     network.load_state_dict(safetensors.torch.load_file(folder / store.CHECKPOINT))
     return Base(folder, network, record["metrics"])
 
 
+@contextlib.contextmanager
+def _sources_unchanged(point: Point, dataset: Dataset, folder: Path) -> Iterator[None]:
+    """Sees that what is read in the block, of weights and of the model, is what the name of the folder was made of.
+
+    Raises:
+        RunError: it is not: a file was replaced or written.
+    """
+    files = point.source_files()
+    before = identities(files)
+    yield
+    if identities(files) != before or point.base_id(dataset.checksum) != folder.name:
+        raise RunError(f"{' or '.join(map(str, files))} changed while the study ran: start it again")
+
+
 def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Listener) -> dict[str, Any]:
-    network = build_network(point, dataset)
-    training_recipe = recipe_of(point, network, dataset, point.epochs, point.learning_rate)
+    with _sources_unchanged(point, dataset, folder):
+        network = build_network(point, dataset)
+    training_recipe = base_recipe(point, network, dataset)
     operators = count_training_ops(network, dataset.input_shape)
     batches = training_batches(point, dataset)
     cost = _train_base(network, point, batches, training_recipe, listener)
@@ -136,6 +155,7 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
         dataset,
         metadata={"model": point.model, "seed": point.seed, "base_id": folder.name},
     )
+    store.write_right(folder, measured.right)
     int8 = {}
     if point.also == "int8":
         found = measure_int8(
@@ -150,9 +170,12 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
         **measured.cost_columns("base_"),
         **cost_columns(cost, operators.flops_per_image * cost.images, "base_"),
         "base_parity_max_abs_diff": measured.parity,
+        "base_training_updates": cost.updates,
+        "base_dead_units": dead_units(network, batches),
         **int8,
         "train_images": len(dataset.train),
         "available_train_images": dataset.available_train,
+        "validation_images": len(dataset.validation),
         "test_images": len(dataset.test),
         "scaled_learning_rate": training_recipe.learning_rate,
     }

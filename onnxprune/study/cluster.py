@@ -261,7 +261,7 @@ class Cluster:
 
     def _dataset(self, point: Point) -> Any:
         """The data of a point in the object store, put there once."""
-        settings = (point.dataset, point.train_limit, MODELS[point.model].minimum_size)
+        settings = (point.dataset, point.picture_size, *point.sample, MODELS[point.model].minimum_size)
         if settings not in self._data:
             self._data[settings] = ray.put(self._materials.dataset(point))
         return self._data[settings]

@@ -1,7 +1,7 @@
 """The main controller: runs a plan's bases and points, and derives the table."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
@@ -11,16 +11,18 @@ from onnxprune.common.errors import BusyError, InputError, RunError, StorageErro
 from onnxprune.common.files import make_folder, write_text
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Reporter, Verbosity
-from onnxprune.data.dataset import Dataset
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import BASES, Point
 from onnxprune.settings.sweep import Sweep
+from onnxprune.study import soundness
+from onnxprune.study.alignment import with_measured_step
 from onnxprune.study.estimate import check_room
 from onnxprune.study.executors import EXECUTORS, Executor, make_settings
 from onnxprune.study.feasibility import check_prunable
 from onnxprune.study.jobs import Job, Materials
 from onnxprune.study.pool import POSSIBLE, worker_count
+from onnxprune.study.reuse import Reused
 from onnxprune.study.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ def run_sweep(
 
         for device in {point.device for point in plan.points}:
             select_device(device)
+    plan = with_measured_step(plan)
     # before anything is written or trained: most mistakes show here
     materials = Materials(data_dir, verbosity)
     folder = runs / plan.name
@@ -90,6 +93,7 @@ def run_sweep(
     missing = [point for path, point in points.items() if not (path / store.METRICS).exists()]
     count = 0 if not kind.here else worker_count(missing) if workers is None else min(workers, len(missing))
     check_room(missing, runs, max(1, count))
+    soundness.check(missing, materials)
     check_prunable(missing, materials)
     tracking = Tracking(track, folder)
     if executor_settings is None:
@@ -103,6 +107,8 @@ def run_sweep(
             write_text(folder / store.SPEC, plan.to_toml())
         bases = {point.base_id(materials.dataset(point).checksum) for point in plan.points}
         reporter = stack.enter_context(Reporter(len(bases) + len(points), verbosity))
+        for line in _reused(points, runs, materials, here=kind.here):
+            reporter.say(line)
         if not all((runs / BASES / base / store.METRICS).exists() for base in bases):  # said once
             for note in materials.notes:
                 reporter.say(note)
@@ -114,7 +120,18 @@ def run_sweep(
         for problem in tracking.problems:
             reporter.say(problem)
     with store.claimed(folder / store.SPEC):
-        return Outcome(folder, store.write_tables(folder), sweep.failures)
+        return Outcome(folder, store.write_tables(folder, reporter.say), sweep.failures)
+
+
+def _reused(points: Mapping[Path, Point], runs: Path, materials: Materials, *, here: bool) -> list[str]:
+    """What is said of points, folder -> point, and bases that are there already; of other machines nothing is known."""
+    found = Reused()
+    bases = {runs / BASES / point.base_id(materials.dataset(point).checksum): point for point in points.values()}
+    for folder, point in (*bases.items(), *points.items()) if here else ():
+        record = store.finished_record(folder)
+        if record is not None:
+            found.look(folder.name, record, point.device)
+    return found.lines()
 
 
 @dataclass(frozen=True)
@@ -127,6 +144,14 @@ class _RunningSweep:
     reporter: Reporter
     tracking: Tracking
     failures: dict[str, str] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
+
+    def _say(self, lines: Iterable[str]) -> None:
+        """Each once."""
+        for line in lines:
+            if line not in self._said:
+                self._said.add(line)
+                self.reporter.say(line)
 
     def run(self, points: Mapping[Path, Point], retry: RetryPolicy) -> dict[Path, Point]:
         """Runs points, those of a base after it; returns those that another process is running.
@@ -140,7 +165,8 @@ class _RunningSweep:
             dataset = self.materials.dataset(point)
             base_id = point.base_id(dataset.checksum)
             if base_id not in groups:
-                _say_full_batch(point, dataset, self.reporter)
+                self._say(soundness.notes_of_base(point, dataset))
+            self._say(soundness.notes_of_point(point, dataset))
             job = Job(folder, point, self.runs, self.materials.data_dir, retry)
             groups.setdefault(base_id, []).append(job)
         for done, problem in self.executor.run(groups, retry, self.reporter):
@@ -152,6 +178,7 @@ class _RunningSweep:
             elif problem is None:
                 record = store.finished_record(done.folder)
                 if record is not None:
+                    self._say(soundness.notes_of_result(done.point, record["metrics"]))
                     self.tracking.point(done.folder, done.point.settings(), record)
             elif isinstance(problem, BusyError):
                 busy[done.folder] = done.point
@@ -163,11 +190,3 @@ class _RunningSweep:
         self.failures[name] = str(problem)
         self.reporter.begin(title)
         self.reporter.end(f"FAILED: {problem}")
-
-
-def _say_full_batch(point: Point, dataset: Dataset, reporter: Reporter) -> None:
-    if point.batch_size > len(dataset.train):
-        reporter.say(
-            f"batch size {point.batch_size:,} is more than the {len(dataset.train):,} training images: "
-            "every update uses them all"
-        )

@@ -13,6 +13,7 @@ from onnxprune.common.progress import Verbosity
 from onnxprune.data.dataset import load
 from onnxprune.data.registry import DATASETS
 from onnxprune.models import MODELS, reference
+from onnxprune.settings.budget import base_epochs, epochs_after_base
 from onnxprune.settings.point import Point
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ class Network:
     Attributes:
         parameters: numbers in it.
         flops: of training on one image, forward and backward.
+        answer_flops: of one image's answer, forward alone.
         activation_bytes: the largest input and output that one layer has at the same time, for one image.
     """
 
     parameters: int
     flops: int
+    answer_flops: int
     activation_bytes: int
 
 
@@ -68,22 +71,23 @@ def estimate(points: Sequence[Point], verbosity: Verbosity = Verbosity.QUIET) ->
     bases: set[tuple[Any, ...]] = set()
     images = flops = disk = memory = 0
     for point in points:
-        count, (channels, height, width), classes = _training_set(
-            point.dataset, point.train_limit, point.picture_size, verbosity
-        )
+        count, (channels, height, width), classes = _training_set(point.dataset, point.picture_size, verbosity)
+        count = min(count, point.train_limit or count)
         smallest = _smallest_side(point.model)
         shape = (channels, max(height, smallest), max(width, smallest))
         network = _network(point.model, shape, classes, tuple(point.model_options.items()))
-        epochs = point.epochs_after_base
+        epochs = after = epochs_after_base(point, count)
         # the file, and of each weight a byte that says whether it was kept
         disk += 5 * network.parameters + _FILES
         base = tuple(point.base_settings().items())
         if base not in bases:
             bases.add(base)
-            epochs += point.epochs
+            epochs += base_epochs(point, count)
             disk += 8 * network.parameters + _FILES  # the file and the checkpoint
         images += round(epochs * count)
         flops += round(epochs * count) * network.flops
+        if point.distill:
+            flops += round(after * count) * network.answer_flops
         timed = network.activation_bytes * point.latency_batch if point.latency_seconds else 0
         memory = max(memory, 4 * network.parameters * _COPIES + (timed if point.device == "cpu" else 0))
     return Estimate(len(bases), len(points), images, flops, disk, memory)
@@ -141,9 +145,11 @@ def _network(model: str, shape: tuple[int, int, int], classes: int, options: tup
     with torch.device("meta"):  # shapes without memory
         network = make_network(model, shape, classes, 0, dict(options)).to("meta")
     try:
+        operators = count_training_ops(network, shape)
         return Network(
             parameters=sum(parameter.numel() for parameter in network.parameters()),
-            flops=count_training_ops(network, shape).flops_per_image,
+            flops=operators.flops_per_image,
+            answer_flops=operators.forward_flops_per_image,
             activation_bytes=max(_layer_bytes(network, torch.zeros(2, *shape, device="meta"))) // 2,
         )
     except Exception as error:  # networks of other packages raise anything
@@ -174,11 +180,11 @@ def _bytes(value: Any) -> int:
 
 @cache  # a plan is estimated several times, and reading a folder of pictures takes a while
 def _training_set(
-    dataset: str, train_limit: int | None, size: tuple[int, int] | None, verbosity: Verbosity
+    dataset: str, size: tuple[int, int] | None, verbosity: Verbosity
 ) -> tuple[int, tuple[int, int, int], int]:
     """Training images, the shape (C, H, W) of one, and the number of classes."""
     if dataset not in DATASETS:
-        own = load(dataset, None, train_limit, size=size, verbosity=verbosity)
+        own = load(dataset, None, size=size, verbosity=verbosity)
         return len(own.train), own.input_shape, len(own.classes)
     info = DATASETS[dataset]
-    return min(info.train_images, train_limit or info.train_images), info.shape, len(info.classes)
+    return info.train_images, info.shape, len(info.classes)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.common.errors import RunError
+from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Listener, Verbosity
 from onnxprune.data.dataset import Dataset, load
-from onnxprune.models import MODELS, own_digest
+from onnxprune.models import MODELS, own_files
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import Point
 
@@ -59,6 +59,7 @@ class Materials:
         self.data_dir = data_dir
         self.notes: dict[str, None] = {}  # what people should know of the data, each once
         self._verbosity = verbosity  # of the reading of pictures
+        self._whole: tuple[Any, Dataset] | None = None  # all training images, of which points may take a sample
         self._data: tuple[Any, Dataset] | None = None
         self._base: tuple[str, Base] | None = None
 
@@ -70,11 +71,12 @@ class Materials:
         """
         model = MODELS[point.model]
         file = (point.model, point.mean, point.std) if model.trained else None
-        settings = (point.dataset, point.train_limit, point.picture_size, model.minimum_size, file)
+        settings = (*_source(point), *point.sample, model.minimum_size, file)
         if self._data is None or self._data[0] != settings:
-            dataset = load(
-                point.dataset, self.data_dir, point.train_limit, size=point.picture_size, verbosity=self._verbosity
-            ).padded(model.minimum_size)
+            if self._whole is None or self._whole[0] != _source(point):
+                whole = load(point.dataset, self.data_dir, size=point.picture_size, verbosity=self._verbosity)
+                self._whole = (_source(point), whole)
+            dataset = self._whole[1].sampled(*point.sample).padded(model.minimum_size)
             if model.trained:
                 with silenced():
                     from onnxprune.bridge.convention import as_the_file_takes
@@ -94,6 +96,30 @@ class Materials:
         return self._base[1]
 
 
+def check_unchanged(point: Point, materials: Materials, *, point_id: str = "", base_id: str = "") -> None:
+    """Sees that data, weights and the model's file are still those that the name of a point or base was made of.
+
+    Raises:
+        RunError: they are not, or not there any more.
+    """
+    try:
+        checksum = materials.dataset(point).checksum
+        same = point_id in ("", point.point_id(checksum)) and base_id in ("", point.base_id(checksum))
+    except InputError as error:
+        raise RunError(f"what was there when the study began is not any more: {error}") from None
+    if not same:
+        files = [f"the data of {point.dataset}"]
+        files += [f"the weights {point.weights}"] if point.weights is not None else []
+        files += [f"the file of model '{point.model}'"] if own_files(point.model) else []
+        more = "," if len(files) > 1 else ""
+        raise RunError(f"{', or '.join(files)}{more} changed while the study ran: start it again")
+
+
+def _source(point: Point) -> tuple[Any, ...]:
+    """What decides the data that a point's training images are of."""
+    return (point.dataset, point.picture_size)
+
+
 def perform(job: Job, materials: Materials, listener: Listener, exclusive: "Exclusive" = nullcontext) -> None:
     """Runs the point of a job, unless it is there already.
 
@@ -109,9 +135,7 @@ def perform(job: Job, materials: Materials, listener: Listener, exclusive: "Excl
         from onnxprune.study.point import PointRun, run_point
 
     point = job.point
-    if job.folder.name != point.point_id(materials.dataset(point).checksum):
-        own = "" if own_digest(point.model) is None else f", or the file of model '{point.model}',"
-        raise RunError(f"the data of {point.dataset}{own} changed while the study ran: start it again")
+    check_unchanged(point, materials, point_id=job.folder.name)
     base = materials.base(point, job.runs)
     run_point(PointRun(point, base, materials.dataset(point), job.folder, listener, exclusive), job.retry)
 

@@ -10,7 +10,7 @@ from onnxprune.common.progress import Listener
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import Point
 from onnxprune.study.executors import Groups
-from onnxprune.study.jobs import Job, Materials, in_turn
+from onnxprune.study.jobs import Job, Materials, check_unchanged, in_turn
 from onnxprune.study.pool import Pool
 
 
@@ -48,6 +48,7 @@ class Local:
             first = jobs[0]
             try:
                 # all points need it
+                check_unchanged(first.point, self._materials, base_id=base_id)
                 dataset = self._materials.dataset(first.point)
                 ensure_base(first.point, dataset, first.runs, listener, dataclasses.replace(retry, wait=True))
             except RunError as error:

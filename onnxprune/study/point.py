@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxprune.bridge.eight_bits import measure_int8
-from onnxprune.bridge.measure import Measured, export_and_measure, validation_accuracy
+from onnxprune.bridge.measure import PROVENANCE, Measured, export_and_measure, restamp, validation_accuracy
 from onnxprune.common import environment
 from onnxprune.common.files import replacing
 from onnxprune.common.progress import Listener
@@ -24,16 +24,15 @@ from onnxprune.pruning.request import Masks, Request
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy, ensure
 from onnxprune.runtime.lock import timing_lock
-from onnxprune.runtime.timing import compare
 from onnxprune.schedules.context import PruningContext
 from onnxprune.settings.point import Point
 from onnxprune.settings.vocabulary import SCHEDULES
 from onnxprune.study.base import Base, cost_columns
-from onnxprune.training.cost import NO_TRAINING
+from onnxprune.study.latency import latency_columns
+from onnxprune.study.twins import Twin, find_twin
+from onnxprune.training.cost import NO_TRAINING, TrainingCost
 from onnxprune.training.opcount import count_training_ops
 from onnxprune.training.setup import training_batches
-
-_TIMED = ("latency_ms_median", "latency_ms_p90", "latency_runs", "speedup", "speedup_noise")
 
 # a context in which nothing else of the same run works, for timing
 Exclusive = Callable[[], AbstractContextManager[Any]]
@@ -67,8 +66,7 @@ class PointRun:
 
     def measure(self, network: nn.Module, without: Masks | None = None) -> Measured:
         """Exports a network, without the units that these masks remove, to the point's file and measures that."""
-        dead_align = None if self.point.keep_dead else self.point.channel_align
-        metadata = _provenance(self.point, self.folder)
+        metadata, dead_align = _provenance(self.point, self.folder), self.point.dead_align
         return export_and_measure(
             network, self.model_path, self.dataset, metadata=metadata, dead_align=dead_align, without=without
         )
@@ -84,8 +82,12 @@ def run_point(run: PointRun, retry: RetryPolicy) -> None:
     """
     listener, name = run.listener, run.folder.name
     listener.begin(f"point {name}")
-    record, reused = ensure(run.folder, run.point.settings(), lambda: _make(run), retry, listener)
+    with contextlib.ExitStack() as claim:  # until the record is there
+        record, reused = ensure(run.folder, run.point.settings(), lambda: _make(run, claim), retry, listener)
     metrics = record["metrics"]
+    if "twin" in record and not reused:
+        listener.end(f"the network of {record['twin']}, not made again")
+        return
     timed = f", measured speedup {metrics['speedup']:.2f}" if metrics["speedup"] is not None else ""
     listener.candidate(
         name,
@@ -105,16 +107,16 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _make(run: PointRun) -> dict[str, Any]:
+def _make(run: PointRun, claim: contextlib.ExitStack) -> dict[str, Any]:
     # always as many, beside others or not: sums that are split among threads in another way round otherwise
     with _threads(run.point.threads):
         run.listener.stage("pruning")
-        context = _context(run)
+        context = _context(run, claim)
         pruned: Pruned = resolve_name(SCHEDULES[run.point.schedule].run)(context)
-        return _record(run, context, pruned)
+        return _record(run, context, pruned) if context.twin is None else _record_of_twin(run, context, pruned)
 
 
-def _context(run: PointRun) -> PruningContext:
+def _context(run: PointRun, claim: contextlib.ExitStack) -> PruningContext:
     point = run.point
     criterion = "random" if point.control == "random" else point.criterion
     return PruningContext(
@@ -125,6 +127,7 @@ def _context(run: PointRun) -> PruningContext:
         batches=training_batches(point, run.dataset),
         request=Request.of(point, criterion=criterion),
         listener=run.listener,
+        find_twin=lambda identity: find_twin(run.folder, identity, claim),
     )
 
 
@@ -137,38 +140,91 @@ def _record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str,
     trained = context.cost is not None and context.cost.updates > 0
     final = before if before is not None and not trained else run.measure(pruned.network, without)
     cost = context.cost or NO_TRAINING
+    achieved = _achieved(pruned, final, base.metrics)
     operators = context.operators or count_training_ops(pruned.network, dataset.input_shape)
     metrics = {
         **base.metrics,
         **_before_columns(before),
         **final.accuracy_columns(),
         "validation_accuracy": validation_accuracy(run.model_path, dataset, run.device, final.batch),
-        "accuracy_change": final.test.accuracy - base.metrics["base_accuracy"],
+        "base_accuracy_change": final.test.accuracy - base.metrics["base_accuracy"],
         **final.cost_columns(),
         **cost_columns(cost, context.flops),
-        **_achieved(pruned, final, base.metrics),
+        **_whole_cost(context, cost),
+        **achieved,
         **_int8(run, final.batch),
-        **_latency(run),
+        **_latency(run, achieved["theoretical_speedup"]),
         "parity_max_abs_diff": final.parity,
-        "collapsed": final.test.constant,
+        "most_predicted": final.test.most_predicted,
+        "collapsed": final.test.collapsed,
         "empty_layers": len(pruned.empty_layers),
         "data_checksum": dataset.checksum,
+        "network_id": context.identity or context.identify(pruned),
         "spec_hash": _spec_hash(run.folder),
         "base_id": base.folder.name,
     }
+    store.write_right(run.folder, final.right)
+    return {
+        "metrics": metrics,
+        "epoch_losses": cost.epoch_losses,
+        "training_operators": asdict(operators),
+        "operators": {name: asdict(entry) for name, entry in final.counts.operators.items()},
+        **_own_record(run, context, pruned),
+    }
+
+
+def _record_of_twin(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str, Any]:
+    """The record of a network that another point has made: what that measured, and what it took to get here."""
+    twin = context.twin
+    assert isinstance(twin, Twin)
+    twin.copy_files(run.folder)
+    restamp(run.model_path, _provenance(run.point, run.folder))
+    metrics = twin.record["metrics"]
+    spent = {"criterion": context.criterion, "calibration": context.calibration}
+    metrics = {
+        **metrics,
+        **_removed_shares(pruned),
+        **{f"{name}_flops": part.flops for name, part in spent.items()},
+        **{f"{name}_seconds": part.seconds for name, part in spent.items()},
+        "empty_layers": len(pruned.empty_layers),
+        "file_bytes": run.model_path.stat().st_size,
+        "spec_hash": _spec_hash(run.folder),
+    }
+    for unit in ("flops", "seconds"):
+        parts = [f"{name}_{unit}" for name in _COSTS if f"{name}_{unit}" in metrics]
+        metrics[f"tl_{unit}"] = sum(metrics[name] for name in parts)
+    names = ("epoch_losses", "training_operators", "operators")
+    record = {name: twin.record[name] for name in names}
+    return {"metrics": metrics, **record, "twin": twin.folder.name, **_own_record(run, context, pruned)}
+
+
+def _own_record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str, Any]:
+    """What a point has of its own, whoever has made its network; writes the masks."""
     masks = {name: mask.to(torch.bool).cpu().contiguous() for name, mask in pruned.unit_masks.items()}
     with replacing(run.folder / store.MASKS) as partial:
         safetensors.torch.save_file(masks, partial)
     return {
-        "metrics": metrics,
         "layers": {name: _remaining(mask) for name, mask in pruned.unit_masks.items()},
         "empty_layers": pruned.empty_layers,
         "path": context.path,
-        "epoch_losses": cost.epoch_losses,
-        "training_operators": asdict(operators),
-        "operators": {name: asdict(entry) for name, entry in final.counts.operators.items()},
         "environment": environment.of_training(run.point.device),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+_COSTS = ("training", "teacher", "criterion", "calibration", "discarded")  # what a point takes
+
+
+def _whole_cost(context: PruningContext, training: TrainingCost) -> dict[str, Any]:
+    """What making the point took beside the training that led to it, and all of it together."""
+    parts = {"criterion": context.criterion, "calibration": context.calibration, "discarded": context.discarded}
+    flops = {"teacher_flops": context.teacher_flops, **{f"{name}_flops": part.flops for name, part in parts.items()}}
+    seconds = {f"{name}_seconds": part.seconds for name, part in parts.items()}
+    return {
+        **flops,
+        "tl_flops": context.flops + sum(flops.values()),
+        **seconds,
+        "tl_seconds": training.seconds + sum(seconds.values()),
     }
 
 
@@ -183,9 +239,8 @@ def _before_columns(before: Measured | None) -> dict[str, Any]:
 
 def _provenance(point: Point, folder: Path) -> dict[str, Any]:
     """How the file was made, for its metadata."""
-    names = ("model", "technique", "criterion", "schedule", "granularity", "sparsity", "control", "seed")
     settings = point.settings()
-    return {name: settings[name] for name in names if name in settings} | {"spec_hash": _spec_hash(folder)}
+    return {name: settings[name] for name in PROVENANCE if name in settings} | {"spec_hash": _spec_hash(folder)}
 
 
 def _spec_hash(folder: Path) -> str:
@@ -206,12 +261,11 @@ def _achieved(pruned: Pruned, final: Measured, base: dict[str, Any]) -> dict[str
 
     Shares of MACs are None where those of the base or of the point are not complete: they cannot be compared.
     """
-    removed, units = pruned.removed
     counts = final.counts
     counted = counts.complete and "base_macs_missing" not in base
     return {
-        "achieved_sparsity": 100 * removed / units,
-        "achieved_channels_sparsity": _channels_removed(pruned.unit_masks),
+        **_removed_shares(pruned),
+        "dead_params": final.dead_params,
         "achieved_weight_sparsity": _percent_less(counts.nonzero_params, base["base_nonzero_params"]),
         "achieved_params_sparsity": _percent_less(counts.params, base["base_params"]),
         "achieved_macs_sparsity": _percent_less(counts.macs, base["base_macs"]) if counted else None,
@@ -220,6 +274,15 @@ def _achieved(pruned: Pruned, final: Measured, base: dict[str, Any]) -> dict[str
         ),
         "compression_ratio": base["base_nonzero_params"] / counts.nonzero_params if counts.nonzero_params else None,
         "theoretical_speedup": base["base_macs"] / counts.macs if counted else None,
+    }
+
+
+def _removed_shares(pruned: Pruned) -> dict[str, float]:
+    """Percent of the units, and of the output units, that masks remove."""
+    removed, units = pruned.removed
+    return {
+        "achieved_sparsity": 100 * removed / units,
+        "achieved_channels_sparsity": _channels_removed(pruned.unit_masks),
     }
 
 
@@ -238,31 +301,12 @@ def _int8(run: PointRun, batch: int) -> dict[str, Any]:
     return {f"int8_{name}": value for name, value in found.items()}
 
 
-def _latency(run: PointRun) -> dict[str, Any]:
-    """Base and pruned file, and their second ones, timed in turn; None in every column where timing was off."""
-    point = run.point
-    files = {"": run.model_path}
-    if point.also == "int8":
-        files |= {"int8_": run.folder / store.INT8_MODEL, "base_int8_": run.base.folder / store.INT8_MODEL}
-    columns: dict[str, Any] = {"base_latency_ms_median": None}
-    for prefix in files:
-        columns |= dict.fromkeys(f"{prefix}{name}" for name in _TIMED)
-    if point.latency_seconds == 0:
-        return columns
-    run.listener.stage("timing")
-    there = {prefix: path for prefix, path in files.items() if path.is_file()}  # what cannot be quantised is not
-    with run.exclusive(), timing_lock(run.listener.say):
-        found = compare(
-            run.base.onnx_path,
-            list(there.values()),
-            run.dataset.input_shape,
-            point.latency_batch,
-            device=point.device,
-            threads=point.latency_threads,
-            seconds=point.latency_seconds,
-        )
-    columns["base_latency_ms_median"] = found[0].base.median_ms
-    for prefix, timed in zip(there, found, strict=True):
-        values = (timed.other.median_ms, timed.other.p90_ms, timed.other.runs, timed.speedup, timed.noise)
-        columns |= {f"{prefix}{name}": value for name, value in zip(_TIMED, values, strict=True)}
-    return columns
+def _latency(run: PointRun, theoretical: float | None) -> dict[str, Any]:
+    """Base and pruned file timed in turn, while nothing else of the run works."""
+    with contextlib.ExitStack() as alone:
+        if run.point.latency_seconds:
+            run.listener.stage("timing")
+            alone.enter_context(run.exclusive())
+            alone.enter_context(timing_lock(run.listener.say))
+        shape, settings = run.dataset.input_shape, run.point.settings()
+        return latency_columns(run.base.folder, run.folder, shape, settings, theoretical)

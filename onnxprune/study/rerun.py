@@ -1,7 +1,7 @@
 """Runs finished points again from nothing but their config.json, and compares what comes out."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import safetensors.numpy
 
-from onnxprune.common.errors import InputError
+from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.files import read_json
 from onnxprune.models import own_digest
 from onnxprune.results import store
@@ -23,9 +23,9 @@ POINTS = 1.0  # of accuracies and sparsities, in percent
 LOSS_SHARE, LOSS_NATS = 0.1, 0.02  # of cross-entropies, whichever is more
 COUNT_SHARE = 0.01  # of MACs, parameters, bytes
 MASK_SHARE = 0.1  # of all units, kept in one and removed in the other
-_TIMED = ("seconds", "per_second", "memory_bytes", "latency", "speedup")  # parts of the names of columns
+_TIMED = ("seconds", "per_second", "memory_bytes", "latency", "speedup", "timing_")  # parts of the names of columns
 _ROUNDING = ("weights", "parity_max_abs_diff", "before_finetuning_parity_max_abs_diff", "base_parity_max_abs_diff")
-_IDENTITIES = ("spec_hash", "base_id")  # follow from the settings and the data, which are compared
+_IDENTITIES = ("spec_hash", "base_id", "network_id")  # follow from the settings and the data, which are compared
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,35 @@ class Repetition:
         return not (self.beyond if self.changes else self.differences)
 
 
-def rerun(folder: Path, runs: Path, data_dir: Path | None = None) -> list[Repetition]:
+def rerun(
+    folder: Path, runs: Path, data_dir: Path | None = None, say: Callable[[str], None] = lambda line: None
+) -> list[Repetition]:
     """Runs a point, or every finished point of a sweep, again under `runs`, and compares.
 
     Bases are trained again too, each once.
+
+    Args:
+        say: gets a line for each point that is left out because its files are not those that were measured.
 
     Raises:
         InputError: `folder` has nothing finished that could be run again, or `runs` has something in it already.
     """
     if runs.exists() and any(runs.iterdir()):
         raise InputError(f"{runs} is not empty: a rerun needs a new folder, so that it reuses nothing")
-    then = _finished(folder)
+    left_out: list[str] = []
+    then = _finished(folder, left_out.append)
     if not then:
-        raise InputError(f"{folder} is neither a finished point nor the folder of a sweep that has one")
+        found = left_out or ["it is neither a finished point nor the folder of a sweep that has one"]
+        raise InputError(f"{folder}: {'; '.join(found)}")
+    for line in left_out:
+        say(line)
     if (folder / store.SPEC).is_file():
         plan = Sweep.read(folder / store.SPEC)
     else:
         plan = Sweep.one_point(read_json(folder / store.CONFIG))
     points = sorted(then, key=lambda point: repr(point.base_settings()))  # those of a base follow each other
     outcome = run_sweep(dataclasses.replace(plan, points=points), runs, data_dir)
-    now = _finished(outcome.folder)
+    now = _finished(outcome.folder, say)
     failures = "; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items())
     return [
         compare(path, now[point]) if point in now else Repetition(path.name, {"run": failures}, ["run"], {}, {})
@@ -79,14 +88,27 @@ def rerun(folder: Path, runs: Path, data_dir: Path | None = None) -> list[Repeti
     ]
 
 
-def _finished(folder: Path) -> dict[Point, Path]:
-    """The finished points of a sweep's folder, or the one in a point's folder, by their settings."""
-    paths = sorted(folder.glob(f"*/{store.CONFIG}")) if (folder / store.SPEC).is_file() else [folder / store.CONFIG]
+def _finished(folder: Path, say: Callable[[str], None]) -> dict[Point, Path]:
+    """The finished points of a sweep's folder, or the one in a point's folder, by their settings; `say` is told of
+    those that are not what was measured."""
+    paths = sorted(folder.glob(f"*/{store.METRICS}")) if (folder / store.SPEC).is_file() else [folder / store.METRICS]
     found = {}
     for path in paths:
-        if store.finished_record(path.parent) is not None and isinstance(config := read_json(path), dict):
-            (point,) = Sweep.one_point(config).points
-            found[point] = path.parent
+        if not path.exists():
+            continue
+        record = store.finished_record(path.parent)
+        wrong = (
+            [store.METRICS] if record is None else store.damaged_files(path.parent, record, store.CONFIG, store.MODEL)
+        )
+        if wrong:
+            say(f"{path.parent.name} is left out: {', '.join(wrong)} is not what was measured")
+            continue
+        try:
+            (point,) = Sweep.one_point(read_json(path.parent / store.CONFIG)).points
+        except InputError as error:
+            say(f"{path.parent.name} is left out: {one_line(error)}")
+            continue
+        found[point] = path.parent
     return found
 
 
@@ -129,7 +151,7 @@ def compare(then: Path, now: Path) -> Repetition:
     ratios = {
         name: metrics[1][name] / metrics[0][name]
         for name in sorted(timed)
-        if metrics[0][name] and metrics[1].get(name) is not None
+        if all(type(columns.get(name)) in (int, float) for columns in metrics) and metrics[0][name]
     }
     return Repetition(then.name, differences, beyond, changes, ratios)
 

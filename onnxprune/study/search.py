@@ -9,13 +9,14 @@ from statistics import fmean
 from typing import Any
 
 from onnxprune.common.errors import InputError, RunError
-from onnxprune.common.files import read_json
 from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
+from onnxprune.study.alignment import with_measured_step
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.jobs import Materials
+from onnxprune.study.reuse import Reused
 
 _HIGHEST = 100
 
@@ -72,6 +73,7 @@ def search(
     step: int = 1,
     verbosity: Verbosity = Verbosity.NORMAL,
     workers: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Search]:
     """Bisects sparsity, for every combination of the plan's other settings; seeds are averaged.
 
@@ -82,6 +84,7 @@ def search(
         plan: points of one sparsity, which does not matter.
         max_drop: points of validation accuracy that may be lost against the base.
         step: sparsities that are multiples of it are looked at, in percent.
+        say: gets a line for each finished point that is left out because its files are not those that were measured.
 
     Raises:
         InputError: a schedule that finds its own sparsity, or settings or data that cannot be used.
@@ -89,6 +92,7 @@ def search(
     """
     if any(point.schedule == "adaptive" for point in plan.points):
         raise InputError("schedule 'adaptive' finds its own sparsity: search is for the others")
+    plan = with_measured_step(plan)
     materials = Materials(data_dir, verbosity)
     tried: list[float] = []
 
@@ -109,7 +113,11 @@ def search(
     for point in plan.points:
         ways.setdefault(dataclasses.replace(point, sparsity=0.0, seed=0), []).append(point)
     grid = [float(percent) for percent in (*range(step, _HIGHEST, step), _HIGHEST)]
-    return [_Bisection(points, max_drop, runs, materials, run).search(grid) for points in ways.values()]
+    reused = Reused()
+    found = [_Bisection(points, max_drop, runs, materials, run, say, reused).search(grid) for points in ways.values()]
+    for line in reused.lines():
+        say(line)
+    return found
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,9 @@ class _Bisection:
     runs: Path
     materials: Materials
     run: Callable[[list[Point]], None]
+    say: Callable[[str], None]
+    reused: Reused
+    damaged: set[Path] = field(default_factory=set)  # folders that were said to be
 
     def search(self, grid: list[float]) -> Search:
         first = self.points[0]
@@ -162,9 +173,21 @@ class _Bisection:
 
     def _rows(self, sparsity: float) -> list[dict[str, Any]]:
         folders = [self._folder(point) for point in self._at(sparsity)]
-        return [read_json(folder / store.METRICS)["metrics"] for folder in folders if folder is not None]
+        records = [store.finished_record(folder) for folder in folders if folder is not None]
+        return [record["metrics"] for record in records if record is not None]
 
     def _folder(self, point: Point) -> Path | None:
-        """Of a finished point, in whatever sweep has run it."""
+        """Of a finished point whose files are those that were measured, in whatever sweep has run it."""
         name = point.point_id(self.materials.dataset(point).checksum)
-        return next((path for path in self.runs.glob(f"*/{name}") if store.finished_record(path) is not None), None)
+        for path in sorted(self.runs.glob(f"*/{name}")):
+            record = store.finished_record(path)
+            if record is None:
+                continue
+            damaged = store.damaged_files(path, record)
+            if not damaged:
+                self.reused.look(path.name, record, point.device)
+                return path
+            if path not in self.damaged:
+                self.damaged.add(path)
+                self.say(f"{path} is left out: {', '.join(damaged)} is not what was measured")
+        return None

@@ -17,6 +17,8 @@ from onnxprune.pruning.request import Request
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import FIELDS
 from onnxprune.settings.sweep import Sweep
+from onnxprune.study import soundness
+from onnxprune.study.alignment import with_measured_step
 from onnxprune.study.base import ensure_base
 from onnxprune.study.feasibility import check_prunable
 from onnxprune.study.jobs import Materials
@@ -67,8 +69,11 @@ def sensitivity(
     for name in FIELDS:
         if name != "sparsity" and len({getattr(point, name) for point in plan.points}) > 1:
             raise InputError(f"sensitivity is of one network, pruned in one way: expected one {name}, got several")
+    plan = with_measured_step(plan)
+    first = plan.points[0]
     materials = Materials(data_dir, verbosity)
     dataset = materials.dataset(first)
+    soundness.check([first], materials)
     check_prunable([first], materials)
     device = torch.device(first.device)
     found = []

@@ -33,4 +33,22 @@ class TrainingCost:
         )
 
 
+@dataclass
+class Spent:
+    """What something other than training took; it adds up.
+
+    Attributes:
+        flops: counted, of convolutions and matrix products that PyTorch ran, forward and backward.
+        seconds: as those of training.
+    """
+
+    flops: int = 0
+    seconds: float = 0.0
+
+    def add(self, other: "Spent") -> None:
+        """Adds what something else took."""
+        self.flops += other.flops
+        self.seconds += other.seconds
+
+
 NO_TRAINING = TrainingCost(0.0, 0, 0, None, [])

@@ -28,6 +28,9 @@ from onnxprune.training.parallel import SINGLE_PROCESS, ProcessGroup
 from onnxprune.training.recipe import Recipe, rate_factor, sgd
 from onnxprune.training.strides import strides_taken_first
 
+# updates done, updates in all -> parameter name -> mask from now on; None: as before
+Remask = Callable[[int, int], Mapping[str, Tensor] | None]
+
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precision -> what matrix products are computed in
 
 
@@ -111,9 +114,11 @@ def train(
     recipe: Recipe,
     *,
     masks: Mapping[str, Tensor] | None = None,
-    remask: Callable[[int, int], Mapping[str, Tensor] | None] | None = None,
+    remask: Remask | None = None,
+    regrow: Remask | None = None,
     teacher: Teacher | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    start_at: int = 0,
     stop_after: int | None = None,
     on_update: Callable[[int, int, Tensor], None] | None = None,
     group: ProcessGroup | None = None,
@@ -124,10 +129,13 @@ def train(
 
     Args:
         masks: parameter name -> 0/1 tensor of its shape; masked weights are zero before, during and after.
-        remask: called with the number of updates done, and of updates in all, when the gradients of the next one are
-            there; what it returns, unless None, are the masks from then on.
+        remask: called with the number of updates done, and of updates in all, before the gradients of the next one are
+            computed; what it returns, unless None, are the masks from then on.
+        regrow: the same, called when those gradients are there; masks that it returns take the place of the
+            optimizer's step, as in RigL (Evci et al. 2020, arXiv 1911.11134, algorithm 1).
         teacher: what to learn from beside the labels.
         optimizer: one that has the learning rate set, in place of our own.
+        start_at: updates that are taken as done: learning rate and order of the images go on from there.
         stop_after: updates after which to stop, while the learning rate goes on as if all were to come.
         on_update: called after each update with the number of updates done, of updates in all, and the loss, a
             scalar tensor.
@@ -138,15 +146,19 @@ def train(
     """
     if group is None and recipe.devices > 1:
         device = batches.device
-        arguments = {"network": network, "recipe": recipe, "masks": masks, "teacher": teacher, "stop_after": stop_after}
-        with parallel.process_group(recipe.devices, device, batches, arguments, watched=remask is not None) as found:
+        arguments = {"network": network, "recipe": recipe, "masks": masks, "teacher": teacher}
+        arguments |= {"start_at": start_at, "stop_after": stop_after}
+        watched = remask is not None or regrow is not None
+        with parallel.process_group(recipe.devices, device, batches, arguments, watched=watched) as found:
             return train(
                 network,
                 batches,
                 recipe,
                 masks=masks,
                 remask=remask,
+                regrow=regrow,
                 teacher=teacher,
+                start_at=start_at,
                 stop_after=stop_after,
                 on_update=on_update,
                 group=found,
@@ -159,7 +171,7 @@ def train(
     last = updates if stop_after is None else min(updates, stop_after)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimizer or sgd(network, recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, updates))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(start_at + step, updates))
     scaler = torch.amp.GradScaler(batches.device.type) if recipe.precision == "fp16" else None
     held = HeldWeights(network, masks or {})
     epoch_losses = []
@@ -176,8 +188,14 @@ def train(
             loss_sum = torch.zeros((), device=batches.images.device)
             seen = 0
             for index in torch.randperm(count, generator=generator).split(batch_size)[: last - done]:
-                optimizer.zero_grad(set_to_none=True)
                 changes = Changes.draw(recipe.augmentation, len(index), generator)
+                if done < start_at:
+                    done += 1
+                    continue
+                optimizer.zero_grad(set_to_none=True)
+                changed = group.agree(remask(done, updates) if remask is not None else None)
+                if changed is not None:
+                    held = held.replaced(network, changed, optimizer)
                 loss = accumulate_gradients(
                     wrapped,
                     batches,
@@ -191,17 +209,22 @@ def train(
                 )
                 if scaler is not None:
                     scaler.unscale_(optimizer)
-                changed = group.agree(remask(done, updates) if remask is not None else None)
-                if changed is not None:
-                    held = held.replaced(network, changed, optimizer)
                 loss_sum += loss * len(index)
                 seen += len(index)
-                _step(optimizer, scaler)
+                grown = group.agree(regrow(done, updates) if regrow is not None else None)
+                if grown is None:
+                    _step(optimizer, scaler)
+                    held.apply()
+                else:
+                    held = held.replaced(network, grown, optimizer)
+                    if scaler is not None:
+                        scaler.update()
                 schedule.step()
-                held.apply()
                 done += 1
                 if on_update is not None:
                     on_update(done, updates, loss)
+            if not seen:
+                continue
             images += seen
             epoch_losses.append(loss_sum.item() / seen)
             # the loss is from before the last update, the weights from after it
@@ -214,7 +237,7 @@ def train(
     return TrainingCost(
         seconds=clock() - started,
         images=images,
-        updates=done,
+        updates=done - start_at,
         peak_memory_bytes=memory.peak_bytes,
         epoch_losses=epoch_losses,
     )

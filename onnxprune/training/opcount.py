@@ -1,6 +1,9 @@
 """Counts what one training step computes, operator by operator, forward and backward."""
 
+import contextlib
+import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from onnxprune.training.cost import Spent
 
 _SAMPLES = 2  # BatchNorm in training mode needs more than one
 
@@ -31,7 +36,12 @@ class TrainingOps:
     @property
     def flops_per_image(self) -> int:
         """FLOPs of one image, forward and backward."""
-        return sum(entry["flops"] for part in (self.forward, self.backward) for entry in part.values())
+        return self.forward_flops_per_image + sum(entry["flops"] for entry in self.backward.values())
+
+    @property
+    def forward_flops_per_image(self) -> int:
+        """FLOPs of one image's answer."""
+        return sum(entry["flops"] for entry in self.forward.values())
 
 
 class _Counter(TorchDispatchMode):
@@ -55,6 +65,15 @@ class _Counter(TorchDispatchMode):
         return {
             name: {"calls": calls, "flops": self.flops[name] // _SAMPLES} for name, calls in sorted(self.calls.items())
         }
+
+
+@contextlib.contextmanager
+def metered(spent: Spent) -> Iterator[None]:
+    """Adds to `spent` what PyTorch computes within the block, as it computes it, and the time of this thread."""
+    started = time.thread_time()
+    with _Counter() as counter:
+        yield
+    spent.add(Spent(counter.flops.total(), time.thread_time() - started))
 
 
 def count_training_ops(network: nn.Module, input_shape: tuple[int, int, int]) -> TrainingOps:

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from onnxprune.settings.budget import updates_per_epoch
+
 MOMENTUM = 0.9
 
 WEIGHT_DECAY = 5e-4
 
 WARMUP_SHARE = 0.1
+
+WARMUP_UPDATES = 100  # at least, where they are not more than half of all: fewer kill units of networks that begin
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class Recipe:
     Attributes:
         epochs: passes over the training images; the last one may be a part.
         batch_size: images an update is computed from; more than there are means all of them.
-        learning_rate: the peak of the schedule: linear warm-up over a tenth of the updates, then a cosine to zero.
+        learning_rate: the peak of the schedule: linear warm-up over a tenth of the updates, or 100 of them where that
+            is more, or half where there are few; then a cosine to zero.
         augmentation: names of the random changes made to training images, a subset of {"crop", "flip"}.
         micro_batch: images in one forward and backward pass.
         seed: decides the order of the images and the augmentation.
@@ -42,7 +47,7 @@ class Recipe:
 
     def updates(self, images: int) -> int:
         """Steps of the optimizer for so many training images; at least one, unless there are no epochs."""
-        return math.ceil(self.epochs * math.ceil(images / min(self.batch_size, images)) - 1e-9)
+        return math.ceil(self.epochs * updates_per_epoch(self.batch_size, images) - 1e-9)
 
 
 def scaled_learning_rate(rate_at_256: float, batch_size: int, training_images: int) -> float:
@@ -69,7 +74,7 @@ def sgd(network: nn.Module, learning_rate: float, kind: Callable[..., Any] = tor
 
 def rate_factor(step: int, updates: int) -> float:
     """The share of the peak learning rate that update number `step` (from 0) of `updates` gets."""
-    warmup = max(1, int(WARMUP_SHARE * updates))
+    warmup = max(1, int(max(WARMUP_SHARE * updates, min(WARMUP_UPDATES, updates / 2))))
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, updates - warmup)))

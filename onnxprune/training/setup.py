@@ -8,6 +8,7 @@ from torch import nn
 from onnxprune.common.errors import RunError
 from onnxprune.data.dataset import Dataset
 from onnxprune.models import MODELS
+from onnxprune.settings.budget import base_epochs
 from onnxprune.settings.point import Point
 from onnxprune.settings.training_words import AUGMENTATIONS
 from onnxprune.training.batches import Batches, fitting_micro_batch
@@ -36,6 +37,11 @@ def recipe_of(point: Point, network: nn.Module, dataset: Dataset, epochs: float,
         precision=point.precision,
         devices=point.devices,
     )
+
+
+def base_recipe(point: Point, network: nn.Module, dataset: Dataset) -> Recipe:
+    """How a point's settings say to train a base, which `network` is to be."""
+    return recipe_of(point, network, dataset, base_epochs(point, len(dataset.train)), point.learning_rate)
 
 
 def train_checked(network: nn.Module, batches: Batches, how: Recipe, **arguments: Any) -> TrainingCost:

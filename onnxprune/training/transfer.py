@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxprune.common.errors import InputError, RunError, one_line
+from onnxprune.common.limits import memory_limited
 from onnxprune.common.torchvision import torchvision_module
 from onnxprune.settings.training_words import IMAGENET
 
@@ -61,9 +62,10 @@ def load_weights(network: nn.Module, source: str, classes: Sequence[str], heads:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        given = torch.load(path, map_location="cpu", weights_only=True)
+        with memory_limited():
+            if path.suffix == ".safetensors":
+                return safetensors.torch.load_file(path)
+            given = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"cannot read the weights {path}: {error.strerror or error}") from None
     except Exception as error:  # damaged files raise whatever their reader trips over; safetensors its own

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from onnxprune.analysis.evaluation import score
+from onnxprune.analysis.evaluation import right_images, score
 from onnxprune.common.errors import InputError
 
 
@@ -96,3 +96,31 @@ def test_labels_of_a_byte_and_logits_of_float32_are_left_alone():
     before = logits.copy()
     assert score(logits, labels).accuracy == 100
     np.testing.assert_array_equal(logits, before)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "collapsed"),
+    [
+        ([0] * 96 + [1] * 4, [*range(10)] * 10, True),  # of ten classes, 96 % are called one
+        ([0] * 90 + [1] * 10, [*range(10)] * 10, False),
+        ([0] * 99 + [1], [0] * 99 + [1], False),  # so are the labels
+        ([0] * 100, [0] * 90 + [1] * 10, True),
+        ([0] * 100, [0] * 100, False),  # there are no others
+        ([0] * 98 + [1] * 2, [0, 1] * 50, True),
+    ],
+)
+def test_a_network_that_names_one_class_has_collapsed(predicted, labels, collapsed):
+    random = np.random.default_rng(0)
+    logits = random.random((100, 10)) + 10 * np.eye(10)[predicted]
+    found = score(logits, np.array(labels))
+    assert not found.constant
+    assert found.collapsed is collapsed
+    assert found.most_predicted == 100 * predicted.count(0) / 100
+
+
+def test_right_images_are_those_that_accuracy_counts():
+    logits = np.array([[1.0, 2.0], [2.0, 1.0], [math.nan, 1.0], [1.0, 1.0]])
+    labels = np.array([1, 1, 1, 0])
+    right = right_images(logits, labels)
+    assert right.tolist() == [True, False, False, True]
+    assert score(logits, labels).accuracy == 100 * right.mean()

@@ -99,7 +99,7 @@ def test_validation_is_the_same_every_time_and_not_the_files_end(tmp_path: Path)
     np.random.seed(1)
     first = data.load(path)
     np.random.seed(2)
-    again = data.load(path, train_limit=3)
+    again = data.load(path).sampled(4, seed=1)
     np.testing.assert_array_equal(first.validation.images, again.validation.images)
     assert pixels(first.validation) != {image.tobytes() for image in arrays()["x_train"][-4:]}
 
@@ -111,24 +111,48 @@ def test_validation_takes_at_most_5000(tmp_path: Path) -> None:
     assert len(data.load(saved(tmp_path, **fewer)).validation) == 4_900
 
 
-def test_the_train_limit_keeps_the_first_images(tmp_path: Path) -> None:
-    path = saved(tmp_path)
-    everything, limited = data.load(path), data.load(path, train_limit=10)
-    np.testing.assert_array_equal(limited.train.images, everything.train.images[:10])
+def test_a_sample_is_of_training_images_in_their_order(tmp_path: Path) -> None:
+    whole = data.load(saved(tmp_path))
+    limited = whole.sampled(10, seed=0)
+    position = {image.tobytes(): index for index, image in enumerate(whole.train.images)}
+    order = [position[image.tobytes()] for image in limited.train.images]
+    assert order == sorted(set(order))
+    np.testing.assert_array_equal(limited.train.labels, whole.train.labels[order])
     assert (len(limited.train), limited.available_train, len(limited.test)) == (10, 36, 12)
-    assert len(data.load(path, train_limit=1_000).train) == 36
+    np.testing.assert_array_equal(limited.validation.images, whole.validation.images)
+    assert whole.sampled(1_000, seed=0) is whole
+
+
+def test_a_sample_has_every_class_of_a_file_that_is_sorted_by_class(tmp_path: Path) -> None:
+    """In the shares that they have in all training images, to one image, and at least one."""
+    labels = np.repeat(np.arange(4), (400, 300, 290, 10))
+    whole = data.load(saved(tmp_path, **{**arrays(train=1_000), "y_train": labels}))
+    each = np.bincount(whole.train.labels)
+    for count in (4, 7, 50, 333, 899):
+        found = np.bincount(whole.sampled(count, seed=2).train.labels, minlength=4)
+        assert found.sum() == count
+        assert (np.abs(found - np.maximum(1, count * each / each.sum())) <= 1.001).all()
+        assert found.min() >= 1
+
+
+def test_the_seed_decides_the_sample_and_more_images_are_more_of_the_same(tmp_path: Path) -> None:
+    whole = data.load(saved(tmp_path, **arrays(train=400)))
+    small, again, large, other = (whole.sampled(count, seed) for count, seed in ((40, 5), (40, 5), (80, 5), (40, 6)))
+    assert pixels(small.train) == pixels(again.train) < pixels(large.train)
+    assert small.checksum == again.checksum
+    assert len(pixels(small.train) & pixels(other.train)) < 20
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_train_limit_below_one_is_refused(tmp_path: Path, limit: int) -> None:
     with pytest.raises(InputError, match=f"train limit of {limit}"):
-        data.load(saved(tmp_path), train_limit=limit)
+        data.load(saved(tmp_path)).sampled(limit, seed=0)
 
 
 @pytest.mark.parametrize("limit", [None, 7])
 def test_mean_and_std_are_of_the_training_images_used(tmp_path: Path, limit: int | None) -> None:
     # more than the thousand images that are counted at a time
-    loaded = data.load(saved(tmp_path, **arrays((3, 8, 8), train=2_500)), train_limit=limit)
+    loaded = data.load(saved(tmp_path, **arrays((3, 8, 8), train=2_500))).sampled(limit, seed=0)
     scaled = loaded.train.images.astype(np.float64) / 255
     np.testing.assert_allclose(loaded.mean, scaled.mean(axis=(0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(loaded.std, scaled.std(axis=(0, 2, 3)), rtol=1e-12)
@@ -143,7 +167,10 @@ def test_the_checksum_tells_data_apart(tmp_path: Path) -> None:
         changed = arrays()[key].copy()
         changed.flat[:2] = changed.flat[:2][::-1] if key.startswith("y") else ~changed.flat[:2]
         assert data.load(saved(tmp_path, "changed.npz", **{key: changed})).checksum != first, key
-    assert data.load(saved(tmp_path), train_limit=5).checksum != first
+    whole = data.load(saved(tmp_path))
+    samples = [whole.sampled(10, seed).checksum for seed in range(3)]
+    assert len({first, *samples}) == 4
+    assert [whole.sampled(count, 1).checksum for count in (None, 36, 99)] == [first] * 3
 
 
 def test_padding_puts_black_around_the_images(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_picture_stays_in_its_split_when_others_come(tmp_path: Path) -> None:
 
 
 def test_classes_are_mixed_for_a_limit_of_training_images(tmp_path: Path) -> None:
-    found = loaded(photos(tmp_path / "pets", count=60), train_limit=20)
+    found = loaded(photos(tmp_path / "pets", count=60)).sampled(20, seed=0)
     assert (len(found.train), set(found.train.labels)) == (20, {0, 1})
     assert found.available_train > 20
 

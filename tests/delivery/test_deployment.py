@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import REPOSITORY, called, small_npz
+from made_up import hand_made
 from PIL import Image
 
 import onnxprune as package
 from onnxprune.common.errors import InputError, OnnxpruneError, RunError
 from onnxprune.common.files import write_json
-from onnxprune.delivery import deployment
-from onnxprune.delivery.deployment import choose, constraints
+from onnxprune.delivery import deployment, headline
+from onnxprune.delivery.choice import choose, constraints, studies
 from onnxprune.results import store
 from onnxprune.settings.sweep import Sweep
 
@@ -29,6 +30,7 @@ def rows(*changes: dict[str, Any]) -> pd.DataFrame:
     usual = {
         "model": "cnn",
         "dataset": "fmnist",
+        "accuracy_change": -0.5,
         "technique": "structured",
         "criterion": "l1",
         "sparsity": 50.0,
@@ -38,7 +40,8 @@ def rows(*changes: dict[str, Any]) -> pd.DataFrame:
         "collapsed": False,
         "macs": 1000,
         "file_bytes": 4000,
-        "latency_ms_median": 0.5,
+        "latency_ms_paired": 0.5,
+        "base_latency_ms_median": 1.0,
         "speedup": 2.0,
         "speedup_noise": 0.01,
     }
@@ -77,7 +80,7 @@ def test_speedups_within_the_noise_are_ties_that_validation_accuracy_breaks() ->
 
 
 def test_without_timing_the_fewest_macs_decide() -> None:
-    untimed = {"speedup": None, "speedup_noise": None, "latency_ms_median": None}
+    untimed = {"speedup": None, "speedup_noise": None, "latency_ms_paired": None}
     table = rows(
         {"macs": 500, **untimed},
         {"macs": 400, "validation_accuracy": 90.1, **untimed},
@@ -104,6 +107,36 @@ def test_without_a_candidate_the_nearest_miss_is_named(limits: dict[str, Any], w
     assert "\n" not in str(caught.value)
     for word in ["cnn on fmnist", "none of 2 models", *words]:
         assert word in str(caught.value)
+
+
+def test_seeds_are_decided_on_by_their_means() -> None:
+    table = rows(
+        {"technique": "weight", "seed": 0, "speedup": 5.0},
+        {"technique": "weight", "seed": 1, "speedup": 1.0},
+        {"technique": "neuron", "seed": 0, "speedup": 4.0},
+        {"technique": "neuron", "seed": 1, "speedup": 3.0, "validation_accuracy": 90.8, "accuracy": 92.0},
+        {"technique": "structured", "seed": 0, "speedup": 9.0},
+        {"technique": "structured", "seed": 1, "speedup": 9.0, "collapsed": True},
+    )
+    choice = choose(table, constraints(max_drop=1))
+    assert choice.row["folder"] == "point3", "the one of the highest validation accuracy of the best on average"
+    assert (choice.candidates, choice.points, len(choice.seeds)) == (2, 3, 2)
+    assert choice.over_seeds("speedup") == (3.5, pytest.approx(0.5**0.5))
+    assert choice.over_seeds("accuracy") == (91.0, pytest.approx(2**0.5))
+    text = choice.decided_on()
+    assert "means over 2 seeds; this file is that of seed 1" in text
+    assert "accuracy 91.00 ± 1.41 %" in text
+    assert "speedup 3.50 ± 0.71" in text
+    # on average within the limit, but what is shipped has to be so itself
+    assert choose(table, constraints(max_drop=1, min_speedup=3.5)).row["folder"] == "point2"
+    one = rows({"seed": 0, "speedup": 2.0, "file_bytes": 10}, {"seed": 1, "speedup": 4.0, "file_bytes": 30})
+    with pytest.raises(RunError, match="none of its files does"):
+        choose(one, constraints(min_speedup=3, max_bytes=20))
+
+
+def test_batch_sizes_are_studies_of_their_own(tmp_path: Path) -> None:
+    folder = hand_made(tmp_path, "study", technique="structured", sparsity="0,50", batch_size="32,256")
+    assert [sorted(rows["batch_size"].unique()) for rows in studies(folder, [])] == [[32], [256]]
 
 
 def test_a_sweep_of_collapsed_networks_has_none() -> None:
@@ -163,6 +196,39 @@ def test_the_lines_of_the_card_predict_what_predict_does(models: Path) -> None:
     found = json.loads(called("predict", models / f"{NAME}.onnx", *paths, "--json").stdout)
     assert done.stdout.strip("[]\n").split() == [entry["class"] for entry in found]
     assert len({entry["class"] for entry in found}) > 1
+
+
+def test_card_and_command_tell_the_change_against_the_control_with_the_base_beside_it(
+    models: Path, sweep: Path, tmp_path: Path
+) -> None:
+    row = store.result_table(sweep).set_index("sparsity").loc[50]
+    control = f"{row['accuracy_change']:+.2f} against the 0 % control's {row['control_accuracy']:.2f} % ("
+    base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} with the fine-tuning"
+    card, shown = (models / f"{NAME}.md").read_text(), called("deploy", sweep, *ASK, "--out", tmp_path).stdout
+    for text in (card, shown):
+        assert control in text
+        assert f"{row['images_lost']} images lost, {row['images_gained']} gained: p = " in text
+        assert base in text
+        assert f"95 % interval {row['accuracy_low']:.2f} to {row['accuracy_high']:.2f}" in text
+        assert "One seed, 0: how much another one would differ was not measured." in text
+    assert "50 % removed" in card
+
+
+def test_what_was_removed_names_the_file() -> None:
+    row = {"model": "cnn", "dataset": "digits", "technique": "neuron", "criterion": "l1", "sparsity": 70.0}
+    assert deployment._name({**row, "achieved_sparsity": 75.02}, {}) == "cnn-digits-neuron-l1-75"
+    scratch = {**row, "achieved_sparsity": 75.0, "control": "scratch"}
+    assert deployment._name(scratch, {}) == "cnn-digits-neuron-l1-75-scratch"
+    assert headline.way(scratch) == "neuron l1 (scratch)"
+    assert headline.removed({**row, "achieved_sparsity": 75.02}) == "75 % removed (70 % asked)"
+    assert headline.removed({**row, "achieved_sparsity": 70.0}) == "70 % removed"
+
+
+def test_without_a_control_nothing_is_told_of_what_pruning_cost() -> None:
+    row = {"accuracy": 97.2, "base_accuracy": 97.0, "accuracy_change": None}
+    assert headline.change(row).startswith(
+        "base 97.00 %, +0.20 with the fine-tuning; what pruning alone cost is not known"
+    )
 
 
 def test_evaluate_gives_the_accuracy_of_the_card(models: Path) -> None:
@@ -235,7 +301,7 @@ def test_neither_pytorch_nor_nni_is_imported(sweep: Path, tmp_path: Path) -> Non
 
 def deployed(sweep: Path, out: Path) -> None:
     wanted = constraints(max_drop=100, max_bytes=30_000)
-    for table in deployment.studies(sweep, wanted):
+    for table in studies(sweep, wanted):
         deployment.deploy(choose(table, wanted), sweep, out, "plain")
 
 
@@ -243,13 +309,33 @@ def test_a_model_that_is_not_the_measured_one_is_refused(sweep: Path, tmp_path: 
     copy = tmp_path / "study"
     shutil.copytree(sweep, copy)
     dense, half = (next(copy.glob(f"*-s{percent}-*")) / "model.onnx" for percent in (0, 50))
+    ((table,), wanted) = (studies(copy, []), constraints(max_drop=100, max_bytes=30_000))
+    choice = choose(table, wanted)
     shutil.copy(dense, half)
     with pytest.raises(RunError, match="not the file that was measured"):
-        deployed(copy, tmp_path / "models")
+        deployment.deploy(choice, copy, tmp_path / "models", "plain")
     half.unlink()
     with pytest.raises(RunError, match="not there any more"):
-        deployed(copy, tmp_path / "models")
-    assert list((tmp_path / "models").iterdir()) == []
+        deployment.deploy(choice, copy, tmp_path / "models", "plain")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_changed_weight_is_told_by_its_checksum_and_the_point_is_left_out(sweep: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "study"
+    shutil.copytree(sweep, copy)
+    (path,) = copy.glob("*-s50-*/model.onnx")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF  # in the middle of the weights: the file keeps its size and its metadata
+    path.write_bytes(content)
+    done = called("deploy", copy, "--max-drop", 100, "--max-bytes", 40_000, "--out", tmp_path / "models", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"{path.parent.name} is left out: model.onnx is not what was measured; run the sweep again\n"
+    (entry,) = json.loads(done.stdout)
+    assert entry["sparsity"] == 100 or entry["sparsity"] == 0
+    for command in (("evaluate", path, "--dataset", "digits"), ("predict", path, "a.png"), ("compare", path, path)):
+        done = called(*command)
+        assert (done.returncode, done.stdout) == (2, ""), command
+        assert f"{path} is not the file that was measured: its SHA-256" in done.stderr
 
 
 def test_what_cannot_be_used_or_written_is_said(sweep: Path, tmp_path: Path) -> None:
@@ -264,26 +350,26 @@ def test_what_cannot_be_used_or_written_is_said(sweep: Path, tmp_path: Path) -> 
 
 def test_sweeps_that_lack_what_decides_are_refused(sweep: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not the folder of a sweep"):
-        deployment.studies(tmp_path, [])
+        studies(tmp_path, [])
     copy = tmp_path / "study"
     shutil.copytree(sweep, copy)
     for path in copy.glob("*/metrics.json"):
         record = json.loads(path.read_text())
         record["metrics"].update(speedup=None, latency_ms_median=None)
         write_json(path, record)
-    assert len(deployment.studies(copy, constraints(max_drop=1))) == 1
+    assert len(studies(copy, constraints(max_drop=1))) == 1
     done = called("deploy", copy, *ASK, "--out", tmp_path / "models")
     assert f"{NAME}: the one of the fewest MACs" in done.stdout, done.stderr
     assert "latency was not timed" in (tmp_path / "models" / f"{NAME}.md").read_text()
     with pytest.raises(InputError, match="was not timed"):
-        deployment.studies(copy, constraints(min_speedup=2))
+        studies(copy, constraints(min_speedup=2))
     for path in copy.glob("*/metrics.json"):
         record = json.loads(path.read_text())
         del record["metrics"]["base_validation_accuracy"]
         write_json(path, record)
-    with pytest.raises(InputError, match="base_validation_accuracy"):
-        deployment.studies(copy, [])
+    with pytest.raises(InputError, match=r"no finished point that can be used.*lacks base_validation_accuracy"):
+        studies(copy, [])
     for path in copy.glob("*/metrics.json"):
         path.unlink()
     with pytest.raises(InputError, match="no finished point"):
-        deployment.studies(copy, [])
+        studies(copy, [])

@@ -91,17 +91,25 @@ def test_a_file_without_dead_units_is_not_touched(name: str, tmp_path: Path) -> 
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(("alive", "align", "kept"), [(33, 16, 48), (33, 1, 33), (5, 16, 8), (9, 16, 16), (0, 16, 1)])
-def test_what_is_left_is_aligned(alive: int, align: int, kept: int, tmp_path: Path) -> None:
-    network = build("slp", shape=(1, 8, 8), hidden=64)
+@pytest.mark.parametrize(("alive", "align", "kept"), [(33, 16, 48), (33, 1, 33), (5, 16, 8), (3, 16, 4), (9, 16, 16)])
+def test_what_is_left_of_a_convolution_is_aligned(alive: int, align: int, kept: int, tmp_path: Path) -> None:
+    network = build("cnn", shape=(1, 8, 8))
     with torch.no_grad():
-        network.hidden.weight[alive:] = 0
+        network.conv2.weight[alive:] = 0
     path = exported(network, tmp_path / "model.onnx", (1, 8, 8))
     before = answers(path, (1, 8, 8))
     assert eliminate_dead_units(path, align) == 64 - kept
     np.testing.assert_allclose(answers(path, (1, 8, 8)), before, atol=1e-6)
     weights = {tensor.name: tensor.dims for tensor in onnx.load(path).graph.initializer}
-    assert tuple(weights["hidden.weight"]) == (kept, 64)
+    assert tuple(weights["conv2.weight"]) == (kept, 32, 3, 3)
+
+
+def test_what_is_left_of_a_matrix_product_has_any_width(tmp_path: Path) -> None:
+    network = build("slp", shape=(1, 8, 8), hidden=64)
+    with torch.no_grad():
+        network.hidden.weight[33:] = 0
+    path = exported(network, tmp_path / "model.onnx", (1, 8, 8))
+    assert eliminate_dead_units(path, 16) == 64 - 33
 
 
 def test_a_constant_goes_into_the_bias_of_what_reads_it(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ SETTINGS = {
     "train_limit": 200,
     "latency_seconds": 0,
 }
-TIMED = ("seconds", "per_second", "memory")
+TIMED = ("seconds", "per_second", "memory", "timing_")
 
 
 def arguments(out: Path, **changes: Any) -> list[str]:

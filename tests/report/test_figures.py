@@ -114,3 +114,11 @@ def test_the_command_prints_the_file_it_wrote(sweep: Path, tmp_path: Path) -> No
     assert done.exit_code == 0, done.output
     assert done.stdout == f"{tmp_path / 'figure.svg'}\n"
     assert (tmp_path / "figure.svg").is_file()
+
+
+@pytest.mark.parametrize("column", ["latency_ms_median", "latency_ms_p90"])
+def test_latencies_of_different_moments_are_no_axis(tmp_path: Path, column: str) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,50")
+    with pytest.raises(InputError, match=r"measured at another moment in every row.*latency_ms_paired"):
+        plot(sweep, "sparsity", column, tmp_path / "figure.pdf")
+    plot(sweep, "sparsity", "latency_ms_paired", tmp_path / "figure.pdf")

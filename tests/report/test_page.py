@@ -9,22 +9,25 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 from command_line import small_npz
 from made_up import finish, hand_made
+from markupsafe import escape
 
 import onnxprune as package
 from onnxprune.commands import report as command
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import make_folder, read_json, write_json, write_text
-from onnxprune.delivery.deployment import choose, constraints
-from onnxprune.report.charts import pareto_front
+from onnxprune.delivery.choice import choose, constraints
+from onnxprune.report.charts import accuracy_over_cost, pareto_front
 from onnxprune.report.page import write
-from onnxprune.report.series import looks, named_series, over_seeds, sound_span
+from onnxprune.report.series import error_bars, looks, named_series, over_seeds, sound_span
 from onnxprune.report.sources import read
 from onnxprune.results import store
+from onnxprune.results.statistics import mean_interval
 from onnxprune.settings.sweep import Sweep
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>&amp;"
@@ -63,6 +66,25 @@ def test_seeds_are_one_curve_with_mean_and_sample_deviation() -> None:
     points = over_seeds(rows, "sparsity", "accuracy")
     assert points[["x", "y", "seeds"]].to_numpy().tolist() == [[0, 97, 1], [50, 91, 2]]
     assert points["std"].tolist() == [0, pytest.approx(2**0.5)]
+
+
+def test_error_bars_are_intervals_over_images_or_over_seeds() -> None:
+    rows = pd.DataFrame(
+        {
+            "sparsity": [0, 50, 50],
+            "achieved_sparsity": [0.0, 48.0, 52.0],
+            "accuracy": [97.0, 90.0, 92.0],
+            "accuracy_low": [95.0, 1, 1],
+            "accuracy_high": [98.0, 1, 1],
+        }
+    )
+    points = over_seeds(rows, "achieved_sparsity", "accuracy")
+    assert points["x"].tolist() == [0, 50]
+    assert points[["low", "high"]].to_numpy().tolist() == [[95, 98], list(mean_interval(np.array([90.0, 92.0])))]
+    below, above = error_bars(points)
+    assert (below[0], above[0]) == (2, 1)
+    without = over_seeds(rows.drop(columns=["accuracy_low", "accuracy_high"]), "sparsity", "accuracy")
+    assert [bar[0] for bar in error_bars(without)] == [0, 0]
 
 
 def test_curves_are_named_by_what_varies_within_a_technique() -> None:
@@ -118,6 +140,44 @@ def test_the_page_of_a_real_sweep_shows_what_deploy_would_choose(tmp_path: Path)
     assert details["training"]["data"][0]["x"] == [1, 2]  # the base, then a fine-tuning
     assert details["training"]["data"][1]["x"] == [3, None]
     assert details["layers"]["data"][0]["y"] == ["hidden"]
+
+
+def test_the_headline_tells_the_change_against_the_control(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="structured", sparsity=[0, 20])
+    for point in Sweep.read(sweep / store.SPEC).points:
+        finish(sweep, point, **({"base_accuracy": 90.0} if point.sparsity else {}))
+    html = page_of(tmp_path / "page.html", sweep)
+    assert "-0.16 against the 0 % control&#39;s 97.50 %; base 90.00 %, +7.34 with the fine-tuning" in html
+    assert "structured l1, 20 % removed" in html
+
+
+def test_what_seeds_and_controls_tell_is_on_the_page(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight,structured", sparsity="0,50", seeds=3, control="none,random")
+    html = page_of(tmp_path / "page.html", sweep)
+    assert "<h2>Which is more accurate, at the same sparsity asked for?</h2>" in html
+    assert "<li>cnn on digits, batch 256: weight l1 against structured l1: better at 0 % (+0.50" in html
+    assert "Chosen by the means over 3 seeds; this file is that of seed 2." in html
+    assert "<h2>Is it better than chance, or than training what is left from scratch?</h2>" in html
+
+
+def test_batch_sizes_are_studies_of_their_own(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,50", batch_size="32,256")
+    found = document(page_of(tmp_path / "page.html", sweep))["studies"]
+    assert [study["title"] for study in found] == ["cnn on digits, batch 32", "cnn on digits, batch 256"]
+
+
+def test_the_front_and_the_latencies_are_of_means_and_of_one_moment(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="structured", sparsity=[0, 50], seeds=2)
+    for point in Sweep.read(sweep / store.SPEC).points:
+        busy = {"base_latency_ms_median": 1.0 + 2 * point.seed, "latency_ms_median": (1.0 + 2 * point.seed) / 2}
+        finish(sweep, point, **busy, speedup=2.0 if point.sparsity else 1.0)
+    table = store.result_table(sweep)
+    names = named_series(table)
+    rows = table.assign(told="")
+    figure = accuracy_over_cost(rows, names, looks(table, names), "latency_ms_paired", "", front=True)
+    points, front = figure.data
+    assert sorted(points.x) == [1.0, 1.0, 2.0, 2.0], "the median base over the sweep took 2 ms"
+    assert (list(front.x), list(front.y)) == ([1.0, 2.0], [97.0, 98.0])
 
 
 def test_no_ratio_is_made_of_incomplete_counts(tmp_path: Path) -> None:
@@ -213,13 +273,30 @@ def test_records_of_another_version_are_named_or_left_out(tmp_path: Path) -> Non
     sweep = hand_made(tmp_path, "one", technique="weight", sparsity="50")
     (path,) = sweep.glob("*/metrics.json")
     found = read_json(path)
-    write_json(path, {name: found[name] for name in ("metrics", "environment")})  # no layers, no losses
+    write_json(path, {name: found[name] for name in ("metrics", "environment", "files")})  # no layers, no losses
     (study,) = document(page_of(tmp_path / "report.html", sweep))["studies"]
     assert study["details"]["weight"]["layers"]["data"][0]["y"] == []
     del found["metrics"]["effective_macs"]
     write_json(path, found)
-    with pytest.raises(InputError, match="was measured without effective_macs: run the sweep again"):
-        read([sweep])
+    (source,) = read([sweep])
+    assert not len(source.table)
+    (line,) = source.left_out
+    assert line.startswith(f"{path.parent.name} is left out: metrics.json lacks effective_macs")
+    assert escape(line) in page_of(tmp_path / "report.html", sweep)
+
+
+def test_a_point_whose_model_was_changed_is_left_out_and_named(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,50")
+    (path,) = sweep.glob("*-s50-*/model.onnx")
+    path.write_bytes(b"b model")
+    (source,) = read([sweep])
+    assert list(source.table["sparsity"]) == [0]
+    assert [best.row["sparsity"] for best in source.best] == [0]
+    assert source.left_out == [
+        f"{path.parent.name} is left out: model.onnx is not what was measured; run the sweep again"
+    ]
+    found = document(page_of(tmp_path / "report.html", sweep))
+    assert all("-s50-" not in link for link in found["links"])
 
 
 def test_watching_writes_the_page_until_all_points_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

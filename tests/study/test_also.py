@@ -13,14 +13,16 @@ from command_line import called
 
 from onnxprune.common.progress import Verbosity
 from onnxprune.data.dataset import Dataset, Split
-from onnxprune.delivery.deployment import choose, constraints, source_of
+from onnxprune.delivery.choice import choose, constraints
+from onnxprune.delivery.deployment import source_of
 from onnxprune.delivery.variants import with_variants
 from onnxprune.graph.counting import count
 from onnxprune.report.shipping import accuracy_of_variants
 from onnxprune.results import store
+from onnxprune.runtime.bystanders import Disturbance
 from onnxprune.runtime.timing import Comparison, Latency
 from onnxprune.settings.sweep import Sweep
-from onnxprune.study import point as study_point
+from onnxprune.study import latency
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.jobs import Materials
 
@@ -32,7 +34,8 @@ SETTINGS = {
 
 def timed(ms: float) -> Comparison:
     latencies = [Latency(each, each + 1, None, each, 0.1, 50) for each in (4.0, ms)]
-    return Comparison(*latencies, speedup=4 / ms, noise=0.01)
+    disturbance = Disturbance(others=0.0, spread=0.0, load=0.5, busy=None)
+    return Comparison(*latencies, speedup=4 / ms, interval=(3 / ms, 5 / ms), noise=0.01, disturbance=disturbance)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         return [timed(ms) for ms in (2.0, 1.0, 3.0)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study_point, "compare", compare)
+        patch.setattr(latency, "compare", compare)
         outcome = run_sweep(plan, runs, workers=1, verbosity=Verbosity.QUIET)
     assert not outcome.failures
     return Study(outcome.folder, outcome.table, Materials(None).dataset(plan.points[0]), calls)

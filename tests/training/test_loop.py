@@ -22,7 +22,7 @@ from onnxprune.training.batches import ACTIVATION_BYTES, CROP_PADDING, Batches, 
 from onnxprune.training.device import seeded_generator, select_device
 from onnxprune.training.loop import accumulate_gradients, pooling_first, train
 from onnxprune.training.memory import PeakMemory
-from onnxprune.training.recipe import Recipe, scaled_learning_rate
+from onnxprune.training.recipe import Recipe, scaled_learning_rate, sgd
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.3, 0.6), (0.2, 0.4)
@@ -283,7 +283,6 @@ def test_masks_may_change_between_updates(batches: Batches) -> None:
     calls = []
 
     def remask(done: int, updates: int) -> dict[str, Tensor] | None:
-        assert network.classifier.weight.grad is not None
         calls.append((done, bool(network.classifier.weight[:, ::2].any())))
         return {"classifier.weight": second} if done == updates // 2 else None
 
@@ -304,13 +303,69 @@ def test_a_weight_that_comes_back_has_no_momentum_of_before(batches: Batches) ->
     gradients, rows = [], []
 
     def remask(done: int, updates: int) -> dict[str, Tensor] | None:
-        gradients.append(weight.grad[0].clone())
         rows.append(weight[0].detach().clone())
         return {"classifier.weight": torch.ones_like(weight)} if done == 2 else None
 
-    train(network, batches, recipe(epochs=4), masks={"classifier.weight": masked}, remask=remask)
+    def look(done: int, updates: int) -> None:
+        gradients.append(weight.grad[0].clone())
+
+    train(network, batches, recipe(epochs=4), masks={"classifier.weight": masked}, remask=remask, regrow=look)
     assert not rows[2].any()
     torch.testing.assert_close(F.cosine_similarity(rows[3], -gradients[2], dim=0), torch.tensor(1.0))
+
+
+def test_an_update_is_of_the_network_as_its_masks_then_are(batches: Batches) -> None:
+    """What goes before an update has no say in its gradients."""
+    gradients = []
+    for when in (0, None):  # the mask comes between updates, or was there from the start
+        network = build("slp")
+        mask = torch.ones_like(network.hidden.weight)
+        mask[: len(mask) // 2] = 0
+        train(
+            network, batches, recipe(), stop_after=1,
+            masks={} if when == 0 else {"hidden.weight": mask},
+            remask=lambda done, _, when=when, mask=mask: {"hidden.weight": mask} if done == when else None,
+            regrow=lambda *_, network=network: gradients.append(network.classifier.weight.grad.clone()),
+        )  # fmt: skip
+    assert torch.equal(*gradients)
+
+
+def test_masks_that_are_chosen_by_gradients_take_the_place_of_the_step(batches: Batches) -> None:
+    network = build("slp")
+    weight = network.classifier.weight
+    mask = torch.ones_like(weight)
+    mask[0] = 0
+    seen = []
+
+    def regrow(done: int, updates: int) -> dict[str, Tensor] | None:
+        seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return {"classifier.weight": mask} if done == 2 else None
+
+    train(network, batches, recipe(epochs=4), regrow=regrow)
+    before, after, following = seen[2], seen[3], seen[4]
+    for name in before:
+        assert torch.equal(after[name], before[name] * (mask if name == "classifier.weight" else 1)), name
+        assert not torch.equal(following[name], after[name]), "it does not go on"
+
+
+def test_training_goes_on_where_it_was(batches: Batches) -> None:
+    """The learning rate and the images of every update are those of a training that began at the beginning."""
+    how = dataclasses.replace(recipe(epochs=4), augmentation=frozenset({"crop"}))
+    rates: dict[int, list[float]] = {}
+    images: dict[int, list[Tensor]] = {}
+    for begin in (0, 7):
+        network = build("slp")
+        optimizer = sgd(network, how.learning_rate)
+        rates[begin], images[begin] = [], []
+        handle = network.register_forward_pre_hook(lambda _, given, to=images[begin]: to.append(given[0].clone()))
+        train(
+            network, batches, how, start_at=begin, optimizer=optimizer,
+            regrow=lambda *_, to=rates[begin], optimizer=optimizer: to.append(optimizer.param_groups[0]["lr"]),
+        )  # fmt: skip
+        handle.remove()
+    assert rates[7] == pytest.approx(rates[0][7:])
+    assert len(images[7]) == len(images[0]) - 7
+    assert all(torch.equal(*pair) for pair in zip(images[7], images[0][7:], strict=True))
 
 
 def test_training_stops_early_on_the_path_it_would_take(batches: Batches) -> None:

@@ -60,7 +60,7 @@ def test_gradients_of_the_full_batch_are_equal() -> None:
             gradients.append([parameter.grad.clone() for parameter in network.parameters()])
 
         how = {**HOW, "batch_size": 40, "micro_batch": 10, "epochs": 1}
-        train(network, random_batches(), Recipe(**how, devices=devices), remask=look)
+        train(network, random_batches(), Recipe(**how, devices=devices), regrow=look)
     one, two = gradients
     for first, second in zip(one, two, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-7)
@@ -80,12 +80,14 @@ def test_masks_that_one_decides_hold_for_both() -> None:
     networks = []
     for devices in (1, 2):
         network = build("slp")
-        growth = Regrowth(masks, by_gradient=True, seed=0)
+        growth = Regrowth(masks, seed=0)
         held = {"hidden.weight": masks["hidden"]}
         how = Recipe(**{**HOW, "epochs": 30}, devices=devices)
         train(
             network, random_batches(), how, masks=held,
-            remask=lambda done, updates, network=network, growth=growth: growth.step(network, done, updates),
+            regrow=lambda done, _, network=network, growth=growth: (
+                growth.by_gradient(network, 0.3) if done % 5 == 4 else None
+            ),
         )  # fmt: skip
         assert not torch.equal(growth.masks["hidden"], masks["hidden"])
         assert not network.hidden.weight[growth.masks["hidden"] == 0].any()

@@ -1,0 +1,33 @@
+"""`retime`: the latencies of a sweep, measured again."""
+
+from pathlib import Path
+
+import click
+
+from onnxprune.commands.console import echo
+from onnxprune.commands.options import machine_readable
+from onnxprune.commands.report import PAGE
+from onnxprune.commands.study import print_table, write_report
+
+
+@click.command()
+@click.argument("sweep", type=click.Path(path_type=Path))
+@machine_readable
+def retime(sweep: Path, output: str | None) -> None:
+    """Measure the latencies of a sweep again.
+
+    Times every point that was timed, beside its base, one after the other, and writes tables and page anew; accuracies
+    and files stay as they are. For a sweep that was timed on a busy machine, in the same place and by the same
+    onnxruntime.
+
+    \b
+    Example:
+      onnxprune retime experiments/runs/demo
+    """
+    from onnxprune.results.store import result_table
+    from onnxprune.study.retime import retime as measure_again
+
+    measure_again(sweep, lambda line: echo(line, err=True))
+    print_table(sweep, result_table(sweep), output == "json", output == "csv")
+    write_report(sweep, sweep / PAGE)
+    echo(f"Report: {sweep / PAGE}", err=True)

@@ -1,0 +1,261 @@
+"""The best of a sweep's models under constraints: which configuration, and which of its seeds."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from onnxprune.common.errors import InputError, RunError
+from onnxprune.delivery.modelcard import Seeds, decided_on
+from onnxprune.delivery.variants import INT8_ALONE, with_variants
+from onnxprune.results import store, timings
+from onnxprune.results.seeds import configurations
+
+_ROUNDING = 1e-9  # 92.5 - 91.3 is a little more than 1.2
+_POINTS = 10  # of accuracy missing are as bad as a speedup of 0, or twice the bytes or milliseconds
+_FOLDED = ("accuracy", "validation_accuracy", "accuracy_change", "speedup")  # what is told over seeds
+_STUDY = ["model", "dataset", "batch_size"]  # rows of one of these compare
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One condition on a row of the results.
+
+    Attributes:
+        text: the condition in words.
+        value: the row's value; NaN where it was not measured.
+        shown: the format of that value.
+        limit: what it may be at most, or at least where `sign` is -1.
+        scale: a value beyond the limit by this much counts as missed by one.
+    """
+
+    text: str
+    value: Callable[[Mapping[str, Any]], float]
+    shown: str
+    limit: float
+    sign: int
+    scale: float
+
+    def excess(self, row: Mapping[str, Any]) -> float:
+        """How far the row is beyond the limit; NaN where the value was not measured."""
+        return self.sign * (float(self.value(row)) - self.limit) / self.scale
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row satisfies it; a value that was not measured does not."""
+        return self.excess(row) <= _ROUNDING
+
+
+def constraints(
+    *,
+    max_drop: float | None = None,
+    min_accuracy: float | None = None,
+    min_speedup: float | None = None,
+    max_latency_ms: float | None = None,
+    max_bytes: int | None = None,
+) -> list[Constraint]:
+    """The conditions that are asked for.
+
+    Args:
+        max_drop: percentage points of validation accuracy below the base's.
+        min_accuracy: validation accuracy, percent.
+        min_speedup: measured: the base's median latency over the model's.
+        max_latency_ms: median latency of a batch, milliseconds.
+        max_bytes: of the ONNX file.
+    """
+    found = []
+
+    def add(limit: float | None, text: str, value: str | Callable[..., float], shown: str, sign: int = 1) -> None:
+        if limit is not None:
+            read = value if callable(value) else itemgetter(value)
+            scale = _POINTS if "accuracy" in text else max(limit, _ROUNDING)
+            found.append(Constraint(text.format(limit), read, shown, limit, sign, scale))
+
+    add(
+        max_drop,
+        "validation accuracy at most {:g} point(s) below the base's",
+        _drop,
+        "{:.2f} point(s) below the base's",
+    )
+    add(min_accuracy, "validation accuracy at least {:g} %", "validation_accuracy", "validation accuracy {:.2f} %", -1)
+    add(min_speedup, "speedup at least {:g}", "speedup", "speedup {:.2f}", -1)
+    add(max_latency_ms, "latency at most {:g} ms", "latency_ms_paired", "latency {:.3f} ms")
+    add(max_bytes, "at most {:,} bytes", "file_bytes", "{:,.0f} bytes")
+    return found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """
+    Attributes:
+        row: settings, metrics and environment of the file to ship: of the seeds that were decided on together, the
+            one of the highest validation accuracy.
+        seeds: the rows of all seeds, this one included.
+        candidates: how many configurations satisfy the constraints, of how many.
+        by: what made it the best: "speedup" or, where nothing was timed, "macs".
+        tied: candidates that are as fast within the timing's noise, this one included.
+        alone: the base in 8 bits, the mean over its seeds; None where the sweep has no such file.
+        alone_lacks: the constraints that it misses.
+    """
+
+    row: dict[str, Any]
+    seeds: pd.DataFrame
+    candidates: int
+    points: int
+    by: Literal["speedup", "macs"]
+    tied: int
+    alone: dict[str, Any] | None
+    alone_lacks: tuple[str, ...]
+
+    def over_seeds(self, column: str) -> tuple[float | None, float | None]:
+        """Mean and sample standard deviation; None for what was not measured, or of one seed."""
+        values = self.seeds[column].astype(float)
+        mean = None if values.isna().any() else float(values.mean())
+        return mean, None if mean is None or len(values) == 1 else float(values.std())
+
+    @property
+    def folded(self) -> Seeds:
+        """The seeds, as cards and pages tell of them."""
+        columns = {column: self.over_seeds(column) for column in _FOLDED}
+        return Seeds(len(self.seeds), columns, timings.remarks(self.seeds))
+
+    def decided_on(self) -> str:
+        """What the decision rests on, in words."""
+        return decided_on(self.row, self.folded)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A configuration: the rows of its seeds, those of them that satisfy the constraints, and the mean of the numbers
+    of all."""
+
+    rows: pd.DataFrame
+    fitting: list[dict[str, Any]]
+    mean: dict[str, Any]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, wanted: list[Constraint]) -> "_Candidate":
+        records = _records(rows)
+        means = rows.mean(numeric_only=True).astype(object)
+        mean = {**records[0], **{str(name): math.nan if pd.isna(value) else value for name, value in means.items()}}
+        fitting = [row for row in records if all(constraint.holds(row) for constraint in wanted)]
+        return cls(rows, fitting, mean)
+
+
+def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
+    """The fastest of the configurations of one study, those in 8 bits among them, that satisfy the constraints.
+
+    Among equally fast ones, within the timing's noise, it is the one of the highest validation accuracy. The test
+    accuracy has no say.
+
+    A configuration is decided on by the means over its seeds, and is none if one of its networks has collapsed. What is
+    shipped is a file that satisfies the constraints itself.
+
+    Raises:
+        RunError: no configuration does; the message names the nearest.
+    """
+    variants = with_variants(table).groupby("variant", sort=False)
+    found = [_Candidate.of(rows, wanted) for _, part in variants for rows in configurations(part)]
+    study = f"{found[0].mean['model']} on {found[0].mean['dataset']}"
+    sound = [entry for entry in found if not entry.rows["collapsed"].any()]
+    if not sound:
+        raise RunError(
+            f"{study}: every network of the sweep has collapsed: it predicts the same for nearly every image"
+        )
+    fitting = [entry for entry in sound if all(constraint.holds(entry.mean) for constraint in wanted)]
+    candidates = [entry for entry in fitting if entry.fitting]
+    if not candidates:
+        raise RunError(_nearest_miss(study, [entry.mean for entry in sound], wanted, bool(fitting)))
+    if any(pd.isna(entry.mean["speedup"]) for entry in candidates):
+        by: Literal["speedup", "macs"] = "macs"
+        fewest = min(entry.mean["macs"] for entry in candidates)
+        tied = [entry for entry in candidates if entry.mean["macs"] == fewest]
+    else:
+        by = "speedup"
+        floor = timings.noise(table)  # as the printed table of the sweep has it
+        fastest = max(entry.mean["speedup"] for entry in candidates)
+        tied = [entry for entry in candidates if entry.mean["speedup"] * (1 + floor) >= fastest]
+    best = max(tied, key=lambda entry: _merit(entry.mean))
+    alone = next((entry.mean for entry in found if entry.mean["variant"] == INT8_ALONE), None)
+    lacks = [constraint.text for constraint in wanted if alone is not None and not constraint.holds(alone)]
+    row = max(best.fitting, key=_merit)
+    return Choice(row, best.rows, len(candidates), len(found), by, len(tied), alone, tuple(lacks))
+
+
+def _merit(row: Mapping[str, Any]) -> tuple[float, float, float]:
+    return _validation(row), row["speedup"], -row["file_bytes"]
+
+
+def studies(
+    sweep: Path, wanted: list[Constraint], say: Callable[[str], None] = lambda line: None
+) -> list[pd.DataFrame]:
+    """The finished rows of a sweep, a table for each model, dataset and batch size.
+
+    Args:
+        say: gets a line for each point that is left out, because its files are not those that were measured.
+
+    Raises:
+        InputError: the folder is no sweep's or has no finished point, or its rows lack what a constraint needs.
+    """
+    left_out: list[str] = []
+    table = store.intact(store.result_table(sweep, left_out.append), sweep, left_out.append)
+    if not len(table):
+        reason = f": {left_out[0]}" if left_out else ""
+        raise InputError(f"{sweep} has no finished point{' that can be used' if left_out else ' yet'}{reason}")
+    for line in left_out:
+        say(line)
+    return by_study(table, sweep, wanted)
+
+
+def by_study(table: pd.DataFrame, sweep: Path, wanted: list[Constraint]) -> list[pd.DataFrame]:
+    """The rows of a sweep, of which there are some, as a table for each model, dataset and batch size.
+
+    Raises:
+        InputError: they lack what a constraint needs.
+    """
+    records = _records(table)
+    for constraint in wanted:
+        if all(pd.isna(constraint.value(row)) for row in records):
+            raise InputError(f"{sweep} was not timed (its latency_seconds is 0): '{constraint.text}' cannot be told")
+    return [rows for _, rows in table.groupby(_STUDY, sort=False)]
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A dictionary for each row, with NaN for what is missing: pandas' own NA has no truth value."""
+    rows = table.astype(object).where(table.notna(), math.nan).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def _drop(row: Mapping[str, Any]) -> float:
+    return float(row["base_validation_accuracy"]) - _validation(row)
+
+
+def _validation(row: Mapping[str, Any]) -> float:
+    return float(row["validation_accuracy"])
+
+
+def _nearest_miss(study: str, rows: list[dict[str, Any]], wanted: list[Constraint], on_average: bool) -> str:
+    """What the configuration lacks that misses its constraints by the least in all.
+
+    Args:
+        on_average: whether one satisfies them on average over its seeds, though none of its files does.
+    """
+    if on_average:
+        return f"{study}: on average over seeds a configuration satisfies every constraint, but none of its files does"
+
+    def missed(row: dict[str, Any]) -> list[Constraint]:
+        return [constraint for constraint in wanted if not constraint.holds(row)]
+
+    def distance(row: dict[str, Any]) -> float:
+        beyond = [constraint.excess(row) for constraint in missed(row)]
+        return sum(math.inf if math.isnan(excess) else excess for excess in beyond)
+
+    nearest = min(rows, key=distance)
+    reasons = "; ".join(f"{one.shown.format(one.value(nearest))}, asked: {one.text}" for one in missed(nearest))
+    return (
+        f"{study}: none of {len(rows)} models satisfies every constraint; the nearest is {nearest['technique']} "
+        f"{nearest['criterion']} {nearest['sparsity']:g} %: {reasons}"
+    )

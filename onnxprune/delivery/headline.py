@@ -1,0 +1,92 @@
+"""What is said first of a row of the results: how much went, how good the network still is, and against what."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from onnxprune.delivery.variants import INT8, INT8_ALONE
+from onnxprune.results import store
+from onnxprune.results.claims import between_ways, beyond_controls, sentences
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+_HOW = (
+    "Points of accuracy, paired by seed, with 95 % intervals: a difference counts where its interval leaves out zero "
+    "and McNemar's test over all images, corrected for the number of comparisons, has p < 0.05; of one seed, the "
+    "latter alone."
+)
+
+
+def way(row: Mapping[str, Any]) -> str:
+    """Technique and criterion, and the control that took its place."""
+    if row.get("variant") == INT8_ALONE:
+        return "the base"
+    control = row.get("control")
+    name = f"{row['technique']} {row['criterion']}"
+    return name if _missing(control) or control == "none" else f"{name} ({control})"
+
+
+def removed(row: Mapping[str, Any]) -> str:
+    """How much was removed, with what was asked for where that is another number."""
+    found, asked = row["achieved_sparsity"], row["sparsity"]
+    if row.get("variant") == INT8_ALONE:
+        return "nothing removed, int8"
+    text = f"{percent(found)} % removed"
+    if percent(found) != percent(asked):
+        text += f" ({percent(asked)} % asked)"
+    return f"{text}, int8" if row.get("variant") == INT8 else text
+
+
+def percent(number: float) -> str:
+    """With one digit after the point, where it is needed."""
+    return f"{round(float(number), 1):g}"
+
+
+def accuracy(row: Mapping[str, Any]) -> str:
+    """On the test set, with its interval."""
+    text = f"{row['accuracy']:.2f} %"
+    low, high = row.get("accuracy_low"), row.get("accuracy_high")
+    return text if _missing(low) else f"{text} (95 % interval {low:.2f} to {high:.2f})"
+
+
+def change(row: Mapping[str, Any]) -> str:
+    """What pruning cost, and the base beside it."""
+    if row.get("variant") in (INT8, INT8_ALONE):
+        return f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} in all"
+    base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} with the fine-tuning"
+    if _missing(row.get("accuracy_change")):
+        return f"{base}; what pruning alone cost is not known: there is no 0 % point of the same training"
+    control = f"{row['accuracy_change']:+.2f} against the 0 % control's {row['control_accuracy']:.2f} %"
+    p_value = row.get("accuracy_change_p_value")
+    if not _missing(p_value):
+        lost, gained = row["images_lost"], row["images_gained"]
+        control += f" ({lost:,} images lost, {gained:,} gained: {_significance(p_value)})"
+    return f"{control}; {base}"
+
+
+def told_claims(table: pd.DataFrame, sweep: Path) -> dict[str, list[str]]:
+    """Title -> lines: which ways to prune are better than others, where there are several seeds, and than their
+    controls, where there are any."""
+
+    def right(folder: str) -> "np.ndarray | None":
+        return store.right_images(sweep / folder)
+
+    found = {}
+    if table["seed"].nunique() > 1 and (ways := sentences(between_ways(table, right))):
+        found[f"Which is more accurate, at the same sparsity asked for? {_HOW}"] = ways
+    if controls := sentences(beyond_controls(table, right)):
+        found[f"Is it better than chance, or than training what is left from scratch? {_HOW}"] = controls
+    return found
+
+
+def _significance(p_value: Any) -> str:
+    verdict = "a real difference" if p_value < 0.05 else "no real difference"
+    return f"p {'< 0.001' if p_value < 0.001 else f'= {p_value:.2g}'}, {verdict}"
+
+
+def _missing(value: Any) -> bool:
+    return value is None or bool(pd.isna(value))

@@ -1,0 +1,39 @@
+"""Rows that differ in their seed alone, seen as one: decisions are on means."""
+
+import pandas as pd
+
+from onnxprune.results.statistics import Difference, paired_difference
+from onnxprune.settings.point import FIELDS
+
+
+def configurations(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each combination of settings but the seed, in the table's order; of a table without seeds each row
+    is one."""
+    names = [name for name in ("sweep", *FIELDS) if name in table and name != "seed"]
+    if "seed" not in table:
+        return [table.iloc[[position]] for position in range(len(table))]
+    varying = [name for name in names if table[name].nunique(dropna=False) > 1]
+    if not varying:
+        return [table]
+    return [rows for _, rows in table.groupby(varying, sort=False, dropna=False)]
+
+
+def change(rows: pd.DataFrame) -> Difference | None:
+    """What a configuration's accuracy differs from that of its 0 % controls, seed by seed; None where there is none."""
+    return difference(rows, "accuracy_change", "images_lost", "images_gained")
+
+
+def difference(rows: pd.DataFrame, points: str, lost: str, gained: str) -> Difference | None:
+    """What the rows, a pair of networks each, tell together; None where a pair lacks one.
+
+    Args:
+        points: column of the differences of accuracy.
+        lost, gained: columns of the images that one of the two alone gets right.
+    """
+    if points not in rows or rows[points].isna().any():
+        return None
+    counts = rows[[lost, gained]]
+    known = not counts.isna().any(axis=None)
+    sums = [int(counts[name].sum()) if known else None for name in (lost, gained)]
+    images = int(rows["test_images"].iloc[0]) if known else 0
+    return paired_difference(rows[points].to_numpy(float), sums[0], sums[1], images)

@@ -1,0 +1,42 @@
+"""What has to be said of the latencies of a sweep before they are relied on."""
+
+from collections import Counter
+
+import pandas as pd
+
+from onnxprune.results.derived import timed_together
+
+_MUCH = 0.1  # that the base's latency may change over a sweep, relative, where the noise of single timings is less
+
+
+def noise(table: pd.DataFrame) -> float:
+    """How far sessions of the same file differed in nine rows of ten, relative; NaN where nothing was timed."""
+    return float(table["speedup_noise"].quantile(0.9))
+
+
+def remarks(table: pd.DataFrame) -> list[str]:
+    """A sentence each: a busy machine, a base whose latency changed, speedups that theory does not explain."""
+    timed = table[table["speedup"].notna()]
+    said = []
+    if "timing_disturbed" in timed and (disturbed := timed[timed["timing_disturbed"].notna()])["speedup"].size:
+        (reason, _), *_ = Counter(disturbed["timing_disturbed"]).most_common(1)
+        said.append(
+            f"Timed on a busy machine: {len(disturbed)} of {len(timed)} points ({reason}; load average up to "
+            f"{disturbed['timing_load_average'].max():.1f}). `onnxprune retime` measures again."
+        )
+    for _, together in timed.groupby(timed_together(timed)):
+        base = together["base_latency_ms_median"].astype(float)
+        spread = (base.max() - base.min()) / base.median()
+        if spread > max(_MUCH, noise(together)):
+            said.append(
+                f"The base took from {base.min():.3f} to {base.max():.3f} ms over the sweep, {100 * spread:.0f} % of "
+                "its median apart: latencies of different points do not compare, their speedups do."
+            )
+    if "speedup_beyond_theory" in timed:
+        beyond = timed[timed["speedup_beyond_theory"].fillna(False).astype(bool)]
+        if len(beyond):
+            said.append(
+                f"Beyond theory: {len(beyond)} of {len(timed)} speedups, marked !, are more than MACs and noise "
+                "explain: other work that is gone, another kernel, or a disturbed measurement."
+            )
+    return said

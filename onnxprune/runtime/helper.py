@@ -1,0 +1,399 @@
+"""One helper process, in which native code works on files of strangers, with limits of memory, time and file size.
+
+A crash, an endless loop or a bomb ends it and not the caller, who waits for it in Python, so that signals work. It is
+kept for the next call: what takes long is to start it. It is no jail: it has all the rights of the user.
+"""
+
+import contextlib
+import math
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Any, BinaryIO
+
+import psutil
+
+from onnxprune.common import errors
+from onnxprune.common.errors import InputError, OnnxpruneError, described
+from onnxprune.common.processes import signal_of, start
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+GIB = 2**30
+_LARGEST_FILE = GIB  # that it may write
+_SPARE = GIB // 4  # of address space
+_FAT = GIB  # resident bytes with which it is not kept
+_START = 60.0  # seconds of the processor's time for imports
+_BETWEEN = 0.01  # seconds between looks at it
+_IDLE = 120.0  # seconds by the clock in which it does nothing at all
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a call.
+
+    Attributes:
+        memory: resident bytes beside those it begins with.
+        threads: how many compute: each has the seconds of its own.
+        address_space: whether the system too refuses more; not for CUDA, which reserves far more than it uses.
+    """
+
+    memory: int = 4 * GIB
+    threads: int = 1
+    address_space: bool = True
+
+
+class StoppedError(Exception):
+    """The helper went beyond a limit or crashed; its text says how."""
+
+
+# ---- in the helper
+
+_answers: BinaryIO | None = None
+_end = math.inf  # of the stage, by the processor's time
+_base = 0  # resident bytes with which the call began
+_most = math.inf  # that there may be
+_stage = ("", 0.0)
+_limits = Limits()
+
+
+def stage(what: str, seconds: float, *, memory: int | None = None, quiet: bool = False) -> None:
+    """Tells what begins, and how many seconds of the processor's time it may take; nothing outside a helper.
+
+    Args:
+        memory: that it may take, where that is less than the whole call may.
+        quiet: whether something is timed, so that the caller looks less often.
+
+    Raises:
+        StoppedError: what went before took too long, and the caller has not seen it.
+    """
+    global _end, _most, _stage
+    _check()
+    memory = min(memory or _limits.memory, _limits.memory)
+    _send("stage", what, seconds, quiet, memory)
+    _most = max(_peak(), _base + memory)
+    _end, _stage = time.process_time() + _limits.threads * seconds, (what, seconds)
+
+
+def _check() -> None:
+    """What the caller, who looks now and then, may not have seen."""
+    if _answers is not None and time.process_time() > _end:
+        raise StoppedError(_too_long(*_stage))
+    if _answers is not None and _peak() > _most:
+        raise StoppedError(_too_much(_stage[0], _limits.memory))
+
+
+def _peak() -> int:
+    """The most resident bytes that this process ever had; 0 where the system does not tell."""
+    if resource is None:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _too_much(what: str, memory: float) -> str:
+    return f"{what or 'it'} takes over {memory / GIB:.1f} GiB of memory"
+
+
+def _too_long(what: str, seconds: float) -> str:
+    return f"{what} does not finish in time, {seconds:.3g} s"
+
+
+def say(line: str) -> None:
+    """Tells people something, by the caller."""
+    _send("say", line)
+
+
+def _send(*message: Any) -> None:
+    if _answers is not None:
+        pickle.dump(message, _answers)
+        _answers.flush()
+
+
+def serve() -> None:
+    """The helper: answers calls on standard input until that ends."""
+    global _answers, _base, _end, _limits, _most
+    _end_with_the_caller()
+    _answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what native code prints is not for the caller
+    if resource is not None:
+        _limit(resource.RLIMIT_FSIZE, _LARGEST_FILE)
+        _limit(resource.RLIMIT_CORE, 0)
+    import onnxprune.graph.counting  # noqa: F401 - what most calls need, while there is none yet
+
+    while True:
+        try:
+            function, arguments, _limits = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            os._exit(0)  # tearing sessions down may crash where running them did not
+        answer: tuple[Any, ...]
+        try:
+            work = resolve_name(function)
+            now = psutil.Process().memory_info()
+            if resource is not None and _limits.address_space:
+                # wider than our own limit: what is beyond that is to be told as such
+                _limit(resource.RLIMIT_AS, now.vms + 2 * _limits.memory + _SPARE)
+            _base, _end, _most = now.rss, math.inf, max(_peak(), now.rss + _limits.memory)
+            _send("ready", now.rss)
+            answer = ("done", work(*arguments))
+            _check()
+        except OnnxpruneError as error:
+            answer = ("failed", type(error).__name__, str(error))
+        except StoppedError as stopped:
+            answer = ("stopped", str(stopped))
+        except MemoryError:
+            answer = ("stopped", _too_much(_stage[0], _limits.memory))
+        except Exception as error:
+            answer = ("raised", described(error))
+        _send(*answer)
+
+
+def _limit(kind: int, limit: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _end_with_the_caller() -> None:
+    """Where the system can: a helper that computes endlessly must not outlive who would stop it."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+# ---- in the caller
+
+
+class _Helper:
+    """The process as its caller sees it."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.used = False
+        self._frames: queue.Queue[tuple[Any, ...] | None] = queue.Queue()
+        group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}  # Ctrl-C is the caller's
+        self._process = start(
+            "onnxprune.runtime.helper:serve",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            **group,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+            while True:
+                self._frames.put(pickle.load(self._process.stdout))
+        self._frames.put(None)
+
+    @property
+    def alive(self) -> bool:
+        return self.owner == os.getpid() and self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+
+    def call(self, function: str, arguments: tuple[Any, ...], limits: Limits, tell: Callable[[str], None]) -> Any:
+        """
+        Raises:
+            StoppedError: it went beyond a limit.
+            _EndedError: it ended.
+        """
+        assert self._process.stdin is not None
+        try:
+            pickle.dump((function, arguments, limits), self._process.stdin)
+            self._process.stdin.flush()
+        except OSError:
+            raise _EndedError(self._ending()) from None
+        self.used = True
+        watch = _Watch(self._process.pid, limits)
+        while True:
+            try:
+                frame = self._frames.get(timeout=watch.pause)
+            except queue.Empty:
+                watch.look()
+                continue
+            if frame is None:
+                raise _EndedError(self._ending())
+            kind, *rest = frame
+            if kind == "ready":
+                watch.base = rest[0]
+                watch.begin("it", _START)
+            elif kind == "stage":
+                watch.begin(*rest)
+            elif kind == "say":
+                tell(*rest)
+            elif kind == "done":
+                return rest[0]
+            elif kind == "failed":
+                raise getattr(errors, rest[0])(rest[1])
+            elif kind == "stopped":
+                raise StoppedError(rest[0])
+            else:
+                raise RuntimeError(rest[0])
+
+    def _ending(self) -> str:
+        code = self._process.wait()
+        name = signal_of(code)
+        return f"its process ended with exit code {code}" if name is None else f"its process crashed ({name})"
+
+    def fat(self) -> bool:
+        """Whether it holds too much memory to be kept."""
+        try:
+            return bool(psutil.Process(self._process.pid).memory_info().rss > _FAT)
+        except psutil.Error:
+            return True
+
+
+class _EndedError(Exception):
+    """The helper ended; its text says how."""
+
+
+class _Watch:
+    """Sees that a helper stays within its limits.
+
+    Others may keep the processor busy: its own time counts, of all its threads, and the clock only where it does
+    nothing at all.
+    """
+
+    def __init__(self, process: int, limits: Limits) -> None:
+        self._process, self._limits = psutil.Process(process), limits
+        self.base: int | None = None  # resident bytes that it begins with
+        self.begin("its start", _START)
+
+    def begin(self, what: str, seconds: float, quiet: bool = False, memory: int | None = None) -> None:
+        """Something begins that may take so many seconds and bytes."""
+        self._what, self._seconds = what, seconds
+        self._memory = self._limits.memory if memory is None else memory
+        self.pause = 0.2 if quiet else _BETWEEN
+        self._waits = quiet
+        self._begun = self._last = self._cpu()
+        self._moved = time.monotonic()
+
+    def _cpu(self) -> float:
+        try:
+            times = self._process.cpu_times()
+        except psutil.Error:  # it has just ended
+            return 0.0
+        return float(times.user + times.system)
+
+    def look(self) -> None:
+        """
+        Raises:
+            StoppedError: it is beyond a limit.
+        """
+        try:
+            resident = self._process.memory_info().rss
+        except psutil.Error:  # it has just ended, which the end of its answers tells
+            return
+        if self.base is not None:
+            more = resident - self.base
+            limit = min(self._memory, psutil.virtual_memory().available * 9 // 10 + more)
+            if more > limit:
+                raise StoppedError(_too_much(self._what, limit))
+        used, now = self._cpu(), time.monotonic()
+        if used - self._begun > self._limits.threads * self._seconds:
+            raise StoppedError(_too_long(self._what, self._seconds))
+        if used - self._last > 0.01 or self._waits:
+            self._last, self._moved = used, now
+        elif now - self._moved > _IDLE:
+            raise StoppedError(f"{self._what} has done nothing for {_IDLE:.0f} s")
+
+
+_lock = threading.RLock()
+_kept: list[_Helper] = []
+
+
+def guarded(
+    function: str,
+    *arguments: Any,
+    limits: Limits | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+    fresh: bool = False,
+) -> Any:
+    """What a function gives that is called in the helper process.
+
+    Args:
+        function: "module:function"; it calls `stage` when something begins that has a limit.
+        arguments: what can be pickled.
+        tell: gets what the function says by `say`.
+        fresh: whether a new process is started for it, in which nothing is left of other files.
+
+    Raises:
+        StoppedError: it went beyond a limit, or crashed.
+        OnnxpruneError: the function did.
+    """
+    with _lock:
+        while True:
+            helper = _Helper() if fresh else _taken()
+            reused = helper.used
+            try:
+                found = helper.call(function, arguments, limits or Limits(), tell)
+            except OnnxpruneError:
+                _keep(helper)
+                raise
+            except _EndedError as crash:
+                helper.kill()
+                if not reused:  # else what an earlier file left may have been to blame
+                    raise StoppedError(str(crash)) from None
+            except BaseException:  # a limit, or a signal
+                helper.kill()
+                raise
+            else:
+                _keep(helper)
+                return found
+
+
+def _taken() -> _Helper:
+    while _kept:
+        helper = _kept.pop()
+        if helper.alive:
+            return helper
+    return _Helper()
+
+
+def _keep(helper: _Helper) -> None:
+    if _kept or helper.fat():
+        helper.kill()
+    else:
+        _kept.append(helper)
+
+
+@contextlib.contextmanager
+def refusals(path: Any) -> Iterator[None]:
+    """Makes what stopped the helper an error of a file.
+
+    Raises:
+        InputError: in one line.
+    """
+    try:
+        yield
+    except StoppedError as stopped:
+        raise InputError(f"{path}: given up: {stopped}") from None
+
+
+def warm_up() -> None:
+    """Starts the helper, where there is none: it imports while the caller does something else."""
+    with _lock:
+        if not any(helper.alive for helper in _kept):
+            _kept.append(_Helper())

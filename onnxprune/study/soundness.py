@@ -1,0 +1,131 @@
+"""Whether a study can say anything: what is refused before it begins, and what is said of it."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from onnxprune.common.errors import InputError
+from onnxprune.common.output import silenced
+from onnxprune.data.dataset import Dataset
+from onnxprune.settings.budget import base_epochs, updates_per_epoch
+from onnxprune.settings.point import Point
+from onnxprune.study.jobs import Materials
+
+FEW_IMAGES = 10  # of a class to train on, below which that is said
+
+ENOUGH_UPDATES = 300  # of a base's training: with fewer, networks of all the models are far from trained out
+
+
+def check(points: Iterable[Point], materials: Materials) -> None:
+    """Looks whether points have training images of all classes, and epochs to rewind to.
+
+    Raises:
+        InputError: with a line for each that has not.
+    """
+    problems: dict[str, None] = {}  # ordered, each once
+    for point in points:
+        dataset = materials.dataset(point)
+        problems |= dict.fromkeys((*_missing_classes(dataset), *_no_such_epoch(point, len(dataset.train))))
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _missing_classes(dataset: Dataset) -> Iterator[str]:
+    each = _images_by_class(dataset)
+    missing = np.flatnonzero(each == 0)
+    if not len(missing):
+        return
+    others = f" and {len(missing) - 1:,} other(s) have" if len(missing) > 1 else " has"
+    what = (
+        f"{dataset.name}: class {dataset.classes[missing[0]]!r}{others} no image among the {len(dataset.train):,} to "
+        "train on"
+    )
+    if len(dataset.train) < min(len(each), dataset.available_train):
+        yield f"{what}: expected --train-limit {len(each)} or more, one image a class"
+    else:
+        yield f"{what}, which are those that are not held out for validation: expected some of every class"
+
+
+def _no_such_epoch(point: Point, images: int) -> Iterator[str]:
+    epochs = base_epochs(point, images)
+    if point.rewind_epoch > epochs:
+        yield f"rewind_epoch: expected at most the {epochs:g} epochs of the base, got {point.rewind_epoch}"
+
+
+def notes_of_base(point: Point, dataset: Dataset) -> Iterator[str]:
+    """What is to be said of a base before it is trained."""
+    count = len(dataset.train)
+    if point.batch_size > count:
+        yield f"batch size {point.batch_size:,} is more than the {count:,} training images: every update uses them all"
+    each = _images_by_class(dataset)
+    if each.min() < FEW_IMAGES:
+        yield (
+            f"{dataset.name}: class {dataset.classes[each.argmin()]!r} has {each.min():,} training image(s) of the "
+            f"{count:,}: too few to learn it from"
+        )
+    updates = _updates(point, count)
+    if 0 < updates < ENOUGH_UPDATES:
+        yield (
+            f"the base is trained by {updates:,} update(s) of batch {point.batch_size:,}, which leaves it far from "
+            f"trained out: --updates {ENOUGH_UPDATES} or more, or a smaller --batch-size"
+        )
+
+
+def notes_of_point(point: Point, dataset: Dataset) -> Iterator[str]:
+    """What is to be said of a point before it is run."""
+    if point.schedule not in ("set", "rigl"):
+        return
+    with silenced():
+        from onnxprune.pruning.regrowth import updates_to_move
+
+    images = len(dataset.train)
+    updates, least = (
+        _updates(point, images),
+        updates_to_move(point.schedule, updates_per_epoch(point.batch_size, images)),
+    )
+    if updates < least:
+        yield (
+            f"schedule '{point.schedule}' moves nothing in {updates:,} update(s), so that its network is that of a "
+            f"random mask: --updates {least:,} or more"
+        )
+
+
+def notes_of_result(point: Point, metrics: Mapping[str, Any]) -> Iterator[str]:
+    """What is to be said of a point that is done."""
+    if point.schedule == "adaptive":
+        note = blunt_limit(point.max_drop, metrics["base_validation_accuracy"], metrics["validation_images"])
+        if note is not None:
+            yield note
+
+
+def blunt_limit(max_drop: float, accuracy: float, images: int) -> str | None:
+    """What is to be said of a limit that validation cannot tell from chance; None where it can.
+
+    Args:
+        max_drop: points of validation accuracy that may be lost.
+        accuracy: of the base on the validation split, in percent.
+        images: of the validation split.
+    """
+    error = standard_error(accuracy, images)
+    if max_drop >= error:
+        return None
+    return (
+        f"--max-drop {max_drop:g} is within the standard error, {error:.1f} points, of the base's {accuracy:.2f} % of "
+        f"{images:,} validation images: chance has a say in what it decides; take more images, or allow more"
+    )
+
+
+def standard_error(accuracy: float, images: int) -> float:
+    """Of an accuracy in percent of so many images, in points: binomial, and not below that of half an image wrong."""
+    share = min(max(accuracy / 100, 0.5 / images), 1 - 0.5 / images)
+    return 100 * math.sqrt(share * (1 - share) / images)
+
+
+def _updates(point: Point, images: int) -> int:
+    return math.ceil(base_epochs(point, images) * updates_per_epoch(point.batch_size, images) - 1e-9)
+
+
+def _images_by_class(dataset: Dataset) -> np.ndarray:
+    return np.bincount(dataset.train.labels, minlength=len(dataset.classes))

@@ -1,0 +1,59 @@
+"""Points of a sweep whose networks are the same, which are made once.
+
+`<sweep>/.networks/<identity>` names the point that has made a network, or is making it.
+"""
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from onnxprune.common.files import make_folder, write_text
+from onnxprune.results import store
+
+_NETWORKS = ".networks"
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A finished point whose network is that of another one."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    def masks(self) -> dict[str, Tensor]:
+        """Layer -> 0/1 mask of what was removed."""
+        masks = safetensors.torch.load_file(self.folder / store.MASKS)
+        return {name: mask.to(torch.float32) for name, mask in masks.items()}
+
+    def copy_files(self, folder: Path) -> None:
+        """Copies the network, and which images it gets right."""
+        for name in (store.MODEL, store.RIGHT):
+            shutil.copyfile(self.folder / name, folder / name)
+
+
+def find_twin(folder: Path, identity: str, claim: ExitStack) -> Twin | None:
+    """The finished point that has made a network already; None where `folder` is to make it.
+
+    Args:
+        folder: of a point that needs the network.
+        claim: keeps others that need it waiting, in this process or another, until it is closed.
+    """
+    note = make_folder(folder.parent / _NETWORKS) / identity
+    claim.enter_context(store.claimed(folder.parent / f"network-{identity}"))
+    if note.is_file():
+        maker = folder.parent / note.read_text(encoding="utf-8").strip()
+        record = store.finished_record(maker)
+        if maker != folder and record is not None and _is_whole(maker, record, identity):
+            return Twin(maker, record)
+    write_text(note, f"{folder.name}\n")
+    return None
+
+
+def _is_whole(folder: Path, record: dict[str, Any], identity: str) -> bool:
+    return record["metrics"].get("network_id") == identity and not store.damaged_files(folder, record)

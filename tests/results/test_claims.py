@@ -1,0 +1,90 @@
+"""Which way to prune is better: never one inside noise."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from onnxprune.results.claims import between_ways, beyond_controls, sentences
+
+IMAGES = 400
+
+
+class Rows:
+    """A table of made-up rows, and which images each gets right."""
+
+    def __init__(self) -> None:
+        self.right: dict[str, np.ndarray] = {}
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, technique: str, seed: int, right: np.ndarray, **changes: Any) -> None:
+        folder = f"point{len(self.rows)}"
+        self.right[folder] = right
+        usual = {
+            "model": "cnn", "dataset": "digits", "batch_size": 32, "technique": technique, "criterion": "l1",
+            "schedule": "one-shot", "granularity": None, "control": "none", "sparsity": 50.0, "seed": seed,
+            "accuracy": 100 * right.mean(), "test_images": len(right), "collapsed": False, "folder": folder,
+            "network_id": folder,
+        }  # fmt: skip
+        self.rows.append({**usual, **changes})
+
+    @property
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows).convert_dtypes()
+
+
+def drawn(seed: int, share: float) -> np.ndarray:
+    return np.random.default_rng(seed).random(IMAGES) < share
+
+
+def test_a_better_one_is_told_with_its_interval() -> None:
+    found = Rows()
+    for seed in range(3):
+        found.add("weight", seed, drawn(seed, 0.95))
+        found.add("structured", seed, drawn(100 + seed, 0.80))
+    (claim,) = between_ways(found.table, found.right.get)
+    accuracy = found.table.pivot(index="seed", columns="technique", values="accuracy").astype(float)
+    assert claim.difference.mean == pytest.approx((accuracy["weight"] - accuracy["structured"]).mean())
+    assert claim.difference.real
+    (line,) = sentences([claim])
+    assert line.startswith("cnn on digits, batch 32: weight l1 against structured l1: better at 50 % (+")
+
+
+def test_there_is_no_winner_inside_noise() -> None:
+    """Ways that differ by chance alone, at many sparsities."""
+    found = Rows()
+    for number in range(40):
+        for seed in range(3):
+            for technique in ("weight", "structured", "neuron"):
+                found.add(technique, seed, drawn(1000 * number + len(found.rows), 0.9), sparsity=float(number))
+    claims = between_ways(found.table, found.right.get)
+    assert len(claims) == 3 * 40
+    assert not [claim for claim in claims if claim.difference.real]
+    assert all("within noise at 0 %, 1 %" in line for line in sentences(claims))
+
+
+def test_the_same_network_and_two_that_have_collapsed_are_no_comparison() -> None:
+    found = Rows()
+    for sparsity, changes in ((0.0, {"network_id": "dense"}), (100.0, {"collapsed": True})):
+        for technique in ("weight", "structured"):
+            found.add(technique, 0, drawn(1, 0.5), sparsity=sparsity, **changes)
+    assert between_ways(found.table, found.right.get) == []
+
+
+def test_batch_sizes_are_not_mixed() -> None:
+    found = Rows()
+    found.add("weight", 0, drawn(0, 0.95), batch_size=32)
+    found.add("structured", 0, drawn(1, 0.5), batch_size=256)
+    assert between_ways(found.table, found.right.get) == []
+
+
+def test_parts_of_the_curve_that_are_beyond_the_controls_are_named() -> None:
+    found = Rows()
+    for seed in range(3):
+        for sparsity, share in ((50.0, 0.9), (90.0, 0.6)):
+            found.add("weight", seed, drawn(seed, 0.9), sparsity=sparsity)
+            found.add("weight", seed, drawn(10 + seed, share), sparsity=sparsity, control="random")
+    (line,) = sentences(beyond_controls(found.table, found.right.get))
+    assert "weight l1 against weight l1 by random: better at 90 % (+" in line
+    assert line.endswith("within noise at 50 %")

@@ -1,0 +1,113 @@
+"""Columns of the table that follow from other rows."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import finish
+
+from onnxprune.common.files import make_folder, write_text
+from onnxprune.results import store
+from onnxprune.results.statistics import mcnemar, paired_shares, wilson
+from onnxprune.results.timings import remarks
+from onnxprune.settings.point import Point
+from onnxprune.settings.sweep import Sweep
+
+IMAGES = 40
+
+
+def sweep_of(runs: Path, **settings: Any) -> tuple[Path, list[Point]]:
+    plan = Sweep.parse({"name": "study", "model": "cnn", "dataset": "digits", **settings})
+    folder = make_folder(runs / "study")
+    write_text(folder / store.SPEC, plan.to_toml())
+    return folder, plan.points
+
+
+def made(folder: Path, point: Point, wrong: range, **changes: Any) -> Path:
+    """A finished point that gets these images wrong."""
+    path = finish(folder, point)
+    right = ~np.isin(np.arange(IMAGES), wrong)
+    store.write_right(path, right)
+    record = store.finished_record(path) or {}
+    record["metrics"] |= {"test_images": IMAGES, "accuracy": 100 * float(right.mean()), **changes}
+    store.finish(path, record)
+    return path
+
+
+def test_a_row_is_compared_with_its_control_image_by_image(tmp_path: Path) -> None:
+    folder, (dense, pruned) = sweep_of(tmp_path, technique="weight", sparsity=[0, 50])
+    control = made(folder, dense, range(4))
+    path = made(folder, pruned, range(3, 12), base_accuracy=80.0)
+    table = store.write_tables(folder).set_index("sparsity")
+    row = table.loc[50]
+    assert row["control_point"] == control.name
+    assert (row["control_accuracy"], row["accuracy"]) == (90, 77.5)
+    assert row["accuracy_change"] == -12.5
+    assert (row["images_lost"], row["images_gained"]) == (8, 3)
+    assert row["accuracy_change_p_value"] == pytest.approx(mcnemar(8, 3))
+    assert (row["accuracy_change_low"], row["accuracy_change_high"]) == pytest.approx(paired_shares(8, 3, IMAGES))
+    assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(wilson(31, IMAGES))
+    assert (row["base_accuracy_low"], row["base_accuracy_high"]) == pytest.approx(wilson(32, IMAGES))
+    own = ("accuracy_change", "accuracy_change_low", "accuracy_change_high", "images_lost", "images_gained")
+    assert [table.loc[0, name] for name in own] == [0] * 5
+    pd.testing.assert_frame_equal(store.result_table(folder).set_index("sparsity"), table)  # from the derived file
+    (path / store.RIGHT).write_bytes((path / store.RIGHT).read_bytes()[:-1] + b"\x00")
+    made(folder, dense, range(5))  # so that the pair is looked at again
+    damaged = store.result_table(folder).set_index("sparsity").loc[50]
+    assert damaged["accuracy_change"] == 77.5 - 87.5
+    assert damaged[["images_lost", "images_gained", "accuracy_change_p_value", "accuracy_change_low"]].isna().all()
+
+
+def test_what_is_right_is_believed_only_with_the_accuracy_in_the_record(tmp_path: Path) -> None:
+    folder, (point,) = sweep_of(tmp_path, technique="weight", sparsity=[0])
+    path = made(folder, point, range(7))
+    found = store.right_images(path)
+    assert found is not None
+    assert (~found).nonzero()[0].tolist() == [*range(7)]
+    assert (path / store.RIGHT).stat().st_size < 200
+    made(folder, point, range(7), accuracy=50.0)
+    assert store.right_images(path) is None
+
+
+def test_the_control_is_of_the_same_training_and_seed(tmp_path: Path) -> None:
+    settings = {"technique": "weight,structured", "schedule": "one-shot,agp", "control": "none,random"}
+    folder, points = sweep_of(tmp_path, **{**settings, "schedule": "one-shot"}, seeds=2, sparsity=[0, 50])
+    for point in points:
+        if not (point.technique == "structured" and point.sparsity == 0):
+            made(folder, point, range(point.seed + 1))
+    agp = Sweep.parse({"model": "cnn", "dataset": "digits", "schedule": "agp", "technique": "weight", "sparsity": 50})
+    made(folder, agp.points[0], range(3))
+    rows = store.result_table(folder).set_index(["schedule", "technique", "control", "sparsity", "seed"])
+    for seed in (0, 1):
+        dense = rows.loc["one-shot", "weight", "none", 0, seed]
+        for technique in ("weight", "structured"):  # without a 0 % of its own, another's of the same training
+            for control in ("none", "random"):
+                assert rows.loc["one-shot", technique, control, 50, seed]["control_point"] == dense["folder"]
+    alone = rows.loc["agp", "weight", "none", 50, 0]
+    assert alone[["control_point", "control_accuracy", "accuracy_change", "images_lost"]].isna().all()
+
+
+def test_latencies_of_other_moments_are_brought_to_one(tmp_path: Path) -> None:
+    folder, points = sweep_of(tmp_path, technique="structured", sparsity=[0, 50, 80])
+    timed = [(1.0, 1.0), (4.0, 2.0), (1.2, 4.0)]  # the machine was busy once
+    for point, (base, speedup) in zip(points, timed, strict=True):
+        made(folder, point, range(1), base_latency_ms_median=base, latency_ms_median=base / speedup, speedup=speedup)
+    table = store.result_table(folder)
+    assert table["latency_ms_paired"].tolist() == pytest.approx([1.2, 0.6, 0.3])
+    assert table["latency_ms_median"].tolist() == pytest.approx([1.0, 2.0, 0.3])
+    (said,) = remarks(table)
+    assert said.startswith("The base took from 1.000 to 4.000 ms over the sweep, 250 % of its median apart")
+
+
+def test_a_busy_machine_and_speedups_beyond_theory_are_said(tmp_path: Path) -> None:
+    folder, points = sweep_of(tmp_path, technique="structured", sparsity=[0, 50])
+    for point in points:
+        made(folder, point, range(1), timing_disturbed=None, timing_load_average=0.5, speedup_beyond_theory=False)
+    assert remarks(store.result_table(folder)) == []
+    busy = {"timing_disturbed": "a loud neighbour", "timing_load_average": 7.25, "speedup_beyond_theory": True}
+    made(folder, points[1], range(1), **busy)
+    disturbed, beyond = remarks(store.result_table(folder))
+    assert "1 of 2 points (a loud neighbour; load average up to 7.2)" in disturbed
+    assert "Beyond theory: 1 of 2 speedups" in beyond

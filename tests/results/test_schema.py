@@ -1,0 +1,178 @@
+"""Records are checked like files of strangers: a bad folder is named and left out, the rest of the table comes."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up import hand_made, record
+
+from onnxprune.common.files import digest, parse_json, read_json
+from onnxprune.delivery.choice import studies
+from onnxprune.report.sources import read
+from onnxprune.results import schema, store
+from onnxprune.results.derived import DERIVED
+from onnxprune.settings.point import FIELDS
+from onnxprune.study import point as study_point
+
+DOCS = Path(__file__).parents[2] / "docs"
+HUGE = 10**400
+
+
+def edited(part: str, name: str, value: Any) -> Callable[[dict[str, Any]], Any]:
+    def edit(found: dict[str, Any]) -> Any:
+        (found[part] if part else found)[name] = value
+        return found
+
+    return edit
+
+
+def without(part: str, name: str) -> Callable[[dict[str, Any]], Any]:
+    def edit(found: dict[str, Any]) -> Any:
+        del (found[part] if part else found)[name]
+        return found
+
+    return edit
+
+
+RECORDS = {
+    "no object": lambda found: [found],
+    "null": lambda found: None,
+    "metrics a list": edited("", "metrics", [1]),
+    "metrics gone": without("", "metrics"),
+    "environment a text": edited("", "environment", "x"),
+    "accuracy a text": edited("metrics", "accuracy", "97"),
+    "accuracy NaN": edited("metrics", "accuracy", math.nan),
+    "accuracy 400 digits": edited("metrics", "accuracy", HUGE),
+    "accuracy gone": without("metrics", "accuracy"),
+    "accuracy null": edited("metrics", "accuracy", None),
+    "accuracy 101 %": edited("metrics", "accuracy", 101),
+    "macs 400 digits": edited("metrics", "macs", HUGE),
+    "macs beyond 64 bits": edited("metrics", "macs", 2**63),
+    "macs a truth value": edited("metrics", "macs", True),
+    "macs an object": edited("metrics", "macs", {"a": 1}),
+    "macs negative": edited("metrics", "macs", -1),
+    "speedup infinite": edited("metrics", "speedup", math.inf),
+    "speedup without its noise": without("metrics", "speedup_noise"),
+    "collapsed a number": edited("metrics", "collapsed", 1),
+    "base_id with an escape": edited("metrics", "base_id", "a\x1b[31m"),
+    "base_id with a line": edited("metrics", "base_id", "a\n"),
+    "cpu a list": edited("environment", "cpu", ["x"]),
+    "cpu with an escape": edited("environment", "cpu", "\x1b]0;x\x07"),
+    "losses texts": edited("", "epoch_losses", ["x"]),
+    "losses a number": edited("", "epoch_losses", 3),
+    "layers a list": edited("", "layers", [1]),
+    "layers without kept": edited("", "layers", {"a": {"units": 3}}),
+    "files a list": edited("", "files", ["model.onnx"]),
+    "files no checksum": edited("", "files", {"model.onnx": "x"}),
+}
+CONFIGS = {
+    "no object": lambda found: [found],
+    "null": lambda found: None,
+    "model gone": without("", "model"),
+    "model a number": edited("", "model", 3),
+    "model with an escape": edited("", "model", "\x1b[2J"),
+    "sparsity a text": edited("", "sparsity", "fifty"),
+    "sparsity NaN": edited("", "sparsity", math.nan),
+    "sparsity 400 digits": edited("", "sparsity", HUGE),
+    "seed 400 digits": edited("", "seed", HUGE),
+    "seed a list": edited("", "seed", [0]),
+    "batch_size null": edited("", "batch_size", None),
+    "technique an object": edited("", "technique", {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "edit"),
+    [
+        *(pytest.param(store.METRICS, edit, id=f"record: {name}") for name, edit in RECORDS.items()),
+        *(pytest.param(store.CONFIG, edit, id=f"settings: {name}") for name, edit in CONFIGS.items()),
+    ],
+)
+def test_a_bad_folder_is_named_and_left_out_and_the_rest_comes(
+    tmp_path: Path, file: str, edit: Callable[[dict[str, Any]], Any]
+) -> None:
+    sweep = hand_made(tmp_path, "demo", technique="weight", sparsity="0,50")
+    (folder,) = sweep.glob("*-s50-*")
+    (folder / file).write_text(json.dumps(edit(json.loads((folder / file).read_text()))))
+    said: list[str] = []
+    table = store.result_table(sweep, said.append)
+    assert list(table["sparsity"]) == [0]
+    (line,) = said
+    assert line.startswith(f"{folder.name} is left out: {file}")
+    assert line.isprintable()
+    assert len(line) < 1000
+    assert [list(rows["sparsity"]) for rows in studies(sweep, [])] == [[0]]
+    (source,) = read([sweep])
+    assert source.left_out == said
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"metrics": ' + b"9" * 5000 + b"}"])
+def test_what_is_no_json_is_told_likewise(tmp_path: Path, content: bytes) -> None:
+    sweep = hand_made(tmp_path, "demo", technique="weight", sparsity="0,50")
+    (folder,) = sweep.glob("*-s50-*")
+    for name in (store.METRICS, store.CONFIG):
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        said: list[str] = []
+        assert len(store.result_table(sweep, said.append)) == 1
+        assert said
+        (folder / name).write_bytes(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path: Path) -> None:
+    for name in (store.METRICS, store.ERROR):
+        os.mkfifo(tmp_path / name)
+    assert read_json(tmp_path / store.METRICS) is None
+    assert digest(tmp_path / store.METRICS) is None
+    assert store.recorded_error(tmp_path) is None
+
+
+def test_whole_numbers_of_400_digits_are_none() -> None:
+    assert parse_json("[12345678901234567890]") == [12345678901234567890]
+    for text in (f"[{HUGE}]", f'{{"a": -{HUGE}}}'):
+        with pytest.raises(ValueError, match="digits"):
+            parse_json(text)
+
+
+def test_checksums_of_other_files_are_not_looked_at(tmp_path: Path) -> None:
+    folder = next(iter(hand_made(tmp_path, "demo", technique="weight", sparsity="0").glob("*-s0-*")))
+    found = store.finished_record(folder)
+    assert found is not None
+    assert store.damaged_files(folder, found) == []
+    outside = tmp_path / "secret"
+    outside.write_text("secret")
+    found["files"]["../../../secret"] = digest(outside)
+    assert store.damaged_files(folder, found) == ["../../../secret"]
+    del found["files"]["../../../secret"], found["files"]["model.onnx"]
+    assert store.damaged_files(folder, found) == []
+    assert store.damaged_files(folder, found, store.MODEL) == ["model.onnx"]
+
+
+def test_every_column_of_the_docs_has_a_kind_and_no_other_has() -> None:
+    documented = set(re.findall(r"^\| `(\w+)`", (DOCS / "columns.md").read_text(), re.MULTILINE))
+    assert documented == {*schema.column_kinds(), *FIELDS, *DERIVED, "folder"}
+    assert study_point  # whose records are those
+
+
+def test_derived_rows_of_another_kind_are_not_believed(tmp_path: Path) -> None:
+    import pandas as pd
+
+    sweep = hand_made(tmp_path, "demo", technique="weight", sparsity="0,50")
+    table = store.write_tables(sweep)
+    for name, value in (("accuracy", "high"), ("cpu", 3), ("collapsed", "no")):
+        table.assign(**{name: value}).to_parquet(sweep / store.TABLE)
+        pd.testing.assert_frame_equal(store.result_table(sweep), table, check_dtype=False)
+
+
+def test_what_the_helper_makes_up_is_what_points_record() -> None:
+    from onnxprune.settings.sweep import Sweep
+
+    (point,) = Sweep.parse({"model": "cnn", "technique": "weight", "sparsity": 50}).points
+    assert schema.problem(record(point), schema.Record) is None
+    assert schema.problem(point.settings(), schema.Config) is None

@@ -1,0 +1,253 @@
+"""The helper process: what happens in it, and what of that reaches its caller."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import graphs
+import guarded_work
+import numpy as np
+import onnx
+import psutil
+import pytest
+from command_line import REPOSITORY, called
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from onnxprune.analysis.classifier import open_classifier
+from onnxprune.analysis.comparison import compare
+from onnxprune.analysis.profiling import profile
+from onnxprune.common.errors import InputError, RunError
+from onnxprune.graph.metadata import Normalisation
+from onnxprune.runtime import helper as helping
+from onnxprune.runtime.helper import Limits, StoppedError, guarded
+
+
+@pytest.fixture(autouse=True, scope="module")
+def here() -> Iterator[None]:
+    """The helper finds what the tests call in it; none is there that does not."""
+    for kept in helping._kept:
+        kept.kill()
+    helping._kept.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(guarded_work.__file__).parent), str(REPOSITORY)]))
+        yield
+
+
+def test_what_it_gives_and_says_comes_back_and_it_is_kept() -> None:
+    said: list[str] = []
+    assert guarded("guarded_work:add", 1, 2, tell=said.append) == 3
+    assert said == ["adding 1"]
+    first = guarded("guarded_work:process")
+    assert first == guarded("guarded_work:process") != os.getpid()
+    assert guarded("guarded_work:process", fresh=True) != first
+    with pytest.raises(RunError, match="no"):
+        guarded("guarded_work:refuse")
+    assert guarded("guarded_work:process") == first
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: nothing by nothing"):
+        guarded("guarded_work:fail")
+
+
+def test_a_crash_is_told_and_the_next_call_gets_another_process(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError, match=r"its process crashed \(SIGSEGV\)"):
+        guarded("guarded_work:crash")
+    first = guarded("guarded_work:process")
+    second = guarded("guarded_work:crash_once", str(tmp_path / "once"))
+    assert second != first, "what another file left behind is no fault of this one: it is tried afresh"
+    assert guarded("guarded_work:process") == second
+
+
+def test_the_time_of_the_processor_has_a_limit_and_that_of_the_clock_has_none() -> None:
+    guarded("guarded_work:process")
+    begin = time.monotonic()
+    with pytest.raises(StoppedError, match=r"spinning does not finish in time, 0\.2 s"):
+        guarded("guarded_work:spin")
+    assert time.monotonic() - begin < 20
+    guarded("guarded_work:wait")
+
+
+def test_memory_has_a_limit() -> None:
+    for space in (True, False):
+        with pytest.raises(StoppedError, match=r"growing takes over 0\.1 GiB of memory"):
+            guarded("guarded_work:grow", limits=Limits(memory=2**27, address_space=space))
+    assert guarded("guarded_work:grow", limits=Limits(memory=2**30)) == 150_000_000
+
+
+def test_a_signal_ends_the_wait_and_the_helper() -> None:
+    code = (
+        "import signal, sys, threading, os, time\n"
+        "from onnxprune.runtime import helper\n"
+        "helper.warm_up()\n"
+        "threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        "try:\n"
+        "    helper.guarded('guarded_work:endless')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', helper._kept)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "interrupted []\n", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there does the system end it")
+def test_it_does_not_outlive_its_caller(tmp_path: Path) -> None:
+    code = (
+        "import os, threading, time\n"
+        "from onnxprune.runtime import helper\n"
+        "pid = helper.guarded('guarded_work:process')\n"
+        "print(pid, flush=True)\n"
+        "helper.guarded('guarded_work:endless')\n"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert caller.stdout is not None
+    pid = int(caller.stdout.readline())
+    time.sleep(0.2)
+    caller.kill()
+    caller.wait()
+    end = time.monotonic() + 30
+    while psutil.pid_exists(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid)
+
+
+def test_threads_take_turns() -> None:
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(guarded("guarded_work:add", 1, 1))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [2, 2, 2]
+
+
+# ---- files
+
+
+def saved(path: Path, nodes: list[onnx.NodeProto], **constants: np.ndarray) -> Path:
+    """A file that takes x, of four floats, and gives y."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    return path
+
+
+def bomb(path: Path, name: str) -> Path:
+    """A file of some hundred bytes that ends a process or fills its memory."""
+    node = helper.make_node
+    many = np.int64(3_000_000_000)
+    summed = [node("ReduceSum", ["t"], ["s"], keepdims=0), node("Add", ["x", "s"], ["y"])]
+    one = np.ones((1, 1), np.float32)
+    if name == "norm":
+        nodes = [node("LayerNormalization", ["x", "w"], ["y"], axis=2**31)]
+        return saved(path, nodes, w=np.ones(4, np.float32))
+    if name == "split":
+        return saved(path, [node("Split", ["x"], ["y"], axis=0, num_outputs=2**31 - 1)])
+    if name == "range":
+        nodes = [node("Range", ["a", "b", "c"], ["r"]), node("Cast", ["r"], ["t"], to=TensorProto.FLOAT), *summed]
+        return saved(path, nodes, a=np.int64(0), b=many, c=np.int64(1))
+    if name == "tile":
+        return saved(path, [node("Tile", ["one", "n"], ["t"]), *summed], one=one, n=np.array([1, many]))
+    return saved(path, [node("Expand", ["one", "n"], ["t"]), *summed], one=one, n=np.array([40_000, 40_000]))
+
+
+@pytest.mark.parametrize("name", ["norm", "range", "tile", "split", "expand"])
+def test_a_bomb_ends_in_a_result_or_one_line(tmp_path: Path, name: str) -> None:
+    path = bomb(tmp_path / "bomb.onnx", name)
+    before = psutil.Process().memory_info().rss
+    looks = [lambda: profile(path, seconds=0.1)]
+    if name != "range":  # which onnx takes seconds for, until there is too much of it
+        looks.append(lambda: compare(path, [path], seconds=0.1))
+    for look in looks:
+        try:
+            look()
+        except InputError as error:
+            assert "\n" not in str(error)
+            assert str(error).startswith(str(path))
+    assert psutil.Process().memory_info().rss - before < 2**28, "nothing of it is in this process"
+
+
+def loop(path: Path, trips: str) -> Path:
+    """Images to scores, behind a loop that runs as often as `trips`, lines that make n, say."""
+    body = f"""g (float[batch, 1, 2, 2] x) => (float[batch, 2] y) {{
+        {trips}
+        go = Constant <value = bool {{1}}> ()
+        flat = Flatten (x)
+        start = MatMul (flat, w)
+        y = Loop (n, go, start) <body = rounds (int64 i, bool c, float[batch, 2] v) => (bool d, float[batch, 2] u) {{
+            d = Identity (c)
+            u = Identity (v)
+        }}>
+    }}"""
+    return graphs.write(path, body, w=graphs.ones(4, 2))
+
+
+ENDLESS = "n = Constant <value = int64 {4000000000000000000}> ()"
+BY_CHANCE = """r = RandomUniform <shape = [1], low = 0.0, high = 1.0> ()
+        many = Constant <value = int64[1] {4000000000000000000}> ()
+        few = Constant <value = int64[1] {1}> ()
+        zero = Constant <value = float[1] {2.0}> ()
+        small = Less (r, zero)
+        vec = Where (small, many, few)
+        n = Squeeze (vec)"""
+
+
+@pytest.mark.parametrize("trips", [ENDLESS, BY_CHANCE])
+def test_an_endless_loop_is_stopped_everywhere(tmp_path: Path, trips: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxprune.analysis import classifier as classifying
+    from onnxprune.analysis import comparison
+
+    path = loop(tmp_path / "loop.onnx", trips)
+    for module in (classifying, comparison, sys.modules["onnxprune.runtime.probe"]):
+        monkeypatch.setattr(module, "SECONDS", 0.5)
+    monkeypatch.setattr(classifying, "_SECONDS_AN_IMAGE", 0)
+    found = open_classifier(path)
+    with pytest.raises(InputError, match=r"given up: a run on 1 image\(s\) does not finish in time"):
+        found.logits(np.zeros((1, 1, 2, 2), np.uint8), Normalisation((0.0,), (1.0,)))
+
+
+def test_predict_of_an_endless_loop_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxprune.analysis import classifier as classifying
+
+    monkeypatch.setattr(classifying, "SECONDS", 0.5)
+    monkeypatch.setattr(classifying, "_SECONDS_AN_IMAGE", 0)
+    path = loop(tmp_path / "loop.onnx", ENDLESS)
+    model = onnx.load(path)
+    helper.set_model_props(model, {"mean": "[0]", "std": "[1]", "classes": '["a", "b"]', "input_shape": "[1, 2, 2]"})
+    onnx.save(model, path)
+    Image.new("L", (2, 2)).save(tmp_path / "picture.png")
+    done = called("predict", path, tmp_path / "picture.png")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "does not finish in time" in done.stderr
+
+
+def test_what_is_timed_is_watched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run may be quick by chance, and the timed ones not."""
+    from onnxprune.analysis import profiling
+    from onnxprune.runtime import probe as probing
+
+    monkeypatch.setattr(probing, "probe", lambda path, shapes, **how: None)
+    monkeypatch.setattr(profiling, "timing_limit", lambda seconds: 0.5)
+    found = profile(loop(tmp_path / "loop.onnx", ENDLESS), seconds=0.1, threads=1)
+    assert found.latencies == ()
+    assert found.missing == ("latency: given up: timing does not finish in time, 0.5 s",)
+
+
+def test_a_file_that_changes_while_it_is_profiled_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxprune.runtime import probe as probing
+
+    body = "g (float[n, 4] x) => (float[n, 3] y) { y = MatMul (x, w) }"
+    path = graphs.write(tmp_path / "m.onnx", body, w=graphs.ones(4, 3))
+    monkeypatch.setattr(
+        probing, "probe", lambda path, shapes, **how: graphs.write(path, body, w=2 * graphs.ones(4, 3)) and None
+    )
+    with pytest.raises(InputError, match="changed while it was profiled"):
+        profile(path, seconds=0.1, threads=1)
