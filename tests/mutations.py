@@ -227,9 +227,9 @@ MUTATIONS = [
         ),
         (
             "interleaving: a point against itself",
-            "study/point.py",
-            "return latency_columns(run.base.onnx_path, run.model_path,",
-            "return latency_columns(run.model_path, run.model_path,",
+            "study/latency.py",
+            "        base / store.MODEL,\n        list(there",
+            "        point / store.MODEL,\n        list(there",
             f"{ROW}::test_latency_is_of_base_and_point_in_one_measurement",
         ),
         (
@@ -256,7 +256,7 @@ MUTATIONS = [
         (
             "timing: noise floor of nothing",
             "runtime/timing.py",
-            "noise=twin_noise(times[:2], times[2:]),",
+            "noise=twin_noise([pairs[0][0], pair[0]], [pairs[0][1], pair[1]]),",
             "noise=0.0,",
             f"{TIMING}::test_speedup_and_noise_by_hand",
         ),
@@ -270,15 +270,15 @@ MUTATIONS = [
         (
             "row: speedup_noise",
             "study/latency.py",
-            '"speedup_noise": found.noise,',
-            '"speedup_noise": 0.0,',
+            "timed.speedup, timed.noise)",
+            "timed.speedup, 0.0)",
             f"{ROW}::test_latency_is_of_base_and_point_in_one_measurement",
         ),
         (
             "row: latency of the base for the point's",
             "study/latency.py",
-            '"latency_ms_median": found.other.median_ms,',
-            '"latency_ms_median": found.base.median_ms,',
+            "values = (timed.other.median_ms,",
+            "values = (timed.base.median_ms,",
             f"{ROW}::test_latency_is_of_base_and_point_in_one_measurement",
         ),
         (
@@ -493,8 +493,8 @@ MUTATIONS = [
         (
             "ids: without the content of a file of weights",
             "settings/point.py",
-            "return [_digest(path, path.stat().st_mtime_ns)]",
-            "return [str(path)]",
+            "    return [found]",
+            "    return [str(weights)]",
             "tests/settings/test_spec.py::test_the_content_of_a_file_of_weights_is_part_of_the_identity",
         ),
         (
