@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all bench check fix clean
+.PHONY: demo test test-all bench docs check fix clean
 
 # A real study of 44 points on scikit-learn's handwritten digits, from nothing, in minutes.
 demo: $(INSTALLED)
@@ -21,6 +21,11 @@ test-all: check
 # onnxprune against the same work written by hand, on Fashion-MNIST and CIFAR-10 (ONNXPRUNE_DATA); half an hour.
 bench: $(INSTALLED)
 	$(BIN)/python -W ignore benchmarks/bench.py
+
+# The documentation as a site, in build/site; what warns is an error.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(BIN)/python -m mkdocs build --strict
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

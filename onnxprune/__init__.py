@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from onnxprune.common.errors import InputError, OnnxpruneError, RunError
 from onnxprune.version import __version__
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxprune.analysis.profiling import Profile
     from onnxprune.quantization.result import QuantizeReport
     from onnxprune.reduction.result import PruneReport
+    from onnxprune.settings.arguments import PointSettings, SweepSettings
     from onnxprune.settings.sweep import Sweep
 
 __all__ = [
@@ -38,7 +39,8 @@ def sweep(
     workers: int | None = None,
     executor: str = "local",
     executor_settings: Any = None,
-    **settings: Any,
+    replace: bool = False,
+    **settings: Unpack["SweepSettings"],
 ) -> "pd.DataFrame":
     """Runs a sweep and returns its table, one row a point; the columns are those of `results.csv`.
 
@@ -54,6 +56,7 @@ def sweep(
         workers: processes that run points side by side; default: as many as pay.
         executor: where points run: "local", "ray", or the name that another package gives to its own.
         executor_settings: its own, as `onnxprune.study.cluster.ClusterSettings` for "ray"; default: its defaults.
+        replace: remove the points of another study of the same `name`, which is refused otherwise.
         settings: fields of `onnxprune.settings.point.Point`; several values of an axis give the product.
 
     Raises:
@@ -62,9 +65,19 @@ def sweep(
     """
     from onnxprune.settings.sweep import Sweep
 
-    plan = Sweep.read(Path(spec), settings) if spec is not None else Sweep.parse(settings)
-    how = {"workers": workers, "executor": executor, "executor_settings": executor_settings}
-    return _run(plan, out, data_dir, retry_failed=retry_failed, track=track, **how)
+    given: dict[str, Any] = {**settings}
+    plan = Sweep.read(Path(spec), given) if spec is not None else Sweep.parse(given)
+    return _run(
+        plan,
+        out,
+        data_dir,
+        retry_failed=retry_failed,
+        track=track,
+        workers=workers,
+        executor=executor,
+        executor_settings=executor_settings,
+        others="replace" if replace else "refuse",
+    )
 
 
 def _run(plan: "Sweep", out: str | Path, data_dir: str | Path | None, **how: Any) -> "pd.DataFrame":
@@ -82,12 +95,20 @@ def run_experiment(
     out: str | Path = "experiments/runs",
     data_dir: str | Path | None = None,
     retry_failed: bool = False,
-    **settings: Any,
+    replace: bool = False,
+    **settings: Unpack["PointSettings"],
 ) -> "pd.DataFrame":
     """Runs one point and returns its row, a table of length one.
 
     Example:
         >>> row = onnxprune.run_experiment(model="slp", dataset="digits", technique="weight", sparsity=80)
+
+    Args:
+        out: folder that results go under.
+        data_dir: folder of the datasets.
+        retry_failed: run the point again if it failed before.
+        replace: remove the points of another study of the same `name`, which is refused otherwise.
+        settings: fields of `onnxprune.settings.point.Point`.
 
     Raises:
         InputError: settings of several points, or settings or data that cannot be used.
@@ -95,7 +116,8 @@ def run_experiment(
     """
     from onnxprune.settings.sweep import Sweep
 
-    return _run(Sweep.one_point(settings), out, data_dir, retry_failed=retry_failed)
+    others = "replace" if replace else "refuse"
+    return _run(Sweep.one_point({**settings}), out, data_dir, retry_failed=retry_failed, others=others)
 
 
 def profile(path: str | Path, **settings: Any) -> "Profile":

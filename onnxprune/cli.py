@@ -16,13 +16,13 @@ from onnxprune.version import __version__
 # command -> the module of it and its summary: help needs no import, and a command imports only what it needs
 _COMMANDS = {
     "sweep": ("onnxprune.commands.study", "Run a study: every combination of the values given."),
-    "run": ("onnxprune.commands.study", "Run one point."),
+    "run": ("onnxprune.commands.study", "Run one point: one network, pruned in one way by one amount."),
     "search": ("onnxprune.commands.search", "Find the highest sparsity that loses no more than allowed."),
     "sensitivity": ("onnxprune.commands.sensitivity", "Accuracy against sparsity, one layer at a time."),
     "results": ("onnxprune.commands.study", "Print the table of a sweep, finished or still running."),
     "retime": ("onnxprune.commands.retime", "Measure the latencies of a sweep again."),
     "report": ("onnxprune.commands.report", "Write a page on sweeps, finished or still running."),
-    "plot": ("onnxprune.commands.plot", "Draw a figure of a sweep for a paper."),
+    "plot": ("onnxprune.commands.plot", "Draw a figure of sweeps for a paper."),
     "prune": ("onnxprune.commands.prune", "Prune any ONNX file: smaller and faster, without its source code."),
     "quantize": ("onnxprune.commands.quantize", "Quantise any ONNX file to int8 or float16: what is lost and gained."),
     "profile": ("onnxprune.commands.profile", "Profile any ONNX file: what it holds, what it costs, how fast it is."),
@@ -31,6 +31,7 @@ _COMMANDS = {
     "evaluate": ("onnxprune.commands.evaluate", "Measure the accuracy of an ONNX file on a dataset's full test set."),
     "predict": ("onnxprune.commands.predict", "Classify picture files, by the metadata in an ONNX file."),
     "deploy": ("onnxprune.commands.deploy", "Copy the best model of a sweep, with a model card."),
+    "clean": ("onnxprune.commands.clean", "Remove the models of a sweep that are not needed any more."),
     "doctor": ("onnxprune.commands.doctor", "Check the installation, the data and the machine."),
     "models": ("onnxprune.commands.listings", "List the models."),
     "datasets": ("onnxprune.commands.listings", "List the datasets."),
@@ -59,7 +60,7 @@ def main() -> NoReturn:
         click.echo(
             "Interrupted. What is finished is kept; of a study, the same command again goes on from there.", err=True
         )
-        sys.exit(143 if isinstance(error, interruption.Terminated) else 130)
+        interruption.leave(143 if isinstance(error, interruption.Terminated) else 130)
     except OnnxpruneError as error:
         for line in str(error).splitlines():
             click.echo(f"Error: {printable(line)}", err=True)

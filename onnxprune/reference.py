@@ -6,6 +6,7 @@ python -m onnxprune.reference > docs/cli.md
 import click
 
 from onnxprune.cli import cli
+from onnxprune.commands.points import show_all
 
 _WIDTH = 100
 _HEAD = """# Command line
@@ -41,6 +42,7 @@ def reference() -> str:
         command = cli.get_command(context, name)
         if command is not None:
             inner = click.Context(command, info_name=name, parent=context, terminal_width=_WIDTH)
+            show_all(inner)
             parts.append(f"## onnxprune {name}\n\n```\n{command.get_help(inner)}\n```\n")
     return "\n".join(parts)
 

@@ -6,13 +6,17 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import warm
+import yaml
 from command_line import REPOSITORY
 
 from onnxprune.models import MODELS, Model, Recipe
-from onnxprune.settings.sweep import Sweep
+from onnxprune.settings.arguments import PointSettings, SweepSettings
+from onnxprune.settings.point import FIELDS
+from onnxprune.settings.sweep import SHORTHANDS, Sweep
 from onnxprune.study.controller import run_sweep
 
 DOCS = REPOSITORY / "docs"
@@ -26,6 +30,7 @@ GUIDE = [
     pytest.param("choosing-what-to-ship", marks=pytest.mark.slow),
     pytest.param("schedules", marks=pytest.mark.slow),
     "extending",
+    "api",
 ]
 
 
@@ -101,3 +106,21 @@ def test_links_of_the_docs_lead_somewhere() -> None:
     for page in [*DOCS.glob("*.md"), REPOSITORY / "README.md"]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_page_is_on_the_site_and_no_other() -> None:
+    pages: list[str] = []
+
+    def collect(entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
+            for value in entry.values():
+                pages.append(value) if isinstance(value, str) else collect(value)
+
+    collect(yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    assert sorted(pages) == sorted(page.name for page in DOCS.glob("*.md"))
+
+
+def test_the_arguments_of_the_functions_are_the_settings() -> None:
+    one, several = (set(kind.__annotations__) for kind in (PointSettings, SweepSettings))
+    assert one == {*FIELDS, "name"}
+    assert several == {*FIELDS, *SHORTHANDS, "name"}

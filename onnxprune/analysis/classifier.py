@@ -11,6 +11,7 @@ import onnxruntime
 from onnxprune.analysis.evaluation import as_logits
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import identities
+from onnxprune.graph.baking import BAKED
 from onnxprune.graph.files import load
 from onnxprune.graph.images import ImageInput
 from onnxprune.graph.metadata import Metadata, Normalisation, parse
@@ -62,23 +63,37 @@ class Classifier:
         if self.batch and count % self.batch:
             filler = np.zeros((-count % self.batch, *images.shape[1:]), np.uint8)
             images = np.concatenate([images, filler])
-        part = size * max(1, _MOST_BYTES // max(1, images[:size].nbytes))  # that is handed over at once
-        pieces = [self._scores(images[at : at + part], normalisation, size) for at in range(0, len(images), part)]
-        found = np.concatenate(pieces)
+        found = scores(self.path, images, normalisation, size, device=self.device, threads=self.threads)
         if found.ndim != 2 or len(found) != len(images):
             raise InputError(f"{self.path}: answers with {list(found.shape)} to {len(images)} images")
         return as_logits(found[:count])
 
-    def _scores(self, images: np.ndarray, normalisation: Normalisation, batch: int) -> np.ndarray:
-        size = bytes_around(self.path)
-        seconds = SECONDS + size / 50e6 + _SECONDS_AN_IMAGE * len(images)
-        limits = Limits(run_memory(size, images.nbytes * 4), self.threads, self.device == "cpu")
+
+def scores(
+    path: Path,
+    images: np.ndarray,
+    normalisation: Normalisation,
+    batch: int,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+) -> np.ndarray:
+    """What a file answers to uint8 images (N, C, H, W), float32 (N, classes), by the helper process.
+
+    Raises:
+        InputError: it does not take them, or goes beyond the limits.
+    """
+    size = bytes_around(path)
+    part = batch * max(1, _MOST_BYTES // max(1, images[:batch].nbytes))  # images that are handed over at once
+    pieces = []
+    for start in range(0, len(images), part):
+        some = images[start : start + part]
+        limits = Limits(run_memory(size, some.nbytes * 4), threads, device == "cpu")
+        seconds = SECONDS + size / 50e6 + _SECONDS_AN_IMAGE * len(some)
         how = (normalisation.mean, normalisation.std, batch, seconds)
-        with refusals(self.path):
-            found: np.ndarray = guarded(
-                f"{__name__}:scores_of", self.path, self.device, self.threads, images, *how, limits=limits
-            )
-        return found
+        with refusals(path):
+            pieces.append(guarded(f"{__name__}:scores_of", path, device, threads, some, *how, limits=limits))
+    return np.concatenate(pieces)
 
 
 def open_classifier(path: Path, *, device: str = "cpu", threads: int = 1) -> Classifier:
@@ -102,6 +117,8 @@ def looked_at(path: Path, device: str, threads: int, seconds: float) -> Classifi
     stage("opening it", seconds)
     load(path)
     session = _session(path, device, threads)
+    if BAKED in session.get_modelmeta().custom_metadata_map:
+        raise InputError(f"{path}: it prepares pictures itself ('deploy --bake'): expected the plain file beside it")
     try:
         image, given = image_input(session), scores_output(session)
     except InputError as error:
@@ -132,7 +149,7 @@ def scores_of(
     batch: int,
     seconds: float,
 ) -> np.ndarray:
-    """The other side of `Classifier.logits`, in the helper process: see `runtime.session.run_batched`."""
+    """The other side of `scores`, in the helper process: see `runtime.session.run_batched`."""
     stage(f"a run on {len(images):,} image(s)", seconds)
     return run_batched(_session(path, device, threads), images, mean, std, batch)
 

@@ -78,7 +78,8 @@ def predict(classifier: Classifier, paths: list[Path]) -> list[Prediction]:
             errors.append(str(error))
     if errors:
         raise InputError("\n".join(errors))
-    images = np.stack([_bordered(pixels, classifier, shape) for pixels, _ in loaded])
+    taken = metadata.input_shape or shape
+    images = np.stack([bordered(pixels, taken, shape) for pixels, _ in loaded])
     logits = classifier.logits(images, metadata.normalisation)
     if logits.shape[1] != len(metadata.classes):
         raise InputError(
@@ -93,10 +94,9 @@ def predict(classifier: Classifier, paths: list[Path]) -> list[Prediction]:
     ]
 
 
-def _bordered(pixels: np.ndarray, classifier: Classifier, shape: tuple[int, int, int]) -> np.ndarray:
-    """With the black border of `Dataset.padded` where the file takes larger images."""
-    taken = classifier.metadata.input_shape or shape
-    gaps = [have - size for have, size in zip(taken[1:], pixels.shape[1:], strict=True)]
+def bordered(pixels: np.ndarray, taken: tuple[int, int, int], shape: tuple[int, int, int]) -> np.ndarray:
+    """Pixels of `shape` (C, H, W) with the black border of `Dataset.padded` where a file takes more."""
+    gaps = [have - size for have, size in zip(taken[1:], shape[1:], strict=True)]
     return np.pad(pixels, ((0, 0), *((gap // 2, gap - gap // 2) for gap in gaps)))
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
+from onnxprune.analysis.classifier import scores
 from onnxprune.analysis.evaluation import as_logits, score
 from onnxprune.bridge.graph_input import SECONDS_TO_OPEN, image_input, image_layout
 from onnxprune.common.errors import InputError
@@ -13,8 +13,8 @@ from onnxprune.data.dataset import Dataset, Split
 from onnxprune.graph.images import ImageInput
 from onnxprune.graph.metadata import Normalisation, parse
 from onnxprune.graph.network import metadata, read
+from onnxprune.models.onnx_file import digest
 from onnxprune.runtime.probe import probe
-from onnxprune.runtime.session import open_session, run_batched
 
 _IMAGES = 1000  # of the training split, on which normalisations are tried
 _LEAST = 2.0  # times chance: less says that none of them is right
@@ -27,7 +27,8 @@ _PUBLISHED = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 # what was found for a file and data: the steps of a search ask again
-_tried: dict[tuple[Path, int, str, tuple[int, int, int]], tuple[Normalisation, str]] = {}
+_BATCH = 100
+_tried: dict[tuple[Path, str, str, tuple[int, int, int]], tuple[Normalisation, str]] = {}
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -64,7 +65,7 @@ def as_the_file_takes(path: Path, dataset: Dataset, mean: str | None, std: str |
     recorded = parse(metadata(network.model)).normalisation
     if recorded is not None:
         return Convention(_normalised(path, dataset, recorded), "")
-    known = (path, path.stat().st_mtime_ns, dataset.checksum, dataset.input_shape)
+    known = (path, digest(str(path)), dataset.checksum, dataset.input_shape)
     if known not in _tried:
         _tried[known] = _found(path, dataset)
     used, note = _tried[known]
@@ -87,11 +88,10 @@ def _largest(image: ImageInput) -> int:
 def _found(path: Path, dataset: Dataset) -> tuple[Normalisation, str]:
     """The usual normalisation with which a file answers best, and a line that says so."""
     few = Split(dataset.train.images[:_IMAGES], dataset.train.labels[:_IMAGES])
-    session = open_session(path)
     usual = _usual(dataset)
-    scores = {name: _score(session, few, candidate) for name, candidate in usual.items()}
-    best = min(scores, key=lambda name: scores[name][1])
-    used, accuracy = usual[best], scores[best][0]
+    tried = {name: _score(path, few, candidate) for name, candidate in usual.items()}
+    best = min(tried, key=lambda name: tried[name][1])
+    used, accuracy = usual[best], tried[best][0]
     chance = 100 * float(np.bincount(few.labels).max()) / len(few)
     if accuracy < min(_LEAST * chance, (100 + chance) / 2):
         raise InputError(
@@ -118,12 +118,10 @@ def _usual(dataset: Dataset) -> dict[str, Normalisation]:
     return found
 
 
-def _score(session: onnxruntime.InferenceSession, split: Split, normalisation: Normalisation) -> tuple[float, float]:
+def _score(path: Path, split: Split, normalisation: Normalisation) -> tuple[float, float]:
     """Accuracy in percent, and cross-entropy, which is infinite where answers are no numbers."""
-    scores = score(
-        as_logits(run_batched(session, split.images, normalisation.mean, normalisation.std, 100)), split.labels
-    )
-    return scores.accuracy, scores.cross_entropy if np.isfinite(scores.cross_entropy) else np.inf
+    found = score(as_logits(scores(path, split.images, normalisation, _BATCH)), split.labels)
+    return found.accuracy, found.cross_entropy if np.isfinite(found.cross_entropy) else np.inf
 
 
 def _normalised(path: Path, dataset: Dataset, used: Normalisation) -> Dataset:

@@ -17,6 +17,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.graph.images import ImageInput, Layout
 from onnxprune.graph.network import Network, attribute, label_of, live_nodes, opset, read, reads
 from onnxprune.graph.nodes import operator_type
+from onnxprune.models.onnx_file import digest
 from onnxprune.reduction.preparation import Prepared, prepare
 from onnxprune.runtime.probe import probe
 
@@ -62,7 +63,7 @@ def read_network(path: Path, shape: tuple[int, int, int], classes: int | None = 
         InputError: the file cannot be read, followed or run in PyTorch, or takes or gives something else.
     """
     try:
-        prepared = _prepared(path, path.stat().st_mtime_ns, shape)
+        prepared = _prepared(path, digest(str(path)), shape)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     image = image_input(prepared.source, str(path))
@@ -79,11 +80,13 @@ def read_network(path: Path, shape: tuple[int, int, int], classes: int | None = 
 
 
 @functools.lru_cache(maxsize=2)
-def _prepared(path: Path, changed: int, shape: tuple[int, int, int]) -> Prepared:
+def _prepared(path: Path, _content: str, shape: tuple[int, int, int]) -> Prepared:
     """A file's graph, followed once."""
-    probe(path, seconds=SECONDS_TO_OPEN, counted=True)
+    probe(path, seconds=SECONDS_TO_OPEN)
     image = image_input(read(path), str(path))
-    return prepare(path, image.shapes(image_layout(image, shape, str(path))))
+    shapes = image.shapes(image_layout(image, shape, str(path)))
+    probe(path, seconds=SECONDS_TO_OPEN, counted=shapes, fresh=False)
+    return prepare(path, shapes)
 
 
 def _scores(prepared: Prepared, path: Path, classes: int | None) -> tuple[str, bool]:

@@ -22,12 +22,12 @@ _DROP = 1.0
     "--max-drop",
     type=click.FloatRange(min=0),
     metavar="POINTS",
-    help=f"Of validation accuracy below the base's, at most  [default: {_DROP:g}, none with --min-accuracy].",
+    help=f"Percentage points of validation accuracy that may be lost  [default: {_DROP:g}, none with --min-accuracy].",
 )
-@click.option("--min-accuracy", type=click.FloatRange(0, 100), metavar="PERCENT", help="Of validation, at least.")
-@click.option("--min-speedup", type=click.FloatRange(min=0), metavar="RATIO", help="Measured, at least.")
-@click.option("--max-latency-ms", type=click.FloatRange(min=0), metavar="MS", help="Median of a batch, at most.")
-@click.option("--max-bytes", type=click.IntRange(min=0), metavar="N", help="Of the ONNX file, at most.")
+@click.option("--min-accuracy", type=click.FloatRange(0, 100), metavar="PERCENT", help="Least validation accuracy.")
+@click.option("--min-speedup", type=click.FloatRange(min=0), metavar="RATIO", help="Least measured speedup.")
+@click.option("--max-latency-ms", type=click.FloatRange(min=0), metavar="MS", help="Highest median latency of a batch.")
+@click.option("--max-bytes", type=click.IntRange(min=0), metavar="N", help="Largest ONNX file.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -42,19 +42,36 @@ _DROP = 1.0
     show_default=True,
     help="A file, or a Triton model repository.",
 )
+@click.option(
+    "--bake",
+    is_flag=True,
+    help="Write a file too that takes pixels and gives probabilities: preprocessing in the graph.",
+)
+@click.option(
+    "--license", metavar="ID", help="Licence that the card states, such as apache-2.0  [default: not stated]."
+)
 @machine_readable
-def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, output: str | None, **limits: Any) -> None:
+def deploy(
+    sweep: Path,
+    max_drop: float | None,
+    out: Path,
+    layout: Any,
+    bake: bool,
+    license: str | None,
+    output: str | None,
+    **limits: Any,
+) -> None:
     """Copy the best model of a sweep, with a model card.
 
     The best is the fastest measured (the one of the fewest MACs where nothing was timed) of those that satisfy every
-    constraint; among equally fast ones, that of the highest validation accuracy. The test accuracy is reported and has
-    no say. Several seeds are decided on by their means, and the file of the best one is copied. A sweep of several
+    constraint; among equally fast ones, that of the highest validation accuracy. Test accuracy is reported but not used
+    to choose. Several seeds are decided on by their means, and the file of the best one is copied. A sweep of several
     models, datasets or batch sizes gives one for each.
 
     \b
     Examples:
       onnxprune deploy experiments/runs/demo
-      onnxprune deploy experiments/runs/demo --max-drop 0.5 --min-speedup 2 --layout triton
+      onnxprune deploy experiments/runs/demo --max-drop 0.5 --min-speedup 2 --bake --license apache-2.0
     """
     from onnxprune.common.errors import RunError
     from onnxprune.delivery import choice as choices
@@ -70,7 +87,7 @@ def deploy(sweep: Path, max_drop: float | None, out: Path, layout: Any, output: 
         except RunError as error:
             misses.append(str(error))
             continue
-        deployed = deployment.deploy(choice, sweep, out, layout)
+        deployed = deployment.deploy(choice, sweep, out, layout, bake=bake, license=license)
         entries.append(deployed.entry)
         if output is None:
             _print(choice, deployed, [constraint.text for constraint in wanted])
@@ -110,7 +127,7 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
     echo()
     lines = [
         ("accuracy on the test set, %", "accuracy", "{:.2f}"),
-        ("validation accuracy, which decides, %", "validation_accuracy", "{:.2f}"),
+        ("validation accuracy, used to choose, %", "validation_accuracy", "{:.2f}"),
         ("MACs an image", "macs", "{:,.0f}"),
         ("bytes", "file_bytes", "{:,.0f}"),
     ]
@@ -132,3 +149,4 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
     echo()
     for path in deployed.files:
         echo(f"{path}")
+    echo(f"\nTo compare it with its base again:\n{deployed.compare}")

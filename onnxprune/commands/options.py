@@ -31,11 +31,26 @@ RUNS = click.option(
     show_default=True,
     help="Folder that results go under.",
 )
+NAME = click.option(
+    "--name",
+    metavar="NAME",
+    help="Folder under --out that the results go to  [default: named after the settings].",
+)
+REPLACE = click.option(
+    "--replace", is_flag=True, help="Where --name has points of a study with other settings, remove them."
+)
+SEEDS = click.option(
+    "--seeds", metavar="N", help="Seeds 0 to N-1, or a list such as 3,7; results are their mean and standard deviation."
+)
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Show the plan, what it costs, and whether all of it can be pruned; run nothing."
+)
+WHERE = "Only rows for which this holds: technique=structured, 'sparsity <= 50', model!=slp; again for one more."
 WORKERS = click.option(
     "--workers",
     type=click.IntRange(1, 1024),
     metavar="N",
-    help="Processes that run points side by side; 1: one after the other  [default: as many as pay].",
+    help="Points to run at the same time, each in its own process  [default: as many as help].",
 )
 
 
@@ -62,7 +77,7 @@ def executor(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--address",
             metavar="URL",
-            help="Of a running Ray cluster, as ray://host:10001, or auto  [default: one of this machine].",
+            help="Address of a running Ray cluster, as ray://host:10001, or auto  [default: one of this machine].",
         ),
         click.option(
             "--executor",
@@ -95,10 +110,10 @@ IMAGE_SIZE = click.option(
     help="HEIGHTxWIDTH that pictures of a folder are resized to, or one number for both.",
 )
 DEVICE = click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it runs."
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What it runs on."
 )
 THREADS = click.option(
-    "--threads", type=click.IntRange(1, 1024), help="Of the processor  [default: one for each core]."
+    "--threads", type=click.IntRange(1, 1024), help="Processor threads  [default: one for each core]."
 )
 
 
@@ -208,9 +223,11 @@ MEAN = click.option(
     "--mean",
     metavar="NUMBERS",
     callback=_decimals,
-    help="Of pixels in [0, 1]: one number, or one for each channel, with commas  [default: the file's metadata].",
+    help="Mean of pixels in [0, 1]: one number, or one for each channel, with commas  [default: the file's metadata].",
 )
-STD = click.option("--std", metavar="NUMBERS", callback=_decimals, help="Standard deviation; likewise.")
+STD = click.option(
+    "--std", metavar="NUMBERS", callback=_decimals, help="Standard deviation of pixels in [0, 1], in the same form."
+)
 
 
 def check_measured(model: Path) -> None:

@@ -1,39 +1,67 @@
-"""`plot`: a figure of a sweep for a paper."""
+"""`plot`: a figure of sweeps for a paper."""
 
 from pathlib import Path
 
 import click
 
 from onnxprune.commands.console import echo
-from onnxprune.commands.options import warn
+from onnxprune.commands.options import WHERE, warn
 
 
 @click.command()
-@click.argument("sweep", type=click.Path(path_type=Path))
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--x", default="achieved_sparsity", show_default=True, metavar="COLUMN", help="Across: a column of results.csv."
+    "--x",
+    default="achieved_sparsity",
+    show_default=True,
+    metavar="COLUMN",
+    help="Column of results.csv for the horizontal axis.",
 )
-@click.option("--y", default="accuracy", show_default=True, metavar="COLUMN", help="Upwards: likewise.")
+@click.option("--y", default="accuracy", show_default=True, metavar="COLUMN", help="Column for the vertical axis.")
+@click.option("--where", multiple=True, metavar="CONDITION", help=WHERE)
+@click.option("--log-x", is_flag=True, help="Logarithmic horizontal axis.")
+@click.option("--log-y", is_flag=True, help="Logarithmic vertical axis.")
+@click.option(
+    "--width",
+    type=click.FloatRange(1, 50),
+    default=3.5,
+    show_default=True,
+    metavar="INCHES",
+    help="Width of the figure; 3.5 is one column of a two-column page, 7 is both.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
     metavar="FILE",
-    help="Figure to write; .pdf, .svg or .png decides the format.",
+    help="Figure to write; .pdf, .svg or .png decides the format  [default: Y-over-X.pdf in the folder of the first "
+    "sweep].",
 )
-def plot(sweep: Path, x: str, y: str, out: Path) -> None:
-    """Draw a figure of a sweep for a paper.
+def plot(
+    sweeps: tuple[Path, ...],
+    x: str,
+    y: str,
+    where: tuple[str, ...],
+    log_x: bool,
+    log_y: bool,
+    width: float,
+    out: Path | None,
+) -> None:
+    """Draw a figure of sweeps for a paper.
 
-    One column of the results against another, as wide as a column of a paper. A curve for each technique, with 95 %
-    intervals; several seeds give their mean and a band of one standard deviation. Networks that have collapsed may lie
-    beyond the axis. Fonts are embedded.
+    One column of the results against another: a curve for each technique and sweep, with 95 %
+    intervals; several seeds give their mean and a
+    band of one standard deviation. Lines show the unpruned network and, where the study has it, the point of 0 %, which
+    was fine-tuned without being pruned. Networks that predict the same for every image are crosses at the frame where
+    a sparsity is the horizontal axis, and are left out elsewhere. Fonts are embedded; in SVG, text stays text.
 
     \b
     Examples:
-      onnxprune plot experiments/runs/demo --x achieved_sparsity --y accuracy --out accuracy.pdf
-      onnxprune plot experiments/runs/demo --x macs --y latency_ms_paired --out latency.svg
+      onnxprune plot experiments/runs/demo
+      onnxprune plot experiments/runs/demo --x macs --y accuracy --log-x --where technique=structured,neuron
+      onnxprune plot experiments/runs/l1 experiments/runs/taylor --x speedup --width 7 --out comparison.svg
     """
     from onnxprune.report.figures import plot as draw
 
-    draw(sweep, x, y, out, warn)
-    echo(out)
+    path = out or sweeps[0] / f"{y}-over-{x}.pdf"
+    draw(sweeps, x, y, path, where=where, log=(log_x, log_y), width=width, say=warn)
+    echo(path)

@@ -33,18 +33,19 @@ _MOST_NAMES = 4  # of frozen groups of one reason
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--sparsity", type=float, metavar="PERCENT", help="How much goes: of each group's units, or of the weights."
+    "--sparsity", type=float, metavar="PERCENT", help="How much to remove: of each group's units, or of the weights."
 )
 @click.option(
     "--target",
     metavar="WHAT=SHARE",
-    help="macs=0.5 or latency=0.5, measured: what may be left; layers lose by their sensitivity and cost.",
+    help="What may be left: macs=0.5, or latency=0.5, measured; layers lose by their sensitivity and cost.",
 )
 @click.option(
     "--max-drop",
     type=float,
     metavar="POINTS",
-    help="As much as loses no more accuracy on validation images or, without labels, agreement with the original.",
+    help="Remove as much as loses no more accuracy on validation images or, without labels, agreement with the "
+    "original.",
 )
 @click.option(
     "--technique",
@@ -61,7 +62,7 @@ _MOST_NAMES = 4  # of frozen groups of one reason
     help="Unlabelled inputs: FILE.npz with an array for each input, a dataset's name or .npz, or a folder of pictures.",
 )
 @DATA_DIR
-@click.option("--samples", type=int, default=512, show_default=True, help="Of the data, at most.")
+@click.option("--samples", type=int, default=512, show_default=True, help="Inputs of --data to use, at most.")
 @MEAN
 @STD
 @click.option(
@@ -85,9 +86,9 @@ _MOST_NAMES = 4  # of frozen groups of one reason
     default="bias,ridge,match",
     show_default=True,
     metavar="METHODS",
-    help="Those that may repair what is left, from the samples; none.",
+    help="Repairs that may be tried on what is left, from the samples; or none.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn at random.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--no-latency", is_flag=True, help="Do not time the file against the original.")
 @BATCH_SIZES
 @THREADS

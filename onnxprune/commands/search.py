@@ -6,11 +6,26 @@ from typing import Any
 
 import click
 
-from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS, machine_readable, print_rows, warn
+from onnxprune.commands.options import (
+    DATA_DIR,
+    DRY_RUN,
+    NAME,
+    REPLACE,
+    RUNS,
+    SEEDS,
+    WORKERS,
+    machine_readable,
+    print_rows,
+    warn,
+)
+from onnxprune.commands.plan import print_plan
 from onnxprune.commands.points import PointCommand
+from onnxprune.common.progress import Verbosity, waiting
 
 
 class _SearchCommand(PointCommand):
+    basics = ("max_drop", "step")
+
     def fields(self) -> set[str]:
         from onnxprune.settings.point import FIELDS
 
@@ -24,7 +39,7 @@ class _SearchCommand(PointCommand):
     default=1.0,
     show_default=True,
     metavar="POINTS",
-    help="Points of validation accuracy that may be lost against the base.",
+    help="Percentage points of validation accuracy that may be lost.",
 )
 @click.option(
     "--step",
@@ -32,10 +47,12 @@ class _SearchCommand(PointCommand):
     default=1,
     show_default=True,
     metavar="PERCENT",
-    help="Look at multiples of this sparsity only.",
+    help="Try only multiples of this sparsity.",
 )
-@click.option("--name", help="Name of the results' folder  [default: made of the settings].")
-@click.option("--seeds", help="Decide by the mean over seeds 0 to N-1.", metavar="N")
+@NAME
+@REPLACE
+@SEEDS
+@DRY_RUN
 @DATA_DIR
 @RUNS
 @WORKERS
@@ -47,6 +64,8 @@ def search(
     data_dir: Path | None,
     out: Path,
     workers: int | None,
+    replace: bool,
+    dry_run: bool,
     quiet: bool,
     output: str | None,
     **options: Any,
@@ -54,21 +73,37 @@ def search(
     """Find the highest sparsity that loses no more than allowed.
 
     Bisects, for each technique, over points that are run as in a sweep; those that a sweep under --out has finished
-    with the same settings are not run again. The validation split decides; test accuracy is only told.
+    with the same settings are not run again. The validation split decides; test accuracy is reported but not used to
+    choose.
 
     \b
     Examples:
       onnxprune search --model cnn --dataset fmnist --max-drop 1.0
       onnxprune search --model cnn --technique structured --max-drop 0.5 --seeds 3 --step 5
     """
-    from onnxprune.common.progress import Verbosity
     from onnxprune.settings.sweep import Sweep
-    from onnxprune.study.search import search as bisect
 
     given = {name: value for name, value in options.items() if value is not None}
     plan = Sweep.parse({**given, "sparsity": 50})
     verbosity = Verbosity.QUIET if quiet else Verbosity.NORMAL
-    found = bisect(plan, max_drop, out, data_dir, step=step, verbosity=verbosity, workers=workers, say=warn)
+    with waiting("loading PyTorch and NNI", verbosity):
+        from onnxprune.study.search import most_points
+        from onnxprune.study.search import search as bisect
+
+    if dry_run:
+        print_plan(plan, most_points(plan, step), out, data_dir, verbosity, as_json=output == "json", searched=True)
+        return
+    found = bisect(
+        plan,
+        max_drop,
+        out,
+        data_dir,
+        step=step,
+        verbosity=verbosity,
+        workers=workers,
+        replace=replace,
+        say=warn,
+    )
     if output is not None:
         print_rows([dataclasses.asdict(entry) for entry in found], output)
         return

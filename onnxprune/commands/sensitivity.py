@@ -16,6 +16,7 @@ _SPARSITIES = "10:90:10"
 
 class _SensitivityCommand(PointCommand):
     several = False
+    basics = ("images", "figure")
 
     def fields(self) -> Collection[str]:
         from onnxprune.settings.point import BASE_FIELDS
@@ -65,7 +66,7 @@ def sensitivity(
     """
     from onnxprune.commands.tables import layers_by_sparsity, print_sensitivity
     from onnxprune.common.output import silenced
-    from onnxprune.common.progress import Verbosity
+    from onnxprune.common.progress import Verbosity, waiting
     from onnxprune.settings.sweep import Sweep
 
     plan = Sweep.parse({"technique": "weight"} | {name: value for name, value in options.items() if value is not None})
@@ -73,10 +74,11 @@ def sensitivity(
         from onnxprune.report.figures import check_format
 
         check_format(figure)
-    with silenced():
+    verbosity = Verbosity.QUIET if quiet else Verbosity.NORMAL
+    with waiting("loading PyTorch and NNI", verbosity), silenced():
         from onnxprune.study.sensitivity import sensitivity as accuracies
 
-    found = accuracies(plan, out, data_dir, images, Verbosity.QUIET if quiet else Verbosity.NORMAL)
+    found = accuracies(plan, out, data_dir, images, verbosity)
     if output is not None:
         print_rows([dataclasses.asdict(entry) for entry in found], output)
     else:

@@ -1,23 +1,23 @@
 """`sweep`, `run` and `results`: the study."""
 
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxprune.commands.console import echo
-from onnxprune.commands.options import DATA_DIR, RUNS, WORKERS, executor, warn
+from onnxprune.commands.options import DATA_DIR, DRY_RUN, NAME, REPLACE, RUNS, SEEDS, WHERE, WORKERS, executor, warn
+from onnxprune.commands.plan import print_plan
 from onnxprune.commands.points import PointCommand
 from onnxprune.commands.report import PAGE
+from onnxprune.common.progress import Verbosity, waiting
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from onnxprune.common.progress import Verbosity
     from onnxprune.settings.sweep import Sweep
 
 
@@ -37,15 +37,14 @@ class _How:
     as_json: bool
     as_csv: bool
     track: str | None
+    dry_run: bool
     workers: int | None
     executor: str
     executor_settings: Any
 
     @property
-    def verbosity(self) -> "Verbosity":
+    def verbosity(self) -> Verbosity:
         """How much is told meanwhile."""
-        from onnxprune.common.progress import Verbosity
-
         return Verbosity.QUIET if self.quiet else Verbosity.VERBOSE if self.verbose else Verbosity.NORMAL
 
 
@@ -64,13 +63,16 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON."),
         click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV."),
-        click.option("--track", metavar="NAMES", help="Hand every point to mlflow or tensorboard; both with a comma."),
+        click.option("--track", metavar="NAME[,...]", help="Log every point to mlflow or tensorboard, or both."),
         click.option("--quiet", is_flag=True, help="No progress: only results and errors."),
-        click.option("--verbose", is_flag=True, help="Tell what each step is doing."),
+        click.option("--verbose", is_flag=True, help="Tell what each step is doing; with --dry-run, list all points."),
+        DRY_RUN,
         DATA_DIR,
         RUNS,
         WORKERS,
-        click.option("--retry-failed", is_flag=True, help="Run again what failed before; otherwise it is only listed."),
+        click.option(
+            "--retry-failed", is_flag=True, help="Run again what failed before; by default it is only listed."
+        ),
     ):
         command = option(command)
     return executor(command)
@@ -78,23 +80,21 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(cls=PointCommand)
 @click.argument("spec", required=False, type=click.Path(path_type=Path))
-@click.option("--name", help="Name of the results' folder  [default: made of the settings].")
-@click.option("--seeds", help="Run seeds 0 to N-1; the table shows mean and standard deviation.", metavar="N")
+@NAME
+@SEEDS
 @click.option(
-    "--controls",
-    metavar="NAMES",
-    help="The same points as controls too: random, layerwise-random, scratch; with commas.",
+    "--controls", metavar="NAME[,...]", help="Comparisons to run beside each point: random, layerwise-random, scratch."
 )
 @click.option(
     "--adaptive", is_flag=True, default=None, help="Short for --schedule adaptive: as far as --max-drop allows."
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan and its counted cost, run nothing.")
+@REPLACE
 @_folders
-def sweep(spec: Path | None, dry_run: bool, **options: Any) -> None:
+def sweep(spec: Path | None, replace: bool, **options: Any) -> None:
     """Run a study: every combination of the values given.
 
-    SPEC is a TOML file with the same settings; options override it. The same command again goes on where it stopped;
-    what failed is only listed again, unless --retry-failed.
+    Options marked [,...] take several values, with commas between them. SPEC is a TOML file with the same settings;
+    options override it. The same command again continues where it stopped.
 
     \b
     Examples:
@@ -106,30 +106,36 @@ def sweep(spec: Path | None, dry_run: bool, **options: Any) -> None:
 
     given, how = _split(options)
     plan = Sweep.read(spec, given) if spec else Sweep.parse(given)
-    if dry_run:
-        _print_plan(plan, how)
+    if how.dry_run:
+        print_plan(plan, plan.points, how.out, how.data_dir, how.verbosity, as_json=how.as_json)
         return
-    _end(_run(plan, how, report=True))
+    _end(_run(plan, how, report=True, replace=replace))
 
 
 @click.command(cls=_OnePointCommand)
 @_folders
 def run(**options: Any) -> None:
-    """Run one point.
+    """Run one point: one network, pruned in one way by one amount.
 
     \b
-    Example:
+    Examples:
       onnxprune run --model cnn --technique structured --sparsity 50
+      onnxprune run --model mynet.py:Net --dataset mine.npz --dry-run
     """
     from onnxprune.settings.sweep import Sweep
 
     given, how = _split(options)
-    _end(_run(Sweep.one_point(given), how))
+    plan = Sweep.one_point(given)
+    if how.dry_run:
+        print_plan(plan, plan.points, how.out, how.data_dir, how.verbosity, as_json=how.as_json)
+        return
+    _end(_run(plan, how))
 
 
-def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
+def _run(plan: "Sweep", how: _How, report: bool = False, replace: bool = False) -> dict[str, str]:
     """Runs, prints, and writes the page if asked for; gives the failures."""
-    from onnxprune.study.controller import run_sweep
+    with waiting("loading PyTorch and NNI", how.verbosity):
+        from onnxprune.study.controller import run_sweep
 
     outcome = run_sweep(
         plan,
@@ -141,6 +147,7 @@ def _run(plan: "Sweep", how: _How, report: bool = False) -> dict[str, str]:
         workers=how.workers,
         executor=how.executor,
         executor_settings=how.executor_settings,
+        others="replace" if replace else "refuse",
     )
     print_table(outcome.folder, outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
@@ -171,25 +178,12 @@ def _end(failures: dict[str, str]) -> None:
 def _print_failures(failures: dict[str, str]) -> None:
     if failures:
         echo(f"{len(failures)} failed:", err=True)
+    by_reason: dict[str, list[str]] = {}
     for name, reason in failures.items():
-        echo(f"  {name}: {reason}", err=True)
-
-
-def _print_plan(plan: "Sweep", how: _How) -> None:
-    from onnxprune.study.estimate import estimate
-
-    cost = estimate(plan.points, how.verbosity)
-    if how.as_json:
-        rows = [point.settings() for point in plan.points]
-        echo(json.dumps({"name": plan.name, "cost": asdict(cost), "points": rows}, indent=1))
-        return
-    for point in plan.points:
-        echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
-    echo(
-        f"{cost.points} points from {cost.bases} base(s): at most {cost.training_images:,} training images "
-        f"and {cost.training_flops / 1e12:.3g} TFLOPs of training (1 MAC = 2 FLOPs; networks that shrink take less), "
-        f"up to {cost.disk_bytes / 1e6:,.0f} MB on disk."
-    )
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        echo(f"  {names[0]}{more}: {reason}", err=True)
 
 
 def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
@@ -209,14 +203,33 @@ def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
-def results(folder: Path, as_json: bool, as_csv: bool) -> None:
-    """Print the table of a sweep, finished or still running."""
+@click.option("--json", "form", flag_value="json", default=None, help="Print the rows as JSON.")
+@click.option("--csv", "form", flag_value="csv", help="Print the rows as CSV.")
+@click.option("--latex", "form", flag_value="latex", help="Print a table for a paper, with booktabs.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print the same table as Markdown.")
+@click.option("--where", multiple=True, metavar="CONDITION", help=WHERE)
+def results(folder: Path, form: str | None, where: tuple[str, ...]) -> None:
+    """Print the table of a sweep, finished or still running.
+
+    \b
+    Examples:
+      onnxprune results experiments/runs/demo
+      onnxprune results experiments/runs/demo --where technique=structured --where "speedup > 2" --latex
+    """
+    from onnxprune.results.conditions import select
     from onnxprune.results.store import failures, result_table
 
     table = result_table(folder, warn)
     _print_failures(failures(folder))
     if not len(table):
         echo(f"{folder} has no finished point yet.", err=True)
-    print_table(folder, table, as_json, as_csv)
+    else:
+        table = select(table, where)
+    if form in ("latex", "markdown") and len(table):
+        from onnxprune.commands import markup
+        from onnxprune.commands.tables import paper_tables
+
+        write = markup.latex if form == "latex" else markup.markdown
+        echo("\n\n".join(write(found) for found in paper_tables(table)))
+        return
+    print_table(folder, table, form == "json", form == "csv")

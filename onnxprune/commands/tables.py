@@ -1,5 +1,6 @@
 """Tables for people: what a sweep found, as text that fits a terminal."""
 
+from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from onnxprune.delivery.modelcard import BEYOND
 from onnxprune.results.seeds import change
 from onnxprune.results.statistics import mean_interval
 from onnxprune.results.timings import noise, remarks
+from onnxprune.results.trained_out import dead_units, not_trained_out
 from onnxprune.settings.point import FIELDS
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ _HEADINGS = (
 )  # fmt: skip
 _INT8 = ("int8 acc\n%", "int8\nbytes", "int8\nspeedup")  # where there are such files
 _LEFT = ("technique\n", "criterion\n", "")
+_NOT_FOR_PAPERS = ("acc before\n%", "loss\n", "non-zero\nparams", "TL\ns")
 # What goes first where the terminal is too narrow for all of it.
 _DISPENSABLE = (
     "loss\n",
@@ -174,6 +177,8 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
         f"The highest sparsity that loses at most {max_drop:g} point(s) of validation accuracy against the base; 0: "
         "none does. ✗: lost more."
     )
+    for remark in dict.fromkeys(entry.remark for entry in found if entry.remark):
+        console.print(f"Note: {remark}.")
     trainings = sum(entry.trainings for entry in found)
     reused = sum(entry.reused for entry in found)
     console.print(f"{_plural(trainings, 'point')} run, {reused} reused.")
@@ -206,9 +211,40 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
         f"trained in {_spread(bases['base_training_seconds'], 1)} s, {bases['base_training_flops'].mean() / 1e12:.3g} "
         f"TFLOPs\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
     )
-    headings = [*_HEADINGS[:-1], *(_INT8 if "int8_accuracy" in rows else ()), _HEADINGS[-1]]
-    cells, sections = [headings], []
-    previous = None
+    if dead := dead_units(bases):
+        assessment += f"\n     {_plural(dead, 'dead unit')}, which no training image makes answer"
+    base_remark = not_trained_out(rows)
+    lines, sections = _lines(rows, point, floor)
+    headings = _headings(rows)
+    cells = [headings, *lines]
+    kept = _fitting(cells, width)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for index in kept:
+        grid.add_column(headings[index], justify="left" if headings[index] in _LEFT else "right", no_wrap=True)
+    for line, section in zip(cells[1:], sections, strict=True):
+        if section:
+            grid.add_section()
+        grid.add_row(*(line[index] for index in kept))
+    found: list[RenderableType] = [heading, assessment, *([f"Note: {base_remark}."] if base_remark else []), grid]
+    left_out = [" ".join(headings[index].split()) for index in range(len(headings)) if index not in kept]
+    networks = int(rows["same_as"].isna().sum())
+    if networks < len(rows):
+        found.append(
+            f"{len(rows)} rows, {_plural(networks, 'network')}: rows marked = are the same one, to the last bit."
+        )
+    if left_out:
+        found.append(f"Not shown for want of room: {', '.join(left_out)}.")
+    return found
+
+
+def _headings(rows: "pd.DataFrame") -> list[str]:
+    """Of the cells of a line, the second files' among them where there are such."""
+    return [*_HEADINGS[:-1], *(_INT8 if "int8_accuracy" in rows else ()), _HEADINGS[-1]]
+
+
+def _lines(rows: "pd.DataFrame", point: list[str], floor: float) -> tuple[list[list[str]], list[bool]]:
+    """The cells of each point of a study, seeds folded, and whether another technique begins there."""
+    lines, sections, previous = [], [], None
     names: dict[str, str] = {}
     for _, seeds in rows.groupby(point, sort=False, dropna=False):
         first = seeds.iloc[0]
@@ -221,24 +257,52 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
         said = [f"= {names[same]}" for same in seeds["same_as"].dropna().unique()[:1] if same in names]
         *numbers, remark = _cells(seeds, floor)
         remark = ", ".join(filter(None, [remark, *said]))
-        cells.append([first["technique"], criterion, f"{first['sparsity']:g}", *numbers, remark])
-    kept = _fitting(cells, width)
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for index in kept:
-        grid.add_column(headings[index], justify="left" if headings[index] in _LEFT else "right", no_wrap=True)
-    for line, section in zip(cells[1:], sections, strict=True):
-        if section:
-            grid.add_section()
-        grid.add_row(*(line[index] for index in kept))
-    found: list[RenderableType] = [heading, assessment, grid]
-    left_out = [" ".join(headings[index].split()) for index in range(len(headings)) if index not in kept]
-    networks = int(rows["same_as"].isna().sum())
-    if networks < len(rows):
-        found.append(
-            f"{len(rows)} rows, {_plural(networks, 'network')}: rows marked = are the same one, to the last bit."
+        lines.append([first["technique"], criterion, f"{first['sparsity']:g}", *numbers, remark])
+    return lines, sections
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """The points of one study, for a paper.
+
+    Attributes:
+        caption: model, data and how the numbers were measured.
+        headings: of the columns.
+        lines: cells, a line a point; seeds folded into mean and standard deviation.
+        sections: whether another technique begins at a line.
+    """
+
+    caption: str
+    headings: list[str]
+    lines: list[list[str]]
+    sections: list[bool]
+
+
+def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
+    """A table for each study, with the columns that say something in it."""
+    point = [name for name in _POINT if name in table]
+    study = [name for name in FIELDS if name in table and name not in (*point, "seed")]
+    floor = noise(table)
+    found = []
+    for _, rows in table.groupby(study, sort=False, dropna=False):
+        row, seeds = rows.iloc[0], rows["seed"].nunique()
+        lines, sections = _lines(rows, point, floor)
+        kept = [
+            index
+            for index, heading in enumerate(_headings(rows))
+            if heading not in _NOT_FOR_PAPERS and any(line[index] not in ("", _MISSING) for line in lines)
+        ]
+        caption = (
+            f"{row['model']} on {row['dataset']}, schedule {row['schedule']}, {_plural(seeds, 'seed')}; acc: accuracy "
+            f"of the ONNX file on {row['test_images']:,} test images; eff. MACs: without those by stored zeros"
         )
-    if left_out:
-        found.append(f"Not shown for want of room: {', '.join(left_out)}.")
+        if rows["speedup"].notna().any():
+            caption += (
+                f"; speedup: measured by onnxruntime on {row['device']}, batch {row['latency_batch']}, "
+                f"{_plural(row['latency_threads'], 'thread')}, ~: within timing noise"
+            )
+        headings = [" ".join(_headings(rows)[index].split()) for index in kept]
+        found.append(PaperTable(caption, headings, [[line[index] for index in kept] for line in lines], sections))
     return found
 
 

@@ -1,7 +1,9 @@
 """Progress on stderr: a live line with the time left on a terminal; of a run of many steps, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from enum import IntEnum
 from types import TracebackType
 from typing import Protocol, SupportsFloat
@@ -67,12 +69,15 @@ class Reporter:
 
     def __init__(self, total: int, verbosity: Verbosity = Verbosity.NORMAL) -> None:
         self._console, self._progress = _live_line("{task.fields[best]}{task.description}", verbosity)
-        self._live = not self._progress.disable
+        self.live = not self._progress.disable  # whether somebody is looking
         self._verbose = verbosity == Verbosity.VERBOSE
         self._task = self._progress.add_task("", total=total, best="")
         self._name = ""
         self._best = 0.0
         self._shown = 0.0
+        self._training: tuple[float, int] | None = (
+            None  # when the step's training was first told of, and how far it was
+        )
 
     def __enter__(self) -> "Reporter":
         self._progress.start()
@@ -85,6 +90,8 @@ class Reporter:
 
     def begin(self, name: str) -> None:
         interruption.check()
+        if name != self._name:
+            self._training = None
         self._name = name
         self._describe("")
 
@@ -96,9 +103,19 @@ class Reporter:
 
     def training(self, done: int, updates: int, loss: SupportsFloat) -> None:
         now = time.monotonic()
-        if self._live and (now - self._shown > SECONDS_BETWEEN or done == updates):
+        if self.live and (now - self._shown > SECONDS_BETWEEN or done == updates):
             self._shown = now
-            self._describe(f"update {done}/{updates}, loss {float(loss):.4f}")
+            self._describe(f"update {done}/{updates}, loss {float(loss):.4f}{self._left(now, done, updates)}")
+
+    def _left(self, now: float, done: int, updates: int) -> str:
+        """How long the step's training still takes, as far as its pace so far tells."""
+        if self._training is None or done < self._training[1]:
+            self._training = (now, done)
+        begun, first = self._training
+        if done == first:
+            return ""
+        seconds = (now - begun) * (updates - done) / (done - first)
+        return f", {duration(seconds)} of training left"
 
     def candidate(self, name: str, drop: float, gain: float) -> None:
         if drop <= MOST_DROP and gain > self._best:
@@ -114,6 +131,13 @@ class Reporter:
 
     def _describe(self, what: str) -> None:
         self._progress.update(self._task, description=printable(f"{self._name} {what}"))
+
+
+def duration(seconds: float) -> str:
+    """As people say it: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 class Stages:
@@ -145,11 +169,24 @@ class Stages:
         self._progress.update(self._task, completed=done, total=total)
 
 
+@contextlib.contextmanager
+def waiting(what: str, verbosity: Verbosity) -> Iterator[None]:
+    """Shows a person at a terminal what is going on during the block, where nobody can tell how much of it is left."""
+    console = _console(verbosity)
+    shown = console.is_terminal and verbosity != Verbosity.QUIET
+    with console.status(what) if shown else contextlib.nullcontext():
+        yield
+
+
+def _console(verbosity: Verbosity) -> Console:
+    # the stream of now: while libraries work, sys.stderr is redirected to a log
+    return Console(file=sys.stderr, soft_wrap=True, highlight=False, markup=False, quiet=verbosity == Verbosity.QUIET)
+
+
 def _live_line(text: str, verbosity: Verbosity) -> tuple[Console, Progress]:
     """A console on stderr, and a line on it with a bar, the time left and `text`, live on a terminal only."""
-    # the stream of now: while libraries work, sys.stderr is redirected to a log
     quiet = verbosity == Verbosity.QUIET
-    console = Console(file=sys.stderr, soft_wrap=True, highlight=False, markup=False, quiet=quiet)
+    console = _console(verbosity)
     progress = Progress(
         SpinnerColumn(),
         BarColumn(bar_width=20),

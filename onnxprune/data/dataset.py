@@ -21,6 +21,7 @@ VALIDATION_SHARE = 0.1
 
 VALIDATION_MOST = 5_000
 
+_STAND_INS = 16  # made-up images
 _SAMPLE = 1  # tells the numbers that a seed draws for a sample from those that it draws for other ends
 
 
@@ -161,6 +162,17 @@ def load(
         available_train=len(train),
         own_shape=None if given is None else x_train.shape[1:],
     )
+
+
+def stand_in(name: str) -> Dataset:
+    """Random images of the shape and classes of a dataset that has a name, which need not be there."""
+    info = DATASETS[name]
+    rng = np.random.default_rng(0)
+    labels = np.arange(max(2, min(len(info.classes), _STAND_INS)))
+    images = rng.integers(0, 256, (len(labels), *info.shape), np.uint8)
+    split = Split(images, labels)
+    mean, std = _statistics(images, name)
+    return Dataset(name, split, split, split, info.classes, mean, std, "", info.train_images)
 
 
 def _own(name: str, size: tuple[int, int] | None, channels: int | None, verbosity: Verbosity) -> OwnData:

@@ -1,6 +1,8 @@
 """From the model that was chosen of a sweep to one that is deployed: the checked copy, the card and the index."""
 
+import datetime
 import hashlib
+import shlex
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,17 +11,21 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from onnxprune.analysis import baking
 from onnxprune.analysis.classifier import open_classifier
+from onnxprune.analysis.comparison import compare as compare_files
 from onnxprune.common.errors import InputError, RunError, StorageError
 from onnxprune.common.files import make_folder, read_json, replacing, write_json, write_text
 from onnxprune.data.registry import title_of
 from onnxprune.delivery.choice import Choice
+from onnxprune.delivery.facts import Facts
 from onnxprune.delivery.headline import percent
-from onnxprune.delivery.modelcard import Facts, write_card
+from onnxprune.delivery.modelcard import Shipped, write_card
 from onnxprune.delivery.variants import FLOAT32, INT8_ALONE
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
 from onnxprune.results import schema, store
+from onnxprune.results.trained_out import not_trained_out
 from onnxprune.settings.point import BASES
 
 INDEX = "index.json"
@@ -27,6 +33,7 @@ Layout = Literal["plain", "triton"]
 
 _NAME_LETTERS = frozenset(string.ascii_letters + string.digits + "-_.")
 
+_TIMING_SECONDS = 0.5  # of one image, when a model is deployed
 _INDEX_COLUMNS = (
     "model", "dataset", "batch_size", "technique", "criterion", "schedule", "granularity", "sparsity",
     "achieved_sparsity", "seed", "accuracy", "accuracy_low", "accuracy_high", "control_accuracy", "accuracy_change",
@@ -47,18 +54,26 @@ class Deployed:
     """
     Attributes:
         files: what was written, the model first.
+        compare: the command that compares the model with its base.
     """
 
     name: str
     entry: dict[str, Any]
     files: tuple[Path, ...]
+    compare: str
 
 
-def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
+def deploy(
+    choice: Choice, sweep: Path, out: Path, layout: Layout, *, bake: bool = False, license: str | None = None
+) -> Deployed:
     """Copies the chosen model to `out` under a readable name, with its card and a line in the index.
 
+    Args:
+        bake: whether a file with preprocessing and softmax in its graph is written too.
+        license: identifier of the licence that the card states.
+
     Raises:
-        InputError: the index that is there is damaged.
+        InputError: the index that is there is damaged, or a file is to be baked that takes no pictures.
         RunError: the model's file is not the one that was measured, or cannot be written.
     """
     source = source_of(choice.row, sweep)
@@ -67,14 +82,29 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
     try:
         index = _read_index(out / INDEX)
         name = _name(choice.row, index)
-        facts = Facts.of(open_classifier(source))
+        classifier = open_classifier(source)
+        facts = Facts.of(classifier)
         batch = int(choice.row["latency_batch"])
         files, digest = _write_model(source, expected, out, name, layout, facts=facts, batch=batch)
         row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
+        bases = store.result_table(sweep)
+        row["base_remark"] = not_trained_out(bases[bases["base_id"] == row["base_id"]])
         card_path = out / f"{name}.md"
         model_file = files[0].relative_to(out).as_posix()
+        baked = baking.bake(classifier, facts.normalisation, out / f"{name}-baked.onnx") if bake else None
+        base = sweep.parent / BASES / str(row["base_id"]) / store.MODEL
+        compare = ["onnxprune", "compare", str(base), str(files[0]), "--threads", "1"]
+        shipped = Shipped(
+            file=model_file,
+            digest=digest,
+            baked=baked,
+            latency=_one_image(base, files[0]) if base.is_file() else None,
+            compare=shlex.join(compare),
+            license=license,
+            date=datetime.date.today().isoformat(),
+        )
         seeds = choice.folded
-        write_text(card_path, write_card(name, model_file, row, facts, digest, seeds))
+        write_text(card_path, write_card(name, row, facts, shipped, seeds))
         entry = {
             "name": name,
             "file": model_file,
@@ -82,6 +112,9 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
             "layout": layout,
             "sha256": digest,
             "bytes": files[0].stat().st_size,
+            "baked": None if baked is None else baked.path.name,
+            "license": license,
+            "deployed": shipped.date,
             "point": row["folder"],
             **{column: row.get(column) for column in _INDEX_COLUMNS},
             "seeds": seeds.count,
@@ -93,7 +126,15 @@ def deploy(choice: Choice, sweep: Path, out: Path, layout: Layout) -> Deployed:
     except (OSError, StorageError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise RunError(f"cannot deploy {source} to {out}: {reason}") from error
-    return Deployed(name, entry, (*files, card_path, out / INDEX))
+    more = () if baked is None else (baked.path,)
+    return Deployed(name, entry, (*files, *more, card_path, out / INDEX), shipped.compare)
+
+
+def _one_image(base: Path, model: Path) -> tuple[float, float] | None:
+    """Median milliseconds of one image on one thread, of a model and its base, timed in turn; None where the file takes
+    no single image."""
+    first, second = compare_files(base, [model], threads=1, seconds=_TIMING_SECONDS)
+    return (second.latency.median_ms, first.latency.median_ms) if first.batch == 1 else None
 
 
 def _read_index(path: Path) -> dict[str, dict[str, Any]]:

@@ -7,50 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.analysis.classifier import Classifier
-from onnxprune.common.errors import RunError
+from onnxprune.analysis.baking import Baked
 from onnxprune.common.output import printable
 from onnxprune.data.registry import DATASETS, title_of
-from onnxprune.delivery import headline
+from onnxprune.delivery import headline, snippets
+from onnxprune.delivery.facts import Facts, listed
 from onnxprune.delivery.variants import INT8, INT8_ALONE
-from onnxprune.graph.images import Layout
-from onnxprune.graph.metadata import NORMALISATION, Normalisation
-from onnxprune.models import MODELS
+from onnxprune.graph.baking import PICTURE, PROBABILITIES
+from onnxprune.graph.metadata import NORMALISATION
+from onnxprune.models import model_title
 from onnxprune.settings.point import FIELDS, Point
 from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
 
 BEYOND = "The speedup is beyond theory: its MACs and the noise of timing explain less; look at it before you rely on it"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What whoever runs a deployed file must know."""
-
-    input_name: str
-    output_name: str
-    normalisation: Normalisation
-    shape: tuple[int, int, int]
-    layout: Layout
-    classes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, classifier: Classifier) -> "Facts":
-        """Read off the file's metadata.
-
-        Raises:
-            RunError: they are missing: the file is not of a sweep.
-        """
-        metadata = classifier.metadata
-        if metadata.normalisation is None or metadata.input_shape is None or metadata.classes is None:
-            raise RunError(f"{classifier.path}: its metadata lack the normalisation, the input shape or the classes")
-        return cls(
-            input_name=classifier.image.name,
-            output_name=classifier.output_name,
-            normalisation=metadata.normalisation,
-            shape=metadata.input_shape,
-            layout=classifier.image.layout(metadata.input_shape),
-            classes=metadata.classes,
-        )
 
 
 @dataclass(frozen=True)
@@ -93,44 +62,84 @@ def point_settings(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in Point(**given).settings().items() if name in given}
 
 
-def write_card(name: str, file: str, row: Mapping[str, Any], facts: Facts, digest: str, seeds: Seeds) -> str:
-    """The model card, as Markdown.
+@dataclass(frozen=True)
+class Shipped:
+    """What is known of a model when it is shipped, beside its row.
+
+    Attributes:
+        file: of the model, relative to the card.
+        digest: SHA-256 of it.
+        baked: the same with preprocessing and softmax in it; None where that was not asked for.
+        latency: milliseconds of one image, of the model and its base, timed in turn now; None where the base is gone.
+        compare: the command that compares it with its base.
+        license: identifier of the licence it is given under; None: not stated.
+        date: of today, as 2026-01-31.
+    """
+
+    file: str
+    digest: str
+    baked: Baked | None
+    latency: tuple[float, float] | None
+    compare: str
+    license: str | None
+    date: str
+
+
+def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped, seeds: Seeds) -> str:
+    """The model card, as Markdown with the head that Hugging Face reads.
 
     Args:
-        file: the model's file, relative to the card.
         row: the point's settings, metrics and environment; None where something was not measured.
-        digest: SHA-256 of the file.
         seeds: what the point gave with all seeds, on which it was decided.
     """
+    loading = snippets.of_plain(shipped.file, facts)
+    if shipped.baked is not None:
+        loading = [
+            *_about_baked(shipped.baked),
+            "",
+            *snippets.of_baked(shipped.baked),
+            "",
+            f"Without that, by `{shipped.file}`:",
+            "",
+            *loading,
+        ]
     return "\n".join(
         [
+            *_head(name, row, shipped),
+            "",
             f"# {name}",
             "",
             _summary(row),
             "",
             decided_on(row, seeds),
             "",
-            f"`{file}`: {row['file_bytes']:,} bytes, SHA-256 `{digest}`",
+            f"{_code(shipped.file)}: {row['file_bytes']:,} bytes, SHA-256 `{shipped.digest}`. "
+            f"Deployed on {shipped.date}. Licence: {_literal(shipped.license or 'not stated')}.",
             "",
             "## How to load it",
             "",
-            "```python",
-            *_loading(file, facts),
-            "```",
+            *loading,
             "",
-            f"Input {_code(facts.input_name)}: float32 (batch, {_listed(facts.layout.sizes)}), "
-            f"`{NORMALISATION}`. Output {_code(facts.output_name)}: scores (batch, {len(facts.classes)}); the largest "
-            "is the class. All of this is in the file's metadata too.",
+            _about_input(facts),
             "",
-            "Classes, in order: "
-            + ", ".join(f"{index} {_literal(label)}" for index, label in enumerate(facts.classes)),
+            f"Classes, in order: {_classes(facts.classes)}",
+            "",
+            "## What it is for, and what it is not",
+            "",
+            *_limits(row),
             "",
             "## Numbers",
             "",
-            *_numbers(row),
+            *_numbers(row, shipped),
             "",
             _where(row),
             *(f"\n{line}" for line in seeds.remarks),
+            "",
+            "To compare the two again, on this machine or another:",
+            "",
+            "```sh",
+            shipped.compare,
+            "```",
             "",
             "## How it was made",
             "",
@@ -155,6 +164,26 @@ def write_card(name: str, file: str, row: Mapping[str, Any], facts: Facts, diges
     )
 
 
+def _head(name: str, row: Mapping[str, Any], shipped: Shipped) -> list[str]:
+    """YAML, of which JSON's texts are part."""
+    title = json.dumps(_data_title(row))
+    return [
+        "---",
+        f"license: {json.dumps(shipped.license or 'unknown')}",
+        "library_name: onnx",
+        "pipeline_tag: image-classification",
+        "tags: [onnx, onnxruntime, pruning, onnxprune]",
+        "metrics: [accuracy]",
+        "model-index:",
+        f"- name: {json.dumps(name)}",
+        "  results:",
+        "  - task: {type: image-classification}",
+        f"    dataset: {{name: {title}, type: {title}, split: test}}",
+        f"    metrics: [{{type: accuracy, value: {row['accuracy'] / 100:.4f}}}]",
+        "---",
+    ]
+
+
 def _literal(text: str) -> str:
     """What a user named, as it is and not as Markdown."""
     return re.sub(r"([\\`*_\[\]<>|&~$])", r"\\\1", printable(text))
@@ -167,23 +196,33 @@ def _code(text: str) -> str:
     return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
 
 
+def _data_title(row: Mapping[str, Any]) -> str:
+    """The data's name, without what a list of datasets says beside it."""
+    dataset = row["dataset"]
+    return DATASETS[dataset].title.partition(",")[0] if dataset in DATASETS else title_of(dataset)
+
+
 def _summary(row: Mapping[str, Any]) -> str:
-    model, technique = MODELS[row["model"]], TECHNIQUES[row["technique"]]
-    title = DATASETS[row["dataset"]].title if row["dataset"] in DATASETS else _literal(title_of(row["dataset"]))
-    tuned = f"schedule {_literal(row['schedule'])}"
+    technique = TECHNIQUES[row["technique"]]
+    goes = (
+        "output channels and units, so that the network is smaller"
+        if technique.unit == "channel"
+        else "single weights, which are zeros in the file"
+    )
+    tuned = f"schedule {_code(row['schedule'])}"
     if "finetune_epochs" in SCHEDULES[row["schedule"]].settings:
-        tuned += f", fine-tuned for {row['training_images'] / row['train_images']:g} epoch(s)"
+        tuned += f", then fine-tuned for {row['training_images'] / row['train_images']:g} epoch(s)"
     how = (
-        f"pruned, {headline.removed(row)}: {technique.summary} "
-        f"(technique {_code(row['technique'])}, criterion {_code(row['criterion'])}), {tuned}"
+        f"pruned, {headline.removed(row)} (technique {_code(row['technique'])}, criterion {_code(row['criterion'])}, "
+        f"{tuned}). Pruning removed {goes}"
     )
     if row.get("variant") == INT8:
-        how += "; then brought into 8 bits"
+        how += "; then it was brought into 8 bits"
     elif row.get("variant") == INT8_ALONE:
         how = "brought into 8 bits, not pruned"
     return (
-        f"{model.title} that classifies {title}, {how}. "
-        f"Right on the test set: {headline.accuracy(row)}; {headline.change(row)}."
+        f"A classifier of images: the network {_code(model_title(row['model']))} on {_literal(_data_title(row))}, "
+        f"{how}. Right on the test set: {headline.accuracy(row)}; {headline.change(row)}."
     )
 
 
@@ -200,43 +239,60 @@ def decided_on(row: Mapping[str, Any], seeds: Seeds) -> str:
     return f"{said}."
 
 
-def _loading(file: str, facts: Facts) -> list[str]:
-    """Five lines of Python that need NumPy and onnxruntime only."""
-    mean, std = (
-        f"np.float32({[[[number]] for number in numbers]})"  # of shape (C, 1, 1)
-        for numbers in (facts.normalisation.mean, facts.normalisation.std)
+def _about_baked(baked: Baked) -> list[str]:
+    channels, height, width = baked.picture
+    size = (
+        f"Pictures of any size: they are resized to {width} by {height} in the graph, whatever their proportions, by "
+        "an antialiased bilinear filter."
+        if baked.resizes
+        else f"Pictures must be {width} wide and {height} high."
     )
     return [
-        "import numpy as np, onnxruntime",
-        "",
-        f'session = onnxruntime.InferenceSession({_quoted(file)}, providers=["CPUExecutionProvider"])',
-        f'images = np.load("images.npy").astype(np.float32)  # yours: pixels 0 to 255, (N, {_listed(facts.shape)})',
-        f"mean, std = {mean}, {std}",
-        f"print(session.run([{_quoted(facts.output_name)}], {{{_quoted(facts.input_name)}: {_inputs(facts)}}})[0]"
-        ".argmax(axis=1))",
+        f"`{baked.path.name}` has the preprocessing and the softmax in its graph. Input `{PICTURE}`: "
+        f"{_pixels(channels)}, bytes from 0 to 255, as (batch, height, width, {channels}), which is channels last. "
+        f"{size} Output `{PROBABILITIES}`: (batch, classes), each row adds up to 1. Both files were run on the same "
+        f"pictures: no probability differs by more than {baked.difference:.1g}.",
     ]
 
 
-def _quoted(text: str) -> str:
-    """A text as Python has it, between double quotes; on one line, so that it cannot end the block of code."""
-    return json.dumps(text)
+def _pixels(channels: int) -> str:
+    return {1: "grey pixels", 3: "red, green, blue in this order"}.get(channels, f"{channels} channels")
 
 
-def _inputs(facts: Facts) -> str:
-    """Pixels as the file takes them."""
-    normalised = "(images / 255 - mean) / std"
-    if facts.layout.axes != (0, 1, 2, 3):
-        return f"({normalised}).transpose{facts.layout.axes}"
-    if facts.layout.sizes != facts.shape:
-        return f"({normalised}).reshape(-1, {_listed(facts.layout.sizes)})"
-    return normalised
+def _about_input(facts: Facts) -> str:
+    channels, height, width = facts.shape
+    axes = {
+        (0, 1, 2, 3): "channels first" if len(facts.layout.sizes) == 3 else "one value after the other",
+        (0, 2, 3, 1): "channels last",
+    }[facts.layout.axes]
+    return (
+        f"Input `{facts.input_name}` of the plain file: float32 (batch, {listed(facts.layout.sizes)}), {axes}; "
+        f"{_pixels(channels)}, {width} wide and {height} high; `{NORMALISATION}`. Pictures of another size are first "
+        "resized to what the network was trained on, by an antialiased bilinear filter, whatever their proportions; "
+        f"`onnxprune predict` does so. Output `{facts.output_name}`: scores (batch, {len(facts.classes)}); the largest "
+        "is the class. All of this is in the file's metadata too."
+    )
 
 
-def _listed(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))
+def _classes(names: tuple[str, ...]) -> str:
+    """With their numbers, where they are called otherwise."""
+    if list(names) == [str(index) for index in range(len(names))]:
+        return f"the numbers 0 to {len(names) - 1}."
+    return ", ".join(f"{index} {_literal(label)}" for index, label in enumerate(names))
 
 
-def _numbers(row: Mapping[str, Any]) -> list[str]:
+def _limits(row: Mapping[str, Any]) -> list[str]:
+    data = _literal(_data_title(row))
+    return [
+        f"It tells apart the classes above on pictures like those of {data}, of which {row['train_images']:,} were for "
+        f"training and {row['test_images']:,} for the test. It gives one of its classes to any picture, also to one of "
+        "something else, and its probabilities are not calibrated. How it does on other pictures, and whether pruning "
+        "costs some classes more than others, is not known from the figures here: `onnxprune evaluate` gives each "
+        "class. Test it on pictures of your own before you rely on it.",
+    ]
+
+
+def _numbers(row: Mapping[str, Any], shipped: Shipped) -> list[str]:
     """A table: this model beside its base."""
 
     def line(title: str, column: str, form: str) -> str:
@@ -249,13 +305,13 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
     control = "-" if row.get("control_accuracy") is None else f"{row['control_accuracy']:.2f}"
     missing = _literal(str(row.get("macs_missing") or row.get("base_macs_missing") or ""))
     return [
-        "| | this model | its base, not pruned |",
+        "| | this model | unpruned |",
         "| --- | ---: | ---: |",
         line(f"accuracy, {row['test_images']:,} test images, %", "accuracy", "{:.2f}"),
         f"| accuracy of the 0 % control, trained like it and not pruned, % | {control} | |",
         line("top-5 accuracy, %", "top5_accuracy", "{:.2f}"),
         line("cross-entropy, nats", "cross_entropy", "{:.4f}"),
-        line("validation accuracy, which it was chosen by, %", "validation_accuracy", "{:.2f}"),
+        line("validation accuracy, by which it was chosen, %", "validation_accuracy", "{:.2f}"),
         line("MACs an image (1 MAC = 2 FLOPs)", "macs", "{:,}"),
         line("MACs without those by stored zeros", "effective_macs", "{:,}"),
         line("parameters", "params", "{:,}"),
@@ -263,9 +319,19 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
         line("bytes of the file", "file_bytes", "{:,}"),
         line(f"median latency of a batch of {row['latency_batch']}, ms", "latency_ms_median", "{:.3f}"),
         f"| measured speedup | {speedup} | 1 |",
+        *_one_image(shipped),
         *(["", f"{BEYOND}."] if row.get("speedup_beyond_theory") else []),
+        *([f"| dead units of the base | | {row['base_dead_units']} |"] if row.get("base_dead_units") else []),
+        *(["", f"Note: {row['base_remark']}."] if row.get("base_remark") else []),
         *(["", f"MACs are not all counted, so the two cannot be compared: {missing}."] if missing else []),
     ]
+
+
+def _one_image(shipped: Shipped) -> list[str]:
+    if shipped.latency is None:
+        return []
+    ours, base = shipped.latency
+    return [f"| latency of one image, 1 thread, timed when it was deployed, ms | {ours:.3f} | {base:.3f} |"]
 
 
 def _where(row: Mapping[str, Any]) -> str:
@@ -274,8 +340,7 @@ def _where(row: Mapping[str, Any]) -> str:
         return f"Measured by onnxruntime {_onnxruntime(row)} on {machine}; latency was not timed."
     return (
         f"Measured by onnxruntime {_onnxruntime(row)} on {machine}, {row['latency_threads']} thread(s), both models "
-        f"timed in turn; the base differed from itself by {100 * row['speedup_noise']:.1f} %, a speedup within that is "
-        "none."
+        f"timed in turn; timing noise ±{100 * row['speedup_noise']:.1f} %, within which a speedup is none."
     )
 
 

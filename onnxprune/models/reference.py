@@ -141,7 +141,7 @@ def _sizes(
 def _imported(reference: str) -> Callable[..., Any]:
     path, (where, _, name) = source(reference), reference.rpartition(":")
     try:
-        module = _module(path.absolute(), path.stat().st_mtime_ns) if where.endswith(_FILE) else import_module(where)
+        module = _module(path.absolute(), digest(reference)) if where.endswith(_FILE) else import_module(where)
     except (Exception, SystemExit) as error:  # it is the user's code
         raise InputError(f"model '{reference}': {fault(error, path)}") from error
     made = getattr(module, name, None)
@@ -151,8 +151,11 @@ def _imported(reference: str) -> Callable[..., Any]:
 
 
 @functools.cache
-def _module(path: Path, changed: int) -> ModuleType:
-    """A file as a module, run once; files beside it can be imported, as when Python runs it."""
+def _module(path: Path, expected: str) -> ModuleType:
+    """A file of a known SHA-256 as a module, run once; files beside it can be imported, as when Python runs it."""
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise InputError("it changed while it was read")
     name = f"onnxprune_model_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, "it ends in .py"
@@ -161,7 +164,8 @@ def _module(path: Path, changed: int) -> ModuleType:
         sys.path.append(str(path.parent))
     sys.modules[name] = module  # dataclasses and pickle look it up
     try:
-        spec.loader.exec_module(module)
+        # not what Python has compiled before, of a file that it takes for the same by its size and time
+        exec(compile(content, path, "exec"), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise

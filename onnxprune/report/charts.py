@@ -30,19 +30,23 @@ MARKERS = {
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = tuple(MARKERS)
 _FEW = 1000  # points that SVG draws well; more are left to WebGL
-_SCALE = [[0, "#f3f7fb"], [0.5, "#a3c4e3"], [1, "#08306b"]]  # one hue: lightness tells alone
+# one hue: lightness tells alone; all so light that the text in it has a contrast of 5 or more
+_SCALE = [[0, "#f3f7fb"], [0.5, "#b4d0e9"], [1, "#5f9fd6"]]
+_ON_SCALE = "#10151b"
 
 
 def accuracy_over_sparsity(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look]) -> go.Figure:
     """Mean accuracy of each curve with its 95 % intervals and a band of one standard deviation, and the same before
     fine-tuning, over what was removed."""
     figure = empty_figure("removed (%)", "test accuracy (%)")
+    lost: list[tuple[pd.DataFrame, str, Look]] = []
     for name, look in looks.items():
         of_name = rows[names == name]
         points = over_seeds(of_name, "achieved_sparsity", "accuracy")
         if (points["seeds"] > 1).any():
-            figure.add_trace(_band(points, name, look))
-        figure.add_trace(_curve(points, name, look))
+            figure.add_trace(_band(points[~points["collapsed"]], name, look))
+        figure.add_trace(_curve(points[~points["collapsed"]], name, look))
+        lost.append((points[points["collapsed"]], name, look))
         early = over_seeds(of_name, "achieved_sparsity", "before_finetuning_accuracy")
         if len(early):  # schedules that prune while they train have none
             figure.add_trace(_curve(early, name, look, before=True))
@@ -52,6 +56,9 @@ def accuracy_over_sparsity(rows: pd.DataFrame, names: pd.Series, looks: Mapping[
         figure.add_trace(_neutral([0, 100], [level, level], f"base, {level:.2f} %", dash="dot"))
     low, high = sound_span(rows, "accuracy", "base_accuracy")
     figure.update_yaxes(range=[low, min(high, 100.4)])
+    for points, name, look in lost:
+        if len(points):
+            figure.add_trace(_at_the_frame(points, name, look, low))
     return figure
 
 
@@ -137,19 +144,20 @@ def layer_map(rows: pd.DataFrame, layers: Mapping[str, Mapping[str, Mapping[str,
             x=[f"{sparsity:g}" for sparsity in levels],
             y=[escape(layer) for layer in order],
             z=100 * (1 - kept / units),
-            text=[[_compact(count) for count in row] for row in kept],
+            text=[[f"{gone:.0f}" for gone in row] for row in 100 * (1 - kept / units)],
             customdata=[
-                [f"{left:,.6g} of {count:,.6g} kept" for left, count in zip(*layer, strict=True)]
+                [f"{count - left:,.6g} of {count:,.6g} removed" for left, count in zip(*layer, strict=True)]
                 for layer in zip(kept, units, strict=True)
             ],
             texttemplate="%{text}",
-            hovertemplate="%{y} at %{x} %: %{customdata}, %{z:.1f} % gone<extra></extra>",
+            textfont={"color": _ON_SCALE},
+            hovertemplate="%{y} at %{x} %: %{customdata}, %{z:.1f} %<extra></extra>",
             zmin=0,
             zmax=100,
             colorscale=_SCALE,
             xgap=1,
             ygap=1,
-            colorbar=_key("gone (%)"),
+            colorbar=_key("removed (%)"),
         )
     )
     figure.update_layout(
@@ -274,6 +282,22 @@ def _curve(points: pd.DataFrame, name: str, look: Look, before: bool = False) ->
     )
 
 
+def _at_the_frame(points: pd.DataFrame, name: str, look: Look, low: float) -> go.Scatter:
+    """Where networks are that predict the same for every image; `actual` in the meta has their accuracies."""
+    return go.Scatter(
+        x=points["x"],
+        y=[low] * len(points),
+        customdata=list(points["y"]),
+        name=f"{escape(name)}, collapsed",
+        mode="markers",
+        marker={"symbol": "x", "size": 8, "color": look.colour},
+        cliponaxis=False,
+        meta={"series": name, "before": False, "actual": list(points["y"])},
+        hovertemplate="%{fullData.name}: predicts the same for every image<br>%{x} %: accuracy %{customdata:.2f} %"
+        "<extra></extra>",
+    )
+
+
 def _bars(points: pd.DataFrame, *columns: str) -> dict[str, Any]:
     """Error bars as plotly describes them."""
     below, above = error_bars(points, *columns)
@@ -314,13 +338,13 @@ def _points(rows: pd.DataFrame, x: str, y: str, name: str, look: Look, *, total:
 
 def told(row: Mapping[Any, Any]) -> str:
     """What hovering over a point says; the rows that are drawn have it in a column `told`."""
-    zeros = f" ({_compact(row['effective_macs'])} without stored zeros)"
+    zeros = f" ({compact(row['effective_macs'])} without stored zeros)"
     least = "" if pd.isna(row.get("macs_missing")) else "at least "
     early = row["before_finetuning_accuracy"]
     lines = [
         f"{headline.removed(row)}, seed {row['seed']}",
         f"accuracy {row['accuracy']:.2f} %" + ("" if pd.isna(early) else f", before fine-tuning {early:.2f} %"),
-        least + f"{_compact(row['macs'])} MACs" + (zeros if row["effective_macs"] != row["macs"] else ""),
+        least + f"{compact(row['macs'])} MACs" + (zeros if row["effective_macs"] != row["macs"] else ""),
     ]
     if not pd.isna(row["speedup"]):
         noise = 100 * row["speedup_noise"]
@@ -343,11 +367,11 @@ def _neutral(x: Any, y: Any, name: str, *, dash: str, shape: str = "linear", mod
     )
 
 
-def _compact(number: float) -> str:
-    """Three digits and a unit, as 1.12M."""
+def compact(number: float) -> str:
+    """Three digits and a unit, as 1.12M; nothing where there is no number."""
     if pd.isna(number):
         return ""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"

@@ -1,7 +1,7 @@
 """Figures for papers: one column of the results against another, as a vector file or a picture."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import pandas as pd
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import make_folder, replacing
 from onnxprune.report.series import error_bars, looks, named_series, over_seeds, sound_span
+from onnxprune.report.sources import unlike_names
 from onnxprune.results import store
+from onnxprune.results.conditions import select
 
 _FORMATS = (".pdf", ".png", ".svg")
 
@@ -46,31 +48,52 @@ _STYLE: Any = {
     "legend.handlelength": 2.8,
     "legend.columnspacing": 1,
     "pdf.fonttype": 42,  # TrueType, embedded: many publishers refuse the default
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # text stays text: it can be searched and changed
     "svg.hashsalt": "onnxprune",  # the same figure is the same file
 }
 
 
-def plot(sweep: Path, x: str, y: str, out: Path, say: Callable[[str], None] = lambda line: None) -> None:
-    """Draws column `y` against column `x`, a curve for each technique, with 95 % intervals where they are known; where
-    there are several seeds, their mean and a band of one standard deviation. The axis is as long as networks that have
-    not collapsed need it.
+def plot(
+    sweeps: Sequence[Path],
+    x: str,
+    y: str,
+    out: Path,
+    *,
+    where: Sequence[str] = (),
+    log: tuple[bool, bool] = (False, False),
+    width: float = _WIDTH,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Draws column `y` against column `x`, a curve for each technique and sweep, from left to right, with 95 %
+    intervals where they are known; where there are several seeds, their mean and a band of one standard deviation. The
+    axis is as long as networks that have not collapsed need it; those that have are marked at the frame of sparsities,
+    and left out elsewhere.
 
     Args:
+        where: conditions that rows must fulfil (`onnxprune.results.conditions`).
+        log: whether each axis, across and upwards, is logarithmic.
+        width: of the figure, inches.
         say: gets a line for each point that is left out because its files cannot be believed.
 
     Raises:
-        InputError: not a sweep with finished points, a column that is not a measured number or is of other moments
-            from row to row, or a file name whose suffix is no format.
+        InputError: not a sweep with finished points, a column that is not a measured number or is of
+            other moments from row to row, a condition that cannot be
+            used, or a file name whose suffix is no format.
         RunError: the folder of the file cannot be made.
     """
     check_format(out)
-    table = store.result_table(sweep, say)
-    if not len(table):
-        raise InputError(f"{sweep} has no finished point yet")
-    for column in (x, y):
+    tables = []
+    for sweep, name in zip(sweeps, unlike_names(sweeps), strict=True):
+        found = store.result_table(sweep, say)
+        if not len(found):
+            raise InputError(f"{sweep} has no finished point yet")
+        tables.append(found.assign(sweep=name))
+    table = select(pd.concat(tables, ignore_index=True), where)
+    for column, logarithmic in zip((x, y), log, strict=True):
         _check_numeric(table, column)
-    _draw(table, x, y, out)
+        if logarithmic and not (table[column] > 0).any():
+            raise InputError(f"column '{column}' has nothing above 0, which a logarithmic axis needs")
+    _draw(table, x, y, out, log, width)
 
 
 def check_format(out: Path) -> None:
@@ -97,39 +120,73 @@ def _check_numeric(table: pd.DataFrame, column: str) -> None:
         raise InputError(f"no numeric column '{column}': expected one of {known}")
 
 
-def _draw(table: pd.DataFrame, x: str, y: str, out: Path) -> None:
+def _draw(table: pd.DataFrame, x: str, y: str, out: Path, log: tuple[bool, bool], width: float) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     make_folder(out.parent)
     names = named_series(table)
+    height = _HEIGHT * min(1.5, width / _WIDTH)
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
-        curves = looks(table, names)
-        for name, look in curves.items():
+        for axis, logarithmic in zip("xy", log, strict=True):
+            if logarithmic:
+                getattr(axes, f"set_{axis}scale")("log", nonpositive="mask")
+        for name, look in looks(table, names).items():
             points = over_seeds(table[names == name], x, y)
+            sound = points[~points["collapsed"]].sort_values("x", kind="stable")  # from left to right: no loops
             axes.plot(
-                points["x"], points["y"], label=name, color=look.colour, marker=_MARKERS[look.marker],
+                sound["x"], sound["y"], label=name, color=look.colour, marker=_MARKERS[look.marker],
                 linestyle=_DASHES[look.dash], linewidth=1.2, markersize=3.5,
             )  # fmt: skip
             axes.errorbar(
-                points["x"], points["y"], error_bars(points), color=look.colour, linestyle="none", elinewidth=0.6,
+                sound["x"], sound["y"], error_bars(sound), color=look.colour, linestyle="none", elinewidth=0.6,
                 capsize=1.5, capthick=0.6,
             )  # fmt: skip
-            if (points["seeds"] > 1).any():
-                low, high = points["y"] - points["std"], points["y"] + points["std"]
-                axes.fill_between(points["x"], low, high, color=look.colour, alpha=0.2, linewidth=0)
-        axes.set_ylim(sound_span(table, y))
+            if (sound["seeds"] > 1).any():
+                low, high = sound["y"] - sound["std"], sound["y"] + sound["std"]
+                axes.fill_between(sound["x"], low, high, color=look.colour, alpha=0.2, linewidth=0)
+            if x.endswith("sparsity"):  # elsewhere they are so far off that the others would be squeezed together
+                _mark_collapsed(axes, points[points["collapsed"]])
+        if not log[1]:
+            axes.set_ylim(sound_span(table, y, *[column for column in (f"base_{y}",) if column in table]))
+        for level, label, style in _levels(table, y):
+            axes.axhline(level, color="0.35", linestyle=style, linewidth=0.8, zorder=1, label=label)
         axes.set_xlabel(_label(x))
         axes.set_ylabel(_label(y))
-        if len(curves) <= _FEW:
+        shown = len(axes.get_legend_handles_labels()[0])
+        if shown <= _FEW:
             axes.legend()
         else:
-            columns = 2 if names.str.len().max() <= _SHORT else 1
-            figure.set_figheight(_HEIGHT + _ROW * math.ceil(len(curves) / columns))
+            columns = 2 if names.str.len().max() <= _SHORT * width / _WIDTH else 1
+            figure.set_figheight(height + _ROW * math.ceil(shown / columns))
             figure.legend(loc="outside lower center", ncols=columns)
         _save(figure, out)
+
+
+def _mark_collapsed(axes: Any, points: pd.DataFrame) -> None:
+    """Crosses at the lower frame, where networks are that predict the same for every image."""
+    if len(points):
+        named = "collapsed" in axes.get_legend_handles_labels()[1]
+        axes.plot(
+            points["x"], [0.0] * len(points), "x", color="0.35", markersize=4, clip_on=False,
+            transform=axes.get_xaxis_transform(), label="" if named else "collapsed",
+        )  # fmt: skip
+
+
+def _levels(table: pd.DataFrame, y: str) -> list[tuple[float, str, str]]:
+    """The horizontal lines: value, label and style, where each is one for all curves."""
+    found = []
+    bases = table.drop_duplicates(["sweep", "base_id"])
+    studies = bases[["model", "dataset", "batch_size", "sweep"]].drop_duplicates()
+    if len(studies) == 1:
+        if f"base_{y}" in table and bases[f"base_{y}"].notna().any():
+            found.append((float(bases[f"base_{y}"].mean()), "unpruned", ":"))
+        control = table[(table["sparsity"] == 0) & (table.get("control", "none") == "none")][y].dropna()
+        if len(control) and y in ("accuracy", "validation_accuracy", "top5_accuracy", "cross_entropy"):
+            found.append((float(control.mean()), "0 %, fine-tuned", "-."))
+    return found
 
 
 def heat_map(table: pd.DataFrame, title: str, legend: str, out: Path) -> None:

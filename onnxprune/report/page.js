@@ -80,8 +80,10 @@ function draw(name, figure, shown = () => true, all = false) {
     style.getPropertyValue(name).trim(),
   );
   const narrow = window.innerWidth < 600;
+  const coarse = matchMedia("(pointer: coarse)").matches;
   const traces = figure.data.map((trace) => ({
     ...trace,
+    ...(all && trace.meta?.actual && { y: trace.meta.actual }),
     visible: !trace.meta || shown(trace),
     ...(trace.meta?.neutral && {
       line: { ...trace.line, color: faint },
@@ -100,13 +102,62 @@ function draw(name, figure, shown = () => true, all = false) {
     hoverlabel: { bgcolor: paper, bordercolor: faint, font: { color: ink }, align: "left" },
     xaxis: { ...axis, ...figure.layout.xaxis },
     yaxis: { ...axis, ...figure.layout.yaxis, ...(all && { range: null, autorange: true }) },
+    ...(coarse && { dragmode: false }), // a swipe scrolls the page
     uirevision: study.title + name, // a zoom outlasts the controls
   };
   Plotly.react(place, traces, layout, {
     responsive: true,
     displaylogo: false,
+    displayModeBar: !coarse,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+  }).then(() => {
+    // for a mouse: with the keyboard, the table below a figure is nearer than its tools
+    for (const button of place.querySelectorAll(".modebar-btn")) button.tabIndex = -1;
+    describe(place, place._fullData.filter((trace) => trace.visible === true), figure.layout); // arrays, as plotly has them
   });
+}
+
+// ---- what a figure says, in words and as a table
+
+const plain = (text) => new DOMParser().parseFromString(text ?? "", "text/html").body.textContent;
+const rounded = (value) => (typeof value === "number" ? Number(value.toPrecision(4)).toLocaleString("en-US") : String(value ?? "-"));
+
+function describe(place, traces, layout) {
+  const axes = [layout.xaxis?.title?.text ?? "x", layout.yaxis?.title?.text || "y"];
+  const rows = traces.flatMap((trace) => {
+    if (trace.type === "heatmap") return Array.from(trace.y).flatMap((layer, row) => Array.from(trace.x).map((x, column) => [plain(layer), x, trace.text[row][column]]));
+    if (trace.fill === "toself" || (!trace.meta?.series && trace.hoverinfo === "skip")) return [];
+    const found = [];
+    Array.from(trace.x).forEach((x, index) => {
+      if (x !== null && x !== undefined) found.push([plain(trace.name), x, trace.meta?.actual?.[index] ?? trace.y[index]]);
+    });
+    return found;
+  });
+  const title = plain(place.closest("figure").querySelector("h2").textContent);
+  const names = [...new Set(rows.map((row) => row[0]))];
+  const ends = names.slice(0, 12).map((name) => {
+    const own = rows.filter((row) => row[0] === name);
+    const [first, last] = [own[0], own[own.length - 1]];
+    return `${name}: ${rounded(first[2])} at ${rounded(first[1])}` + (own.length > 1 ? `, ${rounded(last[2])} at ${rounded(last[1])}` : "");
+  });
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", `${title}, ${axes[1]} against ${axes[0]}. ${ends.join("; ")}.`);
+  let details = place.closest("figure").querySelector(".as-table");
+  if (!details) {
+    details = make("details", { className: "as-table" }, make("summary", {}, "The figure as a table"), make("div", {}));
+    details.querySelector("div").tabIndex = 0;
+    place.closest("figure").append(details);
+  }
+  const fillTable = () => {
+    if (!details.open) return;
+    const kind = traces.some((trace) => trace.type === "heatmap");
+    const heading = kind ? ["layer", axes[0], "removed (%)"] : ["curve", ...axes];
+    const table = make("table", {}, make("thead", {}, make("tr", {}, ...heading.map((text) => make("th", { scope: "col" }, text)))));
+    table.append(make("tbody", {}, ...rows.slice(0, 2000).map((row) => make("tr", {}, ...row.map((value) => make("td", {}, rounded(value)))))));
+    details.querySelector("div").replaceChildren(table);
+  };
+  details.ontoggle = fillTable;
+  fillTable();
 }
 
 // ---- the table of points
@@ -115,25 +166,51 @@ const perPage = 50;
 const order = { column: null, sign: 1 };
 let page = 0;
 let found = [];
-const columnOf = new Map(data.columns.map((column, index) => [column.key, index]));
+const shown = [...data.columns.keys()].filter((index) => !data.columns[index].constant);
+const named = new Map(data.columns.flatMap((column, index) => [[column.title.toLowerCase(), index], [column.key, index]]));
 const words = data.rows.map((row) => row.join(" ").toLowerCase());
 const comparisons = {
   "<": (a, b) => a < b,
   "<=": (a, b) => a <= b,
   "=": (a, b) => a === b,
+  "!=": (a, b) => a !== b,
   ">=": (a, b) => a >= b,
   ">": (a, b) => a > b,
 };
+const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+const names = [...named.keys()].sort((one, other) => other.length - one.length).map(escaped).join("|");
+const known = new RegExp(`(?<![\\w.])(${names})\\s*(<=|>=|!=|<|>|=)\\s*([^\\s,]+)`, "g");
 
-function condition(term) {
-  const [, name, sign, limit] = term.match(/^(\w+)(<=|>=|<|>|=)(-?[\d.]+)$/) ?? [];
-  if (!columnOf.has(name)) return (index) => words[index].includes(term);
-  const column = columnOf.get(name);
-  return (index) => data.rows[index][column] !== null && comparisons[sign](data.rows[index][column], Number(limit));
+// the conditions of a filter, and what is wrong with it
+function conditions(text) {
+  const found = [];
+  let problem = "";
+  const rest = text.toLowerCase().replace(known, (_, name, sign, limit) => {
+    const column = named.get(name);
+    const wordy = data.columns[column].digits === null;
+    const value = wordy ? limit : Number(limit);
+    if (!wordy && Number.isNaN(value)) problem = `${name} holds numbers, "${limit}" is none`;
+    else if (wordy && sign !== "=" && sign !== "!=") problem = `${name} holds words: use = or !=`;
+    else {
+      found.push((index) => {
+        const have = data.rows[index][column];
+        if (have === null) return false;
+        return comparisons[sign](wordy ? (have === true ? "yes" : String(have)).toLowerCase() : have, value);
+      });
+    }
+    return " ";
+  });
+  for (const term of rest.split(/[\s,]+/).filter(Boolean)) {
+    const unknown = term.match(/^([^<>=!]*)(<=|>=|!=|<|>|=)/) ?? [];
+    if (unknown.length) problem = `no column "${unknown[1] || rest.trim().split(/\s/)[0]}"`;
+    else found.push((index) => words[index].includes(term));
+  }
+  return [found, problem];
 }
 
 function find() {
-  const terms = element("filter").value.toLowerCase().split(/\s+/).filter(Boolean).map(condition);
+  const [terms, problem] = conditions(element("filter").value);
+  element("problem").textContent = problem;
   found = [...data.rows.keys()].filter((index) => terms.every((fits) => fits(index)));
   if (order.column !== null) {
     const key = (index) => data.rows[index][order.column];
@@ -148,11 +225,21 @@ function find() {
   list();
 }
 
-function cell(value, digits) {
-  if (value === null) return make("td", { className: digits === null ? "" : "number" }, "-");
-  if (digits === null) return make("td", {}, value === true ? "yes" : value === false ? "" : String(value));
-  return make("td", { className: "number" }, value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+function compact(value) {
+  for (const [size, unit] of [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
+    if (value >= size) return Number((value / size).toPrecision(3)) + unit;
+  }
+  return String(Number(value.toPrecision(3)));
 }
+
+function text(value, digits) {
+  if (value === null) return "-";
+  if (digits === null) return value === true ? "yes" : value === false ? "" : String(value);
+  if (digits === "count") return compact(value);
+  return value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+
+const cell = (value, digits) => make("td", { className: digits === null ? "" : "number", title: digits === "count" ? String(value) : "" }, text(value, digits));
 
 function list() {
   const pages = Math.max(1, Math.ceil(found.length / perPage));
@@ -161,8 +248,8 @@ function list() {
       make(
         "tr",
         {},
-        ...data.rows[index].map((value, column) => cell(value, data.columns[column].digits)),
-        make("td", {}, make("a", { href: data.links[index] }, "model.onnx")),
+        ...shown.map((column) => cell(data.rows[index][column], data.columns[column].digits)),
+        make("td", {}, data.links[index] === null ? "cleaned" : make("a", { href: data.links[index] }, "model.onnx")),
       ),
     ),
   );
@@ -174,7 +261,10 @@ function list() {
 
 function headings() {
   const row = element("table").tHead.rows[0];
-  data.columns.forEach((column, index) => {
+  const same = data.columns.flatMap((column, index) => (column.constant ? [`${column.title} ${text(data.rows[0][index], column.digits)}`] : []));
+  element("constants").textContent = same.length ? `The same for all: ${same.join(", ")}.` : "";
+  shown.forEach((index) => {
+    const column = data.columns[index];
     const button = make("button", { type: "button", title: column.key }, column.title);
     const heading = make("th", { scope: "col", className: column.digits === null ? "" : "number" }, button);
     button.addEventListener("click", () => {

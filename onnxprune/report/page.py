@@ -14,55 +14,58 @@ from plotly.utils import PlotlyJSONEncoder
 
 from onnxprune.common.files import make_folder, write_text
 from onnxprune.delivery import headline
-from onnxprune.report import charts
+from onnxprune.report import charts, summary
 from onnxprune.report.series import Look, looks, named_series
 from onnxprune.report.shipping import accuracy_of_variants
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.results import store
 from onnxprune.results.derived import paired_latency
+from onnxprune.results.trained_out import not_trained_out
 
-# column -> heading, and digits after the point: None for words
-_COLUMNS: dict[str, tuple[str, int | None]] = {
+# column -> heading, and digits after the point: None for words, "count" for three digits and a unit; results come first
+_COLUMNS: dict[str, tuple[str, int | str | None]] = {
+    "technique": ("technique", None),
+    "sparsity": ("asked %", 0),
+    "accuracy": ("accuracy %", 2),
+    "speedup": ("speedup", 2),
+    "accuracy_change": ("change", 2),
+    "macs": ("MACs", "count"),
+    "file_bytes": ("bytes", "count"),
+    "latency_ms_paired": ("latency ms", 3),
+    "achieved_sparsity": ("got %", 1),
+    "before_finetuning_accuracy": ("before tuning %", 1),
     "sweep": ("sweep", None),
     "model": ("model", None),
     "dataset": ("dataset", None),
     "batch_size": ("batch", 0),
-    "technique": ("technique", None),
     "criterion": ("criterion", None),
     "schedule": ("schedule", None),
     "control": ("control", None),
-    "sparsity": ("asked %", 1),
-    "achieved_sparsity": ("got %", 1),
     "seed": ("seed", 0),
-    "base_accuracy": ("IPA accuracy %", 2),
-    "before_finetuning_accuracy": ("acc. before %", 2),
+    "base_accuracy": ("unpruned %", 2),
     "control_accuracy": ("0 % control %", 2),
-    "accuracy": ("accuracy %", 2),
     "accuracy_low": ("95 % from", 2),
     "accuracy_high": ("to", 2),
-    "accuracy_change": ("change", 2),
     "accuracy_change_p_value": ("p", 3),
-    "cross_entropy": ("loss", 4),
-    "macs": ("MACs", 0),
-    "effective_macs": ("eff. MACs", 0),
-    "nonzero_params": ("non-zero params", 0),
-    "file_bytes": ("bytes", 0),
-    "bytes_compressed": ("gzip", 0),
+    "cross_entropy": ("loss", 3),
+    "effective_macs": ("eff. MACs", "count"),
+    "nonzero_params": ("non-zero params", "count"),
+    "bytes_compressed": ("gzip", "count"),
     "int8_accuracy": ("int8 accuracy %", 2),
-    "int8_file_bytes": ("int8 bytes", 0),
+    "int8_file_bytes": ("int8 bytes", "count"),
     "int8_latency_ms_median": ("int8 ms", 3),
     "int8_speedup": ("int8 speedup", 2),
     "int8_missing": ("why no int8", None),
-    "tl_seconds": ("TL s", 1),
-    "tl_flops": ("TL FLOPs", 0),
-    "latency_ms_paired": ("latency ms", 3),
-    "speedup": ("speedup", 2),
+    "tl_seconds": ("training s", 0),
+    "tl_flops": ("training FLOPs", "count"),
     "speedup_beyond_theory": ("beyond theory", None),
     "most_predicted": ("one class %", 1),
     "macs_missing": ("MACs leave out", None),
     "collapsed": ("collapsed", None),
     "same_as": ("same network as", None),
 }
+# settings that are said once, above the table, where all points have the same
+_SETTINGS = ("sweep", "model", "dataset", "batch_size", "criterion", "schedule", "control", "seed", "base_accuracy")
 _ASSESSED = {
     "model": "model",
     "dataset": "dataset",
@@ -76,6 +79,7 @@ _ASSESSED = {
     "base_macs": "MACs",
     "base_macs_missing": "MACs leave out",
     "base_params": "params",
+    "base_dead_units": "dead units",
     "base_file_bytes": "bytes",
     "base_bytes_compressed": "gzip",
     "base_int8_accuracy": "int8 accuracy %",
@@ -109,10 +113,16 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
+    environment.filters["compact"] = charts.compact
     return environment.get_template("page.html").render(
         sources=sources,
+        question=summary.question(table),
+        facts={source.name: summary.facts(source) for source in sources},
+        techniques=summary.best_by_technique(sources),
+        comparison=summary.comparison(table),
         links=links,
         bases=_bases(table, len(sources)),
+        base_remarks=_base_remarks(table),
         max_drop=MAX_DROP,
         headline=headline,
         refresh_seconds=refresh_seconds,
@@ -141,15 +151,29 @@ def _document(sources: list[Source], table: pd.DataFrame, links: dict[str, str])
     shown = {key: entry for key, entry in _COLUMNS.items() if key not in hidden}
     cells = table.reindex(columns=list(shown)).to_json(orient="values", double_precision=12)
     folders = zip(table["sweep"], table["folder"], strict=True)
+    cleaned = {
+        source.name: {point for point, record in source.records.items() if store.MODEL in record.get("cleaned", ())}
+        for source in sources
+    }
     return {
         "studies": [
             {"title": f"{model} on {_title(str(dataset))}, batch {batch}", **_study(sources, rows)}
             for (model, dataset, batch), rows in table.groupby(["model", "dataset", "batch_size"], sort=False)
         ],
-        "columns": [{"key": key, "title": title, "digits": digits} for key, (title, digits) in shown.items()],
+        "columns": [
+            {"key": key, "title": title, "digits": digits, "constant": key in _SETTINGS and _is_constant(table[key])}
+            for key, (title, digits) in shown.items()
+        ],
         "rows": json.loads(cells),
-        "links": [f"{links[sweep]}/{quote(folder)}/{store.MODEL}" for sweep, folder in folders],
+        "links": [
+            None if folder in cleaned[sweep] else f"{links[sweep]}/{quote(folder)}/{store.MODEL}"
+            for sweep, folder in folders
+        ],
     }
+
+
+def _is_constant(column: pd.Series) -> bool:
+    return column.nunique(dropna=False) == 1
 
 
 def _title(dataset: str) -> str:
@@ -230,7 +254,7 @@ def _conditions(rows: pd.DataFrame) -> list[str]:
 def _hidden(table: pd.DataFrame, sweeps: int) -> set[str]:
     """Columns that would say nothing."""
     now_and_then = {name for name in (*_COLUMNS, *_ASSESSED) if "int8" in name or name.endswith("macs_missing")}
-    unneeded = now_and_then - set(table.columns)
+    unneeded = (now_and_then | {"base_dead_units"}) - set(table.columns)
     if table.reindex(columns=["same_as"]).isna().all(axis=None):
         unneeded |= {"same_as"}
     return unneeded | {"sweep"} if sweeps == 1 else unneeded
@@ -246,12 +270,24 @@ def _bases(table: pd.DataFrame, sweeps: int) -> list[dict[str, Any]]:
     return [{str(heading): value for heading, value in row.items()} for row in bases.to_dict("records")]
 
 
+def _base_remarks(table: pd.DataFrame) -> list[str]:
+    """What is to be said of bases, those of a model, dataset, batch size and schedule together."""
+    if not len(table):
+        return []
+    remarks = []
+    for (model, dataset, batch, _), rows in table.groupby(["model", "dataset", "batch_size", "schedule"], sort=False):
+        remark = not_trained_out(rows)
+        if remark is not None:
+            remarks.append(f"{model} on {_title(str(dataset))}, batch {batch:,}: {remark}.")
+    return list(dict.fromkeys(remarks))
+
+
 def _number(value: Any) -> str:
-    """A cell for people: words as they are, whole numbers in full, others with four digits after the point at most."""
+    """A cell for people: words as they are, large counts with three digits, others with two after the point at most."""
     if isinstance(value, str):
         return value
     if pd.isna(value):
         return "-"
-    if value >= 1e12:
-        return f"{value / 1e12:.3g} T"
-    return f"{value:,.4f}".rstrip("0").rstrip(".")
+    if value >= 1e4:
+        return charts.compact(value)
+    return f"{value:,.2f}".rstrip("0").rstrip(".")

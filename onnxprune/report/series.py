@@ -62,10 +62,12 @@ def over_seeds(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """The points of one curve in order of what was asked: mean `x`, mean `y`, sample standard deviation, number of
     seeds, and the 95 % interval of the mean.
 
-    The columns are sparsity, x, y, std, seeds, low and high; std is 0 for one seed, whose interval is that in the
-    columns `<y>_low` and `<y>_high`; NaN where there is none. Rows without a value are left out.
+    The columns are sparsity, x, y, std, seeds, low, high and collapsed, whether any network has; std is 0 for one seed,
+    whose interval is that in the columns `<y>_low` and `<y>_high`; NaN where there is none. Rows without a value are
+    left out.
     """
     columns = {"sparsity": "sparsity", "x": x, "y": y, "low": f"{y}_low", "high": f"{y}_high"}
+    columns["collapsed"] = "collapsed"
     known = pd.DataFrame(
         {name: rows[column].astype(float) if column in rows else math.nan for name, column in columns.items()}
     ).dropna(subset=["x", "y"])
@@ -74,8 +76,10 @@ def over_seeds(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
         values, several = same["y"].to_numpy(), len(same) > 1
         low, high = mean_interval(values) if several else (same["low"].iloc[0], same["high"].iloc[0])
         std = values.std(ddof=1) if several else 0.0
-        found.append((sparsity, same["x"].mean(), values.mean(), std, len(same), low, high))
-    return pd.DataFrame(found, columns=["sparsity", "x", "y", "std", "seeds", "low", "high"])
+        found.append(
+            (sparsity, same["x"].mean(), values.mean(), std, len(same), low, high, bool(same["collapsed"].any()))
+        )
+    return pd.DataFrame(found, columns=["sparsity", "x", "y", "std", "seeds", "low", "high", "collapsed"])
 
 
 def error_bars(points: pd.DataFrame, y: str = "y", low: str = "low", high: str = "high") -> tuple[pd.Series, pd.Series]:

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,16 @@ def read(folders: list[Path]) -> list[Source]:
         InputError: a folder is not a sweep's.
     """
     folders = list(dict.fromkeys(folder.absolute() for folder in folders))
-    depth = 1  # of the folders' names, until they differ
-    while len({folder.parts[-depth:] for folder in folders}) < len(folders):
+    return [_read(folder, name) for folder, name in zip(folders, unlike_names(folders), strict=True)]
+
+
+def unlike_names(folders: Sequence[Path]) -> list[str]:
+    """What to call folders, as short as they differ."""
+    paths = [folder.absolute() for folder in folders]
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
         depth += 1
-    return [_read(folder, "/".join(folder.parts[-depth:])) for folder in folders]
+    return ["/".join(path.parts[-depth:]) for path in paths]
 
 
 def _read(folder: Path, name: str) -> Source:

@@ -104,70 +104,80 @@ class Point:
 
     model: str = _setting(
         "cnn",
-        "network: " + ", ".join(MODELS) + "; or FILE.py:NAME or package.module:NAME, code of yours that builds one; or "
-        "FILE.onnx, a trained one",
+        "network: " + ", ".join(MODELS) + "; FILE.py:NAME or package.module:NAME, your own code; or FILE.onnx, a "
+        "trained one",
         _model_name,
         axis=True,
     )
     dataset: str = _setting(
         "digits",
         "data: " + ", ".join(DATASETS) + "; FILE.npz with x_train, y_train, x_test, y_test; or FOLDER with a folder of "
-        "pictures for each class, or with such folders in train/ and test/",
+        "pictures for each class",
         lambda value: canonical_name(plain_text(str(value) if isinstance(value, Path) else value)),
         axis=True,
     )
     batch_size: int = _setting(
-        256, "training batch; more than the training images means all", whole_number(1), axis=True
+        256, "images per training update; more than there are means all", whole_number(1), axis=True
     )
     technique: str = _setting("weight", "what is removed: " + ", ".join(TECHNIQUES), name_in(TECHNIQUES), axis=True)
     criterion: str = _setting(
-        None, "how importance is judged; each technique has its default", optional(plain_text), axis=True
+        None,
+        "how importance is judged; 'onnxprune techniques' lists them  [default: the technique's]",
+        optional(plain_text),
+        axis=True,
     )
-    schedule: str = _setting("one-shot", "when: " + ", ".join(SCHEDULES), name_in(SCHEDULES), axis=True)
-    granularity: str = _setting("unit", "what structured removes: unit or layer", name_in(GRANULARITIES), axis=True)
+    schedule: str = _setting(
+        "one-shot", "when weights are removed: " + ", ".join(SCHEDULES), name_in(SCHEDULES), axis=True
+    )
+    granularity: str = _setting(
+        "unit", "what structured removes: units, or whole layers (layer)", name_in(GRANULARITIES), axis=True
+    )
     sparsity: float = _setting(
-        50.0, "percent of prunable units to remove; with schedule adaptive, at most", real_number(0, 100), axis=True
+        50.0, "percent of units to remove; with schedule adaptive, at most", real_number(0, 100), axis=True
     )
-    control: str = _setting(
-        "none", "what takes the place of the criterion's choice: " + ", ".join(CONTROLS), name_in(CONTROLS), axis=True
-    )
-    seed: int = _setting(0, "decides initialisation, data order and random criteria", whole_number(0), axis=True)
+    control: str = _setting("none", "comparison run instead: " + ", ".join(CONTROLS), name_in(CONTROLS), axis=True)
+    seed: int = _setting(0, "of first weights, order of the data and random choices", whole_number(0), axis=True)
     # None: the model's, with more where these are few updates (`onnxprune.settings.budget`)
     epochs: int | None = _setting(
         None,
-        "training epochs of the base; each model has its default, and takes more where these are few updates",
+        "training epochs of the unpruned network  [default: the model's, more where these are few updates]",
         optional(whole_number(0, 100_000)),
     )
     updates: int | None = _setting(
-        None, "updates that train the base, in place of epochs", optional(whole_number(0, 10_000_000))
+        None, "updates that train the unpruned network, in place of epochs", optional(whole_number(0, 10_000_000))
     )
-    finetune_epochs: int | None = _setting(None, "epochs after pruning; likewise", optional(whole_number(0, 100_000)))
+    finetune_epochs: int | None = _setting(
+        None,
+        "training epochs after pruning  [default: the model's, more where these are few updates]",
+        optional(whole_number(0, 100_000)),
+    )
     # None here and in `criterion` stands for the model's and the technique's default; a plan's points have none left
     learning_rate: float = _setting(
         None,
-        "peak rate at batch 256 and up, scaled by sqrt(batch/256) below; each model has its default",
+        "highest learning rate, for batch 256 and up; smaller batches scale it by sqrt(batch/256)  [default: the "
+        "model's]",
         optional(real_number(1e-9, 1e6)),
     )
-    finetune_learning_rate: float = _setting(None, "the same for fine-tuning", optional(real_number(1e-9, 1e6)))
+    finetune_learning_rate: float = _setting(
+        None, "the same for fine-tuning  [default: the model's]", optional(real_number(1e-9, 1e6))
+    )
     rounds: int = _setting(
         None,
-        "steps of iterative, agp, linear, lottery and adaptive; each has its default",
+        "steps of iterative, agp, linear, lottery and adaptive  [default: the schedule's]",
         optional(whole_number(1, 1000)),
     )
-    rewind_epoch: int = _setting(
-        0, "epoch of the base that lottery takes weights back to; 0: before it", whole_number(0)
+    rewind_epoch: int = _setting(0, "epoch whose weights lottery goes back to; 0: the first ones", whole_number(0))
+    max_drop: float = _setting(
+        1.0, "percentage points of validation accuracy that adaptive may lose", real_number(0, 100)
     )
-    max_drop: float = _setting(1.0, "points of validation accuracy that adaptive may lose", real_number(0, 100))
     distill: float = _setting(
-        0.0, "share of the fine-tuning loss that is learning the base's answers; 0: labels alone", real_number(0, 1)
+        0.0, "share of the fine-tuning loss that compares with the unpruned network; 0: labels alone", real_number(0, 1)
     )
-    recalibrate: bool = _setting(False, "estimate BatchNorm's statistics anew after one-shot pruning", truth_value)
+    recalibrate: bool = _setting(False, "estimate BatchNorm's statistics again after one-shot pruning", truth_value)
     compensate: bool = _setting(
-        False, "add what removed units still said, constants after BatchNorm, to biases; one-shot", truth_value
+        False, "add the constant outputs of removed units to the next biases; one-shot", truth_value
     )
-    keep_dead: bool = _setting(
-        False, "leave units in the exported file that can be left out without changing its answers", truth_value
-    )
+    keep_dead: bool = _setting(False, "keep units in the exported file that no output depends on", truth_value)
     also: str | None = _setting(
         None,
         "a second file beside each network's, and the base's, measured alike: " + ", ".join(ALSO),
@@ -175,18 +185,17 @@ class Point:
     )
     weights: str | None = _setting(
         None,
-        "start from weights instead of chance: FILE of safetensors or of a PyTorch state dict, such as a base's "
-        "checkpoint; or imagenet (densenet121)",
+        "start from these weights instead of random ones: safetensors or a PyTorch state dict, such as the checkpoint "
+        "of another study; or imagenet (densenet121)",
         optional(plain_text),
     )
-    freeze_features: bool = _setting(False, "train the classifier of the base alone", truth_value)
+    freeze_features: bool = _setting(False, "train only the last layer of the unpruned network", truth_value)
     augment: str = _setting(
         "none", "random changes of training images: " + ", ".join(AUGMENTATIONS), name_in(AUGMENTATIONS)
     )
     precision: str = _setting(
         "fp32",
-        "of training: fp32, bf16 or fp16 (autocast; weights and all that is measured stay fp32), faster on processors "
-        "and GPUs that have it; fp16 is for GPUs, without which it is far slower",
+        "of training: fp32, bf16 or fp16 (autocast; the exported file stays fp32); fp16 is for GPUs",
         name_in(PRECISIONS),
     )
     train_limit: int | None = _setting(
@@ -196,24 +205,24 @@ class Point:
     )
     image_size: str | None = _setting(
         None,
-        "HEIGHTxWIDTH that pictures of a folder are resized to, or one number for both; default: their own",
+        "HEIGHTxWIDTH that pictures of a folder are resized to, or one number for both  [default: their own]",
         optional(height_and_width),
     )
     hidden: int = _setting(128, "hidden units of the slp; 0: none", whole_number(0, 1_000_000))
     batch_norm: bool = _setting(False, "BatchNorm in the cnn", truth_value)
     stem: str = _setting("imagenet", "first layers of densenet121: imagenet or small", name_in(STEMS))
-    model_args: str | None = _setting(
-        None, "arguments by name for a network of your own, as JSON: '{\"width\": 64}'", optional(arguments)
-    )
+    model_args: str | None = _setting(None, "arguments for your own network: '{\"width\": 64}'", optional(arguments))
     mean: str | None = _setting(
         None,
-        "of pixels in [0, 1], for a FILE.onnx whose metadata do not say it: one number, or one a channel with commas; "
-        "by default the usual ones are tried on training images",
+        "of pixels from 0 to 1, for a FILE.onnx that does not say it: one number, or one a channel with commas  "
+        "[default: the usual ones are tried]",
         optional(pixel_numbers(-1e6)),
     )
-    std: str | None = _setting(None, "standard deviation; likewise", optional(pixel_numbers(1e-9)))
+    std: str | None = _setting(
+        None, "standard deviation of those pixels, in the same form", optional(pixel_numbers(1e-9))
+    )
     keep: str | None = _setting(
-        None, "layers that lose nothing, with commas: names as in the network's state dict", optional(plain_text)
+        None, "layers that are not pruned, with commas: names as in the state dict", optional(plain_text)
     )
     # "auto" is a number before anything is run (`onnxprune.study.alignment`)
     channel_align: int = _setting(
@@ -222,13 +231,10 @@ class Point:
         "less would be left; 1: any number; auto: the step in which their speed rises here, measured",
         channel_step,
     )
-    threads: int = _setting(
-        1, "processor threads of a point; a base gets all cores, and points are run side by side", whole_number(1, 1024)
-    )
+    threads: int = _setting(1, "processor threads of each point; points run side by side", whole_number(1, 1024))
     devices: int = _setting(
         1,
-        "processes that train a network together, each on a GPU of its own or on a share of the processor's threads; "
-        "the result is the same but for rounding, with BatchNorm about the same",
+        "processes that train one network together, each on its own GPU or share of the processor",
         whole_number(1, 64),
     )
     device: str = _setting("cpu", "where training and inference run: cpu or cuda", name_in(DEVICES))
@@ -236,7 +242,7 @@ class Point:
     latency_threads: int = _setting(1, "threads of timed inference", whole_number(1, 1024))
     latency_seconds: float = _setting(
         1.0,
-        "seconds of timing a point at most, less where its speedup is known to 2 %; 0: no timing",
+        "of timing for each point at most, less once its speedup is known to 2 %; 0: none",
         real_number(0, 86_400),
     )
 

@@ -53,9 +53,9 @@ class Sweep:
         """The sweep with these settings, as a spec file or a command line gives them.
 
         Axes take one value, a list, or a text with commas; `sparsity` also `FROM:TO:STEP`. `seeds = 3` stands for
-        seeds 0, 1, 2; `controls` for `control` with "none" before them; `adaptive = true` for that schedule. `name` is
-        the name of the results' folder; by default it is made of the settings. Without technique or sparsity it is all
-        techniques, or 0 to 100 % in tens.
+        seeds 0, 1, 2, and `seeds = "3,7"` for those two; `controls` for `control` with "none" before them;
+        `adaptive = true` for that schedule. `name` is the name of the results' folder; by default it is made of the
+        settings. Without technique or sparsity it is all techniques, or 0 to 100 % in tens.
 
         Raises:
             InputError: listing everything that is wrong, a line each.
@@ -72,7 +72,8 @@ class Sweep:
         Raises:
             InputError: settings that are wrong, or those of several points.
         """
-        plan = cls._build(values)
+        # written out: where a spec file leaves them open it means all
+        plan = cls._build({**{name: FIELDS[name].default for name in STUDY}, **values})
         if len(plan.points) != 1:
             raise InputError(f"expected the settings of one point, got those of {len(plan.points)}: use sweep")
         return plan
@@ -150,7 +151,9 @@ def _collect(key: str, action: Callable[..., Any], *arguments: Any) -> list[str]
 def _expand_seeds(given: dict[str, Any]) -> None:
     if "seed" in given:
         raise InputError("expected either seeds or seed, got both")
-    given["seed"] = list(range(whole_number(1, 10_000)(given.pop("seeds"))))
+    asked = given.pop("seeds")
+    listed = isinstance(asked, list | tuple) or (isinstance(asked, str) and "," in asked)
+    given["seed"] = asked if listed else list(range(whole_number(1, 10_000)(asked)))
 
 
 def _expand_controls(given: dict[str, Any]) -> None:

@@ -136,7 +136,7 @@ CRITERIA: Registry[Criterion] = Registry(
             "whether training moves the weight away from zero; by its schedule alone", "Sanh et al. 2020, 2005.07683"
         ),
         "random": Criterion(
-            "chance: the control for every other criterion", ranking="onnxprune.pruning.criteria.chance:chance"
+            "at random: the control for every other criterion", ranking="onnxprune.pruning.criteria.chance:chance"
         ),
     },
     aliases={"magnitude": "l1"},
@@ -261,8 +261,8 @@ CONTROLS: Registry[str] = Registry(
     "control",
     {
         "none": "the criterion's own choice",
-        "random": "as many units, chosen by chance",
-        "layerwise-random": "as many units of each layer as the criterion takes, chosen by chance within it",
+        "random": "as many units, chosen at random",
+        "layerwise-random": "as many units of each layer as the criterion takes, chosen at random within it",
         "scratch": "the network that the criterion leaves, trained from new random weights for all epochs",
     },
 )

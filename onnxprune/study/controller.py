@@ -5,17 +5,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from onnxprune.common.errors import BusyError, InputError, RunError, StorageError
 from onnxprune.common.files import make_folder, write_text
 from onnxprune.common.output import silenced
-from onnxprune.common.progress import Reporter, Verbosity
+from onnxprune.common.progress import Reporter, Verbosity, waiting
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import BASES, Point
 from onnxprune.settings.sweep import Sweep
-from onnxprune.study import soundness
+from onnxprune.study import former, soundness
 from onnxprune.study.alignment import with_measured_step
 from onnxprune.study.estimate import check_room
 from onnxprune.study.executors import EXECUTORS, Executor, make_settings
@@ -57,6 +57,7 @@ def run_sweep(
     workers: int | None = None,
     executor: str = "local",
     executor_settings: Any = None,
+    others: Literal["refuse", "replace", "keep"] = "refuse",
 ) -> Outcome:
     """Runs every point of the plan that `runs` does not have yet, and writes the tables.
 
@@ -69,10 +70,12 @@ def run_sweep(
             points that run at a time.
         executor: who runs bases and points, a name of `EXECUTORS`.
         executor_settings: its own, as `onnxprune.study.cluster.ClusterSettings` for "ray"; None: its defaults.
+        others: what is done where the plan's folder has points that the plan has not, of a former study of its name.
 
     Raises:
         InputError: the data cannot be had, or the device, the cluster or a tracker is not there, or no workers are
-            possible, or networks cannot be pruned as points ask.
+            possible, or networks cannot be pruned as points ask, or start from weights that do not fit, or the folder
+            has points of another study.
         RunError: disk or memory do not suffice for the plan.
         StorageError: results cannot be written any more.
     """
@@ -90,11 +93,15 @@ def run_sweep(
     materials = Materials(data_dir, verbosity)
     folder = runs / plan.name
     points = {folder / point.point_id(materials.dataset(point).checksum): point for point in plan.points}
+    named = {path.name: point for path, point in points.items()}
+    if others == "refuse":
+        former.refuse(folder, named)
     missing = [point for path, point in points.items() if not (path / store.METRICS).exists()]
     count = 0 if not kind.here else worker_count(missing) if workers is None else min(workers, len(missing))
-    check_room(missing, runs, max(1, count))
-    soundness.check(missing, materials)
-    check_prunable(missing, materials)
+    with waiting("checking that the networks can be pruned", verbosity):
+        check_room(missing, runs, max(1, count))
+        soundness.check(missing, materials)
+        check_prunable(missing, materials)
     tracking = Tracking(track, folder)
     if executor_settings is None:
         executor_settings = make_settings(executor, {})
@@ -104,6 +111,8 @@ def run_sweep(
         make_folder(folder)
         with store.claimed(folder / store.SPEC):
             store.remove_partial(folder)
+            if others == "replace":
+                former.remove(former.others(folder, named))
             write_text(folder / store.SPEC, plan.to_toml())
         bases = {point.base_id(materials.dataset(point).checksum) for point in plan.points}
         reporter = stack.enter_context(Reporter(len(bases) + len(points), verbosity))
@@ -112,6 +121,8 @@ def run_sweep(
         if not all((runs / BASES / base / store.METRICS).exists() for base in bases):  # said once
             for note in materials.notes:
                 reporter.say(note)
+        if missing and reporter.live:
+            reporter.say("Ctrl-C keeps everything finished; only the bases and points in progress start over.")
         sweep = _RunningSweep(runs, materials, running, reporter, tracking)
         busy = sweep.run(points, RetryPolicy(retry_failed, wait=False))
         if busy:

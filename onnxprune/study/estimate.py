@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _COPIES = 6  # of the weights at a point's peak: base, pruned, fine-tuned, gradients, momentum, exported file
 _FILES = 64 * 1024  # bytes of a folder's small files
 
+# a plan is estimated several times, and reading a folder of pictures takes a while
+_known_sets: dict[tuple[str, tuple[int, int] | None], tuple[int, tuple[int, int, int], int]] = {}
+
 
 @dataclass(frozen=True)
 class Network:
@@ -71,10 +74,8 @@ def estimate(points: Sequence[Point], verbosity: Verbosity = Verbosity.QUIET) ->
     bases: set[tuple[Any, ...]] = set()
     images = flops = disk = memory = 0
     for point in points:
-        count, (channels, height, width), classes = _training_set(point.dataset, point.picture_size, verbosity)
-        count = min(count, point.train_limit or count)
-        smallest = _smallest_side(point.model)
-        shape = (channels, max(height, smallest), max(width, smallest))
+        count = images_of(point, verbosity)
+        shape, classes = shape_of(point)
         network = _network(point.model, shape, classes, tuple(point.model_options.items()))
         epochs = after = epochs_after_base(point, count)
         # the file, and of each weight a byte that says whether it was kept
@@ -91,6 +92,27 @@ def estimate(points: Sequence[Point], verbosity: Verbosity = Verbosity.QUIET) ->
         timed = network.activation_bytes * point.latency_batch if point.latency_seconds else 0
         memory = max(memory, 4 * network.parameters * _COPIES + (timed if point.device == "cpu" else 0))
     return Estimate(len(bases), len(points), images, flops, disk, memory)
+
+
+def images_of(point: Point, verbosity: Verbosity = Verbosity.QUIET) -> int:
+    """How many training images a point has.
+
+    Raises:
+        InputError: a user's own data cannot be used.
+    """
+    count = _training_set(point.dataset, point.picture_size, verbosity)[0]
+    return min(count, point.train_limit or count)
+
+
+def shape_of(point: Point) -> tuple[tuple[int, int, int], int]:
+    """The shape (C, H, W) of a point's images as its network takes them, and how many classes there are.
+
+    Raises:
+        InputError: a user's own data cannot be used.
+    """
+    _, (channels, height, width), classes = _training_set(point.dataset, point.picture_size, Verbosity.QUIET)
+    smallest = _smallest_side(point.model)
+    return (channels, max(height, smallest), max(width, smallest)), classes
 
 
 def check_room(points: Sequence[Point], runs: Path, workers: int) -> None:
@@ -178,13 +200,16 @@ def _bytes(value: Any) -> int:
     return getattr(value, "nbytes", 0)
 
 
-@cache  # a plan is estimated several times, and reading a folder of pictures takes a while
 def _training_set(
     dataset: str, size: tuple[int, int] | None, verbosity: Verbosity
 ) -> tuple[int, tuple[int, int, int], int]:
     """Training images, the shape (C, H, W) of one, and the number of classes."""
-    if dataset not in DATASETS:
-        own = load(dataset, None, size=size, verbosity=verbosity)
-        return len(own.train), own.input_shape, len(own.classes)
-    info = DATASETS[dataset]
-    return info.train_images, info.shape, len(info.classes)
+    key = (dataset, size)
+    if key not in _known_sets:
+        if dataset in DATASETS:
+            info = DATASETS[dataset]
+            _known_sets[key] = info.train_images, info.shape, len(info.classes)
+        else:
+            own = load(dataset, None, size=size, verbosity=verbosity)
+            _known_sets[key] = len(own.train), own.input_shape, len(own.classes)
+    return _known_sets[key]

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxprune.common.errors import InputError, StorageError, described
+from onnxprune.common.errors import InputError, RunError, StorageError, described
 from onnxprune.common.output import silenced
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.settings.point import Point
@@ -22,7 +22,8 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
     """Exports each network once and asks each technique and criterion once what it would look at.
 
     Raises:
-        InputError: with a line for each combination that cannot be pruned.
+        InputError: with a line for each combination that cannot be pruned, or whose weights do not fit.
+        RunError: weights cannot be downloaded.
     """
     with silenced():  # first: what is not installed is no fault of a network
         import onnxprune.bridge.export
@@ -32,7 +33,7 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
     exported = cache(_exported)
     for point in points:
         dataset = materials.dataset(point)
-        network = (point.model, dataset.input_shape, len(dataset.classes), tuple(point.model_options.items()))
+        network = (point.model, dataset.input_shape, dataset.classes, tuple(point.model_options.items()), point.weights)
         combination = (*network, point.technique, point.criterion, point.granularity, point.control, point.keep)
         if combination in seen:
             continue
@@ -40,7 +41,7 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
         try:
             with silenced():
                 _check(exported(*network), point, dataset)
-        except (OSError, StorageError):  # a full disk says nothing of the network
+        except (OSError, RunError):  # a full disk or a download that fails say nothing of the network
             raise
         except Exception as error:  # networks and criteria of other packages raise anything
             problems[f"model '{point.model}': {described(error)}"] = None
@@ -49,15 +50,23 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
 
 
 def _exported(
-    model: str, shape: tuple[int, int, int], classes: int, options: tuple[tuple[str, object], ...]
+    model: str,
+    shape: tuple[int, int, int],
+    classes: tuple[str, ...],
+    options: tuple[tuple[str, object], ...],
+    weights: str | None,
 ) -> "nn.Module":
-    """An untrained network, which can be exported and gives a logit a class."""
+    """A network before its training, which can be exported and gives a logit a class."""
     import torch
 
+    from onnxprune.bridge.coupling import heads
     from onnxprune.bridge.export import export, network_logits
     from onnxprune.bridge.start import make_network
+    from onnxprune.training.transfer import load_weights
 
-    network = make_network(model, shape, classes, 0, dict(options))
+    network = make_network(model, shape, len(classes), 0, dict(options))
+    if weights is not None:
+        load_weights(network, weights, classes, lambda: heads(network, shape))
     try:
         with tempfile.TemporaryDirectory() as folder:
             export(network, Path(folder) / "network.onnx", shape)
@@ -66,8 +75,8 @@ def _exported(
     except Exception as error:  # the exporter's own, of many kinds
         raise InputError(f"the network cannot be exported: {described(error)}") from error
     found = network_logits(network, torch.zeros(2, *shape)).shape
-    if found != (2, classes):
-        raise InputError(f"the network gives {found} for two images, expected {(2, classes)}: a logit a class")
+    if found != (2, len(classes)):
+        raise InputError(f"the network gives {found} for two images, expected {(2, len(classes))}: a logit a class")
     return network
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Listener, Verbosity
-from onnxprune.data.dataset import Dataset, load
+from onnxprune.data.dataset import Dataset, load, stand_in
+from onnxprune.data.registry import DATASETS
 from onnxprune.models import MODELS, own_files
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import Point
@@ -53,10 +54,17 @@ class Job:
 
 
 class Materials:
-    """The data and the base of the latest job, kept because the next one mostly needs the same."""
+    """The data and the base of the latest job, kept because the next one mostly needs the same.
 
-    def __init__(self, data_dir: Path | None, verbosity: Verbosity = Verbosity.QUIET) -> None:
+    Args:
+        stand_ins: whether made-up images are given for a dataset with a name, which need no download.
+    """
+
+    def __init__(
+        self, data_dir: Path | None, verbosity: Verbosity = Verbosity.QUIET, *, stand_ins: bool = False
+    ) -> None:
         self.data_dir = data_dir
+        self._stand_ins = stand_ins
         self.notes: dict[str, None] = {}  # what people should know of the data, each once
         self._verbosity = verbosity  # of the reading of pictures
         self._whole: tuple[Any, Dataset] | None = None  # all training images, of which points may take a sample
@@ -73,14 +81,20 @@ class Materials:
         file = (point.model, point.mean, point.std) if model.trained else None
         settings = (*_source(point), *point.sample, model.minimum_size, file)
         if self._data is None or self._data[0] != settings:
-            if self._whole is None or self._whole[0] != _source(point):
-                whole = load(point.dataset, self.data_dir, size=point.picture_size, verbosity=self._verbosity)
-                self._whole = (_source(point), whole)
-            dataset = self._whole[1].sampled(*point.sample).padded(model.minimum_size)
+            made_up = self._stand_ins and point.dataset in DATASETS
+            if made_up:
+                dataset = stand_in(point.dataset)
+            else:
+                if self._whole is None or self._whole[0] != _source(point):
+                    whole = load(point.dataset, self.data_dir, size=point.picture_size, verbosity=self._verbosity)
+                    self._whole = (_source(point), whole)
+                dataset = self._whole[1].sampled(*point.sample)
+            dataset = dataset.padded(model.minimum_size)
             if model.trained:
                 with silenced():
                     from onnxprune.bridge.convention import as_the_file_takes
-                convention = as_the_file_takes(Path(model.module), dataset, point.mean, point.std)
+                mean, std = ("0.5", "0.25") if made_up else (point.mean, point.std)  # nothing to find out from those
+                convention = as_the_file_takes(Path(model.module), dataset, mean, std)
                 dataset = convention.dataset
                 self.notes |= {convention.note: None} if convention.note else {}
             self._data = (settings, dataset)

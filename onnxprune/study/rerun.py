@@ -74,6 +74,9 @@ def rerun(
         raise InputError(f"{folder}: {'; '.join(found)}")
     for line in left_out:
         say(line)
+    for path in then.values():
+        if (store.finished_record(path) or {}).get("cleaned"):
+            raise InputError(f"{path} was cleaned: its model and masks, which a rerun is compared with, are gone")
     if (folder / store.SPEC).is_file():
         plan = Sweep.read(folder / store.SPEC)
     else:

@@ -9,14 +9,17 @@ from statistics import fmean
 from typing import Any
 
 from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.files import read_json
 from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
+from onnxprune.study import former
 from onnxprune.study.alignment import with_measured_step
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.jobs import Materials
 from onnxprune.study.reuse import Reused
+from onnxprune.study.soundness import blunt_limit
 
 _HIGHEST = 100
 
@@ -45,6 +48,7 @@ class Search:
     Attributes:
         technique, criterion, schedule, control: of its points.
         trials: what was looked at, in that order.
+        remark: what is to be said of the limit; None where nothing is.
         trainings: points that were run for it.
         reused: points that had been run before.
         sparsity: the answer, in percent; 0 where every trial lost too much: then the base is the answer.
@@ -62,6 +66,7 @@ class Search:
     sparsity: float = 0.0
     folders: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
+    remark: str | None = None
 
 
 def search(
@@ -73,6 +78,7 @@ def search(
     step: int = 1,
     verbosity: Verbosity = Verbosity.NORMAL,
     workers: int | None = None,
+    replace: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Search]:
     """Bisects sparsity, for every combination of the plan's other settings; seeds are averaged.
@@ -84,17 +90,25 @@ def search(
         plan: points of one sparsity, which does not matter.
         max_drop: points of validation accuracy that may be lost against the base.
         step: sparsities that are multiples of it are looked at, in percent.
+        replace: points of another study in the plan's folder are removed, instead of refused.
         say: gets a line for each finished point that is left out because its files are not those that were measured.
 
     Raises:
-        InputError: a schedule that finds its own sparsity, or settings or data that cannot be used.
+        InputError: a schedule that finds its own sparsity, settings or data that cannot be used, or the plan's folder
+            has points of another study.
         RunError: a point failed.
     """
-    if any(point.schedule == "adaptive" for point in plan.points):
-        raise InputError("schedule 'adaptive' finds its own sparsity: search is for the others")
+    _check(plan)
     plan = with_measured_step(plan)
     materials = Materials(data_dir, verbosity)
-    tried: list[float] = []
+    folder = runs / plan.name
+    tried = _sparsities_in(folder)
+    planned = [dataclasses.replace(point, sparsity=sparsity) for point in plan.points for sparsity in tried]
+    named = {point.point_id(materials.dataset(point).checksum): point for point in planned}
+    if replace:
+        former.remove(former.others(folder, named))
+    else:
+        former.refuse(folder, named)
 
     def run(points: list[Point]) -> None:
         tried.append(points[0].sparsity)
@@ -105,6 +119,7 @@ def search(
             data_dir,
             verbosity=verbosity,
             workers=workers,
+            others="keep",
         )
         if outcome.failures:
             raise RunError("; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items()))
@@ -112,12 +127,39 @@ def search(
     ways: dict[Point, list[Point]] = {}
     for point in plan.points:
         ways.setdefault(dataclasses.replace(point, sparsity=0.0, seed=0), []).append(point)
-    grid = [float(percent) for percent in (*range(step, _HIGHEST, step), _HIGHEST)]
+    grid = _grid(step)
     reused = Reused()
     found = [_Bisection(points, max_drop, runs, materials, run, say, reused).search(grid) for points in ways.values()]
     for line in reused.lines():
         say(line)
     return found
+
+
+def most_points(plan: Sweep, step: int) -> list[Point]:
+    """As many points as a search runs at most, of the plan's settings and some sparsities.
+
+    Raises:
+        InputError: a schedule that finds its own sparsity.
+    """
+    _check(plan)
+    grid = _grid(step)
+    sparsities = grid[: len(grid).bit_length()]
+    return [dataclasses.replace(point, sparsity=sparsity) for point in plan.points for sparsity in sparsities]
+
+
+def _check(plan: Sweep) -> None:
+    if any(point.schedule == "adaptive" for point in plan.points):
+        raise InputError("schedule 'adaptive' finds its own sparsity: search is for the others")
+
+
+def _grid(step: int) -> list[float]:
+    return [float(percent) for percent in (*range(step, _HIGHEST, step), _HIGHEST)]
+
+
+def _sparsities_in(sweep: Path) -> list[float]:
+    """Of the points that a sweep's folder has, finished or failed."""
+    configs = (read_json(folder / store.CONFIG) for folder in former.others(sweep, ()))
+    return sorted({config["sparsity"] for config in configs if isinstance(config, dict) and "sparsity" in config})
 
 
 @dataclass(frozen=True)
@@ -153,6 +195,10 @@ class _Bisection:
             else:
                 high = sparsity
         found.sparsity = low
+        bases = [row for trial in found.trials for row in self._rows(trial.sparsity)]
+        if bases:
+            accuracy = fmean(row["base_validation_accuracy"] for row in bases)
+            found.remark = blunt_limit(self.max_drop, accuracy, bases[0]["validation_images"] * len(self.points))
         if low:
             found.folders = [str(self._folder(point)) for point in self._at(low)]
             rows = self._rows(low)

@@ -1,6 +1,7 @@
 """Transfer learning: weights from elsewhere for a network that is built here."""
 
 import json
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,22 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except OSError as error:
         raise InputError(f"cannot read the weights {path}: {error.strerror or error}") from None
     except Exception as error:  # damaged files raise whatever their reader trips over; safetensors its own
-        reason = one_line(error)
-        raise InputError(f"{path} is neither safetensors nor a PyTorch state dict of plain tensors: {reason}") from None
+        raise InputError(
+            f"{path} is neither safetensors nor a PyTorch state dict of plain tensors{_fault(error)}"
+        ) from None
     if isinstance(given, Mapping) and isinstance(given.get("state_dict"), Mapping):  # as training scripts save them
         given = given["state_dict"]
     if not isinstance(given, Mapping) or not all(isinstance(value, Tensor) for value in given.values()):
         raise InputError(f"{path}: expected a state dict, parameter names with tensors")
     return {str(name).removeprefix("module."): value for name, value in given.items()}  # of a DataParallel
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with a file that cannot be read. PyTorch's advice, to unpickle whatever is in it, is not passed on:
+    that would run code."""
+    if isinstance(error, pickle.UnpicklingError):
+        return ": save network.state_dict(), or convert it to safetensors"
+    return f": {one_line(error)}"
 
 
 def _classes(path: Path) -> Any:

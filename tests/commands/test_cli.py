@@ -30,7 +30,7 @@ def test_sweep_help_lists_every_setting_and_needs_no_pytorch() -> None:
 
     code = (
         "import sys, onnxprune.cli\n"
-        "try: onnxprune.cli.cli.main(['sweep', '--help'], prog_name='onnxprune')\n"
+        "try: onnxprune.cli.cli.main(['sweep', '--help-all'], prog_name='onnxprune')\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'nni', 'pandas', 'onnxruntime'} & set(sys.modules)), file=sys.stderr)"
     )
@@ -104,8 +104,13 @@ def test_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(tmp_path: Path)
     arguments += ["--dry-run", "--sparsity", "0,50"]
     done = called(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("model=slp") == 8
-    assert "8 points from 1 base(s)" in done.stdout
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["technique", "weight,", "neuron,", "structured,", "unstructured", "(4)"] in lines
+    assert ["sparsity", "0,", "50", "(2)"] in lines
+    for words in ("points    8, from 1 unpruned network", "time      about", "disk", "memory"):
+        assert words in done.stdout
+    assert "model=slp" not in done.stdout
+    assert called(*arguments, "--verbose", cwd=tmp_path).stdout.count("model=slp") == 8
     plan = json.loads(called(*arguments, "--json", cwd=tmp_path).stdout)
     images = plan["cost"]["training_images"] // (2 + 8)  # 2 epochs of the base, 1 of each point
     assert plan["cost"]["training_images"] == images * 10

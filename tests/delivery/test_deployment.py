@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from command_line import REPOSITORY, called, small_npz
 from made_up import hand_made
 from PIL import Image
@@ -20,10 +21,11 @@ from PIL import Image
 import onnxprune as package
 from onnxprune.common.errors import InputError, OnnxpruneError, RunError
 from onnxprune.common.files import write_json
-from onnxprune.delivery import deployment, headline
+from onnxprune.delivery import deployment, headline, modelcard
 from onnxprune.delivery.choice import choose, constraints, studies
 from onnxprune.results import store
 from onnxprune.settings.sweep import Sweep
+from onnxprune.settings.vocabulary import TECHNIQUES
 
 
 def rows(*changes: dict[str, Any]) -> pd.DataFrame:
@@ -373,3 +375,47 @@ def test_sweeps_that_lack_what_decides_are_refused(sweep: Path, tmp_path: Path) 
         path.unlink()
     with pytest.raises(InputError, match="no finished point"):
         studies(copy, [])
+
+
+def test_the_baked_file_answers_to_pictures_as_predict_does(models: Path, sweep: Path) -> None:
+    out = models.parent / "baked"
+    done = called("deploy", sweep, *ASK, "--out", out, "--bake", "--license", "mit", "--json")
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads(done.stdout)
+    assert (entry["baked"], entry["license"]) == (f"{NAME}-baked.onnx", "mit")
+    card = (out / f"{NAME}.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)  # of another size, and coloured
+    Image.fromarray(noise).save(out / "picture.png")
+    shown = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=True).stdout
+    (expected,) = json.loads(called("predict", out / f"{NAME}.onnx", out / "picture.png", "--json").stdout)
+    label, probability = shown.split()
+    assert label == expected["class"]
+    assert float(probability) == pytest.approx(expected["probability"], abs=0.02)  # Pillow rounds in between
+    for words in ("```cpp", "```js", "channels last", 'license: "mit"', "Licence: mit", "latency of one image"):
+        assert words in card
+    refused = called("predict", out / f"{NAME}-baked.onnx", out / "picture.png")
+    assert refused.returncode == 2
+    assert "expected the plain file" in refused.stderr
+
+
+def test_the_card_says_how_to_compare_and_the_command_works(models: Path, sweep: Path) -> None:
+    card = (models / f"{NAME}.md").read_text()
+    (line,) = re.findall(r"```sh\nonnxprune (compare .*)\n```", card)
+    done = called(*shlex.split(line), "--seconds", 0.1)
+    assert done.returncode == 0, done.stderr
+    assert f"{NAME}.onnx" in done.stdout
+
+
+def test_a_card_names_classes_that_have_names_and_leaks_no_listing(models: Path) -> None:
+    assert modelcard._classes(("0", "1", "2")) == "the numbers 0 to 2."
+    assert modelcard._classes(("cat", "1")) == "0 cat, 1 1"
+    card = (models / f"{NAME}.md").read_text()
+    assert "Classes, in order: the numbers 0 to 2." in card
+    assert not any(entry.summary in card for _, entry in TECHNIQUES.items())
+    assert modelcard._data_title({"dataset": "digits"}) == "scikit-learn's handwritten digits"
+
+
+def test_the_head_of_the_card_is_yaml(models: Path) -> None:
+    head = (models / f"{NAME}.md").read_text().split("---\n")[1]
+    assert yaml.safe_load(head)["model-index"][0]["results"][0]["metrics"][0]["type"] == "accuracy"

@@ -22,13 +22,16 @@ from onnxprune.commands import report as command
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import make_folder, read_json, write_json, write_text
 from onnxprune.delivery.choice import choose, constraints
+from onnxprune.report import charts
 from onnxprune.report.charts import accuracy_over_cost, pareto_front
 from onnxprune.report.page import write
 from onnxprune.report.series import error_bars, looks, named_series, over_seeds, sound_span
 from onnxprune.report.sources import read
+from onnxprune.report.summary import best_by_technique, comparison
 from onnxprune.results import store
 from onnxprune.results.statistics import mean_interval
 from onnxprune.settings.sweep import Sweep
+from onnxprune.study.cleaning import clean, leftovers
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>&amp;"
 
@@ -62,10 +65,12 @@ def test_the_pareto_front_is_what_no_other_point_matches_or_beats() -> None:
 
 
 def test_seeds_are_one_curve_with_mean_and_sample_deviation() -> None:
-    rows = pd.DataFrame({"sparsity": [50, 0, 50, 50], "accuracy": [90.0, 97.0, 92.0, None]}).convert_dtypes()
+    measured = {"sparsity": [50, 0, 50, 50], "accuracy": [90.0, 97.0, 92.0, None]}
+    rows = pd.DataFrame({**measured, "collapsed": [True, False, False, False]}).convert_dtypes()
     points = over_seeds(rows, "sparsity", "accuracy")
     assert points[["x", "y", "seeds"]].to_numpy().tolist() == [[0, 97, 1], [50, 91, 2]]
     assert points["std"].tolist() == [0, pytest.approx(2**0.5)]
+    assert points["collapsed"].tolist() == [False, True]
 
 
 def test_error_bars_are_intervals_over_images_or_over_seeds() -> None:
@@ -319,6 +324,44 @@ def test_watching_writes_the_page_until_all_points_are_done(tmp_path: Path, monk
     assert "one: 2 of 2 done" in done.stderr
 
 
+def test_each_technique_has_its_best_in_a_table_of_its_own(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight,structured", sparsity="0,30,50,90")
+    found = {best.technique: best for best in best_by_technique(read([sweep]))}
+    assert found["structured"].row is not None and found["structured"].row["sparsity"] == 30
+    assert found["structured"].control == 97.5
+    html = page_of(tmp_path / "report.html", sweep)
+    assert "What does pruning cost, and gain, for cnn on digits?" in html
+    rows = re.findall(r'<tr><th scope="row">(\w+)</th>\s*<td class="number">([\d.]+)', html)
+    assert rows == [("weight", f"{found['weight'].row['accuracy']:.2f}"), ("structured", "97.14")]  # type: ignore[index]
+    for point in Sweep.read(sweep / store.SPEC).points:
+        finish(sweep, point, validation_accuracy=50.0)
+    assert all(best.row is None for best in best_by_technique(read([sweep])))
+    assert page_of(tmp_path / "report.html", sweep).count("no model loses so little") == 2
+
+
+def test_sweeps_models_and_data_stand_side_by_side_with_their_differences(tmp_path: Path) -> None:
+    one = hand_made(tmp_path, "one", technique="structured", sparsity="0,50")
+    two = hand_made(tmp_path, "two", technique="structured", sparsity="50", criterion="l2")
+    point = Sweep.read(two / store.SPEC).points[0]
+    finish(two, point, accuracy=98.0, speedup=2.8)
+    found = comparison(pd.concat([source.table for source in read([one, two])], ignore_index=True))
+    assert found is not None
+    assert found.studies == ["one", "two"]
+    assert found.rows == [("structured 50 %", [96.5, 98.0], [1.4, 2.8])]
+    html = page_of(tmp_path / "report.html", one, two)
+    assert "+1.50" in html and "2.00</td>" in html
+    assert comparison(read([one])[0].table) is None
+    models = hand_made(tmp_path, "models", model="slp,cnn", technique="weight", sparsity="50")
+    several = comparison(read([models])[0].table)
+    assert several is not None and several.studies == ["cnn", "slp"]
+
+
+def test_a_cleaned_model_is_not_linked(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,50")
+    clean(leftovers(sweep, []))
+    assert document(page_of(tmp_path / "report.html", sweep))["links"] == [None, None]
+
+
 # ---- the page in a browser
 
 
@@ -411,7 +454,13 @@ def test_every_point_is_in_the_figures_and_collapsed_ones_only_in_the_first(show
         "return document.getElementById('chart-sparsity')._fullData"
         ".filter(t => t.fill === 'toself').map(t => t.x.length)"
     )
-    assert bands == [22, 22, 22]
+    assert bands == [20, 20, 20]  # up and down, without the collapsed ones
+    crosses = browser.execute_script(
+        "const chart = document.getElementById('chart-sparsity');"
+        "return chart._fullData.filter(t => t.visible && t.meta.actual)"
+        ".map(t => [t.x[0], t.y[0] === chart._fullLayout.yaxis.range[0]])"
+    )
+    assert crosses == [[100, True]] * 3
     choose_option(browser, "study", 1)  # slp
     assert points_of(browser, "sparsity") == 3 * 11
     assert points_of(browser, "macs") == 3 * 10 * 3
@@ -489,6 +538,95 @@ def test_the_table_sorts_filters_and_turns_pages(shown: Any) -> None:
     assert set(column("technique")) == {"unstructured"}
     assert browser.find_element("id", "page").text == "page 1 of 1"
     assert typed("nothing-like-that") == f"0 of {total} points"
+    problem = browser.find_element("id", "problem")
+    assert problem.text == ""
+    assert typed("technique = unstructured, asked % >= 80 seed=1 model=cnn") == f"3 of {total} points"
+    assert typed("technique!=weight speedup > 2") != f"{total} of {total} points"
+    assert all(float(text) > 2 for text in column("speedup"))
+    assert problem.text == ""
+    typed("foo > 3")
+    assert problem.text == 'no column "foo"'
+    typed("technique > 3")
+    assert problem.text == "technique holds words: use = or !="
+    typed("speedup > fast")
+    assert problem.text == 'speedup holds numbers, "fast" is none'
+
+
+def test_results_come_first_and_what_is_the_same_for_all_is_said_once(shown: Any) -> None:
+    browser = shown(390)
+    wide, visible = browser.execute_script(
+        "const box = document.getElementById('table').parentElement.getBoundingClientRect();"
+        "const cells = [...document.getElementById('table').tHead.rows[0].cells];"
+        "const fits = cell => cell.getBoundingClientRect().right <= box.right + 1;"
+        "return [box.right, cells.filter(fits).map(cell => cell.textContent)]"
+    )
+    assert wide <= 390
+    assert visible == ["technique", "asked %", "accuracy %", "speedup"]
+    headings = browser.execute_script(
+        "return [...document.getElementById('table').tHead.rows[0].cells].map(c => c.textContent)"
+    )
+    assert "schedule" not in headings and "model" in headings
+    assert "schedule one-shot" in browser.find_element("id", "constants").text
+    sticky = browser.execute_script(
+        "const row = document.getElementById('table').tBodies[0].rows[0];"
+        "const box = document.getElementById('table').parentElement; box.scrollLeft = 300;"
+        "return [0, 1].map(i => row.cells[i].getBoundingClientRect().left - box.getBoundingClientRect().left)"
+    )
+    assert sticky[0] == 0 and 90 < sticky[1] < 110
+
+
+def test_figures_say_in_words_and_as_a_table_what_they_show(shown: Any) -> None:
+    browser = shown()
+    labels = browser.execute_script("return [...document.querySelectorAll('.chart')].map(c => c.ariaLabel)")
+    assert len(labels) == 6 and all(labels)
+    assert labels[0].startswith("Accuracy and sparsity, test accuracy (%) against sparsity asked (%). weight")
+    details = browser.find_element("css selector", "figure .as-table")
+    browser.execute_script("arguments[0].open = true", details)
+    rows = browser.execute_async_script(
+        "const done = arguments[1], t = arguments[0];"
+        "setTimeout(() => done([...t.querySelectorAll('tbody tr')].map(r => r.cells[0].textContent)), 100)",
+        details,
+    )
+    assert sum("collapsed" in name for name in rows) == 3
+    assert len([name for name in rows if "collapsed" not in name and "base" not in name]) >= 3 * 10 + 2
+
+
+def test_tools_are_no_tab_stops_and_text_on_the_map_can_be_read(shown: Any) -> None:
+    browser = shown()
+    assert browser.execute_script("return document.querySelectorAll('.modebar-btn').length") > 30
+    assert browser.execute_script("return document.querySelectorAll('.modebar-btn:not([tabindex=\"-1\"])').length") == 0
+    for _, colour in charts._SCALE:
+        assert contrast(str(colour), charts._ON_SCALE) >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_swipe_over_a_figure_scrolls_on_a_phone(shown: Any) -> None:
+    browser = shown(390)
+    try:
+        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+        browser.refresh()
+        modes = browser.execute_script(
+            "return [...document.querySelectorAll('.chart')].map(c => c._fullLayout.dragmode)"
+        )
+        assert modes == [False] * 6
+        assert browser.execute_script("return document.querySelectorAll('.modebar-btn').length") == 0
+        touch = browser.execute_script(
+            "return getComputedStyle(document.querySelector('.chart .nsewdrag')).touchAction"
+        )
+        assert touch == "pan-x pan-y"
+    finally:
+        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
 
 
 def test_the_links_of_the_table_lead_to_the_models(shown: Any) -> None:

@@ -144,7 +144,7 @@ def run(installed: Path, *arguments: object) -> str:
 
 
 def test_names_are_known_before_anything_is_imported(installed: Path) -> None:
-    text = run(installed, "sweep", "--help")
+    text = run(installed, "sweep", "--help-all")
     assert all(name in text for name in ("tiny", "bright", "again", "untouched", "backwards"))
     run(installed, "sweep", "--model", "slp", "--dry-run")  # what is not asked for is not needed
     assert not (installed / "imported").exists()

@@ -82,7 +82,7 @@ def test_the_files_name_the_classes_and_predict_and_the_card_too(
     assert model.stem.startswith("slp-squares-structured-l1-")
     card = model.with_suffix(".md").read_text(encoding="utf-8")
     assert r"Classes, in order: 0 =mitte, 1 Haut\|\*1\*, 2 élan" in card
-    assert "that classifies squares, pruned by" in card
+    assert "the network `slp` on squares, pruned by" in card
     assert "--image-size 12x12" in card
     for label, name in enumerate(NAMES):
         pixels = np.full((12, 12), 30, np.uint8)
@@ -157,7 +157,7 @@ def test_what_is_told_meanwhile_goes_to_stderr_and_only_once(pictures: Path) -> 
     assert "squares: 180 pictures of 3 classes" in done.stderr
     assert done.stderr.count("\n") == 1
     assert "squares: " not in done.stdout
-    assert done.stdout.splitlines()[0].startswith(f"model=slp dataset={pictures} ")
+    assert ["dataset", str(pictures)] in [line.split() for line in done.stdout.splitlines()]
     quiet = called("sweep", "--model", "slp", *line, "--image-size", "10", "--dry-run", "--quiet")
     assert quiet.stderr == ""
 

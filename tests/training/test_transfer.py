@@ -7,7 +7,7 @@ from urllib.error import URLError
 import pytest
 import safetensors.torch
 import torch
-from command_line import small_npz
+from command_line import called, small_npz
 from structures import Residual
 from torch import nn
 
@@ -216,3 +216,18 @@ def test_frozen_features_do_not_move(tmp_path: Path) -> None:
     free = build_network(point, data)
     train(free, training_batches(point, data), how)
     assert not torch.equal(free.conv1.weight, before["conv1.weight"])
+
+
+@pytest.mark.parametrize("content", [{"other": torch.zeros(2)}, [1, 2], _Unpickled(), nn.Linear(2, 2), b"nothing"])
+def test_weights_that_do_not_fit_are_one_line_before_anything_starts(content: Any, tmp_path: Path) -> None:
+    data, path = small_npz(tmp_path / "squares.npz"), tmp_path / "w.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    done = called("sweep", "--model", "slp", "--dataset", data, "--weights", path, "--out", tmp_path / "runs")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "w.pt" in done.stderr
+    assert "weights_only" not in done.stderr and "pickle" not in done.stderr.lower()
+    assert not (tmp_path / "runs").exists()

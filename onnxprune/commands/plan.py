@@ -1,0 +1,101 @@
+"""What `--dry-run` prints: the plan of a study, what it costs and takes, and whether it can be run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.commands.console import echo
+from onnxprune.common.progress import Verbosity, duration, waiting
+
+if TYPE_CHECKING:
+    from onnxprune.settings.point import Point
+    from onnxprune.settings.sweep import Sweep
+    from onnxprune.study.estimate import Estimate
+    from onnxprune.study.forecast import Forecast
+
+
+def print_plan(
+    plan: "Sweep",
+    points: Sequence["Point"],
+    runs: Path,
+    data_dir: Path | None,
+    verbosity: Verbosity,
+    *,
+    as_json: bool,
+    searched: bool = False,
+) -> None:
+    """Prints a plan to stdout: its axes, and what it takes; each point only where much is to be told.
+
+    Args:
+        points: those that are run.
+        searched: whether their sparsities are only found meanwhile, and they may be fewer.
+
+    Raises:
+        InputError: the points cannot be pruned as they ask.
+    """
+    with waiting("checking the plan", verbosity):
+        from onnxprune.study.estimate import estimate
+        from onnxprune.study.feasibility import check_prunable
+        from onnxprune.study.forecast import forecast
+        from onnxprune.study.jobs import Materials
+
+    cost = estimate(points, verbosity)  # it reads pictures, with a line of its own
+    with waiting("checking that the networks can be pruned, and how fast they train", verbosity):
+        check_prunable(points, Materials(data_dir, stand_ins=True))
+        expected = forecast(points, runs / plan.name, runs)
+    if as_json:
+        rows = [point.settings() for point in points]
+        expectation = asdict(expected) | {"hours": expected.seconds / 3600}
+        echo(json.dumps({"name": plan.name, "cost": asdict(cost), "expected": expectation, "points": rows}, indent=1))
+        return
+    _print_axes(points, "sparsity" if searched else "")
+    if verbosity == Verbosity.VERBOSE:
+        for point in points:
+            echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
+        echo()
+    for line in _lines(plan, cost, expected, runs, "at most " * searched):
+        echo(line)
+
+
+def _print_axes(points: Sequence["Point"], unknown: str) -> None:
+    """What most people set, where it is the same for all points, and what varies, a line each."""
+    from onnxprune.settings.point import AXES, FIELDS
+
+    values: dict[str, list[Any]] = {
+        name: list(dict.fromkeys(getattr(point, name) for point in points)) for name in FIELDS if name != unknown
+    }
+    several = [name for name in AXES if len(values.get(name, ())) > 1]
+    usual = ("model", "dataset", "batch_size", "technique", "schedule", "sparsity")
+    fixed = [name for name in usual if name in values and name not in several]
+    wide = max(map(len, [*several, *fixed]))
+    for name in [*fixed, *several]:
+        found = values[name]
+        count = f"  ({len(found)})" if len(found) > 1 else ""
+        echo(f"  {name:{wide}}  {_listed(found)}{count}")
+    echo()
+
+
+def _listed(values: Sequence[Any]) -> str:
+    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    return ", ".join(texts if len(texts) <= 12 else [*texts[:5], "...", *texts[-3:]])
+
+
+def _lines(plan: "Sweep", cost: "Estimate", expected: "Forecast", runs: Path, most: str) -> list[str]:
+    from onnxprune.common.environment import available_memory, free_disk
+
+    workers = f", {expected.workers} at the same time" if expected.workers > 1 else ""
+    done = f", {expected.done} of them done already" if expected.done else ""
+    return [
+        f"name      {plan.name}, in {runs / plan.name}",
+        f"points    {most}{cost.points:,}{done}, from {cost.bases:,} unpruned network{'' if cost.bases == 1 else 's'} "
+        "(bases)",
+        f"training  at most {cost.training_images:,} images, {cost.training_flops / 1e12:.3g} TFLOPs (1 MAC = 2 FLOPs; "
+        "networks that shrink take less)",
+        f"time      about {duration(expected.seconds)}{workers}, by {expected.source}",
+        f"disk      up to {cost.disk_bytes / 1e6:,.0f} MB, {free_disk(runs) / 1e6:,.0f} MB free",
+        f"memory    about {cost.memory_bytes / 1e6:,.0f} MB for the largest network, {available_memory() / 1e6:,.0f} "
+        "MB available",
+        "checked   every network can be exported and pruned as asked; nothing was trained, nothing was written",
+    ]

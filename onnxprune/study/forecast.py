@@ -1,0 +1,147 @@
+"""How long points will take: by the pace of finished ones, or of a moment of training on made-up images."""
+
+import glob
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from onnxprune.bridge.start import make_network
+from onnxprune.common.files import read_json
+from onnxprune.models import model_title
+from onnxprune.results import store
+from onnxprune.settings.budget import base_epochs, epochs_after_base
+from onnxprune.settings.point import BASES, Point
+from onnxprune.study.estimate import images_of, shape_of
+from onnxprune.study.pool import worker_count
+from onnxprune.training.device import select_device
+
+_MOST_RECORDS = 50  # that a pace is taken from
+_PROBE_SECONDS = 1.0
+_PROBE_IMAGES = 64  # an update at most: the pace of larger batches is about the same
+_MEASURING = 0.2  # of an epoch's training: testing a file twice and validating it take about as long
+_OVERHEAD = 3.0  # seconds of a point beside training, testing and timing: pruning, export, checks
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """
+    Attributes:
+        seconds: from now to the end.
+        source: what it is known by.
+        workers: points at a time.
+        done: points that the plan's folder has already.
+    """
+
+    seconds: float
+    source: str
+    workers: int
+    done: int
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """Of one training: images a second, and seconds beside it."""
+
+    images: float
+    other: float
+
+
+def forecast(points: Sequence[Point], sweep: Path, runs: Path) -> Forecast:
+    """How long points take on this machine.
+
+    Args:
+        sweep: the plan's folder; what is finished there is not run again.
+        runs: where finished points of the same networks and data are looked for.
+
+    Raises:
+        InputError: a network cannot be built, or a user's own data cannot be used.
+    """
+    there = (read_json(path.with_name(store.CONFIG)) for path in sweep.glob(f"*/{store.METRICS}"))
+    finished = [config for config in there if config is not None]
+    missing = [point for point in points if point.settings() not in finished]
+    workers = max(1, worker_count(missing))
+    paces = _Paces(runs)
+    bases = {tuple(point.base_settings().items()): paces.seconds(point, base=True) for point in missing}
+    seconds = sum(bases.values()) + sum(paces.seconds(point, base=False) for point in missing) / workers
+    source = f"a probe of {_PROBE_SECONDS:g} s of training on random images" if paces.probed else "finished points"
+    return Forecast(seconds, source, workers, len(points) - len(missing))
+
+
+class _Paces:
+    """Those of the networks of a plan; `probed` says whether any had to be tried."""
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+        self._known: dict[tuple[object, ...], _Pace] = {}
+        self.probed = False
+
+    def seconds(self, point: Point, *, base: bool) -> float:
+        """What a point takes, or the base that it starts from."""
+        count = images_of(point)
+        key = (point.model, point.dataset, point.batch_size, point.threads, tuple(point.model_options.items()), base)
+        if key not in self._known:
+            found = _finished_pace(point, self._runs, base)
+            self.probed |= found is None
+            self._known[key] = found or _probed_pace(point, count, base)
+        pace = self._known[key]
+        epochs = base_epochs(point, count) if base else epochs_after_base(point, count)
+        return epochs * count / pace.images + pace.other + (0 if base else point.latency_seconds)
+
+
+def _finished_pace(point: Point, runs: Path, base: bool) -> _Pace | None:
+    """Of what is finished of the same network and data; None where nothing is."""
+    prefix = glob.escape(f"{model_title(point.model)}-{point.dataset_title}-b{point.batch_size}-")
+    column = "base_training" if base else "training"
+    found = []
+    folders = (runs / BASES).glob(f"{prefix}*") if base else runs.glob(f"*/{prefix}*")
+    for folder in folders:
+        record, config = store.finished_record(folder), read_json(folder / store.CONFIG)
+        if record is None or config is None or (folder.parent.name == BASES) != base:
+            continue
+        same = all(config.get(name) == getattr(point, name) for name in ("model", "device", "precision", "devices"))
+        metrics = record["metrics"]
+        if same and metrics.get(f"{column}_images_per_second"):
+            took = (folder / store.METRICS).stat().st_mtime - (folder / store.CONFIG).stat().st_mtime
+            beside = took - metrics[f"{column}_seconds"] - (0 if base else config["latency_seconds"])
+            found.append(_Pace(metrics[f"{column}_images_per_second"], max(0.0, beside)))
+        if len(found) == _MOST_RECORDS:
+            break
+    if not found:
+        return None
+    return _Pace(median(pace.images for pace in found), median(pace.other for pace in found))
+
+
+def _probed_pace(point: Point, count: int, base: bool) -> _Pace:
+    """Of updates on random images: a base has all cores, a point its threads."""
+    shape, classes = shape_of(point)
+    device = select_device(point.device)
+    network = make_network(point.model, shape, classes, 0, point.model_options).to(device).train()
+    size = min(point.batch_size, _PROBE_IMAGES, count)
+    images = torch.rand(size, *shape, device=device)
+    labels = torch.randint(classes, (size,), device=device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if base else point.threads)
+    try:
+        _update(network, images, labels)  # the first one sets up
+        begun, done = time.perf_counter(), 0
+        while done == 0 or time.perf_counter() - begun < _PROBE_SECONDS:
+            _update(network, images, labels)
+            done += 1
+        pace = done * size / (time.perf_counter() - begun)
+    finally:
+        torch.set_num_threads(before)
+    return _Pace(pace, _OVERHEAD + _MEASURING * count / pace)
+
+
+def _update(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    network.zero_grad()
+    loss = F.cross_entropy(network(images), labels)
+    if loss.requires_grad:
+        loss.backward()
+    loss.item()  # waits for the device

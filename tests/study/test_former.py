@@ -1,0 +1,114 @@
+"""A name is of one study: another one under it is refused, with what differs, or replaces it."""
+
+from pathlib import Path
+
+import pytest
+from command_line import called, small_npz
+from made_up import hand_made
+
+import onnxprune
+from onnxprune.results import store
+from onnxprune.settings.sweep import Sweep
+from onnxprune.study import former
+from onnxprune.study.search import search
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_npz(tmp_path_factory.mktemp("data") / "squares.npz")
+
+
+def settings(data: Path, runs: Path) -> dict[str, object]:
+    quick = {
+        "model": "slp",
+        "hidden": 8,
+        "technique": "weight",
+        "epochs": 0,
+        "finetune_epochs": 0,
+        "latency_seconds": 0,
+    }
+    return {**quick, "dataset": str(data), "out": runs, "name": "mine", "workers": 1}
+
+
+def test_a_name_with_other_settings_is_refused_and_says_what_differs(data: Path, tmp_path: Path) -> None:
+    given = settings(data, tmp_path)
+    onnxprune.sweep(**given, sparsity=[50, 60])
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    with pytest.raises(onnxprune.InputError) as caught:
+        onnxprune.sweep(**given, sparsity=[50, 80], batch_size=64)
+    assert "holds 2 points of another study" in str(caught.value)
+    assert "batch_size 256 there, 64 here" in str(caught.value)
+    assert "sparsity 50.0, 60.0 there, 50.0, 80.0 here" in str(caught.value)
+    assert "--replace" in str(caught.value)
+    assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == before
+
+
+def test_points_may_be_added_and_the_same_again_goes_on(data: Path, tmp_path: Path) -> None:
+    given = settings(data, tmp_path)
+    onnxprune.sweep(**given, sparsity=[50])
+    assert len(onnxprune.sweep(**given, sparsity=[50, 80])) == 2
+    assert len(onnxprune.sweep(**given, sparsity=[50, 80])) == 2
+
+
+def test_replace_leaves_the_new_points_alone_and_keeps_those_in_both(data: Path, tmp_path: Path) -> None:
+    given = settings(data, tmp_path)
+    first = onnxprune.sweep(**given, sparsity=[50, 60]).set_index("sparsity")["folder"]
+    kept = tmp_path / "mine" / first[50] / store.METRICS
+    written = kept.stat().st_mtime_ns
+    flags = [
+        "--name",
+        "mine",
+        "--model",
+        "slp",
+        "--hidden",
+        8,
+        "--technique",
+        "weight",
+        "--epochs",
+        0,
+        "--sparsity",
+        "50,80",
+    ]
+    flags += ["--finetune-epochs", 0, "--latency-seconds", 0, "--dataset", data, "--out", tmp_path, "--workers", 1]
+    assert called("sweep", *flags).returncode == 2
+    done = called("sweep", *flags, "--replace", "--json")
+    assert done.returncode == 0, done.stderr
+    assert kept.stat().st_mtime_ns == written
+    assert not (tmp_path / "mine" / first[60]).exists()
+    assert sorted(Sweep.read(tmp_path / "mine" / store.SPEC).values["sparsity"]) == [50, 80]
+    assert sorted(store.result_table(tmp_path / "mine")["sparsity"]) == [50, 80]
+
+
+def test_other_data_under_a_name_are_told_too(tmp_path: Path) -> None:
+    data = small_npz(tmp_path / "squares.npz")
+    given = settings(data, tmp_path / "runs")
+    onnxprune.sweep(**given, sparsity=[50])
+    small_npz(data, classes=2)
+    with pytest.raises(onnxprune.InputError, match="other data, weights or files of networks"):
+        onnxprune.sweep(**given, sparsity=[50])
+
+
+def test_a_search_adds_to_its_own_study_and_to_no_other(data: Path, tmp_path: Path) -> None:
+    plan = {key: value for key, value in settings(data, tmp_path).items() if key not in ("out", "workers")}
+    search(Sweep.parse({**plan, "sparsity": 50}), 100, tmp_path, step=50, workers=1)
+    again = search(Sweep.parse({**plan, "sparsity": 50}), 100, tmp_path, step=25, workers=1)
+    assert again[0].sparsity == 100
+    assert Sweep.read(tmp_path / "mine" / store.SPEC).values["sparsity"] == sorted(
+        store.result_table(tmp_path / "mine")["sparsity"]
+    )
+    with pytest.raises(onnxprune.InputError, match="batch_size 256 there, 64 here"):
+        search(Sweep.parse({**plan, "batch_size": 64, "sparsity": 50}), 100, tmp_path, step=50, workers=1)
+
+
+def test_one_point_says_all_of_itself(tmp_path: Path) -> None:
+    plan = Sweep.one_point({"model": "slp"})
+    (tmp_path / "sweep.toml").write_text(plan.to_toml())
+    assert Sweep.read(tmp_path / "sweep.toml").points == plan.points
+
+
+def test_a_running_point_is_not_removed(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "mine", technique="weight", sparsity=[50])
+    (folder,) = former.others(sweep, ())
+    with store.claimed(folder), pytest.raises(onnxprune.RunError, match="another process is running"):
+        former.remove([folder])
+    assert folder.exists()
