@@ -1,21 +1,21 @@
 """What do int8, structured pruning, and both together keep and gain?
 
-    python benchmarks/int8.py measure ZOO DATA RESULTS.jsonl [--only NAME]
+    python benchmarks/int8.py measure ZOO DATA FOLDER RESULTS.jsonl [--only NAME]
     python benchmarks/int8.py table RESULTS.jsonl
 
 ZOO holds ONNX files, and a zoo.json that says of each the dataset and the normalisation; DATA is what `--data-dir` is.
 `measure` takes a CNN that it trains on 10,000 images of Fashion-MNIST for two epochs, and three files of the zoo. The
 CNN is pruned by a study, with two epochs of fine-tuning; the files by `onnxprune prune`, without training. Each is
-quantised by `onnxprune quantize`. What exists is left alone. `table` writes INT8.md beside this file.
+quantised by `onnxprune quantize`, all with the same unlabelled images. Files are kept in FOLDER; what exists there and
+in RESULTS is left alone. `table` writes INT8.md beside this file.
 """
 
 import argparse
 import json
+import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -29,60 +29,80 @@ from onnxprune.analysis.comparison import compare
 from onnxprune.common.environment import describe
 from onnxprune.common.files import compressed_bytes
 from onnxprune.graph.metadata import parse
-from onnxprune.graph.network import read
+from onnxprune.graph.network import metadata, read
 from onnxprune.reduction.fidelity import accuracy
-from onnxprune.reduction.samples import read_samples
+from onnxprune.reduction.samples import Samples, read_samples
 from onnxprune.runtime.processor import int8_instructions, vectors
 
 CNN = "cnn on fmnist"
 FILES = ("keras_sepcnn_fashion", "torch_resnet20_cifar10", "sklearn_mlp_fashion")
 SPARSITY = 50
 BATCHES = (1, 32)
-SECONDS = 4.0
-TRAINING: dict[str, Any] = {"train_limit": 10_000, "epochs": 2, "finetune_epochs": 2}
+SAMPLES = 512
+SECONDS = 10.0
+TRAINING: Row = {"train_limit": 10_000, "epochs": 2, "finetune_epochs": 2}
 KINDS = ("base", "structured 50 %", "int8", "both")
 
 
-def cnn(folder: Path, data: Path) -> tuple[Path, Path, Row]:
-    """The base, the pruned network, and how samples are read."""
-    row = onnxprune.run_experiment(
-        model="cnn", dataset="fmnist", technique="structured", sparsity=SPARSITY, latency_seconds=0, out=folder,
-        data_dir=data, **TRAINING,
-    ).iloc[0]  # fmt: skip
-    (point,) = folder.glob(f"*/{row['folder']}/model.onnx")
-    return folder / "bases" / row["base_id"] / "model.onnx", point, {"data": "fmnist", "data_dir": data}
+class Network:
+    """A network and its files, made where they are missing.
 
+    Args:
+        place: of the files.
+        about: what zoo.json says of it; None for the CNN.
+    """
 
-def file(folder: Path, path: Path, about: Row, data: Path) -> tuple[Path, Path, Row]:
-    """Likewise, of a file of the zoo."""
-    norm = about["normalisation"]
-    how: Row = {key: list(np.atleast_1d(norm[key]).astype(float)) for key in ("mean", "std")}
-    how |= {"data": DATASETS[about["dataset"]], "data_dir": data}
-    pruned = folder / "pruned.onnx"
-    onnxprune.prune(path, sparsity=SPARSITY, latency=False, output=pruned, **how)
-    return path, pruned, how
+    def __init__(self, name: str, place: Path, zoo: Path, data: Path, about: Row | None) -> None:
+        self.paths = {kind: place / f"{number}.onnx" for number, kind in enumerate(KINDS)}
+        self._data = data
+        self._norm = None if about is None else about["normalisation"]
+        self._dataset = "fmnist" if about is None else DATASETS[about["dataset"]]
+        place.mkdir(parents=True, exist_ok=True)
+        base, pruned, int8, both = self.paths.values()
+        if about is None and not pruned.exists():
+            self._train(place, base, pruned)
+        elif not base.exists():
+            shutil.copyfile(zoo / f"{name}.onnx", base)
+        self.samples = self._read(base)
+        batches = self.samples.batches
+        inputs = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+        if not pruned.exists():
+            onnxprune.prune(base, sparsity=SPARSITY, latency=False, output=pruned, data=inputs)
+        for source, target in ((base, int8), (pruned, both)):
+            if not target.exists():
+                onnxprune.quantize(source, output=target, latency=False, data=inputs)
 
+    def _train(self, place: Path, base: Path, pruned: Path) -> None:
+        row = onnxprune.run_experiment(
+            model="cnn", dataset="fmnist", technique="structured", sparsity=SPARSITY, latency_seconds=0,
+            out=place / "runs", data_dir=self._data, **TRAINING,
+        ).iloc[0]  # fmt: skip
+        (point,) = (place / "runs").glob(f"*/{row['folder']}/model.onnx")
+        shutil.copyfile(place / "runs" / "bases" / row["base_id"] / "model.onnx", base)
+        shutil.copyfile(point, pruned)
 
-def measured(base: Path, pruned: Path, how: Row, folder: Path) -> Iterator[tuple[str, Row]]:
-    """A row for each kind: accuracy, bytes, and latency against the base at each batch size."""
-    paths = {"base": base, KINDS[1]: pruned, "int8": folder / "int8.onnx", "both": folder / "both.onnx"}
-    for source, target in ((base, paths["int8"]), (pruned, paths["both"])):
-        onnxprune.quantize(source, output=target, latency=False, **how)
-    # with as many samples as there must be: the test set is what is needed
-    given = {name: value for name, value in how.items() if name not in ("data", "data_dir")}
-    test = read_samples(how["data"], read(base), _metadata(base), count=64, data_dir=how["data_dir"], **given).test
-    assert test is not None
-    entries = compare(base, list(paths.values())[1:], batch_sizes=BATCHES, threads=1, seconds=SECONDS)
-    for place, (kind, path) in enumerate(paths.items()):
-        row: Row = {
-            "accuracy": accuracy(read(path), test),
-            "bytes": path.stat().st_size,
-            "bytes_compressed": compressed_bytes(path),
-        }
-        for number, batch in enumerate(BATCHES):
-            entry = entries[number * len(paths) + place]
+    def _read(self, base: Path) -> Samples:
+        network = read(base)
+        told = parse(metadata(network.model))
+        norm = self._norm
+        how: Row = {} if norm is None else {key: np.atleast_1d(norm[key]).tolist() for key in ("mean", "std")}
+        return read_samples(self._dataset, network, told, count=SAMPLES, data_dir=self._data, **how)
+
+    def kept(self, kind: str) -> Row:
+        """Accuracy on the test set, and bytes."""
+        path = self.paths[kind]
+        assert self.samples.test is not None
+        score = accuracy(read(path), self.samples.test)
+        return {"accuracy": score, "bytes": path.stat().st_size, "bytes_compressed": compressed_bytes(path)}
+
+    def speed(self, batch: int) -> Row:
+        """Of all its files at a batch size, in turn."""
+        base, *others = self.paths.values()
+        entries = compare(base, others, batch_sizes=(batch,), threads=1, seconds=SECONDS)
+        found: Row = {**_machine()}
+        for kind, entry in zip(KINDS, entries, strict=True):
             facts, verdict = entry.facts, entry.verdict
-            row[f"batch {batch}"] = {
+            found[kind] = {
                 "ms": entry.latency.median_ms,
                 "speedup": facts and facts.speedup,
                 "interval": facts and facts.interval,
@@ -91,24 +111,18 @@ def measured(base: Path, pruned: Path, how: Row, folder: Path) -> Iterator[tuple
                 "reasons": verdict and verdict.reasons,
                 "busy": entry.disturbance.busy,
             }
-        yield kind, row
+        return found
 
 
-def _metadata(path: Path) -> Any:
-    return parse({entry.key: entry.value for entry in read(path).model.metadata_props})
-
-
-def measure(zoo: Path, data: Path, results: Path, only: str) -> None:
+def measure(zoo: Path, data: Path, folder: Path, results: Path, only: str) -> None:
     about = json.loads((zoo / "zoo.json").read_text())
     for name in (CNN, *FILES):
-        if only not in name or all((name, kind) in rows(results) for kind in KINDS):
-            continue
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            made = cnn(folder, data) if name == CNN else file(folder, zoo / f"{name}.onnx", about[f"{name}.onnx"], data)
-            found = dict(measured(*made, folder))
-        for kind, row in found.items():
-            add(results, name, kind, lambda row=row: {**row, **_machine()})  # type: ignore[misc]
+        if only in name:
+            network = Network(name, folder / name.replace(" ", "-"), zoo, data, about.get(f"{name}.onnx"))
+            for batch in BATCHES:
+                add(results, name, f"batch {batch}", partial(network.speed, batch))
+            for kind in KINDS:
+                add(results, name, kind, partial(network.kept, kind))
 
 
 def _machine() -> Row:
@@ -129,20 +143,27 @@ def table(results: Path, target: Path) -> None:
             cells.append("" if kind == "base" else f"{row['accuracy'] - base['accuracy']:+.2f}")
             cells += [f"{row['bytes']:,}", f"{row['bytes_compressed']:,}"]
             for batch in BATCHES:
-                timed = row[f"batch {batch}"]
+                timed = found[name, f"batch {batch}"][kind]
                 cells.append(f"{timed['ms']:.3f}")
                 cells.append("" if kind == "base" else f"{timed['speedup']:.2f}x ± {100 * timed['noise']:.0f} %")
             lines.append(cells)
         for kind in KINDS[2:]:
             for batch in BATCHES:
-                timed = found[name, kind][f"batch {batch}"]
+                timed = found[name, f"batch {batch}"][kind]
                 reasons = "".join(f"\n  - {reason}" for reason in timed["reasons"])
                 said.append(f"- {name}, {kind}, batch {batch}: {timed['outcome']}{reasons}")
-    first = next(iter(found.values()))
-    busy = any(row[f"batch {batch}"]["busy"] for row in found.values() for batch in BATCHES)
+    timings = [found[name, f"batch {batch}"] for name in names for batch in BATCHES]
+    first = timings[0]
+    busy = any(timed[kind]["busy"] for timed in timings for kind in KINDS)
     headings = ["network", "file", "accuracy", "change", "bytes", "gzip"]
     headings += [heading for batch in BATCHES for heading in (f"ms, batch {batch}", "speedup")]
-    others = " Other processes were at work meanwhile: trust ratios beyond their noise only." if busy else ""
+    others = (
+        """ Other processes were at
+work meanwhile: runs longer than some milliseconds are interrupted by them more often than short ones, which makes
+ratios at batch 32 too large; trust those beyond their noise only."""
+        if busy
+        else ""
+    )
     text = f"""# int8 beside pruning
 
 Made by `int8.py`, which says how; onnxprune {onnxprune.__version__}, onnxruntime {onnxruntime.__version__}, one thread.
@@ -171,11 +192,12 @@ def main() -> None:
         if name == "measure":
             part.add_argument("zoo", type=Path)
             part.add_argument("data", type=Path)
+            part.add_argument("folder", type=Path)
             part.add_argument("--only", default="", help="networks whose names hold this")
         part.add_argument("results", type=Path)
     options = parser.parse_args()
     if options.part == "measure":
-        measure(options.zoo, options.data, options.results, options.only)
+        measure(options.zoo, options.data, options.folder, options.results, options.only)
     else:
         table(options.results, Path(__file__).parent / "INT8.md")
 

@@ -24,6 +24,7 @@ GUIDE = [
     pytest.param("first-study", marks=pytest.mark.slow),
     "profiling",
     "pruning-any-file",
+    "quantization",
     "your-own-network",
     "your-own-data",
     pytest.param("choosing-what-to-ship", marks=pytest.mark.slow),
@@ -86,11 +87,12 @@ def test_the_model_of_the_guide_can_be_swept(tmp_path: Path, monkeypatch: pytest
 
 
 def test_every_column_of_the_results_is_documented_and_no_other(tmp_path: Path) -> None:
-    plan = {"model": "slp", "dataset": "digits", "technique": "weight", "sparsity": 50, "epochs": 0}
+    plan = {"model": "slp", "dataset": "digits", "technique": "weight", "sparsity": 50, "epochs": 0, "also": "int8"}
     table = run_sweep(Sweep.parse({**plan, "train_limit": 50, "latency_seconds": 0}), tmp_path).table
     documented = re.findall(r"^\| `(\w+)` \|", (DOCS / "columns.md").read_text(encoding="utf-8"), re.MULTILINE)
-    # there only where some count is not complete
-    assert sorted(documented) == sorted([*table.columns, "macs_missing", "base_macs_missing"])
+    # there only where some count is not complete, or some network cannot be quantised
+    missing = ("macs_missing", "base_macs_missing", "int8_missing", "base_int8_missing")
+    assert sorted(documented) == sorted([*table.columns, *missing])
 
 
 def test_the_reference_is_that_of_the_commands() -> None:

@@ -1,5 +1,6 @@
 """`deploy`: the best model of a sweep, under constraints."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,18 @@ def deploy(
         raise RunError("\n".join(misses))
 
 
+def _alone(choice: "Choice") -> str:
+    """What int8 without pruning would have given."""
+    row = choice.alone
+    assert row is not None
+    speedup = "" if math.isnan(row["speedup"]) else f", measured speedup {row['speedup']:.2f}"
+    lacks = f"; it misses: {' and '.join(choice.alone_lacks)}" if choice.alone_lacks else "; it satisfies all of this"
+    return (
+        f"int8 alone, without pruning: accuracy {row['accuracy']:.2f} %, validation accuracy "
+        f"{row['validation_accuracy']:.2f} %, {row['file_bytes']:,.0f} bytes{speedup}{lacks}"
+    )
+
+
 def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
     from onnxprune.delivery import headline
     from onnxprune.delivery.modelcard import BEYOND
@@ -131,6 +144,8 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
         if deviation is not None:
             line += f"  {f'{form.format(mean)} ± {form.format(deviation)}':>16}"
         echo(line)
+    if choice.alone is not None and row["variant"] != "int8 alone":
+        echo(f"\n{_alone(choice)}")
     echo()
     for path in deployed.files:
         echo(f"{path}")

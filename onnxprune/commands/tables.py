@@ -38,6 +38,7 @@ _HEADINGS = (
     "change\npoints", "loss\n", "MACs\n", "eff. MACs\n", "non-zero\nparams", "file\nbytes", "TL\ns", "latency\nms",
     "speedup\n", "",
 )  # fmt: skip
+_INT8 = ("int8 acc\n%", "int8\nbytes", "int8\nspeedup")  # where there are such files
 _LEFT = ("technique\n", "criterion\n", "")
 _NOT_FOR_PAPERS = ("acc before\n%", "loss\n", "non-zero\nparams", "TL\ns")
 # What goes first where the terminal is too narrow for all of it.
@@ -70,6 +71,8 @@ def print_results(table: "pd.DataFrame") -> None:
             f"{timed['latency_batch']}, {_plural(timed['latency_threads'], 'thread')}. Sessions of the same file "
             f"differed by up to {100 * floor:.1f} % in nine rows of ten: differences within that, marked ~, are ties."
         )
+    if "int8_accuracy" in table:
+        console.print("int8: the pruned network in 8 bits, its accuracy and speedup against the base in float32.")
     console.print(
         "acc: top-1 on the full test set by the ONNX file under onnxruntime, before and after fine-tuning. 1 MAC = 2 "
         "FLOPs. eff. MACs: without multiplications by stored zeros, which a dense runtime performs all the same. TL: "
@@ -212,17 +215,18 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
         assessment += f"\n     {_plural(dead, 'dead unit')}, which no training image makes answer"
     base_remark = not_trained_out(rows)
     lines, sections = _lines(rows, point, floor)
-    cells = [list(_HEADINGS), *lines]
+    headings = _headings(rows)
+    cells = [headings, *lines]
     kept = _fitting(cells, width)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index in kept:
-        grid.add_column(_HEADINGS[index], justify="left" if _HEADINGS[index] in _LEFT else "right", no_wrap=True)
+        grid.add_column(headings[index], justify="left" if headings[index] in _LEFT else "right", no_wrap=True)
     for line, section in zip(cells[1:], sections, strict=True):
         if section:
             grid.add_section()
         grid.add_row(*(line[index] for index in kept))
     found: list[RenderableType] = [heading, assessment, *([f"Note: {base_remark}."] if base_remark else []), grid]
-    left_out = [" ".join(_HEADINGS[index].split()) for index in range(len(_HEADINGS)) if index not in kept]
+    left_out = [" ".join(headings[index].split()) for index in range(len(headings)) if index not in kept]
     networks = int(rows["same_as"].isna().sum())
     if networks < len(rows):
         found.append(
@@ -231,6 +235,11 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
     if left_out:
         found.append(f"Not shown for want of room: {', '.join(left_out)}.")
     return found
+
+
+def _headings(rows: "pd.DataFrame") -> list[str]:
+    """Of the cells of a line, the second files' among them where there are such."""
+    return [*_HEADINGS[:-1], *(_INT8 if "int8_accuracy" in rows else ()), _HEADINGS[-1]]
 
 
 def _lines(rows: "pd.DataFrame", point: list[str], floor: float) -> tuple[list[list[str]], list[bool]]:
@@ -280,7 +289,7 @@ def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
         lines, sections = _lines(rows, point, floor)
         kept = [
             index
-            for index, heading in enumerate(_HEADINGS)
+            for index, heading in enumerate(_headings(rows))
             if heading not in _NOT_FOR_PAPERS and any(line[index] not in ("", _MISSING) for line in lines)
         ]
         caption = (
@@ -292,7 +301,7 @@ def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
                 f"; speedup: measured by onnxruntime on {row['device']}, batch {row['latency_batch']}, "
                 f"{_plural(row['latency_threads'], 'thread')}, ~: within timing noise"
             )
-        headings = [" ".join(_HEADINGS[index].split()) for index in kept]
+        headings = [" ".join(_headings(rows)[index].split()) for index in kept]
         found.append(PaperTable(caption, headings, [[line[index] for index in kept] for line in lines], sections))
     return found
 
@@ -335,7 +344,21 @@ def _cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
         f"{mean['tl_seconds']:.1f}" if "tl_seconds" in mean else _MISSING,
         f"{mean['latency_ms_paired']:.3f}" if timed else _MISSING,
         speedup,
+        *_int8_cells(seeds, floor),
         ", ".join(said),
+    ]
+
+
+def _int8_cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
+    if "int8_accuracy" not in seeds:
+        return []
+    mean = seeds[["int8_file_bytes", "int8_speedup", "int8_speedup_noise"]].astype(float).mean(skipna=False)
+    speedup = mean["int8_speedup"]
+    tie = "~" if abs(speedup - 1) <= max(floor, mean["int8_speedup_noise"]) else ""
+    return [
+        _spread(seeds["int8_accuracy"]),
+        compact(mean["int8_file_bytes"]) if mean["int8_file_bytes"] > 0 else _MISSING,
+        f"{tie}{speedup:.2f}x" if speedup > 0 else _MISSING,
     ]
 
 

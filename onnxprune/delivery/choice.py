@@ -11,6 +11,7 @@ import pandas as pd
 
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.delivery.modelcard import Seeds, decided_on
+from onnxprune.delivery.variants import INT8_ALONE, with_variants
 from onnxprune.results import store, timings
 from onnxprune.results.seeds import configurations
 
@@ -96,6 +97,8 @@ class Choice:
         candidates: how many configurations satisfy the constraints, of how many.
         by: what made it the best: "speedup" or, where nothing was timed, "macs".
         tied: candidates that are as fast within the timing's noise, this one included.
+        alone: the base in 8 bits, the mean over its seeds; None where the sweep has no such file.
+        alone_lacks: the constraints that it misses.
     """
 
     row: dict[str, Any]
@@ -104,6 +107,8 @@ class Choice:
     points: int
     by: Literal["speedup", "macs"]
     tied: int
+    alone: dict[str, Any] | None
+    alone_lacks: tuple[str, ...]
 
     def over_seeds(self, column: str) -> tuple[float | None, float | None]:
         """Mean and sample standard deviation; None for what was not measured, or of one seed."""
@@ -141,8 +146,10 @@ class _Candidate:
 
 
 def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
-    """The fastest of the configurations of one study that satisfy the constraints; among equally fast ones, within the
-    timing's noise, the one of the highest validation accuracy. The test accuracy has no say.
+    """The fastest of the configurations of one study, those in 8 bits among them, that satisfy the constraints.
+
+    Among equally fast ones, within the timing's noise, it is the one of the highest validation accuracy. The test
+    accuracy has no say.
 
     A configuration is decided on by the means over its seeds, and is none if one of its networks has collapsed. What is
     shipped is a file that satisfies the constraints itself.
@@ -150,7 +157,8 @@ def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
     Raises:
         RunError: no configuration does; the message names the nearest.
     """
-    found = [_Candidate.of(rows, wanted) for rows in configurations(table)]
+    variants = with_variants(table).groupby("variant", sort=False)
+    found = [_Candidate.of(rows, wanted) for _, part in variants for rows in configurations(part)]
     study = f"{found[0].mean['model']} on {found[0].mean['dataset']}"
     sound = [entry for entry in found if not entry.rows["collapsed"].any()]
     if not sound:
@@ -171,7 +179,10 @@ def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
         fastest = max(entry.mean["speedup"] for entry in candidates)
         tied = [entry for entry in candidates if entry.mean["speedup"] * (1 + floor) >= fastest]
     best = max(tied, key=lambda entry: _merit(entry.mean))
-    return Choice(max(best.fitting, key=_merit), best.rows, len(candidates), len(found), by, len(tied))
+    alone = next((entry.mean for entry in found if entry.mean["variant"] == INT8_ALONE), None)
+    lacks = [constraint.text for constraint in wanted if alone is not None and not constraint.holds(alone)]
+    row = max(best.fitting, key=_merit)
+    return Choice(row, best.rows, len(candidates), len(found), by, len(tied), alone, tuple(lacks))
 
 
 def _merit(row: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -21,6 +21,7 @@ from onnxprune.delivery.choice import Choice
 from onnxprune.delivery.facts import Facts
 from onnxprune.delivery.headline import percent
 from onnxprune.delivery.modelcard import Shipped, write_card
+from onnxprune.delivery.variants import FLOAT32, INT8_ALONE
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
 from onnxprune.results import schema, store
@@ -40,6 +41,12 @@ _INDEX_COLUMNS = (
     "params", "latency_ms_median", "base_latency_ms_median", "speedup", "speedup_beyond_theory", "latency_batch",
     "latency_threads", "device", "cpu", "onnxprune_version", "git_commit",
 )  # fmt: skip
+
+
+def source_of(row: Mapping[str, Any], sweep: Path) -> Path:
+    """Where the file of a choice lies."""
+    folder = sweep.parent / BASES / row["base_id"] if row["variant"] == INT8_ALONE else sweep / row["folder"]
+    return folder / row["file"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def deploy(
         InputError: the index that is there is damaged, or a file is to be baked that takes no pictures.
         RunError: the model's file is not the one that was measured, or cannot be written.
     """
-    source = sweep / choice.row["folder"] / store.MODEL
+    source = source_of(choice.row, sweep)
     expected = _measured_digest(source)
     make_folder(out)
     try:
@@ -149,6 +156,8 @@ def _name(row: Mapping[str, Any], index: Mapping[str, Mapping[str, Any]]) -> str
     name = f"{what}-{row['technique']}-{row['criterion']}-{percent(row['achieved_sparsity'])}"
     if row.get("control", "none") != "none":
         name += f"-{row['control']}"
+    if row["variant"] != FLOAT32:
+        name = f"{what if row['variant'] == INT8_ALONE else name}-int8"
     # the file of a dataset may be called anything
     name = "".join(letter if letter in _NAME_LETTERS else "_" for letter in name)
     taken = name in index and index[name].get("point") != row["folder"]
@@ -164,9 +173,9 @@ def _measured_digest(source: Path) -> str:
     if not source.is_file():
         raise RunError(f"{source} is not there any more: delete its folder and run the sweep again")
     record = store.finished_record(source.parent)
-    if record is None or store.damaged_files(source.parent, record, store.CONFIG, store.MODEL):
+    if record is None or store.damaged_files(source.parent, record, store.CONFIG, source.name):
         raise RunError(_not_measured(source))
-    digest: str = record["files"][store.MODEL]
+    digest: str = record["files"][source.name]
     return digest
 
 

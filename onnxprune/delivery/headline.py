@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from onnxprune.delivery.variants import INT8, INT8_ALONE
 from onnxprune.results import store
 from onnxprune.results.claims import between_ways, beyond_controls, sentences
 
@@ -22,6 +23,8 @@ _HOW = (
 
 def way(row: Mapping[str, Any]) -> str:
     """Technique and criterion, and the control that took its place."""
+    if row.get("variant") == INT8_ALONE:
+        return "the base"
     control = row.get("control")
     name = f"{row['technique']} {row['criterion']}"
     return name if _missing(control) or control == "none" else f"{name} ({control})"
@@ -30,8 +33,12 @@ def way(row: Mapping[str, Any]) -> str:
 def removed(row: Mapping[str, Any]) -> str:
     """How much was removed, with what was asked for where that is another number."""
     found, asked = row["achieved_sparsity"], row["sparsity"]
+    if row.get("variant") == INT8_ALONE:
+        return "nothing removed, int8"
     text = f"{percent(found)} % removed"
-    return text if percent(found) == percent(asked) else f"{text} ({percent(asked)} % asked)"
+    if percent(found) != percent(asked):
+        text += f" ({percent(asked)} % asked)"
+    return f"{text}, int8" if row.get("variant") == INT8 else text
 
 
 def percent(number: float) -> str:
@@ -48,6 +55,8 @@ def accuracy(row: Mapping[str, Any]) -> str:
 
 def change(row: Mapping[str, Any]) -> str:
     """What pruning cost, and the base beside it."""
+    if row.get("variant") in (INT8, INT8_ALONE):
+        return f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} in all"
     base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} with the fine-tuning"
     if _missing(row.get("accuracy_change")):
         return f"{base}; what pruning alone cost is not known: there is no 0 % point of the same training"

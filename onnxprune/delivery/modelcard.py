@@ -12,6 +12,7 @@ from onnxprune.common.output import printable
 from onnxprune.data.registry import DATASETS, title_of
 from onnxprune.delivery import headline, snippets
 from onnxprune.delivery.facts import Facts, listed
+from onnxprune.delivery.variants import INT8, INT8_ALONE
 from onnxprune.graph.baking import PICTURE, PROBABILITIES
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
@@ -211,10 +212,17 @@ def _summary(row: Mapping[str, Any]) -> str:
     tuned = f"schedule {_code(row['schedule'])}"
     if "finetune_epochs" in SCHEDULES[row["schedule"]].settings:
         tuned += f", then fine-tuned for {row['training_images'] / row['train_images']:g} epoch(s)"
+    how = (
+        f"pruned, {headline.removed(row)} (technique {_code(row['technique'])}, criterion {_code(row['criterion'])}, "
+        f"{tuned}). Pruning removed {goes}"
+    )
+    if row.get("variant") == INT8:
+        how += "; then it was brought into 8 bits"
+    elif row.get("variant") == INT8_ALONE:
+        how = "brought into 8 bits, not pruned"
     return (
         f"A classifier of images: the network {_code(model_title(row['model']))} on {_literal(_data_title(row))}, "
-        f"pruned, {headline.removed(row)} (technique {_code(row['technique'])}, criterion {_code(row['criterion'])}, "
-        f"{tuned}). Pruning removed {goes}. Right on the test set: {headline.accuracy(row)}; {headline.change(row)}."
+        f"{how}. Right on the test set: {headline.accuracy(row)}; {headline.change(row)}."
     )
 
 

@@ -24,13 +24,12 @@ STATIC = (
     "Relu", "Reshape", "Sigmoid", "Split", "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
 DYNAMIC = ("Gemm", "LSTM", "MatMul")  # ConvInteger is several times slower than a convolution of floats
-_HALF = ("Conv", "ConvTranspose", "Gemm", "GRU", "LSTM", "MatMul", "RNN")
 
 
-def kinds_of(settings: QuantizeSettings) -> tuple[str, ...]:
-    """Operators that are converted, or for float16 the products among them."""
+def kinds_of(settings: QuantizeSettings) -> tuple[str, ...] | None:
+    """Operators that are converted; None: all."""
     if settings.type == "float16":
-        return _HALF
+        return None
     return DYNAMIC if settings.dynamic else STATIC
 
 

@@ -77,11 +77,11 @@ class Prepared:
         return tuple(dict.fromkeys(self.places[name] for name in names))
 
 
-def prepare(path: Path, kinds: Sequence[str], shapes: Mapping[str, Shape] | None = None) -> Prepared:
+def prepare(path: Path, kinds: Sequence[str] | None, shapes: Mapping[str, Shape] | None = None) -> Prepared:
     """Reads a file and makes it ready.
 
     Args:
-        kinds: operators that will be quantised.
+        kinds: operators whose products with weights will be converted; None: every product is.
         shapes: input name -> shape, where the file leaves more than the batch open; for counts.
 
     Raises:
@@ -107,7 +107,7 @@ def prepare(path: Path, kinds: Sequence[str], shapes: Mapping[str, Shape] | None
                     made.name,
                     made.op_type,
                     macs.get(label_of(original), 0),
-                    _obstacle(made, constants, kinds),
+                    None if kinds is None else _obstacle(made, constants, kinds),
                 )
             )
     if not any(layer.obstacle is None for layer in layers):
@@ -184,10 +184,16 @@ def _make_plain(model: ModelProto) -> None:
             if name not in constants or readers[name] > 1:
                 continue
             value = numpy_helper.to_array(constants[name])
-            if position == 2 and value.ndim != 1 and value.size == max(value.shape, default=1):
-                value = value.reshape(-1)
+            if position == 2 and value.size == max(value.shape, default=1):
+                value = np.resize(value, _columns(node, constants) or value.size)  # of one number: as often as needed
             constants[name].CopyFrom(numpy_helper.from_array((value * np.float32(factor)).astype(value.dtype), name))
             set_attribute(node, "alpha" if position == 1 else "beta", 1.0)
+
+
+def _columns(node: NodeProto, constants: Mapping[str, onnx.TensorProto]) -> int | None:
+    """Outputs of a Gemm, where its weight is constant."""
+    weight = constants.get(node.input[1])
+    return None if weight is None else weight.dims[0 if attribute(node, "transB", 0) else 1]
 
 
 def _places(named: Network, model: ModelProto) -> dict[str, str]:
@@ -217,9 +223,8 @@ def _places(named: Network, model: ModelProto) -> dict[str, str]:
 def _obstacle(node: NodeProto, constants: Mapping[str, onnx.TensorProto], kinds: Sequence[str]) -> str | None:
     """Why a product cannot be quantised."""
     if node.op_type not in kinds:
-        return f"onnxruntime has no {node.op_type} in this type"
-    position = 1
-    weight = constants.get(node.input[position])
+        return f"onnxruntime has no {node.op_type} in this type, or a slow one"
+    weight = constants.get(node.input[1])
     if weight is None:
         return "it multiplies two activations"
     if weight.data_type != onnx.TensorProto.FLOAT:
@@ -232,7 +237,6 @@ def _obstacle(node: NodeProto, constants: Mapping[str, onnx.TensorProto], kinds:
         return "it transposes or scales its input"
     if len(node.input) > 2 and node.input[2]:
         bias = constants.get(node.input[2])
-        columns = weight.dims[0 if attribute(node, "transB", 0) else 1]
-        if bias is None or list(bias.dims) != [columns]:
+        if bias is None or list(bias.dims) != [_columns(node, constants)]:
             return "its bias is not one number for each output"
     return None

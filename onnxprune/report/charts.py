@@ -38,7 +38,7 @@ _ON_SCALE = "#10151b"
 def accuracy_over_sparsity(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look]) -> go.Figure:
     """Mean accuracy of each curve with its 95 % intervals and a band of one standard deviation, and the same before
     fine-tuning, over what was removed."""
-    figure = _figure("removed (%)", "test accuracy (%)")
+    figure = empty_figure("removed (%)", "test accuracy (%)")
     lost: list[tuple[pd.DataFrame, str, Look]] = []
     for name, look in looks.items():
         of_name = rows[names == name]
@@ -66,9 +66,9 @@ def accuracy_over_cost(
     rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look], column: str, title: str, *, front: bool
 ) -> go.Figure:
     """Every point's accuracy against a cost, and which ones no other beats in both, on average over seeds."""
-    figure = _figure(title, "test accuracy (%)")
+    figure = empty_figure(title, "test accuracy (%)")
     known = rows[(rows[column] > 0).fillna(False) & ~rows["collapsed"].astype(bool)]
-    figure.update_xaxes(_logarithmic(known[column]))
+    figure.update_xaxes(logarithmic(known[column]))
     for name, look in looks.items():
         figure.add_trace(
             _points(known[names.reindex(known.index) == name], column, "accuracy", name, look, total=len(known))
@@ -89,11 +89,11 @@ def _means(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 def speedup_measured(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look]) -> go.Figure:
     """Measured speedup against the one that the counts promise, with the line where both are the same."""
-    figure = _figure("speedup in theory", "measured speedup")
+    figure = empty_figure("speedup in theory", "measured speedup")
     counted = counted_whole(rows)
     known = counted[counted["speedup"].notna() & (counted["effective_macs"] > 0) & ~counted["collapsed"].astype(bool)]
     known = known.assign(promised=known["base_effective_macs"] / known["effective_macs"])
-    axis = _logarithmic(pd.concat([known["promised"], known["speedup"]]))
+    axis = logarithmic(pd.concat([known["promised"], known["speedup"]]))
     figure.update_layout(xaxis=axis, yaxis=axis)
     for name, look in looks.items():
         of_name = known[names.reindex(known.index) == name]
@@ -138,7 +138,7 @@ def layer_map(rows: pd.DataFrame, layers: Mapping[str, Mapping[str, Mapping[str,
         mean[column].unstack("sparsity").reindex(index=order, columns=levels).to_numpy(float)
         for column in ("kept", "units")
     )
-    figure = _figure("sparsity asked (%)", "")
+    figure = empty_figure("sparsity asked (%)", "")
     figure.add_trace(
         go.Heatmap(
             x=[f"{sparsity:g}" for sparsity in levels],
@@ -174,7 +174,7 @@ def training_curves(
     """Training loss of each epoch: of the bases, and after them the fine-tuning of each point, by sparsity."""
     from plotly.colors import sample_colorscale
 
-    figure = _figure("epoch", "training loss")
+    figure = empty_figure("epoch", "training loss")
     figure.update_yaxes(type="log")
     last = 1
     for base in dict.fromkeys(rows["base_id"]):
@@ -238,7 +238,8 @@ def _key(title: str) -> dict[str, Any]:
     return {"title": {"text": title}, **place}
 
 
-def _figure(x: str, y: str) -> go.Figure:
+def empty_figure(x: str, y: str) -> go.Figure:
+    """Axes with these titles, laid out as all figures of the page are."""
     return go.Figure(
         layout={
             "template": {},
@@ -252,7 +253,7 @@ def _figure(x: str, y: str) -> go.Figure:
     )
 
 
-def _logarithmic(values: pd.Series) -> dict[str, Any]:
+def logarithmic(values: pd.Series) -> dict[str, Any]:
     """A logarithmic axis with whole numbers at its ticks: 1, 2 and 5 of each power of ten where it spans much."""
     numbers = values.to_numpy(float)
     low, high = (numbers.min(), numbers.max()) if len(numbers) else (1.0, 1.0)

@@ -67,10 +67,11 @@ function drawDetails() {
 
 function draw(name, figure, shown = () => true, all = false) {
   const place = element(`chart-${name}`);
+  if (!place) return; // no study of the page has it
   place.classList.toggle("empty", !figure);
   if (!figure) {
     Plotly.purge(place);
-    place.textContent = "Nothing was timed: latency_seconds is 0.";
+    place.textContent = place.dataset.empty ?? "Nothing was timed: latency_seconds is 0.";
     return;
   }
   if (place.textContent && !place.data) place.textContent = "";

@@ -16,6 +16,7 @@ from onnxprune.common.files import make_folder, write_text
 from onnxprune.delivery import headline
 from onnxprune.report import charts, summary
 from onnxprune.report.series import Look, looks, named_series
+from onnxprune.report.shipping import accuracy_of_variants
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.results import store
 from onnxprune.results.derived import paired_latency
@@ -49,6 +50,12 @@ _COLUMNS: dict[str, tuple[str, int | str | None]] = {
     "cross_entropy": ("loss", 3),
     "effective_macs": ("eff. MACs", "count"),
     "nonzero_params": ("non-zero params", "count"),
+    "bytes_compressed": ("gzip", "count"),
+    "int8_accuracy": ("int8 accuracy %", 2),
+    "int8_file_bytes": ("int8 bytes", "count"),
+    "int8_latency_ms_median": ("int8 ms", 3),
+    "int8_speedup": ("int8 speedup", 2),
+    "int8_missing": ("why no int8", None),
     "tl_seconds": ("training s", 0),
     "tl_flops": ("training FLOPs", "count"),
     "speedup_beyond_theory": ("beyond theory", None),
@@ -74,6 +81,10 @@ _ASSESSED = {
     "base_params": "params",
     "base_dead_units": "dead units",
     "base_file_bytes": "bytes",
+    "base_bytes_compressed": "gzip",
+    "base_int8_accuracy": "int8 accuracy %",
+    "base_int8_file_bytes": "int8 bytes",
+    "base_int8_missing": "why no int8",
 }
 
 
@@ -115,6 +126,7 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
         max_drop=MAX_DROP,
         headline=headline,
         refresh_seconds=refresh_seconds,
+        eight_bits="int8_accuracy" in table,
         store=store,
         plotly=Markup(get_plotlyjs()),
         data=Markup(_embedded(_document(sources, table, links))),
@@ -196,6 +208,8 @@ def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
         if conditions
         else None,
         "speedup": charts.speedup_measured(rows, names, curves) if conditions else None,
+        "variants-latency": accuracy_of_variants(rows, "latency_ms_median", "median latency of a batch (ms)"),
+        "variants-bytes": accuracy_of_variants(rows, "file_bytes", "file (bytes)"),
     }
     records = {(source.name, point): record for source in sources for point, record in source.records.items()}
     losses = {base: loss for source in sources for base, loss in source.base_losses.items()}
@@ -239,7 +253,8 @@ def _conditions(rows: pd.DataFrame) -> list[str]:
 
 def _hidden(table: pd.DataFrame, sweeps: int) -> set[str]:
     """Columns that would say nothing."""
-    unneeded = {"macs_missing", "base_macs_missing", "base_dead_units"} - set(table.columns)
+    now_and_then = {name for name in (*_COLUMNS, *_ASSESSED) if "int8" in name or name.endswith("macs_missing")}
+    unneeded = (now_and_then | {"base_dead_units"}) - set(table.columns)
     if table.reindex(columns=["same_as"]).isna().all(axis=None):
         unneeded |= {"same_as"}
     return unneeded | {"sweep"} if sweeps == 1 else unneeded

@@ -1,5 +1,6 @@
 """What the report reads: of each sweep its table, its plan, its failures and what the records hold beyond the table."""
 
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pandas as pd
 from onnxprune.common.errors import InputError, OnnxpruneError
 from onnxprune.common.files import read_json
 from onnxprune.delivery.choice import by_study, choose, constraints
+from onnxprune.delivery.deployment import source_of
 from onnxprune.delivery.headline import told_claims
 from onnxprune.delivery.modelcard import command
 from onnxprune.results import schema, store, timings
@@ -26,11 +28,13 @@ class Best:
 
     Attributes:
         row: its settings, metrics and environment, None where something was not measured.
+        place: of its file, as seen from the sweep's folder.
         command: what makes it again.
         seeds: what it was decided on, where that is the means over several; else "".
     """
 
     row: dict[str, Any]
+    place: str
     command: str
     seeds: str
 
@@ -168,7 +172,8 @@ def _best(table: pd.DataFrame, folder: Path) -> list[Best | str]:
         try:
             choice = choose(rows, wanted)
             row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
-            found.append(Best(row, command(row), choice.decided_on()))
+            place = Path(os.path.relpath(source_of(row, folder), folder)).as_posix()
+            found.append(Best(row, place, command(row), choice.decided_on()))
         except OnnxpruneError as error:  # none is good enough, or its settings are of a package that is gone
             found.append(str(error))
     return found

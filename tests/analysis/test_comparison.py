@@ -15,8 +15,11 @@ from command_line import called
 
 from onnxprune.analysis.comparison import compare
 from onnxprune.analysis.facts import confidence_interval
+from onnxprune.analysis.quantised import Quantised, quantised
 from onnxprune.analysis.verdict import Facts, judge
 from onnxprune.common.errors import InputError
+from onnxprune.graph.counting import count
+from onnxprune.runtime.kernels import KernelTime
 
 PLAIN = Facts(
     speedup=1.0,
@@ -71,6 +74,42 @@ def test_a_verdict_says_why(found, reason):
     assert re.search(reason, only)
 
 
+EIGHT = Quantised(
+    share=1.0,
+    depthwise_share=0.0,
+    products_ms=(5.0, 6.0, 0.0),
+    conversions_ms=0.1,
+    total_ms=7.0,
+    instructions=(),
+    vectors="AVX2",
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ["8 bits: 100 % .* 6.000 ms, all of the base's 5.000 ms", "no 8-bit dot products: .*AVX2, no VNNI"]),
+        ({"instructions": ("AVX-VNNI",)}, ["5.000 ms, with the processor's AVX-VNNI"]),
+        ({"instructions": None}, ["8 bits: 100 %"]),
+        ({"instructions": (), "share": 0.05}, ["8 bits: 5 %"]),
+        ({"instructions": None, "depthwise_share": 0.4}, ["8 bits", "depthwise: 40 % of its MACs"]),
+        ({"instructions": None, "products_ms": (5.0, 3.0, 3.5)}, ["8 bits", "left in float: .* 50 % of the time"]),
+        ({"instructions": None, "conversions_ms": 2.1}, ["8 bits", "conversion: 30 % of its time"]),
+    ],
+)
+def test_a_file_in_8_bits_that_is_not_faster_says_why(changes, expected):
+    eight = dataclasses.replace(EIGHT, **changes)
+    # what counts and traffic say of others is no reason here
+    reasons = judge(facts(0.9, quantised=eight, misaligned_share=0.9, traffic_ratio=0.1)).reasons
+    assert len(reasons) == len(expected)
+    assert all(re.search(*pair) for pair in zip(expected, reasons, strict=True))
+
+
+def test_a_file_in_8_bits_that_is_faster_is_not_beyond_theory():
+    (reason,) = judge(facts(3.0, quantised=EIGHT)).reasons
+    assert reason.startswith("8 bits: 100 %")
+
+
 def test_no_theory_rests_on_macs_that_are_not_all_known():
     (reason,) = judge(facts(3.0, theoretical=None)).reasons
     assert "not all MACs" in reason
@@ -118,6 +157,27 @@ def test_the_interval_of_rounds_that_go_together_is_wider():
     other = np.ones((1000, 2))
     wide, narrow = confidence_interval(base, other), confidence_interval(shuffled, other)
     assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+
+
+def test_what_8_bits_take_is_read_off_counts_and_kernels(tmp_path):
+    body = """g (float[1,2,4,4] x) => (float[1,2,4,4] y) {
+        q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) w = DequantizeLinear (i, s, o)
+        deep = Conv <group = 2> (d, w) y = Conv (deep, v) }"""
+    weight, others = np.ones((2, 1, 1, 1), np.int8), graphs.ones(2, 2, 1, 1)
+    scale, zero, own = np.float32(1), np.uint8(0), np.int8(0)
+    path = graphs.write(tmp_path / "q.onnx", body, i=weight, v=others, s=scale, z=zero, o=own)
+    counts = count(path)
+    assert counts.macs_by_type == {"float32": 64, "int8": 32}
+    base = [KernelTime("Conv", "CPU", 2, 3.0, 60.0), KernelTime("Add", "CPU", 1, 2.0, 40.0)]
+    mine = [
+        KernelTime("QLinearConv", "CPU", 1, 1.0, 50.0),
+        KernelTime("Conv", "CPU", 1, 0.6, 30.0),
+        KernelTime("QuantizeLinear", "CPU", 1, 0.4, 20.0),
+    ]
+    found = quantised(counts, (base, mine), (10.0, 20.0), (), "AVX2")
+    assert found.share == found.depthwise_share == pytest.approx(1 / 3)
+    assert found.products_ms == pytest.approx((6.0, 10.0, 6.0))
+    assert (found.conversions_ms, found.total_ms) == (pytest.approx(4.0), 20.0)
 
 
 @pytest.fixture

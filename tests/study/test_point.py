@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gzip
 import math
 import subprocess
 from collections.abc import Iterator
@@ -188,6 +189,8 @@ def test_counts_and_what_was_achieved_by_hand(study: Study, rows: list[dict[str,
         assert row["params"] == params
         assert row["nonzero_params"] == left
         assert row["file_bytes"] == path.stat().st_size
+        assert abs(row["bytes_compressed"] - len(gzip.compress(path.read_bytes(), 6, mtime=0))) < 50
+        assert row["base_bytes_compressed"] < row["base_file_bytes"]
         assert row["base_macs"] == row["base_effective_macs"] == dense
         assert row["base_flops"] == 2 * dense
         assert row["base_params"] == base_params

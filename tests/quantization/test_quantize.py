@@ -1,0 +1,341 @@
+"""Quantisation of files: what is converted and how, what stays, what is checked, refused and told."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import trained
+from onnx import TensorProto, numpy_helper
+from pruned import model
+
+import onnxprune
+from onnxprune.common.errors import InputError, RunError
+from onnxprune.graph.counting import count
+from onnxprune.graph.metadata import parse
+from onnxprune.graph.network import Network, metadata, read
+from onnxprune.quantization import quantize as quantization
+from onnxprune.quantization import sensitivity
+from onnxprune.quantization.conversion import Converter
+from onnxprune.quantization.result import QuantizeReport
+from onnxprune.quantization.settings import QuantizeSettings
+from onnxprune.runtime.execution import open_network, run
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _without_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization, "probe", lambda path, **limits: None)
+
+
+@pytest.fixture
+def mlp(tmp_path: Path) -> Path:
+    return trained.mlp(tmp_path / "mlp.onnx", mean="[0.0]", std="[1.0]", accuracy="12.0", sparsity="50")
+
+
+def write(path: Path, text: str, opset: int = 18, **weights: Any) -> Path:
+    built = model(text, {name: np.asarray(value, np.float32) for name, value in weights.items()})
+    built.opset_import[0].version = opset
+    onnx.save(built, path)
+    return path
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
+def quantized(path: Path, **settings: Any) -> QuantizeReport:
+    return onnxprune.quantize(path, **{"latency": False, **settings})
+
+
+def kinds(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def answer(network: Network, **feed: np.ndarray) -> list[np.ndarray]:
+    with open_network(network) as session:
+        return list(run(session, feed).values())
+
+
+def test_a_linear_layer_by_hand(tmp_path: Path) -> None:
+    weight, bias = normal(8, 5), normal(5)
+    path = write(tmp_path / "m.onnx", "(float[n,8] x) => (float[n,5] y) { y = Gemm (x, w, b) }", w=weight, b=bias)
+    x = RANDOM.uniform(-1, 3, (64, 8)).astype(np.float32)
+    x[0, :2] = -1, 3  # the range, in the first batch, which calibrates
+    report = quantized(path, data={"x": x}, seed=1)
+    network = read(report.output)
+    (eight,) = [value for value in network.weights.values() if value.dtype == np.int8 and value.ndim == 2]
+    scales = [value for value in network.weights.values() if value.dtype == np.float32]
+    per_channel = next(
+        value for value in scales if value.shape == (5,) and np.allclose(value, np.abs(weight).max(0) / 64)
+    )
+    assert np.abs(eight).max() == 64  # 7 bits: sums of two products stay within 16
+    assert np.abs(eight * per_channel - weight).max() <= per_channel.max() / 2 + 1e-6
+    calibrated = x[np.random.default_rng(1).permutation(64)][:56]
+    assert any(value.ndim == 0 and np.isclose(value, np.ptp(calibrated) / 255, rtol=1e-5) for value in scales)
+    (found,) = answer(network, x=calibrated)
+    assert np.abs(found - (calibrated @ weight + bias)).max() < 0.3  # others may be beyond the range of the outputs
+
+
+def test_the_trained_network_keeps_its_accuracy_in_a_quarter_of_the_bytes(mlp: Path) -> None:
+    report = quantized(mlp, data=trained.unlabelled())
+    assert trained.accuracy(report.output) >= trained.accuracy(mlp) - 1
+    assert report.after.bytes < 0.5 * report.before.bytes
+    assert report.after.bytes == report.output.stat().st_size
+    assert 0 < report.after.bytes_compressed < report.before.bytes_compressed
+    assert report.fidelity is not None
+    assert report.fidelity.relative_error < 0.05
+    assert {layer.type for layer in report.layers} == {"int8"}
+    assert report.converted_share == 1
+    counts = count(report.output)
+    assert counts.macs_by_type == {"int8": counts.macs}
+    assert counts.macs == count(mlp).macs
+
+
+@pytest.mark.parametrize("calibration", ["entropy", "percentile"])
+def test_other_calibrations_run_on_batches_of_several_sizes(calibration: str, mlp: Path) -> None:
+    samples = {"pixels": trained.unlabelled()["pixels"][:100]}
+    report = quantized(mlp, data=samples, calibration=calibration)
+    assert trained.accuracy(report.output) >= trained.accuracy(mlp) - 2
+    assert hashlib.sha256(report.output.read_bytes()) != hashlib.sha256(
+        quantized(mlp, data=samples).output.read_bytes()
+    )
+
+
+def test_dynamic_needs_no_data_and_float16_keeps_inputs_and_outputs(mlp: Path) -> None:
+    dynamic, half = quantized(mlp, dynamic=True), quantized(mlp, type="float16")
+    assert [report.output.name for report in (dynamic, half)] == ["mlp-int8-dynamic.onnx", "mlp-float16.onnx"]
+    for report, most in ((dynamic, 0.5), (half, 0.6)):
+        assert trained.accuracy(report.output) >= trained.accuracy(mlp) - 1
+        assert report.after.bytes < most * report.before.bytes
+        assert report.drop is None and report.fidelity is None
+    found = onnx.load(half.output).graph
+    assert {value.type.tensor_type.elem_type for value in (*found.input, *found.output)} == {TensorProto.FLOAT}
+    assert count(half.output).macs_by_type == {"float16": count(mlp).macs}
+
+
+def test_what_is_asked_for_stays_and_the_report_says_so(mlp: Path) -> None:
+    report = quantized(mlp, data=trained.unlabelled(), keep=["h1", "scores"])
+    assert [(layer.layer, layer.type, layer.reason) for layer in report.layers] == [
+        ("h1", "float32", "asked for"), ("h2", "int8", ""), ("scores", "float32", "asked for"),
+    ]  # fmt: skip
+    assert count(report.output).macs_by_type == {"float32": 64 * 48 + 32 * 10, "int8": 48 * 32}
+    assert list(report.layers_table()["layer"]) == ["h1", "h2", "scores"]
+    assert json.loads(json.dumps(report.as_json()))["settings"]["keep"] == ["h1", "scores"]
+
+
+def test_the_most_sensitive_layers_stay_until_no_more_is_lost_on_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One layer alone is spoiled by an outlier in its input; validation says that it must stay, and only it."""
+    weight = np.eye(6, dtype=np.float32)
+    spoiled = np.diag([1e4, 1, 1, 1, 1, 1]).astype(np.float32)
+    text = """(float[n,6] x) => (float[n,6] y) {
+        a = MatMul (x, first) b = MatMul (a, wide) c = Mul (b, back) d = MatMul (c, last) y = Identity (d) }"""
+    path = write(tmp_path / "m.onnx", text, first=weight, wide=spoiled, back=[1e-4, 1, 1, 1, 1, 1], last=weight)
+    samples = {"x": RANDOM.uniform(0, 1, (512, 6)).astype(np.float32)}
+    plain = quantized(path, data=samples)
+    assert plain.drop is not None and plain.drop > 20
+    report = quantized(path, data=samples, max_drop=10, keep=["c"])
+    assert report.drop is not None and report.drop <= 10
+    stays = {layer.layer: layer for layer in report.layers if layer.reason == "sensitive"}
+    assert "b" in stays
+    alone = {layer.layer: layer.error_alone for layer in report.layers}
+    assert max(alone, key=lambda name: alone[name] or 0) == "b"
+    assert len(stays) < 3
+    monkeypatch.setattr(sensitivity, "deciding_score", lambda network, original, samples: None)
+    with pytest.raises(InputError, match="no rows of scores"):
+        quantized(path, data=samples, max_drop=10)
+
+
+def test_where_no_choice_loses_so_little_nothing_is_written(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([100.0, *[50.0] * 9])
+    monkeypatch.setattr(sensitivity, "deciding_score", lambda network, original, samples: next(scores))
+    with pytest.raises(RunError, match=r"more than 1 point\(s\) are lost even where one layer alone"):
+        quantized(mlp, data=trained.unlabelled(), max_drop=1)
+    assert [path.name for path in mlp.parent.iterdir()] == ["mlp.onnx"]
+
+
+def test_labels_give_accuracy_on_the_test_images_and_the_drop_on_validation(tmp_path: Path) -> None:
+    path = trained.mlp(tmp_path / "mlp.onnx", mean="[0.0]", std="[1.0]")
+    report = quantized(path, data=trained.dataset(tmp_path / "digits.npz"), max_drop=1)
+    assert report.accuracy is not None
+    assert report.accuracy.original == pytest.approx(trained.accuracy(path))
+    assert report.accuracy.quantized == pytest.approx(trained.accuracy(report.output))
+    assert report.drop is not None and report.drop <= 1
+    assert parse(metadata(read(report.output).model)).accuracy == pytest.approx(report.accuracy.quantized, abs=1e-4)
+
+
+def test_the_file_says_how_it_was_made_and_keeps_what_still_holds(mlp: Path) -> None:
+    report = quantized(mlp, data=trained.unlabelled(), keep=["h2"], seed=3)
+    properties = metadata(read(report.output).model)
+    assert properties["quantized_from"] == "mlp.onnx"
+    assert properties["quantized_from_sha256"] == hashlib.sha256(mlp.read_bytes()).hexdigest()
+    assert properties["quantization"] == "int8"
+    assert json.loads(properties["quantize_settings"]) == {
+        "calibration": "minmax", "keep": ["h2"], "samples": 512, "seed": 3,
+    }  # fmt: skip
+    assert json.loads(properties["float32_layers"]) == ["h2"]
+    assert properties["sparsity"] == "50"  # it is as pruned as before
+    assert "accuracy" not in properties  # that was of another file
+
+
+def test_the_same_again_gives_the_same_bytes_and_says_that_it_replaced_them(mlp: Path) -> None:
+    first = quantized(mlp, data=trained.unlabelled(), calibration="percentile")
+    before = first.output.read_bytes()
+    again = quantized(mlp, data=trained.unlabelled(), calibration="percentile")
+    assert again.output.read_bytes() == before
+    assert (first.replaced, again.replaced) == (False, True)
+
+
+CONV = {"w": normal(4, 1, 3, 3), "v": normal(4 * 36, 3)}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "opset"),
+    [
+        # a bias (1, N) of MatMul and Add, which the quantiser itself fails on
+        ("h = MatMul (x, w) y = Add (h, b)", {"w": normal(6, 6), "b": normal(1, 6)}, 18),
+        ("y = Gemm <alpha = 0.5, beta = 2.0> (x, w, b)", {"w": normal(6, 6), "b": normal(6)}, 18),
+        ("y = Gemm <transB = 1> (x, w, b)", {"w": normal(6, 6), "b": [1.0]}, 18),
+        ("y = Gemm (x, w)", {"w": normal(6, 6)}, 11),
+        # the same weights twice, and all zeros
+        ("a = MatMul (x, w) r = Relu (a) y = MatMul (r, w)", {"w": normal(6, 6)}, 18),
+        ("y = Gemm (x, w, b)", {"w": np.zeros((6, 6)), "b": np.zeros(6)}, 18),
+    ],
+)  # fmt: skip
+def test_forms_of_linear_layers_compute_what_they_did(
+    nodes: str, weights: dict[str, np.ndarray], opset: int, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "m.onnx", f"(float[n,6] x) => (float[n,6] y) {{ {nodes} }}", opset, **weights)
+    x = RANDOM.uniform(-1, 1, (60, 6)).astype(np.float32)
+    report = quantized(path, data={"x": x})
+    assert all(not layer.reason for layer in report.layers)
+    few = x[:5]
+    (expected,), (found,) = answer(read(path), x=few), answer(read(report.output), x=few)
+    assert np.abs(found - expected).max() <= 0.05 * max(1.0, np.abs(expected).max())
+    assert read(report.output).outputs == ["y"]
+
+
+def test_convolutions_with_normalisation_pooling_and_a_gate(tmp_path: Path) -> None:
+    text = """(float[n,1,8,8] x) => (float[n,3] y) {
+        c = Conv (x, w) b = BatchNormalization (c, s, t, m, z) r = Relu (b) p = GlobalAveragePool (r) g = Sigmoid (p)
+        q = Mul (r, g) f = Flatten (q) y = MatMul (f, v) }"""
+    weights = {**CONV, "s": [1.0, 2, 3, 4], "t": normal(4), "m": normal(4), "z": [1.0, 1, 2, 2]}
+    path = write(tmp_path / "m.onnx", text, **weights)
+    x = normal(64, 1, 8, 8)
+    report = quantized(path, data={"x": x}, keep=["b"])  # which is a part of the convolution
+    assert [(layer.layer, layer.reason) for layer in report.layers] == [("c", "asked for"), ("y", "")]
+    whole = quantized(path, data={"x": x})
+    assert "BatchNormalization" not in kinds(whole.output)
+    assert whole.fidelity is not None
+    assert whole.fidelity.relative_error < 0.05
+
+
+def test_what_cannot_be_converted_stays_with_its_reason(tmp_path: Path) -> None:
+    text = """(float[2,3,4] x, float[2,4,3] z) => (float[2,3,5] y) {
+        a = MatMul (x, z) b = MatMul (a, w) y = MatMul (b, v) }"""
+    path = write(tmp_path / "m.onnx", text, w=normal(2, 3, 6), v=normal(6, 5))
+    data = {"x": normal(40, 3, 4), "z": normal(40, 4, 3)}
+    reasons = {layer.layer: layer.reason for layer in quantized(path, data=data).layers}
+    assert reasons == {"a": "it multiplies two activations", "b": "its weights have 3 dimensions", "y": ""}
+
+
+def test_nodes_without_names_and_of_the_name_of_another(tmp_path: Path) -> None:
+    nodes = "a = MatMul (x, w) b = Relu (a) c = MatMul (b, v) d = Relu (c) y = MatMul (d, u)"
+    weights = {name: normal(4, 4) for name in "wvu"}
+    path = write(tmp_path / "m.onnx", f"(float[n,4] x) => (float[n,4] y) {{ {nodes} }}", **weights)
+    built = onnx.load(path)
+    built.graph.node[2].name = "a"
+    onnx.save(built, path)
+    report = quantized(path, data={"x": normal(64, 4)}, keep=["a"])
+    assert [(layer.layer, layer.type) for layer in report.layers] == [
+        ("a", "float32"), ("a_2", "int8"), ("y", "int8"),
+    ]  # fmt: skip
+
+
+def test_a_fixed_batch_is_calibrated_by_whole_ones(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", "(float[5,6] x) => (float[5,4] y) { y = Gemm (x, w) }", w=normal(6, 4))
+    report = quantized(path, data={"x": normal(60, 6)})
+    assert report.fidelity is not None
+    assert report.fidelity.samples % 5 == 0
+
+
+def test_a_pruned_file_is_quantised_like_any_other(mlp: Path) -> None:
+    pruned = onnxprune.prune(mlp, sparsity=50, data=trained.unlabelled(), latency=False, channel_align=1)
+    assert pruned.output is not None
+    report = quantized(pruned.output, data=trained.unlabelled())
+    assert report.after.bytes < pruned.after.bytes
+    assert count(report.output).macs_by_type == {"int8": pruned.after.macs}
+
+
+@pytest.mark.parametrize("data", [None, trained.unlabelled()], ids=["random", "samples"])
+def test_outputs_that_are_not_finite_are_refused(
+    data: dict[str, np.ndarray] | None, mlp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(self: Converter, keep: object) -> Network:
+        network = read(mlp)
+        network.weights["b3"] = np.full(10, np.inf, np.float32)
+        return network
+
+    monkeypatch.setattr(Converter, "convert", convert)
+    with pytest.raises(RunError, match="not finite numbers"):
+        quantized(mlp, dynamic=True, data=data)
+    assert [each.name for each in mlp.parent.iterdir()] == ["mlp.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "give --data, or --dynamic"),
+        ({"type": "int4"}, "unknown type 'int4': expected int8, float16"),
+        ({"calibration": "best"}, "unknown calibration 'best'"),
+        ({"dynamic": True, "type": "float16"}, "--dynamic is for int8"),
+        ({"max_drop": -1.0}, "expected 0 to 100 points"),
+        ({"samples": 1}, "expected 2 or more"),
+        ({"seed": -1}, "expected 0 or more"),
+        ({"dynamic": True, "max_drop": 1.0}, "measured on samples: give --data"),
+        ({"dynamic": True, "keep": ["h9"]}, "there is no node 'h9'; its layers are called h1, h2, scores"),
+        ({"data": {"others": np.ones((4, 64), np.float32)}}, "there is no array 'pixels'"),
+    ],
+)
+def test_what_cannot_be_asked_for(settings: dict[str, Any], words: str, mlp: Path) -> None:
+    with pytest.raises(InputError) as told:
+        quantized(mlp, **settings)
+    assert words in str(told.value)
+    assert [path.name for path in mlp.parent.iterdir()] == ["mlp.onnx"]
+
+
+def test_files_that_have_nothing_to_quantise(mlp: Path, tmp_path: Path) -> None:
+    done = quantized(mlp, dynamic=True).output
+    with pytest.raises(InputError, match="it is quantised already"):
+        quantized(done, dynamic=True, output=tmp_path / "again.onnx")
+    path = write(tmp_path / "relu.onnx", "(float[n,4] x) => (float[n,4] y) { y = Relu (x) }")
+    with pytest.raises(InputError, match="it has no layers with weights"):
+        quantized(path, dynamic=True)
+    conv = write(tmp_path / "c.onnx", "(float[n,1,8,8] x) => (float[n,4,6,6] y) { y = Conv (x, w) }", w=CONV["w"])
+    with pytest.raises(InputError, match="has no Conv in this type, or a slow one"):
+        quantized(conv, dynamic=True)
+    double = model("(double[n,4] x) => (double[n,3] y) { y = MatMul (x, w) }", {})
+    double.graph.initializer.append(numpy_helper.from_array(np.ones((4, 3)), "w"))
+    onnx.save(double, tmp_path / "d.onnx")
+    with pytest.raises(InputError, match="its weights are float64: give the file of float32"):
+        quantized(tmp_path / "d.onnx", dynamic=True)
+
+
+def test_the_comparison_is_of_the_two_files_and_says_what_8_bits_do(mlp: Path) -> None:
+    report = onnxprune.quantize(mlp, data=trained.unlabelled(), seconds=0.1, threads=1)
+    base, made = report.comparison
+    assert (base.path, made.path) == (mlp, report.output)
+    assert made.facts is not None and made.facts.quantised is not None
+    assert made.facts.quantised.share == 1
+    assert made.verdict is not None
+    assert made.verdict.reasons[0].startswith("8 bits: 100 % of its MACs")
+
+
+def test_titles_name_the_type() -> None:
+    assert [QuantizeSettings().title, QuantizeSettings(dynamic=True).title] == ["int8", "int8-dynamic"]
