@@ -60,7 +60,7 @@ def main() -> NoReturn:
         click.echo(
             "Interrupted. What is finished is kept; of a study, the same command again goes on from there.", err=True
         )
-        sys.exit(143 if isinstance(error, interruption.Terminated) else 130)
+        interruption.leave(143 if isinstance(error, interruption.Terminated) else 130)
     except OnnxpruneError as error:
         for line in str(error).splitlines():
             click.echo(f"Error: {printable(line)}", err=True)

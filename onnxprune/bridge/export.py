@@ -1,7 +1,7 @@
 """From a PyTorch network to the ONNX file that is measured and deployed, and the check that they agree."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,24 @@ def parity(network: nn.Module, onnx_logits: np.ndarray, images: Tensor) -> float
 def write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     """Adds what a deployer needs to the file's metadata_props; values that are not strings are written as JSON."""
     model = onnx.load(path)
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    onnx.helper.set_model_props(model, {**{entry.key: entry.value for entry in model.metadata_props}, **texts})
+    onnx.helper.set_model_props(
+        model, {**{entry.key: entry.value for entry in model.metadata_props}, **_as_texts(metadata)}
+    )
     with replacing(path) as partial:
         onnx.save(model, partial)
+
+
+def replace_metadata(path: Path, names: Collection[str], metadata: Mapping[str, Any]) -> None:
+    """Gives a file other metadata in place of those of these names, at the place of the first of them."""
+    model = onnx.load(path)
+    before = {entry.key: entry.value for entry in model.metadata_props}
+    found: dict[str, str] = {}
+    for name, text in before.items():
+        found |= _as_texts(metadata) if name in names else {name: text}
+    onnx.helper.set_model_props(model, found)
+    with replacing(path) as partial:
+        onnx.save(model, partial)
+
+
+def _as_texts(metadata: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}

@@ -82,9 +82,11 @@ def read_network(path: Path, shape: tuple[int, int, int], classes: int | None = 
 @functools.lru_cache(maxsize=2)
 def _prepared(path: Path, _content: str, shape: tuple[int, int, int]) -> Prepared:
     """A file's graph, followed once."""
-    probe(path, seconds=SECONDS_TO_OPEN, counted=True)
+    probe(path, seconds=SECONDS_TO_OPEN)
     image = image_input(read(path), str(path))
-    return prepare(path, image.shapes(image_layout(image, shape, str(path))))
+    shapes = image.shapes(image_layout(image, shape, str(path)))
+    probe(path, seconds=SECONDS_TO_OPEN, counted=shapes, fresh=False)
+    return prepare(path, shapes)
 
 
 def _scores(prepared: Prepared, path: Path, classes: int | None) -> tuple[str, bool]:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
 from onnxprune.analysis.evaluation import Scores, as_logits, right_images, score
 from onnxprune.bridge.coupling import cut
 from onnxprune.bridge.export import export, network_logits, parity, write_metadata
-from onnxprune.common.files import compressed_bytes, replacing
+from onnxprune.common.files import compressed_bytes
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.graph.counting import count
 from onnxprune.graph.counts import Counts
@@ -121,16 +120,6 @@ def export_and_measure(
     counts = count(path)  # last: of the file as it is deployed, its metadata included
     right = right_images(logits, dataset.test.labels)
     return Measured(test, right, difference, counts, compressed_bytes(path), dead_params, batch)
-
-
-def restamp(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Gives a copied file metadata of its own of how it was made, in place of those that it came with."""
-    model = onnx.load(path)
-    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key not in PROVENANCE}
-    onnx.helper.set_model_props(model, kept)
-    with replacing(path) as partial:
-        onnx.save(model, partial)
-    write_metadata(path, metadata)
 
 
 def validation_accuracy(path: Path, dataset: Dataset, device: torch.device, batch: int) -> float:

@@ -18,6 +18,7 @@ from onnxprune.delivery.modelcard import BEYOND
 from onnxprune.results.seeds import change
 from onnxprune.results.statistics import mean_interval
 from onnxprune.results.timings import noise, remarks
+from onnxprune.results.trained_out import dead_units, not_trained_out
 from onnxprune.settings.point import FIELDS
 
 if TYPE_CHECKING:
@@ -173,6 +174,8 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
         f"The highest sparsity that loses at most {max_drop:g} point(s) of validation accuracy against the base; 0: "
         "none does. ✗: lost more."
     )
+    for remark in dict.fromkeys(entry.remark for entry in found if entry.remark):
+        console.print(f"Note: {remark}.")
     trainings = sum(entry.trainings for entry in found)
     reused = sum(entry.reused for entry in found)
     console.print(f"{_plural(trainings, 'point')} run, {reused} reused.")
@@ -205,6 +208,9 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
         f"trained in {_spread(bases['base_training_seconds'], 1)} s, {bases['base_training_flops'].mean() / 1e12:.3g} "
         f"TFLOPs\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
     )
+    if dead := dead_units(bases):
+        assessment += f"\n     {_plural(dead, 'dead unit')}, which no training image makes answer"
+    base_remark = not_trained_out(rows)
     lines, sections = _lines(rows, point, floor)
     cells = [list(_HEADINGS), *lines]
     kept = _fitting(cells, width)
@@ -215,7 +221,7 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
         if section:
             grid.add_section()
         grid.add_row(*(line[index] for index in kept))
-    found: list[RenderableType] = [heading, assessment, grid]
+    found: list[RenderableType] = [heading, assessment, *([f"Note: {base_remark}."] if base_remark else []), grid]
     left_out = [" ".join(_HEADINGS[index].split()) for index in range(len(_HEADINGS)) if index not in kept]
     networks = int(rows["same_as"].isna().sum())
     if networks < len(rows):

@@ -4,10 +4,15 @@ Python raises their exception wherever it happens to be. In a destructor or a ca
 printed and lost, and the process goes on: so those who work for long ask again between their steps.
 """
 
+import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
 
 
 class Terminated(BaseException):
@@ -16,6 +21,7 @@ class Terminated(BaseException):
 
 _EXCEPTIONS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 _asked: list[int] = []  # the signals that came
+_left: list[threading.Thread] = []  # in which calls went on when nobody waited for them any more
 
 
 def listen() -> None:
@@ -29,6 +35,43 @@ def check() -> None:
     """Raises again what a signal raised before, where that was lost; in the main thread, where signals are."""
     if _asked and threading.current_thread() is threading.main_thread():
         raise _EXCEPTIONS[signal.Signals(_asked[-1])]
+
+
+def interruptible(work: Callable[[], T]) -> T:
+    """What a call of native code gives, made in a thread of its own, so that a signal ends the wait for it.
+
+    The call goes on all the same: the process is to end next, by `leave`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        _left.append(thread)
+        raise
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process; at once where native code is still running, which its tidying up would crash."""
+    if any(thread.is_alive() for thread in _left):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _raise(number: int, frame: FrameType | None) -> NoReturn:

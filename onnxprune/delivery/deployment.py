@@ -24,6 +24,7 @@ from onnxprune.delivery.modelcard import Shipped, write_card
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
 from onnxprune.results import schema, store
+from onnxprune.results.trained_out import not_trained_out
 from onnxprune.settings.point import BASES
 
 INDEX = "index.json"
@@ -79,6 +80,8 @@ def deploy(
         batch = int(choice.row["latency_batch"])
         files, digest = _write_model(source, expected, out, name, layout, facts=facts, batch=batch)
         row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
+        bases = store.result_table(sweep)
+        row["base_remark"] = not_trained_out(bases[bases["base_id"] == row["base_id"]])
         card_path = out / f"{name}.md"
         model_file = files[0].relative_to(out).as_posix()
         baked = baking.bake(classifier, facts.normalisation, out / f"{name}-baked.onnx") if bake else None

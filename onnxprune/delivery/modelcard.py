@@ -313,6 +313,8 @@ def _numbers(row: Mapping[str, Any], shipped: Shipped) -> list[str]:
         f"| measured speedup | {speedup} | 1 |",
         *_one_image(shipped),
         *(["", f"{BEYOND}."] if row.get("speedup_beyond_theory") else []),
+        *([f"| dead units of the base | | {row['base_dead_units']} |"] if row.get("base_dead_units") else []),
+        *(["", f"Note: {row['base_remark']}."] if row.get("base_remark") else []),
         *(["", f"MACs are not all counted, so the two cannot be compared: {missing}."] if missing else []),
     ]
 

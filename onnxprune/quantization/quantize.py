@@ -85,7 +85,7 @@ def quantize(
     settings.check_samples(data is not None)
     target = path.with_name(f"{path.stem}-{settings.title}.onnx") if output is None else Path(output)
     advance("reading the file", 0, 1)
-    probe(path, seconds=_SECONDS_TO_OPEN)
+    probe(path, seconds=_SECONDS_TO_OPEN, counted=shapes or {})
     check_output(path, target, files_of(path), "quantise")
     prepared = prepare(path, kinds_of(settings), shapes)
     given = None

@@ -33,7 +33,7 @@ from onnxprune.runtime.steps import measured_step
 from onnxprune.settings.values import channel_step
 from onnxprune.version import __version__
 
-_SECONDS_TO_OPEN = 30  # of a file: by the clock, and the machine may be busy
+_SECONDS_TO_OPEN = 30  # of the processor, for a file
 # properties of a file that no longer hold once it is pruned
 _STALE = ("accuracy", "sparsity", "technique", "criterion", "schedule", "granularity", "spec_hash", "seed")
 
@@ -159,7 +159,7 @@ def prune_file(
     """
     settings = settings.resolved(data is not None)
     advance("reading the file", 0, 1)
-    probe(path, seconds=_SECONDS_TO_OPEN, counted=True)
+    probe(path, seconds=_SECONDS_TO_OPEN, counted=shapes or {})
     files = files_of(path)
     if output is not None:
         check_output(path, output, files, "prune")

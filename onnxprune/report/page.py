@@ -19,6 +19,7 @@ from onnxprune.report.series import Look, looks, named_series
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.results import store
 from onnxprune.results.derived import paired_latency
+from onnxprune.results.trained_out import not_trained_out
 
 # column -> heading, and digits after the point: None for words, "count" for three digits and a unit; results come first
 _COLUMNS: dict[str, tuple[str, int | str | None]] = {
@@ -71,6 +72,7 @@ _ASSESSED = {
     "base_macs": "MACs",
     "base_macs_missing": "MACs leave out",
     "base_params": "params",
+    "base_dead_units": "dead units",
     "base_file_bytes": "bytes",
 }
 
@@ -109,6 +111,7 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
         comparison=summary.comparison(table),
         links=links,
         bases=_bases(table, len(sources)),
+        base_remarks=_base_remarks(table),
         max_drop=MAX_DROP,
         headline=headline,
         refresh_seconds=refresh_seconds,
@@ -236,7 +239,7 @@ def _conditions(rows: pd.DataFrame) -> list[str]:
 
 def _hidden(table: pd.DataFrame, sweeps: int) -> set[str]:
     """Columns that would say nothing."""
-    unneeded = {"macs_missing", "base_macs_missing"} - set(table.columns)
+    unneeded = {"macs_missing", "base_macs_missing", "base_dead_units"} - set(table.columns)
     if table.reindex(columns=["same_as"]).isna().all(axis=None):
         unneeded |= {"same_as"}
     return unneeded | {"sweep"} if sweeps == 1 else unneeded
@@ -250,6 +253,18 @@ def _bases(table: pd.DataFrame, sweeps: int) -> list[dict[str, Any]]:
     shown = {column: title for column, title in {"sweep": "sweep", **_ASSESSED}.items() if column not in hidden}
     bases = table.drop_duplicates(["sweep", "base_id"]).reindex(columns=list(shown)).rename(columns=shown)
     return [{str(heading): value for heading, value in row.items()} for row in bases.to_dict("records")]
+
+
+def _base_remarks(table: pd.DataFrame) -> list[str]:
+    """What is to be said of bases, those of a model, dataset, batch size and schedule together."""
+    if not len(table):
+        return []
+    remarks = []
+    for (model, dataset, batch, _), rows in table.groupby(["model", "dataset", "batch_size", "schedule"], sort=False):
+        remark = not_trained_out(rows)
+        if remark is not None:
+            remarks.append(f"{model} on {_title(str(dataset))}, batch {batch:,}: {remark}.")
+    return list(dict.fromkeys(remarks))
 
 
 def _number(value: Any) -> str:

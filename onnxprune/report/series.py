@@ -62,9 +62,9 @@ def over_seeds(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """The points of one curve in order of what was asked: mean `x`, mean `y`, sample standard deviation, number of
     seeds, and the 95 % interval of the mean.
 
-    The columns are sparsity, x, y, std, seeds, low, high and collapsed, whether any network has; std is
-    0 for one seed, whose interval is that in the columns `<y>_low` and `<y>_high`; NaN where there is none. Rows
-    without a value are left out.
+    The columns are sparsity, x, y, std, seeds, low, high and collapsed, whether any network has; std is 0 for one seed,
+    whose interval is that in the columns `<y>_low` and `<y>_high`; NaN where there is none. Rows without a value are
+    left out.
     """
     columns = {"sparsity": "sparsity", "x": x, "y": y, "low": f"{y}_low", "high": f"{y}_high"}
     columns["collapsed"] = "collapsed"

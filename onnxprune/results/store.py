@@ -106,7 +106,13 @@ def right_images(folder: Path) -> "np.ndarray | None":
     images, accuracy = metrics.get("test_images"), metrics.get("accuracy", metrics.get("base_accuracy"))
     if not images or accuracy is None or expected is None or digest(folder / RIGHT) != expected:
         return None
-    right = np.unpackbits(np.load(folder / RIGHT), count=images).astype(bool)
+    try:
+        packed = np.load(folder / RIGHT, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError):  # the record may be as damaged as the file
+        return None
+    if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8 or packed.shape != (-(-images // 8),):
+        return None
+    right = np.unpackbits(packed, count=images).astype(bool)
     return right if right.sum() == round(accuracy * images / 100) else None
 
 
@@ -154,10 +160,10 @@ def check_measured(model: Path) -> None:
     Raises:
         InputError: its SHA-256 is another.
     """
-    if model.name != MODEL or not model.is_file() or not (model.parent / METRICS).is_file():
+    if model.name not in (MODEL, INT8_MODEL) or not model.is_file() or not (model.parent / METRICS).is_file():
         return
     record = finished_record(model.parent)
-    if record is None or record.get("files", {}).get(MODEL) != digest(model):
+    if record is None or record.get("files", {}).get(model.name) != digest(model):
         raise InputError(
             f"{model} is not the file that was measured: its SHA-256 is not that in {METRICS} beside it; run the study "
             "again, or copy the file elsewhere to look at it as it is"
@@ -211,7 +217,8 @@ def result_table(sweep: Path, say: Callable[[str], None] = lambda line: None) ->
         raise InputError(f"{sweep} is not the folder of a sweep: it has no {SPEC}")
     known, derived = _derived_rows(sweep)
     kept, rows = [], []
-    for folder, written in _finished_folders(sweep):
+    finished = dict(_finished_folders(sweep))
+    for folder, written in finished.items():
         if folder in known.index and written < derived:
             kept.append(folder)
         elif isinstance(found := _row(sweep / folder), str):
@@ -227,8 +234,18 @@ def result_table(sweep: Path, say: Callable[[str], None] = lambda line: None) ->
     table = pd.concat(parts, ignore_index=True).convert_dtypes() if len(parts) > 1 else parts[0]
     if not len(table):
         return table
-    table = _in_reading_order(table[parts[-1].columns])
+    table = _in_reading_order(_latest(table[parts[-1].columns], finished))
     return derive(table, unchanged, lambda folder: right_images(sweep / folder))
+
+
+def _latest(table: "pd.DataFrame", written: Mapping[str, int]) -> "pd.DataFrame":
+    """Of points of the same settings, made of other data or by another version, the one that was finished last.
+
+    Args:
+        written: folder -> when its record was, in nanoseconds.
+    """
+    ordered = table.assign(written=table["folder"].map(written)).sort_values("written", kind="stable")
+    return table.loc[ordered.drop_duplicates([*FIELDS], keep="last").index]
 
 
 def _derived_rows(sweep: Path) -> "tuple[pd.DataFrame, int]":

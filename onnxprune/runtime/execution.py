@@ -11,6 +11,7 @@ import onnxruntime
 from onnx import ModelProto, ValueInfoProto
 
 from onnxprune.common.errors import InputError, one_line
+from onnxprune.common.interruption import interruptible
 from onnxprune.graph.network import Network
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.random_inputs import Inputs
@@ -102,6 +103,6 @@ def run(session: onnxruntime.InferenceSession, feed: Mapping[str, np.ndarray]) -
     names = [value.name for value in session.get_outputs()]
     taken = {value.name: feed[value.name] for value in session.get_inputs()}
     try:
-        return dict(zip(names, session.run(names, taken), strict=True))
+        return dict(zip(names, interruptible(lambda: session.run(names, taken)), strict=True))
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise InputError(f"onnxruntime cannot run the model: {one_line(error)}") from error

@@ -28,7 +28,7 @@ def probe(
     seconds: float = SECONDS,
     memory: int | None = None,
     fresh: bool = True,
-    counted: bool = False,
+    counted: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Tries a file of unknown origin in the helper process: onnxruntime crashes on some that are damaged.
 
@@ -41,7 +41,8 @@ def probe(
         seconds: limit of the processor's time, of each thread; one more is added for every 50 MB of them.
         memory: limit of resident bytes; by default some that grow with the files.
         fresh: whether a process that no other file was in is started for it.
-        counted: whether its shapes are inferred and its operations counted too, for those who do that next.
+        counted: shapes of inputs, where the file leaves more than the batch open: with these, its shapes are inferred,
+            its operations counted, and it is run once, for those who do that next in their own process.
 
     Raises:
         InputError: the file cannot be used, or its process crashed or went beyond the limits.
@@ -50,13 +51,16 @@ def probe(
     allowed = Limits(run_memory(size, None) if memory is None else memory, threads, device == "cpu")
     arguments = (path, shapes, device, threads, dict(values or {}), dict(limits or {}), seconds + size / 50e6)
     with refusals(path):
-        if counted:
-            guarded("onnxprune.runtime.probe:count_file", path, reading_seconds(size), limits=allowed, fresh=fresh)
-        guarded("onnxprune.runtime.probe:try_file", *arguments, limits=allowed, fresh=fresh and not counted)
+        if counted is not None:
+            asked = (path, dict(counted), threads, reading_seconds(size), seconds + size / 50e6)
+            guarded("onnxprune.runtime.probe:count_file", *asked, limits=allowed, fresh=fresh)
+        guarded("onnxprune.runtime.probe:try_file", *arguments, limits=allowed, fresh=fresh and counted is None)
 
 
-def count_file(path: Path, seconds: float) -> None:
-    """Infers the shapes of a file and counts its operations, as far as the file says its own shapes.
+def count_file(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], threads: int, seconds: float, run_seconds: float
+) -> None:
+    """Infers the shapes of a file, counts its operations and runs it once, as far as its shapes are known.
 
     Raises:
         InputError: it cannot be read.
@@ -64,7 +68,9 @@ def count_file(path: Path, seconds: float) -> None:
     stage("reading and counting it", seconds)
     model, file_bytes = load(path)
     with contextlib.suppress(InputError):  # what does not fit is told by who knows more of its inputs
-        count_model(path, model, file_bytes, input_shapes(path, model.graph, None, {}, {}))
+        resolved = input_shapes(path, model.graph, None, shapes, {})
+        counts = count_model(path, model, file_bytes, resolved)
+        try_file(path, resolved, "cpu", threads, {}, counts.index_limits, run_seconds)
 
 
 def try_file(

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from onnxprune.bridge.eight_bits import measure_int8
-from onnxprune.bridge.measure import PROVENANCE, Measured, export_and_measure, restamp, validation_accuracy
+from onnxprune.bridge.export import replace_metadata
+from onnxprune.bridge.measure import EVALUATION_BATCH, PROVENANCE, Measured, export_and_measure, validation_accuracy
 from onnxprune.common import environment
-from onnxprune.common.files import replacing
+from onnxprune.common.files import compressed_bytes, replacing
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
 from onnxprune.pruning.remove import Pruned
@@ -30,6 +31,7 @@ from onnxprune.settings.vocabulary import SCHEDULES
 from onnxprune.study.base import Base, cost_columns
 from onnxprune.study.latency import latency_columns
 from onnxprune.study.twins import Twin, find_twin
+from onnxprune.training.batches import fitting_micro_batch
 from onnxprune.training.cost import NO_TRAINING, TrainingCost
 from onnxprune.training.opcount import count_training_ops
 from onnxprune.training.setup import training_batches
@@ -178,7 +180,7 @@ def _record_of_twin(run: PointRun, context: PruningContext, pruned: Pruned) -> d
     twin = context.twin
     assert isinstance(twin, Twin)
     twin.copy_files(run.folder)
-    restamp(run.model_path, _provenance(run.point, run.folder))
+    replace_metadata(run.model_path, PROVENANCE, _provenance(run.point, run.folder))
     metrics = twin.record["metrics"]
     spent = {"criterion": context.criterion, "calibration": context.calibration}
     metrics = {
@@ -188,6 +190,9 @@ def _record_of_twin(run: PointRun, context: PruningContext, pruned: Pruned) -> d
         **{f"{name}_seconds": part.seconds for name, part in spent.items()},
         "empty_layers": len(pruned.empty_layers),
         "file_bytes": run.model_path.stat().st_size,
+        "bytes_compressed": compressed_bytes(run.model_path),
+        # what is told of its source in the file is of this point's
+        **_int8(run, fitting_micro_batch(pruned.network, run.dataset.input_shape, EVALUATION_BATCH)),
         "spec_hash": _spec_hash(run.folder),
     }
     for unit in ("flops", "seconds"):

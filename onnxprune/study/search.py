@@ -19,6 +19,7 @@ from onnxprune.study.alignment import with_measured_step
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.jobs import Materials
 from onnxprune.study.reuse import Reused
+from onnxprune.study.soundness import blunt_limit
 
 _HIGHEST = 100
 
@@ -47,6 +48,7 @@ class Search:
     Attributes:
         technique, criterion, schedule, control: of its points.
         trials: what was looked at, in that order.
+        remark: what is to be said of the limit; None where nothing is.
         trainings: points that were run for it.
         reused: points that had been run before.
         sparsity: the answer, in percent; 0 where every trial lost too much: then the base is the answer.
@@ -64,6 +66,7 @@ class Search:
     sparsity: float = 0.0
     folders: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
+    remark: str | None = None
 
 
 def search(
@@ -192,6 +195,10 @@ class _Bisection:
             else:
                 high = sparsity
         found.sparsity = low
+        bases = [row for trial in found.trials for row in self._rows(trial.sparsity)]
+        if bases:
+            accuracy = fmean(row["base_validation_accuracy"] for row in bases)
+            found.remark = blunt_limit(self.max_drop, accuracy, bases[0]["validation_images"] * len(self.points))
         if low:
             found.folders = [str(self._folder(point)) for point in self._at(low)]
             rows = self._rows(low)

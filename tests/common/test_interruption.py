@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -50,3 +52,24 @@ def test_what_a_destructor_swallowed_is_raised_at_the_next_step(
 
 def test_without_a_signal_nothing_is_raised(listening: None) -> None:
     interruption.check()
+
+
+def test_a_signal_ends_the_wait_for_native_code() -> None:
+    """`threading.Event.wait` in another thread stands for a kernel that never ends."""
+    code = (
+        "import os, signal, threading, time\n"
+        "from onnxprune.common import interruption\n"
+        "interruption.listen()\n"
+        "assert interruption.interruptible(lambda: 3) == 3\n"
+        "try:\n"
+        "    interruption.interruptible(lambda: 1 / 0)\n"
+        "except ZeroDivisionError:\n"
+        "    print('as it was', flush=True)\n"
+        "threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()\n"
+        "try:\n"
+        "    interruption.interruptible(lambda: time.sleep(1000))\n"
+        "except interruption.Terminated:\n"
+        "    interruption.leave(143)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "as it was\n", "")

@@ -251,3 +251,14 @@ def test_a_file_that_changes_while_it_is_profiled_is_told(tmp_path: Path, monkey
     )
     with pytest.raises(InputError, match="changed while it was profiled"):
         profile(path, seconds=0.1, threads=1)
+
+
+def test_prune_of_an_endless_loop_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxprune.reduction import prune as pruning
+
+    monkeypatch.setattr(pruning, "_SECONDS_TO_OPEN", 0.5)
+    body = loop(tmp_path / "loop.onnx", ENDLESS)
+    done = called("prune", body, "--sparsity", "50", "--input", "x:1x1x2x2", "--threads", 1)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"Error: {body}: given up: a single run does not finish in time, 0.5 s\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["loop.onnx"]

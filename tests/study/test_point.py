@@ -21,6 +21,7 @@ import torch
 from command_line import REPOSITORY
 
 import onnxprune
+from onnxprune.bridge.activity import dead_units
 from onnxprune.bridge.start import build_network
 from onnxprune.common.files import read_json
 from onnxprune.common.progress import Reporter, Verbosity
@@ -262,9 +263,14 @@ def test_training_is_counted_in_images_flops_and_seconds(study: Study, rows: lis
         assert row["available_train_images"] == 405
         assert row["test_images"] == 330
         assert row["base_training_images"] == 3 * 300
+        assert row["base_training_updates"] == 3 * 5
+        assert row["base_dead_units"] == dead_units(
+            study.base.network, training_batches(study.points[0], study.dataset)
+        )
+        assert row["validation_images"] == 45
         assert row["base_training_flops"] == 900 * per_image
         assert row["training_images"] == 2 * 300
-        width = 16 if row["sparsity"] == 55 else 1
+        width = KEPT if row["sparsity"] == 55 else 1
         if row["technique"] != "weight":
             per_image_left = 4 * (PIXELS * width + width * CLASSES) + 2 * width * CLASSES
             assert row["training_flops"] == 600 * per_image_left

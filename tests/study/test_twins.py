@@ -17,7 +17,7 @@ from onnxprune.schedules import context
 SETTINGS: dict[str, Any] = {
     "model": "slp", "hidden": 64, "batch_size": 32, "epochs": 2, "finetune_epochs": 1, "latency_seconds": 0,
 }  # fmt: skip
-ASKED = {"technique": "weight,neuron,structured", "sparsity": [0, 50, 51, 100]}
+ASKED = {"technique": "weight,neuron,structured", "sparsity": [0, 50, 50.3, 100]}
 OF_A_RUN = ("seconds", "per_second", "memory", "timing_", "finished", "same_as", "control_", "images_", "_change")
 
 
@@ -50,12 +50,12 @@ def test_equal_networks_are_made_once_and_their_rows_are_as_if_made_alone(
     assert {way: tuple(first) for way, first in same.items()} == {
         ("neuron", 0): ("weight", 0),
         ("structured", 0): ("weight", 0),
-        ("neuron", 51): ("neuron", 50),
-        ("structured", 51): ("structured", 50),
+        ("neuron", 50.3): ("neuron", 50),
+        ("structured", 50.3): ("structured", 50),
         ("structured", 100): ("neuron", 100),
     }
     for technique, sparsity in same:
-        if sparsity == 51:
+        if sparsity == 50.3:
             continue
         alone = onnxprune.run_experiment(
             dataset=data, technique=technique, sparsity=sparsity, out=tmp_path / technique / str(sparsity), **SETTINGS
@@ -64,14 +64,22 @@ def test_equal_networks_are_made_once_and_their_rows_are_as_if_made_alone(
         pd.testing.assert_frame_equal(twin, own(alone)[twin.columns], check_dtype=False)
         (path,) = (tmp_path / technique / str(sparsity)).glob("slp*/*-s*")
         here = tmp_path / "runs" / "all" / path.name
-        first, second = (onnx.load(folder / store.MODEL) for folder in (here, path))
-        assert first.graph == second.graph
-        properties = [{entry.key: entry.value for entry in model.metadata_props} for model in (first, second)]
-        assert properties[0] == properties[1]
-        assert properties[0]["technique"] == technique
-        assert (here / store.RIGHT).read_bytes() == (path / store.RIGHT).read_bytes()
+        for name in (store.MODEL, store.RIGHT):
+            assert (here / name).read_bytes() == (path / name).read_bytes()
+        properties = {entry.key: entry.value for entry in onnx.load(here / store.MODEL).metadata_props}
+        assert (properties["technique"], float(properties["sparsity"])) == (technique, sparsity)
         masks = [safetensors.numpy.load_file(folder / store.MASKS) for folder in (here, path)]
         assert all((masks[0][name] == masks[1][name]).all() for name in masks[0].keys() | masks[1].keys())
+
+
+def test_a_network_that_is_there_has_its_file_in_8_bits_too(data: str, tmp_path: Path) -> None:
+    how = {"dataset": data, "sparsity": 0, "also": "int8", **SETTINGS}
+    together = onnxprune.sweep(technique="weight,structured", name="all", out=tmp_path / "runs", workers=1, **how)
+    alone = onnxprune.run_experiment(technique="structured", out=tmp_path / "alone", **how)
+    twin = own(together).loc[alone["folder"]]
+    assert together["same_as"].notna().sum() == 1
+    pd.testing.assert_frame_equal(twin, own(alone)[twin.columns], check_dtype=False)
+    assert (tmp_path / "runs" / "all" / alone["folder"].item() / store.INT8_MODEL).is_file()
 
 
 def test_a_network_whose_maker_is_damaged_is_made_again(data: str, tmp_path: Path) -> None:

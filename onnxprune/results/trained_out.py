@@ -1,0 +1,46 @@
+"""Whether bases are trained out: where training alone makes a better network, the cost of pruning cannot be told."""
+
+from typing import TYPE_CHECKING
+
+from onnxprune.settings.vocabulary import SCHEDULES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_GAIN = 1.0  # points of accuracy that the 0 % control may be better than its base
+
+_STANDARD_ERRORS = 1.96  # of a 95 % interval
+
+
+def gain_of_control(rows: "pd.DataFrame") -> float | None:
+    """How much better than the bases the 0 % controls of these rows are, where that is too much; else None.
+
+    The mean over bases, in points of test accuracy, where it is more than a point or more than its 95 % interval, as of
+    two independent shares. A control is the base with the fine-tuning that every point has, and nothing removed.
+    """
+    finetunes = rows["schedule"].map(lambda name: "finetune_epochs" in SCHEDULES[name].settings).astype(bool)
+    controls = rows[(rows["sparsity"] == 0) & (rows["control"] == "none") & finetunes]
+    if not len(controls):
+        return None
+    mean = controls[["accuracy", "base_accuracy"]].mean() / 100
+    images = controls.drop_duplicates("base_id")["test_images"].sum()
+    error = ((mean * (1 - mean)).sum() / images) ** 0.5
+    gain = float(100 * (mean["accuracy"] - mean["base_accuracy"]))
+    return gain if gain > min(MOST_GAIN, 100 * _STANDARD_ERRORS * error) else None
+
+
+def not_trained_out(rows: "pd.DataFrame") -> str | None:
+    """What is to be said of the bases of these rows; None where nothing is."""
+    gain = gain_of_control(rows)
+    if gain is None:
+        return None
+    return (
+        f"the base is not trained out: with fine-tuning alone and nothing removed it is {gain:.2f} points better, so "
+        "that changes against the base say too little of what pruning costs; train it longer (--updates)"
+    )
+
+
+def dead_units(rows: "pd.DataFrame") -> int:
+    """The most dead units that a base of these rows has; 0 where that is not known."""
+    known = rows["base_dead_units"].dropna() if "base_dead_units" in rows else ()
+    return int(max(known, default=0))
