@@ -579,7 +579,7 @@ def test_figures_say_in_words_and_as_a_table_what_they_show(shown: Any) -> None:
     browser = shown()
     labels = browser.execute_script("return [...document.querySelectorAll('.chart')].map(c => c.ariaLabel)")
     assert len(labels) == 6 and all(labels)
-    assert labels[0].startswith("Accuracy and sparsity, test accuracy (%) against sparsity asked (%). weight")
+    assert labels[0].startswith("Accuracy and sparsity, test accuracy (%) against removed (%). weight")
     details = browser.find_element("css selector", "figure .as-table")
     browser.execute_script("arguments[0].open = true", details)
     rows = browser.execute_async_script(
