@@ -171,8 +171,14 @@ def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
         raise RunError(_nearest_miss(study, [entry.mean for entry in sound], wanted, bool(fitting)))
     if any(pd.isna(entry.mean["speedup"]) for entry in candidates):
         by: Literal["speedup", "macs"] = "macs"
-        fewest = min(entry.mean["macs"] for entry in candidates)
-        tied = [entry for entry in candidates if entry.mean["macs"] == fewest]
+        counted = [entry for entry in candidates if not _counts_miss_something(entry.mean)]
+        if not counted:
+            raise RunError(
+                f"{study}: nothing was timed, and not all MACs of its networks can be counted, so that none can be "
+                "called the fastest: run the study with --latency-seconds above 0"
+            )
+        fewest = min(entry.mean["macs"] for entry in counted)
+        tied = [entry for entry in counted if entry.mean["macs"] == fewest]
     else:
         by = "speedup"
         floor = timings.noise(table)  # as the printed table of the sweep has it
@@ -183,6 +189,10 @@ def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
     lacks = [constraint.text for constraint in wanted if alone is not None and not constraint.holds(alone)]
     row = max(best.fitting, key=_merit)
     return Choice(row, best.rows, len(candidates), len(found), by, len(tied), alone, tuple(lacks))
+
+
+def _counts_miss_something(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("macs_missing"), str) and bool(row["macs_missing"])
 
 
 def _merit(row: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -92,6 +92,14 @@ def test_without_timing_the_fewest_macs_decide() -> None:
     assert (choice.row["folder"], choice.by) == ("point2", "macs")
 
 
+def test_an_incomplete_count_is_not_the_fewest_macs() -> None:
+    untimed = {"speedup": None, "speedup_noise": None, "latency_ms_paired": None}
+    table = rows({"macs": 500, **untimed}, {"macs": 400, "macs_missing": "Loop 'x'", **untimed})
+    assert choose(table, constraints(max_drop=1)).row["folder"] == "point0"
+    with pytest.raises(RunError, match=r"not all MACs.*--latency-seconds"):
+        choose(table.iloc[1:], constraints(max_drop=1))
+
+
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
