@@ -19,8 +19,8 @@ _SECTIONS: dict[str, dict[str, str]] = {
     },
     "How it is trained": {
         "epochs": "N", "updates": "N", "finetune_epochs": "N", "learning_rate": "RATE",
-        "finetune_learning_rate": "RATE", "weights": "FILE", "freeze_features": "", "distill": "SHARE",
-        "augment": "NAME", "precision": "NAME",
+        "finetune_learning_rate": "RATE",
+        "weights": "FILE", "freeze_features": "", "distill": "SHARE", "augment": "NAME", "precision": "NAME",
         "device": "NAME", "devices": "N", "threads": "N",
     },
     "What is timed": {"latency_seconds": "SECONDS", "latency_batch": "N", "latency_threads": "N"},

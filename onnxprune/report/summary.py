@@ -37,6 +37,8 @@ def facts(source: Source) -> list[str]:
     for dataset, rows in table.groupby("dataset", sort=False):
         if "train_images" in rows and "test_images" in rows:
             sizes = rows[["train_images", "test_images"]].max()
+            if sizes.isna().any():
+                continue
             name = titled("dataset", str(dataset))
             found.append(
                 f"{name}: {sizes['train_images']:,} training and {sizes['test_images']:,} test images; accuracy is of "

@@ -106,6 +106,7 @@ class Record(Struct):
     files: dict[Text, Digest] = {}
     epoch_losses: list[float] = []
     layers: dict[Text, Units] = {}
+    cleaned: list[Text] = []
 
 
 class Losses(Struct):

@@ -141,9 +141,12 @@ def damaged_files(folder: Path, record: dict[str, Any], *needed: str) -> list[st
     """Names of the files in a folder that do not fit the checksums in its record; all of a record without checksums.
 
     Args:
-        needed: names of files that must have a checksum.
+        needed: names of files that must have a checksum, unless they were removed by `clean`.
     """
-    checksums = dict.fromkeys(needed) | (record.get("files") or dict.fromkeys((CONFIG, MODEL)))
+    gone = [name for name in record.get("cleaned", ()) if not (folder / name).exists()]
+    checksums = dict.fromkeys(name for name in needed if name not in gone) | (
+        record.get("files") or dict.fromkeys((CONFIG, MODEL))
+    )
     return [
         name
         for name, expected in checksums.items()
