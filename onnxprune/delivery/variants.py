@@ -11,7 +11,7 @@ _OF_THE_NETWORK = ("macs", "effective_macs", "flops", "onnx_tool_ops", "params",
 # what is known of the file in float32 only
 _UNKNOWN = (
     "accuracy_low", "accuracy_high", "accuracy_change", "accuracy_change_p_value", "control_accuracy", "images_lost",
-    "images_gained", "speedup_low", "speedup_high", "speedup_beyond_theory", "theoretical_speedup",
+    "images_gained", "speedup_low", "speedup_high", "speedup_beyond_theory",
 )  # fmt: skip
 
 
@@ -28,7 +28,9 @@ def with_variants(table: pd.DataFrame) -> pd.DataFrame:
         found.append(_replaced(pruned, "int8_").assign(variant=INT8, file=store.INT8_MODEL))
     if "base_int8_accuracy" in table:
         bases = table[table["base_int8_accuracy"].notna()].drop_duplicates("base_id")
-        dense = bases.assign(**{name: bases[f"base_{name}"] for name in _OF_THE_NETWORK}, achieved_sparsity=0.0)
+        dense = bases.assign(
+            **{name: bases[f"base_{name}"] for name in _OF_THE_NETWORK}, achieved_sparsity=0.0, theoretical_speedup=1.0
+        )
         found.append(_replaced(dense, "base_int8_").assign(variant=INT8_ALONE, file=store.INT8_MODEL))
     return pd.concat(found, ignore_index=True)
 
