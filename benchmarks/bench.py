@@ -42,7 +42,7 @@ from onnxprune.pruning.request import Request
 from onnxprune.runtime.timing import compare
 from onnxprune.schedules import context
 from onnxprune.settings.sweep import Sweep
-from onnxprune.study import point
+from onnxprune.study import latency
 from onnxprune.study.controller import run_sweep
 from onnxprune.training.batches import Batches
 from onnxprune.training.loop import train
@@ -50,7 +50,7 @@ from onnxprune.training.recipe import Recipe
 
 PRECISIONS = ("fp32", "bf16")
 WORK = ((measure, "run_batched"), (measure, "score"), (context, "train_checked"))  # evaluating and training
-TIMING = ((point, "compare"),)
+TIMING = ((latency, "compare"),)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class Choice:
 
     def over_seeds(self, column: str) -> tuple[float | None, float | None]:
         """Mean and sample standard deviation; None for what was not measured, or of one seed."""
-        values = self.seeds[column].astype(float)
+        values = pd.to_numeric(self.seeds[column]).astype("Float64")
         mean = None if values.isna().any() else float(values.mean())
         return mean, None if mean is None or len(values) == 1 else float(values.std())
 

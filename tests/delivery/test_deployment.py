@@ -226,6 +226,7 @@ def test_card_and_command_tell_the_change_against_the_control_with_the_base_besi
 
 def test_what_was_removed_names_the_file() -> None:
     row = {"model": "cnn", "dataset": "digits", "technique": "neuron", "criterion": "l1", "sparsity": 70.0}
+    row["variant"] = "float32"
     assert deployment._name({**row, "achieved_sparsity": 75.02}, {}) == "cnn-digits-neuron-l1-75"
     scratch = {**row, "achieved_sparsity": 75.0, "control": "scratch"}
     assert deployment._name(scratch, {}) == "cnn-digits-neuron-l1-75-scratch"

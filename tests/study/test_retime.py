@@ -38,7 +38,7 @@ def test_latencies_are_replaced_and_nothing_else(tmp_path: Path, monkeypatch: py
     sweep = study(tmp_path)
     before = store.result_table(sweep)
     calls = []
-    monkeypatch.setattr(latency, "compare", lambda *files, **how: calls.append(files) or AGAIN)
+    monkeypatch.setattr(latency, "compare", lambda *files, **how: calls.append(files) or [AGAIN])
     done = CliRunner().invoke(command, [str(sweep), "--json"])
     assert done.exit_code == 0, done.output
     table = store.result_table(sweep)

@@ -13,6 +13,8 @@ import onnxprune
 from onnxprune.common.files import read_json
 from onnxprune.results import store
 from onnxprune.schedules import context
+from onnxprune.settings.sweep import Sweep
+from onnxprune.study.controller import run_sweep
 
 SETTINGS: dict[str, Any] = {
     "model": "slp", "hidden": 64, "batch_size": 32, "epochs": 2, "finetune_epochs": 1, "latency_seconds": 0,
@@ -87,7 +89,8 @@ def test_a_network_whose_maker_is_damaged_is_made_again(data: str, tmp_path: Pat
     first = onnxprune.sweep(technique="weight", sparsity=0, **how)
     maker = tmp_path / "study" / first["folder"].item()
     (maker / store.MODEL).write_bytes(b"")
-    table = onnxprune.sweep(technique="structured", sparsity=0, **how).set_index("technique")
+    plan = Sweep.parse({"technique": "structured", "sparsity": 0, "dataset": data, "name": "study", **SETTINGS})
+    table = run_sweep(plan, tmp_path, workers=1, others="keep").table.set_index("technique")
     record = read_json(tmp_path / "study" / table.loc["structured", "folder"] / store.METRICS)
     assert "twin" not in record, "a damaged file was copied"
     assert table.loc["structured", "cross_entropy"] == first["cross_entropy"].item()

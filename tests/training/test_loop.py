@@ -181,7 +181,7 @@ def test_peak_rate_grows_with_the_root_of_the_batch(batch_size: int, images: int
     assert scaled_learning_rate(0.03, batch_size, images) == pytest.approx(0.03 * factor)
 
 
-def test_rate_warms_up_over_a_tenth_of_the_updates_and_then_falls_to_zero(batches: Batches) -> None:
+def test_rate_warms_up_over_half_of_few_updates_and_then_falls_to_zero(batches: Batches) -> None:
     rates = []
     hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
     try:
@@ -189,8 +189,8 @@ def test_rate_warms_up_over_a_tenth_of_the_updates_and_then_falls_to_zero(batche
     finally:
         hook.remove()
     assert len(rates) == 40
-    assert rates[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.08])
-    assert rates[4:] == pytest.approx([0.04 * (1 + math.cos(math.pi * step / 36)) for step in range(36)])
+    assert rates[:20] == pytest.approx([0.004 * step for step in range(1, 21)])
+    assert rates[20:] == pytest.approx([0.04 * (1 + math.cos(math.pi * step / 20)) for step in range(20)])
 
 
 def test_a_single_update_has_the_peak_rate(batches: Batches) -> None:
