@@ -37,8 +37,8 @@ def test_all_of_training_cost_is_counted_by_hand(tmp_path: Path) -> None:
 def test_discarded_rounds_are_counted(tmp_path: Path) -> None:
     row = onnxprune.run_experiment(
         model="slp", hidden=16, dataset="digits", train_limit=300, batch_size=32, epochs=8, learning_rate=0.05,
-        rounds=12, finetune_epochs=12, finetune_learning_rate=0.001, technique="weight", schedule="adaptive", max_drop=1,
-        sparsity=100, latency_seconds=0, out=tmp_path,
+        rounds=12, finetune_epochs=12, finetune_learning_rate=0.001, technique="weight", schedule="adaptive",
+        max_drop=1, sparsity=100, latency_seconds=0, out=tmp_path,
     ).iloc[0]  # fmt: skip
     (path,) = tmp_path.glob(f"*/{row['folder']}/{store.METRICS}")
     accepted = [step["accepted"] for step in read_json(path)["path"]]
