@@ -4,9 +4,9 @@
     python benchmarks/int8.py table RESULTS.jsonl
 
 ZOO holds ONNX files, and a zoo.json that says of each the dataset and the normalisation; DATA is what `--data-dir` is.
-`measure` takes a CNN that it trains on 10,000 images of Fashion-MNIST for two epochs, and three files of the zoo. The
-CNN is pruned by a study, with two epochs of fine-tuning; the files by `onnxprune prune`, without training. Each is
-quantised by `onnxprune quantize`, all with the same unlabelled images. Files are kept in FOLDER; what exists there and
+`measure` takes two networks that it trains (see STUDIES), and three files of the zoo. The former are pruned by a study,
+with fine-tuning; the files by `onnxprune prune`, without training. Each is quantised by `onnxprune quantize`, all files
+of a network with the same unlabelled images. Files are kept in FOLDER; what exists there and
 in RESULTS is left alone. `table` writes INT8.md beside this file.
 """
 
@@ -34,13 +34,20 @@ from onnxprune.reduction.fidelity import accuracy
 from onnxprune.reduction.samples import Samples, read_samples
 from onnxprune.runtime.processor import int8_instructions, vectors
 
-CNN = "cnn on fmnist"
+STUDIES: dict[str, Row] = {
+    "cnn on fmnist": {
+        "model": "cnn", "dataset": "fmnist", "train_limit": 10_000, "epochs": 2, "finetune_epochs": 2,
+    },
+    "densenet121 on cifar10": {
+        "model": "densenet121", "dataset": "cifar10", "train_limit": 5_000, "batch_size": 32, "epochs": 4,
+        "finetune_epochs": 2,
+    },
+}  # fmt: skip
 FILES = ("keras_sepcnn_fashion", "torch_resnet20_cifar10", "sklearn_mlp_fashion")
 SPARSITY = 50
 BATCHES = (1, 32)
 SAMPLES = 512
 SECONDS = 10.0
-TRAINING: Row = {"train_limit": 10_000, "epochs": 2, "finetune_epochs": 2}
 KINDS = ("base", "structured 50 %", "int8", "both")
 
 
@@ -49,18 +56,18 @@ class Network:
 
     Args:
         place: of the files.
-        about: what zoo.json says of it; None for the CNN.
+        about: what zoo.json says of it; None for one that is trained here.
     """
 
     def __init__(self, name: str, place: Path, zoo: Path, data: Path, about: Row | None) -> None:
         self.paths = {kind: place / f"{number}.onnx" for number, kind in enumerate(KINDS)}
         self._data = data
         self._norm = None if about is None else about["normalisation"]
-        self._dataset = "fmnist" if about is None else DATASETS[about["dataset"]]
+        self._dataset = STUDIES[name]["dataset"] if about is None else DATASETS[about["dataset"]]
         place.mkdir(parents=True, exist_ok=True)
         base, pruned, int8, both = self.paths.values()
         if about is None and not pruned.exists():
-            self._train(place, base, pruned)
+            self._train(STUDIES[name], place, base, pruned)
         elif not base.exists():
             shutil.copyfile(zoo / f"{name}.onnx", base)
         self.samples = self._read(base)
@@ -72,10 +79,10 @@ class Network:
             if not target.exists():
                 onnxprune.quantize(source, output=target, latency=False, data=inputs)
 
-    def _train(self, place: Path, base: Path, pruned: Path) -> None:
+    def _train(self, study: Row, place: Path, base: Path, pruned: Path) -> None:
         row = onnxprune.run_experiment(
-            model="cnn", dataset="fmnist", technique="structured", sparsity=SPARSITY, latency_seconds=0,
-            out=place / "runs", data_dir=self._data, **TRAINING,
+            technique="structured", sparsity=SPARSITY, latency_seconds=0, out=place / "runs", data_dir=self._data,
+            **study,
         ).iloc[0]  # fmt: skip
         (point,) = (place / "runs").glob(f"*/{row['folder']}/model.onnx")
         shutil.copyfile(place / "runs" / "bases" / row["base_id"] / "model.onnx", base)
@@ -116,7 +123,7 @@ class Network:
 
 def measure(zoo: Path, data: Path, folder: Path, results: Path, only: str) -> None:
     about = json.loads((zoo / "zoo.json").read_text())
-    for name in (CNN, *FILES):
+    for name in (*STUDIES, *FILES):
         if only in name:
             network = Network(name, folder / name.replace(" ", "-"), zoo, data, about.get(f"{name}.onnx"))
             for batch in BATCHES:

@@ -79,12 +79,13 @@ def estimate(points: Sequence[Point], verbosity: Verbosity = Verbosity.QUIET) ->
         network = _network(point.model, shape, classes, tuple(point.model_options.items()))
         epochs = after = epochs_after_base(point, count)
         # the file, and of each weight a byte that says whether it was kept
-        disk += 5 * network.parameters + _FILES
+        second = 1 if point.also == "int8" else 0  # bytes of a weight in the file beside it
+        disk += (5 + second) * network.parameters + _FILES
         base = tuple(point.base_settings().items())
         if base not in bases:
             bases.add(base)
             epochs += base_epochs(point, count)
-            disk += 8 * network.parameters + _FILES  # the file and the checkpoint
+            disk += (8 + second) * network.parameters + _FILES  # the file and the checkpoint
         images += round(epochs * count)
         flops += round(epochs * count) * network.flops
         if point.distill:

@@ -2,7 +2,10 @@
 
 import pytest
 
-from onnxprune.commands.tables import _HEADINGS, _WIDE, _fitting, compact
+from onnxprune.commands.answers import print_search
+from onnxprune.commands.cells import WIDE, compact
+from onnxprune.commands.tables import _HEADINGS, _fitting
+from onnxprune.study.search import Search, Trial
 
 
 @pytest.mark.parametrize(
@@ -54,4 +57,23 @@ def test_a_table_keeps_the_columns_that_matter_and_fits(width: int) -> None:
 
 
 def test_a_wide_terminal_shows_every_column() -> None:
-    assert _fitting(LINES, _WIDE) == list(range(17))
+    assert _fitting(LINES, WIDE) == list(range(17))
+
+
+def test_the_second_file_is_in_the_answer_of_a_search(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = {"achieved_sparsity": 50.0, "accuracy": 97.0, "macs": 1000.0, "file_bytes": 5000.0, "speedup": 2.0}
+    second = {"int8_accuracy": 96.5, "int8_file_bytes": 1600.0, "int8_speedup": 3.25}
+    trials = [Trial(50.0, 0.5, accepted=True, reused=False)]
+    found = [
+        Search("structured", "l1", "oneshot", "none", trials, sparsity=50.0, metrics=metrics)
+        for metrics in ({**plain, **second}, plain)
+    ]
+    print_search(found, 1.0)
+    lines = capsys.readouterr().out.splitlines()
+    heading = next(line for line in lines if "int8 acc" in line)
+    assert heading.count("int8") == 3
+    first, other = (line.split() for line in lines if line.split()[:1] == ["structured"])
+    assert first[2:] == ["50", "50.0", "0.50", "97.00", "1000", "5000", "2.00x", "96.50", "1600", "3.25x", "50"]
+    assert other[-4:] == ["-", "-", "-", "50"]
+    print_search(found[1:], 1.0)
+    assert "int8" not in capsys.readouterr().out

@@ -118,6 +118,8 @@ def test_a_network_of_any_size_is_estimated_without_its_memory() -> None:
     found = estimate([point])
     assert found.memory_bytes > 784 * 1_000_000 * 4
     assert found.disk_bytes > 2 * 784 * 1_000_000 * 4
+    (both,) = Sweep.one_point({"model": "slp", "hidden": 1_000_000, "also": "int8"}).points
+    assert estimate([both]).disk_bytes > found.disk_bytes + 2 * 784 * 1_000_000, "a byte a weight, of point and base"
     shape, classes = DATASETS["digits"].shape, 10
     small = count_training_ops(MODELS["slp"].build(shape, classes, 0, hidden=1_000), shape).flops_per_image
     assert found.training_flops == pytest.approx(1000 * small * found.training_images)

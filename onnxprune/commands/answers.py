@@ -1,0 +1,95 @@
+"""Tables for people: the answers of `search` and `sensitivity`."""
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from onnxprune.commands.cells import INT8_HEADINGS, MISSING, compact, plural, terminal
+from onnxprune.common.output import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from onnxprune.study.search import Search
+    from onnxprune.study.sensitivity import LayerAccuracy
+
+
+def layers_by_sparsity(found: "Sequence[LayerAccuracy]") -> "pd.DataFrame":
+    """Points of accuracy lost: a row a layer, in the network's order, and a column a sparsity in percent."""
+    import pandas as pd
+
+    table = pd.DataFrame([(entry.layer, entry.sparsity, entry.drop) for entry in found], columns=["layer", "x", "drop"])
+    return table.pivot(index="layer", columns="x", values="drop").loc[list(dict.fromkeys(table["layer"]))]
+
+
+def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
+    """Prints what each layer bears to stdout."""
+    console = terminal()
+    drops = layers_by_sparsity(found)
+    units = {entry.layer: entry.units for entry in found}
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in ("layer", "units", *(f"{sparsity:g} %" for sparsity in drops)):
+        grid.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
+    for layer, row in drops.iterrows():
+        grid.add_row(escape(printable(str(layer))), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row))
+    console.print(grid)
+    base = found[0].accuracy + found[0].drop
+    console.print(
+        f"Points of validation accuracy lost where that share of one layer alone is removed, of {base:.2f} %, without "
+        "fine-tuning."
+    )
+
+
+def print_search(found: "Sequence[Search]", max_drop: float) -> None:
+    """Prints the highest sparsities to stdout."""
+    console = terminal()
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    left = ("technique", "criterion")
+    numbers = ("highest\n%", "removed\n%", "val. drop\npoints", "acc\n%", "MACs", "file\nbytes", "speedup")
+    int8 = INT8_HEADINGS if any("int8_accuracy" in entry.metrics for entry in found) else ()
+    for heading in (*left, *numbers, *int8, "tried\n%"):
+        grid.add_column(heading, justify="left" if heading in (*left, "tried\n%") else "right")
+    for entry in found:
+        metrics = entry.metrics
+        tried = " ".join(f"{trial.sparsity:g}{'' if trial.accepted else '✗'}" for trial in entry.trials)
+        shown = [MISSING] * (6 + len(int8))
+        if metrics:
+            drop = next(trial.drop for trial in entry.trials if trial.sparsity == entry.sparsity)
+            shown = [
+                f"{metrics['achieved_sparsity']:.1f}",
+                f"{drop:.2f}",
+                f"{metrics['accuracy']:.2f}",
+                compact(metrics["macs"]),
+                compact(metrics["file_bytes"]),
+                _written(metrics.get("speedup"), "{:.2f}x"),
+            ]
+        if metrics and int8:
+            size = metrics.get("int8_file_bytes")
+            shown += [
+                _written(metrics.get("int8_accuracy"), "{:.2f}"),
+                MISSING if size is None else compact(size),
+                _written(metrics.get("int8_speedup"), "{:.2f}x"),
+            ]
+        criterion = entry.criterion + ("" if entry.control == "none" else f", {entry.control}")
+        grid.add_row(entry.technique, criterion, f"{entry.sparsity:g}", *shown, tried)
+    console.print(grid)
+    console.print(
+        f"The highest sparsity that loses at most {max_drop:g} point(s) of validation accuracy against the base; 0: "
+        "none does. ✗: lost more."
+    )
+    for remark in dict.fromkeys(entry.remark for entry in found if entry.remark):
+        console.print(f"Note: {remark}.")
+    trainings = sum(entry.trainings for entry in found)
+    reused = sum(entry.reused for entry in found)
+    console.print(f"{plural(trainings, 'point')} run, {reused} reused.")
+    for entry in found:
+        for folder in entry.folders:
+            console.print(f"{entry.technique}: {folder}", soft_wrap=True)
+
+
+def _written(number: float | None, form: str) -> str:
+    return MISSING if number is None else form.format(number)

@@ -1,0 +1,42 @@
+"""What tables for people have in common: where they are printed, and how numbers are written in them."""
+
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MISSING = "-"
+INT8_HEADINGS = ("int8 acc\n%", "int8\nbytes", "int8\nspeedup")  # where there are such files
+WIDE = 170  # characters, where there is no terminal
+
+
+def terminal() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def spread(values: "pd.Series", digits: int = 2) -> str:
+    """The mean, with the sample standard deviation where there are several values."""
+    if values.isna().any():
+        return MISSING
+    text = f"{values.mean():.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {values.std():.{digits}f}"
+
+
+def compact(number: float) -> str:
+    """A count to four digits: 57829376 is "57.83M"; exact below 10,000."""
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if number >= factor:
+            return f"{number / (1e3 if unit == 'k' else factor):.4g}{unit}"
+    return f"{number:.0f}"
+
+
+def whole(number: Any) -> str:
+    return f"{number:,}" if isinstance(number, Integral) else "?"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
