@@ -59,6 +59,7 @@ def on(nodes: TwoNodes, runs: Path, plan: dict[str, Any] = STUDY, **how: Any) ->
     )
 
 
+@pytest.mark.slow  # Ray starts two nodes, and they their workers
 def test_the_table_is_that_of_this_machine(nodes: TwoNodes, tmp_path: Path) -> None:
     local = run_sweep(Sweep.parse(SMALL), tmp_path / "local", workers=1, verbosity=Verbosity.QUIET)
     there = on(nodes, tmp_path / "there", SMALL)

@@ -67,6 +67,7 @@ def test_the_table_does_not_depend_on_the_number_of_workers(alone: Path, tmp_pat
     assert again.table.equals(outcome.table), "what was done is done again"
 
 
+@pytest.mark.slow  # five processes that import PyTorch
 def test_a_worker_that_dies_costs_nothing_and_one_that_always_dies_its_point(alone: Path, tmp_path: Path) -> None:
     jobs = jobs_in(alone, PLAN.points)
     victims: list[str] = []
@@ -120,7 +121,7 @@ def test_while_one_is_timing_the_others_stand_still(alone: Path, tmp_path: Path)
     assert all(record is not None and record["metrics"]["latency_runs"] >= 40 for record in records)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_workers_end_with_their_caller(number: int, tmp_path: Path) -> None:
     process = faults.start([*faults.arguments(tmp_path, latency_seconds=0.5), "--workers=2"], tmp_path / "log.txt")
     while not list(tmp_path.glob("slp-*/*/model.onnx")):

@@ -24,7 +24,7 @@ from onnxprune.study.rerun import compare, rerun
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {**faults.SETTINGS, "technique": "weight,neuron,structured,unstructured", "augment": "crop+flip"}
     plan = Sweep.parse({**settings, "sparsity": [0, 50]})
-    return run_sweep(plan, tmp_path_factory.mktemp("runs")).folder
+    return run_sweep(plan, tmp_path_factory.mktemp("runs"), workers=1).folder
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ def change(folder: Path, part: str, **values: object) -> None:
     write_json(folder / store.METRICS, record)
 
 
+@pytest.mark.slow  # the next ones do it with one point, test_sweep.py with a sweep in one process
 def test_a_whole_sweep_is_reproduced_bit_for_bit(sweep: Path, tmp_path: Path) -> None:
     found = rerun(sweep, tmp_path)
     assert len(found) == 8

@@ -89,6 +89,7 @@ def test_a_server_that_is_away_is_told_before_anything_is_run(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow  # importing TensorBoard
 def test_tensorboard_reads_what_is_written(tmp_path: Path) -> None:
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is not installed"

@@ -124,6 +124,7 @@ def test_a_helper_that_dies_is_one_clear_line_and_the_next_training_works() -> N
     close(*both("slp"))
 
 
+@pytest.mark.slow  # test_pool.py tells it of the other kind of process
 def test_helpers_end_with_their_caller(tmp_path: Path) -> None:
     settings = {"model": "slp", "hidden": 8, "dataset": "digits", "train_limit": 100, "epochs": 10_000, "devices": 2}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
