@@ -288,7 +288,7 @@ def _patches(node: NodeProto, data: np.ndarray, kernel: tuple[int, ...], places:
     dilations = list(attribute(node, "dilations", [1] * rank))
     groups = attribute(node, "group", 1)
     begin, end = _pads(node, data.shape[2:], kernel, strides, dilations)
-    padded = np.pad(data, [(0, 0), (0, 0), *zip(begin, end, strict=True)])
+    padded = np.pad(data, [(0, 0), (0, 0), *zip(begin, end, strict=True)]) if any((*begin, *end)) else data
     counts = [
         (size - dilation * (k - 1) - 1) // stride + 1
         for size, k, stride, dilation in zip(padded.shape[2:], kernel, strides, dilations, strict=True)

@@ -4,6 +4,7 @@ What is live between two places is kept for every batch: running on costs no mor
 all. Beyond a limit it is kept on disk, so that memory stays bounded.
 """
 
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -85,8 +86,7 @@ class Stages:
 
     def value(self, batch: int, name: str) -> np.ndarray:
         """A live tensor of a batch."""
-        found = self._live[batch][name]
-        return np.load(found) if isinstance(found, Path) else found
+        return _loaded(self._live[batch][name])
 
     def values(self, name: str) -> Iterator[np.ndarray]:
         """A live tensor, batch by batch."""
@@ -98,7 +98,7 @@ class Stages:
         return name in self._live[0]
 
     def _read(self, live: Mapping[str, np.ndarray | Path], names: Iterable[str]) -> Inputs:
-        return {name: np.load(found) if isinstance(found := live[name], Path) else found for name in names}
+        return {name: _loaded(live[name]) for name in names}
 
     def _store(self, batch: int, name: str, value: np.ndarray) -> Path:
         path = Path(self._folder.name) / f"{self._numbers.setdefault(name, len(self._numbers))}-{batch}.npy"
@@ -108,3 +108,10 @@ class Stages:
     def _drop(self, found: np.ndarray | Path) -> None:
         if isinstance(found, Path):
             found.unlink()
+
+
+def _loaded(found: np.ndarray | Path) -> np.ndarray:
+    """A tensor, of which only what is looked at is read from the disk; open files cannot be removed on Windows."""
+    if not isinstance(found, Path):
+        return found
+    return np.load(found, mmap_mode=None if sys.platform == "win32" else "c")

@@ -24,6 +24,7 @@ from onnxprune.reduction.result import PruneReport
 from onnxprune.reduction.selection import _rank
 from onnxprune.reduction.sensitivity import Sensitivity
 from onnxprune.reduction.settings import CRITERIA, FROM_SAMPLES, UNITS
+from onnxprune.runtime import stages
 
 CONVS = """(float[n,3,8,8] x) => (float[n,4] y) {
     a = Conv <pads = [1,1,1,1]> (x, wa, ba) ra = Relu(a)
@@ -414,6 +415,20 @@ def test_the_same_again_gives_the_same_bytes(mlp: Path) -> None:
         assert other.output is not None
         assert first.output.read_bytes() == second.output.read_bytes()
         assert first.output.read_bytes() != other.output.read_bytes()
+
+
+def test_what_is_kept_on_disk_meanwhile_gives_the_same_bytes(convs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"x": np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)}
+    in_memory = prune(convs, sparsity=50, data=data, output=convs.with_name("memory.onnx"))
+    stored = []
+    store = stages.Stages._store
+    monkeypatch.setattr(stages.Stages, "_store", lambda *args: stored.append(args) or store(*args))
+    monkeypatch.setattr(stages, "_IN_MEMORY", 0)
+    on_disk = prune(convs, sparsity=50, data=data, output=convs.with_name("disk.onnx"))
+    assert stored
+    assert in_memory.output is not None
+    assert on_disk.output is not None
+    assert in_memory.output.read_bytes() == on_disk.output.read_bytes()
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(convs: Path) -> None:
