@@ -30,3 +30,9 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: the garbage collector need not walk through it again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def brief_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a plan is told by one update, not by a second of them."""
+    monkeypatch.setattr("onnxprune.study.forecast._PROBE_SECONDS", 0.001)

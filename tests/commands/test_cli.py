@@ -99,6 +99,7 @@ def test_listings_name_everything() -> None:
         assert len(rows) == len(list(csv.DictReader(io.StringIO(called(command, "--csv").stdout)))) > 0
 
 
+@pytest.mark.usefixtures("brief_probe")
 def test_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(tmp_path: Path) -> None:
     arguments = ["sweep", "--model", "slp", "--dataset", "digits", "--epochs", "2", "--finetune-epochs", "1"]
     arguments += ["--dry-run", "--sparsity", "0,50"]

@@ -48,6 +48,7 @@ def test_help_shows_the_basics_and_help_all_every_option_once(name: str) -> None
     assert f"--help-all lists all {len(every)} options" in help_of(name, False)
 
 
+@pytest.mark.usefixtures("brief_probe")
 def test_each_pair_has_one_spelling_in_the_help_and_both_are_taken() -> None:
     every = flags(help_of("sweep", True))
     assert "seeds" in every and "controls" in every
@@ -65,6 +66,7 @@ def test_values_say_what_they_are() -> None:
     assert "--sparsity PERCENT " in help_of("run", False)
 
 
+@pytest.mark.usefixtures("brief_probe")
 @pytest.mark.parametrize("command", ["run", "search"])
 def test_the_other_commands_have_plans_too(command: str, tmp_path: Path) -> None:
     done = called(command, "--model", "slp", "--technique", "weight", "--dry-run", cwd=tmp_path)

@@ -150,6 +150,7 @@ def test_pictures_that_change_while_a_study_runs_do_not_get_into_it(
     assert not job.folder.exists()
 
 
+@pytest.mark.usefixtures("brief_probe")
 def test_what_is_told_meanwhile_goes_to_stderr_and_only_once(pictures: Path) -> None:
     line = ("--dataset", pictures, "--image-size", "11", "--sparsity", "0,50", "--technique", "weight")
     done = called("sweep", "--model", "slp,cnn", *line, "--dry-run")
