@@ -15,7 +15,8 @@ def noise(table: pd.DataFrame) -> float:
 
 
 def remarks(table: pd.DataFrame) -> list[str]:
-    """A sentence each: a busy machine, a base whose latency changed, speedups that theory does not explain."""
+    """A sentence each: a busy machine, a base whose latency changed, networks that are smaller and slower, and speedups
+    that theory does not explain."""
     timed = table[table["speedup"].notna()]
     said = []
     if "timing_disturbed" in timed and (disturbed := timed[timed["timing_disturbed"].notna()])["speedup"].size:
@@ -32,6 +33,14 @@ def remarks(table: pd.DataFrame) -> list[str]:
                 f"The base took from {base.min():.3f} to {base.max():.3f} ms over the sweep, {100 * spread:.0f} % of "
                 "its median apart: latencies of different points do not compare, their speedups do."
             )
+    smaller = timed[timed["macs"] < timed["base_macs"]] if "base_macs" in timed else timed[:0]
+    slower = smaller[smaller["speedup"] < 1 - smaller["speedup_noise"]]
+    if len(slower):
+        said.append(
+            f"Smaller and slower: {len(slower)} of {len(timed)} points have fewer MACs than the base and take longer "
+            f"({slower['speedup'].min():.2f}x at worst): this runtime has no fast kernel for their widths. "
+            "`--channel-align auto` measures in which steps it has, and removes channels in those."
+        )
     if "speedup_beyond_theory" in timed:
         beyond = timed[timed["speedup_beyond_theory"].fillna(False).astype(bool)]
         if len(beyond):

@@ -111,3 +111,14 @@ def test_a_busy_machine_and_speedups_beyond_theory_are_said(tmp_path: Path) -> N
     disturbed, beyond = remarks(store.result_table(folder))
     assert "1 of 2 points (a loud neighbour; load average up to 7.2)" in disturbed
     assert "Beyond theory: 1 of 2 speedups" in beyond
+
+
+def test_a_smaller_network_that_is_slower_beyond_noise_is_said(tmp_path: Path) -> None:
+    folder, points = sweep_of(tmp_path, technique="structured", sparsity=[0, 20, 50])
+    for point, macs, speedup in zip(points, (100, 70, 40), (0.8, 0.97, 2.0), strict=True):
+        made(folder, point, range(1), macs=macs, base_macs=100, speedup=speedup, speedup_noise=0.05)
+    assert remarks(store.result_table(folder)) == [], "as large, within noise, and faster"
+    made(folder, points[1], range(1), macs=70, base_macs=100, speedup=0.81, speedup_noise=0.05)
+    (said,) = remarks(store.result_table(folder))
+    assert said.startswith("Smaller and slower: 1 of 3 points have fewer MACs than the base and take longer (0.81x")
+    assert "--channel-align auto" in said
