@@ -61,7 +61,9 @@ def test_widths_that_there_are(layer: Prunable, step: int, widths: list[int]) ->
 
 def test_layers_that_lose_nothing_keep_their_width_and_others_their_own_share() -> None:
     """As where one layer alone is pruned, or each by a share of its own."""
-    assert kept_units([Prunable(100, 0.0), Prunable(64, 0.5), Prunable(50, 0.0, dense=True)], 8) == [100, 32, 50]
+    for share, width in ((0.5, 32), (0.3, 48)):  # exactly as asked, and rounded
+        layers = [Prunable(100, 0.0), Prunable(64, share), Prunable(50, 0.0, dense=True)]
+        assert kept_units(layers, 8) == [100, width, 50]
 
 
 def test_what_is_gone_stays_gone_and_the_others_make_up_for_it() -> None:
