@@ -320,8 +320,8 @@ def _numbers(row: Mapping[str, Any], shipped: Shipped) -> list[str]:
         line(f"median latency of a batch of {row['latency_batch']}, ms", "latency_ms_median", "{:.3f}"),
         f"| measured speedup | {speedup} | 1 |",
         *_one_image(shipped),
-        *(["", f"{BEYOND}."] if row.get("speedup_beyond_theory") else []),
         *([f"| dead units of the base | | {row['base_dead_units']} |"] if row.get("base_dead_units") else []),
+        *(["", f"{BEYOND}."] if row.get("speedup_beyond_theory") else []),
         *(["", f"Note: {row['base_remark']}."] if row.get("base_remark") else []),
         *(["", f"MACs are not all counted, so the two cannot be compared: {missing}."] if missing else []),
     ]

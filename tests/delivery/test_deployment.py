@@ -257,6 +257,24 @@ def test_the_command_of_the_card_is_the_point(models: Path, sweep: Path) -> None
     assert Sweep.one_point(options).points[0].point_id(row["data_checksum"]) == row["folder"]
 
 
+def test_what_qualifies_the_numbers_is_below_their_table(sweep: Path) -> None:
+    row = store.result_table(sweep).astype(object).set_index("sparsity").loc[50].to_dict()
+    shipped = modelcard.Shipped("m.onnx", "", None, (0.5, 1.0), "", None, "2026-01-31")
+    remark = {"base_dead_units": 7, "speedup_beyond_theory": True, "base_remark": "far from trained out"}
+    lines = modelcard._numbers({**row, **remark, "macs_missing": "Loop 'x'"}, shipped)
+    below = lines.index("")
+    assert all(line.startswith("|") for line in lines[:below])
+    assert "| dead units of the base | | 7 |" in lines[:below]
+    said = [line for line in lines[below:] if line]
+    assert [line.split()[0] for line in said] == ["The", "Note:", "MACs"]
+    assert said[1:] == [
+        "Note: far from trained out.", "MACs are not all counted, so the two cannot be compared: Loop 'x'.",
+    ]  # fmt: skip
+    assert not [
+        line for line in modelcard._numbers({**row, "base_dead_units": 0}, shipped) if "not all counted" in line
+    ]
+
+
 def test_deploying_again_replaces_and_another_model_is_added(models: Path, sweep: Path) -> None:
     again = called("deploy", sweep, *ASK, "--out", models, "--json")
     assert json.loads(again.stdout) == json.loads((models / "index.json").read_text())
