@@ -229,7 +229,7 @@ def by_study(table: pd.DataFrame, sweep: Path, wanted: list[Constraint]) -> list
     records = _records(table)
     for constraint in wanted:
         if all(pd.isna(constraint.value(row)) for row in records):
-            raise InputError(f"{sweep} was not timed (its latency_seconds is 0): '{constraint.text}' cannot be told")
+            raise InputError(f"{sweep} was not timed (its latency_seconds is 0): '{constraint.text}' cannot be checked")
     return [rows for _, rows in table.groupby(_STUDY, sort=False)]
 
 

@@ -213,7 +213,7 @@ def test_card_and_command_tell_the_change_against_the_control_with_the_base_besi
 ) -> None:
     row = store.result_table(sweep).set_index("sparsity").loc[50]
     control = f"{row['accuracy_change']:+.2f} against the 0 % control's {row['control_accuracy']:.2f} % ("
-    base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} with the fine-tuning"
+    base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} including fine-tuning"
     card, shown = (models / f"{NAME}.md").read_text(), called("deploy", sweep, *ASK, "--out", tmp_path).stdout
     for text in (card, shown):
         assert control in text
