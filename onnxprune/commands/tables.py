@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
 _MISSING = "-"
 _WIDE = 170  # characters, where there is no terminal
+_REMARK = 16  # characters of the last column, which has words only: longer ones are wrapped
 _HEADINGS = (
     "technique\n", "criterion\n", "asked\n%", "got\n%", "acc before\n%", "acc\n%", "95 %\ninterval",
     "change\npoints", "loss\n", "MACs\n", "eff. MACs\n", "non-zero\nparams", "file\nbytes", "TL\ns", "latency\nms",
@@ -103,9 +104,10 @@ def print_headlines(sweep: "Path") -> None:
             console.print(f"\n{error}", markup=False)
             continue
         row = choice.row
-        fewer = f"{choice.over_seeds('speedup')[0]:.2f}x faster" if choice.by == "speedup" else "fewest MACs"
+        fewer = f"speedup {choice.over_seeds('speedup')[0]:.2f}x" if choice.by == "speedup" else "fewest MACs"
         console.print(
-            f"\nBest within {MOST_DROP:g} point of validation accuracy: {headline.way(row)}, "
+            f"\n{row['model']} on {row['dataset']}, best within {MOST_DROP:g} point of validation accuracy: "
+            f"{headline.way(row)}, "
             f"{headline.removed(row)}, {fewer}; accuracy {headline.accuracy(row)}; {headline.change(row)}. "
             f"{choice.decided_on()}" + (f" {BEYOND}." if row.get("speedup_beyond_theory") is True else ""),
             markup=False,
@@ -221,7 +223,8 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
     kept = _fitting(cells, width)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index in kept:
-        grid.add_column(headings[index], justify="left" if headings[index] in _LEFT else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if headings[index] in _LEFT else "right"
+        grid.add_column(headings[index], justify=justify, no_wrap=index != len(headings) - 1)
     for line, section in zip(cells[1:], sections, strict=True):
         if section:
             grid.add_section()
@@ -311,6 +314,7 @@ def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
 def _fitting(lines: list[list[str]], width: int) -> list[int]:
     """The columns that fit a width in characters, two between neighbours; the first line are the headings."""
     widths = [max(len(part) for line in lines for part in line[index].split("\n")) for index in range(len(lines[0]))]
+    widths[-1] = min(widths[-1], _REMARK)
     kept = list(range(len(widths)))
     for heading in _DISPENSABLE:
         if sum(widths[index] + 2 for index in kept) <= width:

@@ -135,7 +135,7 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             _where(row),
             *(f"\n{line}" for line in seeds.remarks),
             "",
-            "To compare it with its base again, on this or another machine:",
+            "To compare it with its base again:",
             "",
             "```sh",
             shipped.compare,
