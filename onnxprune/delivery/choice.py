@@ -148,8 +148,8 @@ class _Candidate:
 def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
     """The fastest of the configurations of one study, those in 8 bits among them, that satisfy the constraints.
 
-    Among equally fast ones, within the timing's noise, it is the one of the highest validation accuracy. The test
-    accuracy has no say.
+    Among equally fast ones, within timing noise, it is the one with the highest validation accuracy. Test accuracy is
+    not used to choose.
 
     A configuration is decided on by the means over its seeds, and is none if one of its networks has collapsed. What is
     shipped is a file that satisfies the constraints itself.

@@ -152,7 +152,7 @@ def test_the_headline_tells_the_change_against_the_control(tmp_path: Path) -> No
     for point in Sweep.read(sweep / store.SPEC).points:
         finish(sweep, point, **({"base_accuracy": 90.0} if point.sparsity else {}))
     html = page_of(tmp_path / "page.html", sweep)
-    assert "-0.16 against the 0 % control&#39;s 97.50 %; base 90.00 %, +7.34 with the fine-tuning" in html
+    assert "-0.16 against the 0 % control&#39;s 97.50 %; base 90.00 %, +7.34 including fine-tuning" in html
     assert "structured l1, 20 % removed" in html
 
 
@@ -161,7 +161,7 @@ def test_what_seeds_and_controls_tell_is_on_the_page(tmp_path: Path) -> None:
     html = page_of(tmp_path / "page.html", sweep)
     assert "<h2>Which is more accurate, at the same sparsity asked for?</h2>" in html
     assert "<li>cnn on digits, batch 256: weight l1 against structured l1: better at 0 % (+0.50" in html
-    assert "Chosen by the means over 3 seeds; this file is that of seed 2." in html
+    assert "Chosen by the means over 3 seeds; this file is of seed 2." in html
     assert "<h2>Is it better than random pruning, or than training the small network from scratch?</h2>" in html
 
 
