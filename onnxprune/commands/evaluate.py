@@ -201,7 +201,7 @@ def _percent(accuracy: float | None) -> str:
 
 
 def _print_matrix(found: "Assessment") -> None:
-    names = [f"{index} {name}"[:24] for index, name in enumerate(found.classes)]
+    names = [name if name == str(index) else f"{index} {name}"[:24] for index, name in enumerate(found.classes)]
     left = max(len("true class"), *map(len, names))
     wide = max(len(str(found.confusion.max())), len(str(len(names)))) + 2
     echo("Accuracy of each class, and its images by the class predicted (. is none):\n")

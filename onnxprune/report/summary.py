@@ -127,7 +127,7 @@ def best_by_technique(sources: list[Source]) -> list[TechniqueBest]:
         real = source.table[source.table["control"] == "none"]
         real = real.drop(columns=[name for name in real if str(name).startswith("base_int8_")])
         floor = timings.noise(source.table)
-        batches = real.groupby(["model", "dataset"])["batch_size"].nunique()
+        batches = real.groupby(["model", "dataset"])["batch_size"].nunique().to_dict()
         for (model, dataset, batch, technique), rows in real.groupby(
             ["model", "dataset", "batch_size", "technique"], sort=False
         ):
