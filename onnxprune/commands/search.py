@@ -107,6 +107,6 @@ def search(
     if output is not None:
         print_rows([dataclasses.asdict(entry) for entry in found], output)
         return
-    from onnxprune.commands.tables import print_search
+    from onnxprune.commands.limit_tables import print_search
 
     print_search(found, max_drop)

@@ -67,7 +67,7 @@ def sensitivity(
       onnxprune sensitivity --model cnn --technique structured --figure sensitivity.png
       onnxprune sensitivity --model densenet121 --dataset cifar10 --technique weight --sparsity 50,90 --images 500
     """
-    from onnxprune.commands.tables import layers_by_sparsity, print_sensitivity
+    from onnxprune.commands.limit_tables import layers_by_sparsity, print_sensitivity
     from onnxprune.common.output import silenced
     from onnxprune.common.progress import Verbosity, waiting
     from onnxprune.settings.sweep import Sweep

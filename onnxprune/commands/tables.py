@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxprune.common.errors import RunError
-from onnxprune.common.output import printable
 from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import choose, constraints, studies
@@ -22,16 +21,13 @@ from onnxprune.results.trained_out import dead_units, not_trained_out
 from onnxprune.settings.point import FIELDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     import pandas as pd
 
-    from onnxprune.study.search import Search
-    from onnxprune.study.sensitivity import LayerAccuracy
 
 _POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
-_MISSING = "-"
+MISSING = "-"
 _WIDE = 170  # characters, where there is no terminal
 _REMARK = 16  # characters of the last column, which has words only: longer ones are wrapped
 _HEADINGS = (
@@ -58,7 +54,7 @@ _DISPENSABLE = (
 
 def print_results(table: "pd.DataFrame") -> None:
     """Prints a sweep's rows to stdout, one table a study, seeds folded into mean and standard deviation."""
-    console = _console()
+    console = table_console()
     point = [name for name in _POINT if name in table]
     study = [name for name in FIELDS if name in table and name not in (*point, "seed")]
     floor = noise(table)
@@ -69,7 +65,7 @@ def print_results(table: "pd.DataFrame") -> None:
         timed = table.iloc[0]
         console.print(
             f"Speedup: median latency of base / pruned, timed in turn by onnxruntime on {timed['device']}, batch "
-            f"{timed['latency_batch']}, {_plural(timed['latency_threads'], 'thread')}. Timing noise "
+            f"{timed['latency_batch']}, {plural(timed['latency_threads'], 'thread')}. Timing noise "
             f"±{100 * floor:.1f} % (two sessions of the same file; 90 % of the rows have no more). ~: a speedup "
             "within the noise."
         )
@@ -95,7 +91,7 @@ def print_results(table: "pd.DataFrame") -> None:
 
 def print_headlines(sweep: "Path") -> None:
     """Prints the model that `deploy` would choose of each study to stdout."""
-    console = _console()
+    console = table_console()
     wanted = constraints(max_drop=MOST_DROP)
     for table in studies(sweep, wanted):
         try:
@@ -117,80 +113,15 @@ def print_headlines(sweep: "Path") -> None:
 def print_claims(table: "pd.DataFrame", sweep: "Path") -> None:
     """Prints which ways to prune are better than others, and than their controls, to stdout; nothing without seeds or
     controls."""
-    console = _console()
+    console = table_console()
     for title, lines in headline.told_claims(table, sweep).items():
         console.print(f"\n{title}")
         for line in lines:
             console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
-def layers_by_sparsity(found: "Sequence[LayerAccuracy]") -> "pd.DataFrame":
-    """Points of accuracy lost: a row a layer, in the network's order, and a column a sparsity in percent."""
-    import pandas as pd
-
-    table = pd.DataFrame([(entry.layer, entry.sparsity, entry.drop) for entry in found], columns=["layer", "x", "drop"])
-    return table.pivot(index="layer", columns="x", values="drop").loc[list(dict.fromkeys(table["layer"]))]
-
-
-def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
-    """Prints what each layer bears to stdout."""
-    console = _console()
-    drops = layers_by_sparsity(found)
-    units = {entry.layer: entry.units for entry in found}
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for heading in ("layer", "units", *(f"{sparsity:g} %" for sparsity in drops)):
-        grid.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
-    for layer, row in drops.iterrows():
-        grid.add_row(escape(printable(str(layer))), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row))
-    console.print(grid)
-    base = found[0].accuracy + found[0].drop
-    console.print(
-        "Points of validation accuracy lost when that share of one layer alone is removed, without fine-tuning. "
-        f"The unpruned network has {base:.2f} %."
-    )
-
-
-def print_search(found: "Sequence[Search]", max_drop: float) -> None:
-    """Prints the highest sparsities to stdout."""
-    console = _console()
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    left = ("technique", "criterion")
-    numbers = ("highest\n%", "removed\n%", "val. drop\npoints", "acc\n%", "MACs", "file\nbytes", "speedup")
-    for heading in (*left, *numbers, "tried\n%"):
-        grid.add_column(heading, justify="left" if heading in (*left, "tried\n%") else "right")
-    for entry in found:
-        metrics = entry.metrics
-        tried = " ".join(f"{trial.sparsity:g}{'' if trial.accepted else '✗'}" for trial in entry.trials)
-        shown = [_MISSING] * 6
-        if metrics:
-            drop = next(trial.drop for trial in entry.trials if trial.sparsity == entry.sparsity)
-            speedup = metrics.get("speedup")
-            shown = [
-                f"{metrics['achieved_sparsity']:.1f}",
-                f"{drop:.2f}",
-                f"{metrics['accuracy']:.2f}",
-                compact(metrics["macs"]),
-                compact(metrics["file_bytes"]),
-                _MISSING if speedup is None else f"{speedup:.2f}x",
-            ]
-        criterion = entry.criterion + ("" if entry.control == "none" else f", {entry.control}")
-        grid.add_row(entry.technique, criterion, f"{entry.sparsity:g}", *shown, tried)
-    console.print(grid)
-    console.print(
-        f"The highest sparsity that loses at most {max_drop:g} point(s) of validation accuracy against the base; 0: "
-        "none does. ✗: lost more."
-    )
-    for remark in dict.fromkeys(entry.remark for entry in found if entry.remark):
-        console.print(f"Note: {remark}.")
-    trainings = sum(entry.trainings for entry in found)
-    reused = sum(entry.reused for entry in found)
-    console.print(f"{_plural(trainings, 'point')} run, {reused} reused.")
-    for entry in found:
-        for folder in entry.folders:
-            console.print(f"{entry.technique}: {folder}", soft_wrap=True)
-
-
-def _console() -> Console:
+def table_console() -> Console:
+    """Stdout, as wide as its terminal; wide enough for every column where it is none."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_WIDE)
 
@@ -201,7 +132,7 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
     bases = rows.drop_duplicates("base_id")
     heading = (
         f"\n[bold]{escape(row['model'])} on {escape(row['dataset'])}[/], batch {row['batch_size']:,}, "
-        f"{row['schedule']}, {_plural(len(bases), 'seed')}; trained on {_whole(row['train_images'])} images"
+        f"{row['schedule']}, {plural(len(bases), 'seed')}; trained on {_whole(row['train_images'])} images"
     )
     if _whole(row["train_images"]) != _whole(row["available_train_images"]):
         heading += f" (limited: there are {_whole(row['available_train_images'])})"
@@ -215,7 +146,7 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
         f"TFLOPs\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
     )
     if dead := dead_units(bases):
-        assessment += f"\n     {_plural(dead, 'dead unit')}: their output is zero for every training image"
+        assessment += f"\n     {plural(dead, 'dead unit')}: their output is zero for every training image"
     base_remark = not_trained_out(rows)
     lines, sections = _lines(rows, point, floor)
     headings = _headings(rows)
@@ -234,7 +165,7 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
     networks = int(rows["same_as"].isna().sum())
     if networks < len(rows):
         found.append(
-            f"{len(rows)} rows, {_plural(networks, 'network')}: rows marked = are the same network as another row, "
+            f"{len(rows)} rows, {plural(networks, 'network')}: rows marked = are the same network as another row, "
             "bit for bit."
         )
     if left_out:
@@ -295,16 +226,16 @@ def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
         kept = [
             index
             for index, heading in enumerate(_headings(rows))
-            if heading not in _NOT_FOR_PAPERS and any(line[index] not in ("", _MISSING) for line in lines)
+            if heading not in _NOT_FOR_PAPERS and any(line[index] not in ("", MISSING) for line in lines)
         ]
         caption = (
-            f"{row['model']} on {row['dataset']}, schedule {row['schedule']}, {_plural(seeds, 'seed')}; acc: accuracy "
+            f"{row['model']} on {row['dataset']}, schedule {row['schedule']}, {plural(seeds, 'seed')}; acc: accuracy "
             f"of the ONNX file on {row['test_images']:,} test images; eff. MACs: without those by stored zeros"
         )
         if rows["speedup"].notna().any():
             caption += (
                 f"; speedup: measured by onnxruntime on {row['device']}, batch {row['latency_batch']}, "
-                f"{_plural(row['latency_threads'], 'thread')}, ~: within timing noise"
+                f"{plural(row['latency_threads'], 'thread')}, ~: within timing noise"
             )
         headings = [" ".join(_headings(rows)[index].split()) for index in kept]
         found.append(PaperTable(caption, headings, [[line[index] for index in kept] for line in lines], sections))
@@ -326,14 +257,14 @@ def _fitting(lines: list[list[str]], width: int) -> list[int]:
 def _cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
     mean = seeds.mean(numeric_only=True)
     timed = seeds["speedup"].notna().all()
-    speedup = f"{mean['speedup']:.2f}x" if timed else _MISSING
+    speedup = f"{mean['speedup']:.2f}x" if timed else MISSING
     if timed and abs(mean["speedup"] - 1) <= max(floor, mean["speedup_noise"]):
         speedup = f"~{speedup}"
     if timed and seeds.reindex(columns=["speedup_beyond_theory"]).fillna(False).any(axis=None):
         speedup = f"{speedup}!"
     said = _collapsed(seeds)
     if seeds["empty_layers"].any() and not seeds["collapsed"].all():
-        said.append(_plural(int(seeds["empty_layers"].max()), "empty layer"))
+        said.append(plural(int(seeds["empty_layers"].max()), "empty layer"))
     if seeds.reindex(columns=["macs_missing", "base_macs_missing"]).notna().any(axis=None):
         said.append("MACs not all counted")
     return [
@@ -347,8 +278,8 @@ def _cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
         compact(mean["effective_macs"]),
         compact(mean["nonzero_params"]),
         compact(mean["file_bytes"]),
-        f"{mean['tl_seconds']:.1f}" if "tl_seconds" in mean else _MISSING,
-        f"{mean['latency_ms_paired']:.3f}" if timed else _MISSING,
+        f"{mean['tl_seconds']:.1f}" if "tl_seconds" in mean else MISSING,
+        f"{mean['latency_ms_paired']:.3f}" if timed else MISSING,
         speedup,
         *_int8_cells(seeds, floor),
         ", ".join(said),
@@ -363,8 +294,8 @@ def _int8_cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
     tie = "~" if abs(speedup - 1) <= max(floor, mean["int8_speedup_noise"]) else ""
     return [
         _spread(seeds["int8_accuracy"]),
-        compact(mean["int8_file_bytes"]) if mean["int8_file_bytes"] > 0 else _MISSING,
-        f"{tie}{speedup:.2f}x" if speedup > 0 else _MISSING,
+        compact(mean["int8_file_bytes"]) if mean["int8_file_bytes"] > 0 else MISSING,
+        f"{tie}{speedup:.2f}x" if speedup > 0 else MISSING,
     ]
 
 
@@ -381,20 +312,20 @@ def _collapsed(seeds: "pd.DataFrame") -> list[str]:
 def _interval(seeds: "pd.DataFrame") -> str:
     """That of the accuracy."""
     low, high = accuracy_interval(seeds)
-    return _MISSING if math.isnan(low) else f"{low:.1f}-{high:.1f}"
+    return MISSING if math.isnan(low) else f"{low:.1f}-{high:.1f}"
 
 
 def _change(seeds: "pd.DataFrame") -> str:
     found = change(seeds)
     if found is None:
-        return _MISSING
+        return MISSING
     return f"{'' if found.real else '~'}{found.mean:+.2f}"
 
 
 def _spread(values: "pd.Series", digits: int = 2) -> str:
     """The mean, with the sample standard deviation where there are several values."""
     if values.isna().any():
-        return _MISSING
+        return MISSING
     text = f"{values.mean():.{digits}f}"
     return text if len(values) == 1 else f"{text} ± {values.std():.{digits}f}"
 
@@ -411,5 +342,6 @@ def _whole(number: Any) -> str:
     return f"{number:,}" if isinstance(number, Integral) else "?"
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """The count and what is counted: 1 point, 2 points."""
     return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -71,7 +71,7 @@ def test_a_long_remark_is_wrapped_and_no_number_is_cut(
     table = result_table(hand_made(tmp_path, "one", technique="unstructured", sparsity="50,100", seeds=2))
     monkeypatch.setattr(tables, "_collapsed", lambda seeds: ["collapsed 2 of 2, 99.9 %", "= neuron taylor 100"])
     screen = Console(width=width, file=io.StringIO())
-    monkeypatch.setattr(tables, "_console", lambda: screen)
+    monkeypatch.setattr(tables, "table_console", lambda: screen)
     tables.print_results(table)
     text = screen.file.getvalue()
     assert "…" not in text

@@ -1,0 +1,85 @@
+"""Tables for people: how far a network can be pruned, by `search`, and each of its layers, by `sensitivity`."""
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from onnxprune.commands.tables import MISSING, compact, plural, table_console
+from onnxprune.common.output import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from onnxprune.study.search import Search
+    from onnxprune.study.sensitivity import LayerAccuracy
+
+
+def layers_by_sparsity(found: "Sequence[LayerAccuracy]") -> "pd.DataFrame":
+    """Points of accuracy lost: a row a layer, in the network's order, and a column a sparsity in percent."""
+    import pandas as pd
+
+    table = pd.DataFrame([(entry.layer, entry.sparsity, entry.drop) for entry in found], columns=["layer", "x", "drop"])
+    return table.pivot(index="layer", columns="x", values="drop").loc[list(dict.fromkeys(table["layer"]))]
+
+
+def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
+    """Prints what each layer bears to stdout."""
+    console = table_console()
+    drops = layers_by_sparsity(found)
+    units = {entry.layer: entry.units for entry in found}
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in ("layer", "units", *(f"{sparsity:g} %" for sparsity in drops)):
+        grid.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
+    for layer, row in drops.iterrows():
+        grid.add_row(escape(printable(str(layer))), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row))
+    console.print(grid)
+    base = found[0].accuracy + found[0].drop
+    console.print(
+        "Points of validation accuracy lost when that share of one layer alone is removed, without fine-tuning. "
+        f"The unpruned network has {base:.2f} %."
+    )
+
+
+def print_search(found: "Sequence[Search]", max_drop: float) -> None:
+    """Prints the highest sparsities to stdout."""
+    console = table_console()
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    left = ("technique",)
+    numbers = ("highest\n%", "got\n%", "drop\npoints", "acc\n%", "MACs", "file\nbytes", "speedup")
+    for heading in (*left, *numbers, "tried\n%"):
+        tried = heading == "tried\n%"
+        grid.add_column(heading, justify="left" if tried or heading in left else "right", no_wrap=not tried)
+    for entry in found:
+        metrics = entry.metrics
+        trials = " ".join(f"{trial.sparsity:g}{'' if trial.accepted else '✗'}" for trial in entry.trials)
+        shown = [MISSING] * 6
+        if metrics:
+            drop = next(trial.drop for trial in entry.trials if trial.sparsity == entry.sparsity)
+            speedup = metrics.get("speedup")
+            shown = [
+                f"{metrics['achieved_sparsity']:.1f}",
+                f"{drop:.2f}",
+                f"{metrics['accuracy']:.2f}",
+                compact(metrics["macs"]),
+                compact(metrics["file_bytes"]),
+                MISSING if speedup is None else f"{speedup:.2f}x",
+            ]
+        way = f"{entry.technique} {entry.criterion}" + ("" if entry.control == "none" else f", {entry.control}")
+        grid.add_row(way, f"{entry.sparsity:g}", *shown, trials)
+    console.print(grid)
+    console.print(
+        f"The highest sparsity that loses at most {max_drop:g} point(s) of validation accuracy against the base (drop); 0: "
+        "none does. ✗: lost more."
+    )
+    for remark in dict.fromkeys(entry.remark for entry in found if entry.remark):
+        console.print(f"Note: {remark}.")
+    trainings = sum(entry.trainings for entry in found)
+    reused = sum(entry.reused for entry in found)
+    console.print(f"{plural(trainings, 'point')} run, {reused} reused.")
+    for entry in found:
+        for folder in entry.folders:
+            console.print(f"{entry.technique}: {folder}", soft_wrap=True)
