@@ -44,7 +44,7 @@ def sweep(
 ) -> "pd.DataFrame":
     """Runs a sweep and returns its table, one row a point; the columns are those of `results.csv`.
 
-    Example:
+    Examples:
         >>> table = onnxprune.sweep(model="cnn", dataset="digits", technique=["weight", "structured"], sparsity=[0, 50])
 
     Args:
@@ -100,7 +100,7 @@ def run_experiment(
 ) -> "pd.DataFrame":
     """Runs one point and returns its row, a table of length one.
 
-    Example:
+    Examples:
         >>> row = onnxprune.run_experiment(model="slp", dataset="digits", technique="weight", sparsity=80)
 
     Args:
@@ -123,7 +123,7 @@ def run_experiment(
 def profile(path: str | Path, **settings: Any) -> "Profile":
     """Profiles an ONNX file of any framework; neither PyTorch nor NNI is imported.
 
-    Example:
+    Examples:
         >>> found = onnxprune.profile("model.onnx", batch_sizes=(1, 32))
         >>> found.counts.macs, found.operators, found.nodes, found.latency
 
@@ -141,7 +141,7 @@ def profile(path: str | Path, **settings: Any) -> "Profile":
 def prune(path: str | Path, **settings: Any) -> "PruneReport":
     """Prunes an ONNX file of any framework, and writes a smaller one; neither PyTorch nor NNI is imported.
 
-    Example:
+    Examples:
         >>> found = onnxprune.prune("model.onnx", sparsity=50, data="inputs.npz")
         >>> found.output, found.after.macs / found.before.macs, found.fidelity, found.groups_table()
 
@@ -160,7 +160,7 @@ def prune(path: str | Path, **settings: Any) -> "PruneReport":
 def quantize(path: str | Path, **settings: Any) -> "QuantizeReport":
     """Quantises an ONNX file of any framework to int8 or float16; neither PyTorch nor NNI is imported.
 
-    Example:
+    Examples:
         >>> found = onnxprune.quantize("model.onnx", data="inputs.npz", max_drop=1)
         >>> found.output, found.after.bytes / found.before.bytes, found.fidelity, found.layers_table()
 

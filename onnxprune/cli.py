@@ -18,20 +18,26 @@ _COMMANDS = {
     "sweep": ("onnxprune.commands.study", "Run a study: every combination of the values given."),
     "run": ("onnxprune.commands.study", "Run one point: one network, pruned in one way by one amount."),
     "search": ("onnxprune.commands.search", "Find the highest sparsity that loses no more than allowed."),
-    "sensitivity": ("onnxprune.commands.sensitivity", "Accuracy against sparsity, one layer at a time."),
+    "sensitivity": ("onnxprune.commands.sensitivity", "Measure accuracy against sparsity, one layer at a time."),
     "results": ("onnxprune.commands.study", "Print the table of a sweep, finished or still running."),
     "retime": ("onnxprune.commands.retime", "Measure the latencies of a sweep again."),
-    "report": ("onnxprune.commands.report", "Write a page on sweeps, finished or still running."),
+    "report": ("onnxprune.commands.report", "Write a report page (HTML) of sweeps, finished or still running."),
     "plot": ("onnxprune.commands.plot", "Draw a figure of sweeps for a paper."),
-    "prune": ("onnxprune.commands.prune", "Prune any ONNX file: smaller and faster, without its source code."),
-    "quantize": ("onnxprune.commands.quantize", "Quantise any ONNX file to int8 or float16: what is lost and gained."),
-    "profile": ("onnxprune.commands.profile", "Profile any ONNX file: what it holds, what it costs, how fast it is."),
-    "rerun": ("onnxprune.commands.rerun", "Run a point or a sweep again and say whether it comes out the same."),
-    "compare": ("onnxprune.commands.compare", "Compare ONNX files with a base: really faster or not, and why."),
+    "prune": ("onnxprune.commands.prune", "Prune any ONNX file, without its source code: smaller and faster."),
+    "quantize": (
+        "onnxprune.commands.quantize",
+        ("Quantise any ONNX file to int8 or float16, and measure what that costs and gains."),
+    ),
+    "profile": ("onnxprune.commands.profile", "Profile any ONNX file: contents, cost and speed."),
+    "rerun": ("onnxprune.commands.rerun", "Run a point or a sweep again and check that the results are the same."),
+    "compare": (
+        "onnxprune.commands.compare",
+        ("Compare ONNX files with a base: whether they are really faster, and why or why not."),
+    ),
     "evaluate": ("onnxprune.commands.evaluate", "Measure the accuracy of an ONNX file on a dataset's full test set."),
-    "predict": ("onnxprune.commands.predict", "Classify picture files, by the metadata in an ONNX file."),
-    "deploy": ("onnxprune.commands.deploy", "Copy the best model of a sweep, with a model card."),
-    "clean": ("onnxprune.commands.clean", "Remove the models of a sweep that are not needed any more."),
+    "predict": ("onnxprune.commands.predict", "Classify picture files, using the metadata in an ONNX file."),
+    "deploy": ("onnxprune.commands.deploy", "Copy the best model of a sweep, and write a model card."),
+    "clean": ("onnxprune.commands.clean", "Remove the models of a sweep that are no longer needed."),
     "doctor": ("onnxprune.commands.doctor", "Check the installation, the data and the machine."),
     "models": ("onnxprune.commands.listings", "List the models."),
     "datasets": ("onnxprune.commands.listings", "List the datasets."),
@@ -57,9 +63,7 @@ def main() -> NoReturn:
         click.echo(printable_lines(text.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt, interruption.Terminated) as error:
-        click.echo(
-            "Interrupted. What is finished is kept; of a study, the same command again goes on from there.", err=True
-        )
+        click.echo("Interrupted. Everything finished is kept; the same command continues a study from there.", err=True)
         interruption.leave(143 if isinstance(error, interruption.Terminated) else 130)
     except OnnxpruneError as error:
         for line in str(error).splitlines():
@@ -75,7 +79,7 @@ def main() -> NoReturn:
         click.echo(f"Error: {printable(str(error))}", err=True)
         sys.exit(1)
     except MemoryError:
-        click.echo("Error: there is not enough memory. What is finished is kept.", err=True)
+        click.echo("Error: not enough memory. Everything finished is kept.", err=True)
         sys.exit(1)
     sys.exit(0)
 

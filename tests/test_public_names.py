@@ -18,5 +18,5 @@ def test_public_functions_say_what_they_take_and_raise() -> None:
     for name in onnxprune.__all__:
         value = getattr(onnxprune, name)
         if inspect.isfunction(value):
-            assert "Example:" in str(value.__doc__), name
+            assert "Examples:" in str(value.__doc__), name
             assert "Raises:" in str(value.__doc__), name

@@ -110,7 +110,7 @@ def judge(facts: Facts) -> Verdict:
         found.append(f"its file is {facts.bytes_ratio:.2f} times smaller all the same")
     if outcome == "no real difference" and theory is not None and not found:
         same = theory is not None and theory < 1 / _MUCH_LESS
-        found.append("it does the same work" if same else "no reason is apparent")
+        found.append("it does the same work" if same else "no reason was found")
     if facts.rounds < PLANNED_ROUNDS:
         found.append(
             f"few rounds: {facts.rounds} instead of {PLANNED_ROUNDS}, since runs take long and a measurement ends "

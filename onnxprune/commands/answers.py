@@ -1,4 +1,4 @@
-"""Tables for people: the answers of `search` and `sensitivity`."""
+"""Tables for people: how far a network can be pruned, by `search`, and each of its layers, by `sensitivity`."""
 
 from typing import TYPE_CHECKING
 
@@ -39,8 +39,8 @@ def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
     console.print(grid)
     base = found[0].accuracy + found[0].drop
     console.print(
-        f"Points of validation accuracy lost where that share of one layer alone is removed, of {base:.2f} %, without "
-        "fine-tuning."
+        "Points of validation accuracy lost when that share of one layer alone is removed, without fine-tuning. "
+        f"The unpruned network has {base:.2f} %."
     )
 
 
@@ -48,14 +48,15 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
     """Prints the highest sparsities to stdout."""
     console = terminal()
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    left = ("technique", "criterion")
-    numbers = ("highest\n%", "removed\n%", "val. drop\npoints", "acc\n%", "MACs", "file\nbytes", "speedup")
+    left = ("technique",)
+    numbers = ("highest\n%", "got\n%", "drop\npoints", "acc\n%", "MACs", "file\nbytes", "speedup")
     int8 = INT8_HEADINGS if any("int8_accuracy" in entry.metrics for entry in found) else ()
     for heading in (*left, *numbers, *int8, "tried\n%"):
-        grid.add_column(heading, justify="left" if heading in (*left, "tried\n%") else "right")
+        tried = heading == "tried\n%"
+        grid.add_column(heading, justify="left" if tried or heading in left else "right", no_wrap=not tried)
     for entry in found:
         metrics = entry.metrics
-        tried = " ".join(f"{trial.sparsity:g}{'' if trial.accepted else '✗'}" for trial in entry.trials)
+        trials = " ".join(f"{trial.sparsity:g}{'' if trial.accepted else '✗'}" for trial in entry.trials)
         shown = [MISSING] * (6 + len(int8))
         if metrics:
             drop = next(trial.drop for trial in entry.trials if trial.sparsity == entry.sparsity)
@@ -74,12 +75,12 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
                 MISSING if size is None else compact(size),
                 _written(metrics.get("int8_speedup"), "{:.2f}x"),
             ]
-        criterion = entry.criterion + ("" if entry.control == "none" else f", {entry.control}")
-        grid.add_row(entry.technique, criterion, f"{entry.sparsity:g}", *shown, tried)
+        way = f"{entry.technique} {entry.criterion}" + ("" if entry.control == "none" else f", {entry.control}")
+        grid.add_row(way, f"{entry.sparsity:g}", *shown, trials)
     console.print(grid)
     console.print(
-        f"The highest sparsity that loses at most {max_drop:g} point(s) of validation accuracy against the base; 0: "
-        "none does. ✗: lost more."
+        f"The highest sparsity losing at most {max_drop:g} point(s) of validation accuracy against the base (drop). "
+        "0: none does. ✗: lost more."
     )
     for remark in dict.fromkeys(entry.remark for entry in found if entry.remark):
         console.print(f"Note: {remark}.")

@@ -17,13 +17,13 @@ from onnxprune.commands.console import echo
     metavar="POINTS",
     help="Keep the model that deploy would choose with this limit.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 def clean(sweep: Path, max_drop: float, dry_run: bool) -> None:
-    """Remove the models of a sweep that are not needed any more.
+    """Remove the models of a sweep that are no longer needed.
 
-    The tables, the page, every record, the unpruned networks (bases) and, of each model and dataset, the model that
-    deploy would choose stay. Models, masks and logs of the other points go. The sweep still counts as done; to get a
-    model back, delete the folder of its point and run the sweep again.
+    Kept: the tables, the page, every record, the unpruned networks (bases) and, for each model and dataset, the model
+    that deploy would choose. Removed: models, masks and logs of the other points. The sweep still counts as done; to
+    get a model back, delete the folder of its point and run the sweep again.
 
     \b
     Examples:

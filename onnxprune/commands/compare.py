@@ -31,7 +31,7 @@ _MISSING = "-"
 @THREADS
 @SECONDS
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print as CSV, a row a batch size and file.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print as CSV, one row per batch size and file.")
 def compare(
     base: Path,
     others: tuple[Path, ...],
@@ -43,10 +43,10 @@ def compare(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    """Compare ONNX files with a base: really faster or not, and why.
+    """Compare ONNX files with a base: whether they are really faster, and why or why not.
 
-    All are timed in turn by onnxruntime on the same random input, two sessions each, so that the speedup is a ratio
-    from one run, with its confidence interval and its noise floor. The input is the base's: --input names its inputs.
+    onnxruntime runs all files in turn on the same random input, in two sessions each. So the speedup is a ratio from
+    one measurement, and comes with a confidence interval and the timing noise. --input names the inputs of the base.
 
     \b
     Examples:

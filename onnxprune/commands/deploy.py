@@ -26,7 +26,9 @@ _DROP = 1.0
 )
 @click.option("--min-accuracy", type=click.FloatRange(0, 100), metavar="PERCENT", help="Least validation accuracy.")
 @click.option("--min-speedup", type=click.FloatRange(min=0), metavar="RATIO", help="Least measured speedup.")
-@click.option("--max-latency-ms", type=click.FloatRange(min=0), metavar="MS", help="Highest median latency of a batch.")
+@click.option(
+    "--max-latency-ms", type=click.FloatRange(min=0), metavar="MS", help="Highest median latency per batch, in ms."
+)
 @click.option("--max-bytes", type=click.IntRange(min=0), metavar="N", help="Largest ONNX file.")
 @click.option(
     "--out",
@@ -45,7 +47,7 @@ _DROP = 1.0
 @click.option(
     "--bake",
     is_flag=True,
-    help="Write a file too that takes pixels and gives probabilities: preprocessing in the graph.",
+    help="Also write a file with the preprocessing in its graph: pixels in, probabilities out.",
 )
 @click.option(
     "--license", metavar="ID", help="Licence that the card states, such as apache-2.0  [default: not stated]."
@@ -61,12 +63,12 @@ def deploy(
     output: str | None,
     **limits: Any,
 ) -> None:
-    """Copy the best model of a sweep, with a model card.
+    """Copy the best model of a sweep, and write a model card.
 
-    The best is the fastest measured (the one of the fewest MACs where nothing was timed) of those that satisfy every
-    constraint; among equally fast ones, that of the highest validation accuracy. Test accuracy is reported but not used
-    to choose. Several seeds are decided on by their means, and the file of the best one is copied. A sweep of several
-    models, datasets or batch sizes gives one for each.
+    The best is the fastest model that meets every constraint (by measured speedup, or by MACs if nothing was timed);
+    among equally fast ones, the one with the highest validation accuracy. Test accuracy is reported but not used to
+    choose. With several seeds their means decide, and the file of the best seed is copied. A sweep of several models,
+    datasets or batch sizes gives one model for each.
 
     \b
     Examples:
@@ -102,7 +104,11 @@ def _alone(choice: "Choice") -> str:
     row = choice.alone
     assert row is not None
     speedup = "" if math.isnan(row["speedup"]) else f", measured speedup {row['speedup']:.2f}"
-    lacks = f"; it misses: {' and '.join(choice.alone_lacks)}" if choice.alone_lacks else "; it satisfies all of this"
+    lacks = (
+        f"; it does not meet: {' and '.join(choice.alone_lacks)}"
+        if choice.alone_lacks
+        else ("; it meets every constraint")
+    )
     return (
         f"int8 alone, without pruning: accuracy {row['accuracy']:.2f} %, validation accuracy "
         f"{row['validation_accuracy']:.2f} %, {row['file_bytes']:,.0f} bytes{speedup}{lacks}"

@@ -18,7 +18,7 @@ from onnxprune.commands.options import DATA_DIR, IMAGE_SIZE, machine_readable, p
     show_default=True,
     help="Folder that results will go under.",
 )
-@click.option("--dataset", help="Data of your own to look at too: FILE.npz, or a FOLDER of pictures.")
+@click.option("--dataset", help="Also check your own data: FILE.npz, or a FOLDER of pictures.")
 @IMAGE_SIZE
 @DATA_DIR
 @machine_readable
@@ -27,8 +27,8 @@ def doctor(
 ) -> None:
     """Check the installation, the data and the machine.
 
-    Packages against the versions that onnxprune needs, what onnxruntime really runs on, the datasets that are there,
-    disk and memory. The exit code is 1 where something is broken.
+    Checks the versions of packages, the devices that onnxruntime can really use, the datasets, disk and memory. The
+    exit code is 1 if something is broken.
     """
     from onnxprune.data.download import default_data_dir
     from onnxprune.study.doctor import examine
@@ -44,4 +44,4 @@ def doctor(
     if broken:
         echo(f"Broken: {', '.join(broken)}.", err=True)
         sys.exit(1)
-    echo("All that is needed works.", err=True)
+    echo("Everything that is needed works.", err=True)

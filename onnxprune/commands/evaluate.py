@@ -55,8 +55,8 @@ def evaluate(
 ) -> None:
     """Measure the accuracy of an ONNX file on a dataset's full test set.
 
-    Top-1, top-5, cross-entropy, the accuracy of each class and the confusion matrix, by onnxruntime. The pictures of a
-    folder are brought to the size that the file says it was trained on, unless with --image-size.
+    Prints top-1, top-5, cross-entropy, the accuracy of each class and the confusion matrix, measured by onnxruntime.
+    Pictures of a folder are resized to the size in the file's metadata, or to --image-size.
 
     \b
     Examples:
@@ -189,7 +189,7 @@ def _print(classifier: "Classifier", data: "Dataset", normalisation: "Normalisat
             + (", and the same scores.\n" if scores.constant else ".\n")
         )
     if found.not_finite:
-        echo(f"{found.not_finite:,} images got an answer that is not finite numbers; they count as wrong.\n")
+        echo(f"{found.not_finite:,} images got an output that is not finite; they count as wrong.\n")
     if len(found.classes) <= _MOST_COLUMNS:
         _print_matrix(found)
     else:
@@ -201,7 +201,7 @@ def _percent(accuracy: float | None) -> str:
 
 
 def _print_matrix(found: "Assessment") -> None:
-    names = [f"{index} {name}"[:24] for index, name in enumerate(found.classes)]
+    names = [name if name == str(index) else f"{index} {name}"[:24] for index, name in enumerate(found.classes)]
     left = max(len("true class"), *map(len, names))
     wide = max(len(str(found.confusion.max())), len(str(len(names)))) + 2
     echo("Accuracy of each class, and its images by the class predicted (. is none):\n")

@@ -37,20 +37,20 @@ NAME = click.option(
     help="Folder under --out that the results go to  [default: named after the settings].",
 )
 REPLACE = click.option(
-    "--replace", is_flag=True, help="Where --name has points of a study with other settings, remove them."
+    "--replace", is_flag=True, help="Remove the points of a former study of this --name that had other settings."
 )
 SEEDS = click.option(
     "--seeds", metavar="N", help="Seeds 0 to N-1, or a list such as 3,7; results are their mean and standard deviation."
 )
 DRY_RUN = click.option(
-    "--dry-run", is_flag=True, help="Show the plan, what it costs, and whether all of it can be pruned; run nothing."
+    "--dry-run", is_flag=True, help="Show the plan, its cost, and whether every network can be pruned; run nothing."
 )
-WHERE = "Only rows for which this holds: technique=structured, 'sparsity <= 50', model!=slp; again for one more."
+WHERE = "Keep only rows that match: technique=structured, 'sparsity <= 50', model!=slp. May be repeated."
 WORKERS = click.option(
     "--workers",
     type=click.IntRange(1, 1024),
     metavar="N",
-    help="Points to run at the same time, each in its own process  [default: as many as help].",
+    help="Points to run at the same time, each in its own process  [default: as many as speed it up].",
 )
 
 
@@ -77,7 +77,10 @@ def executor(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--address",
             metavar="URL",
-            help="Address of a running Ray cluster, as ray://host:10001, or auto  [default: one of this machine].",
+            help=(
+                "Address of a running Ray cluster, such as ray://host:10001, or auto  [default: start one on this "
+                "machine]."
+            ),
         ),
         click.option(
             "--executor",
@@ -110,11 +113,9 @@ IMAGE_SIZE = click.option(
     help="HEIGHTxWIDTH that pictures of a folder are resized to, or one number for both.",
 )
 DEVICE = click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What it runs on."
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device to run on."
 )
-THREADS = click.option(
-    "--threads", type=click.IntRange(1, 1024), help="Processor threads  [default: one for each core]."
-)
+THREADS = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads  [default: one per core].")
 
 
 class GivenInputs(NamedTuple):
@@ -178,8 +179,9 @@ INPUTS = click.option(
     metavar="INPUT",
     multiple=True,
     callback=_given_inputs,
-    help="NAME:SIZES, where the file leaves the shape of an input open: input:1x3x224x224. NAME=VALUE, where it is not "
-    "to be random: sr=16000, lengths=3,5. FILE.npz: arrays by the inputs' names. Again for another input.",
+    help="NAME:SIZES gives the shape of an input that the file leaves open: input:1x3x224x224. NAME=VALUE gives "
+    "values in place of random ones: sr=16000, lengths=3,5. FILE.npz gives arrays by input name. May be "
+    "repeated.",
 )
 
 
@@ -196,14 +198,14 @@ BATCH_SIZES = click.option(
     "batch_sizes",
     metavar="NUMBERS",
     callback=_batch_sizes,
-    help="Samples a run, with commas: 1,32  [default: what the file fixes, else 1].",
+    help="Batch sizes, separated by commas: 1,32  [default: the one fixed in the file, else 1].",
 )
 SECONDS = click.option(
     "--seconds",
     type=click.FloatRange(0.1, 3600),
     default=3.0,
     show_default=True,
-    help="Length of each measurement of latency.",
+    help="Seconds per latency measurement.",
 )
 
 
@@ -223,10 +225,13 @@ MEAN = click.option(
     "--mean",
     metavar="NUMBERS",
     callback=_decimals,
-    help="Mean of pixels in [0, 1]: one number, or one for each channel, with commas  [default: the file's metadata].",
+    help=(
+        "Mean of pixels in [0, 1]: one number, or one per channel, separated by commas  [default: from the file's "
+        "metadata]."
+    ),
 )
 STD = click.option(
-    "--std", metavar="NUMBERS", callback=_decimals, help="Standard deviation of pixels in [0, 1], in the same form."
+    "--std", metavar="NUMBERS", callback=_decimals, help="Standard deviation of pixels in [0, 1], given like --mean."
 )
 
 

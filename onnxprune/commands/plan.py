@@ -93,7 +93,7 @@ def _lines(plan: "Sweep", cost: "Estimate", expected: "Forecast", runs: Path, mo
         "(bases)",
         f"training  at most {cost.training_images:,} images, {cost.training_flops / 1e12:.3g} TFLOPs (1 MAC = 2 FLOPs; "
         "networks that shrink take less)",
-        f"time      about {duration(expected.seconds)}{workers}, by {expected.source}",
+        f"time      about {duration(expected.seconds)}{workers}, estimated from {expected.source}",
         f"disk      up to {cost.disk_bytes / 1e6:,.0f} MB, {free_disk(runs) / 1e6:,.0f} MB free",
         f"memory    about {cost.memory_bytes / 1e6:,.0f} MB for the largest network, {available_memory() / 1e6:,.0f} "
         "MB available",

@@ -48,11 +48,11 @@ def plot(
 ) -> None:
     """Draw a figure of sweeps for a paper.
 
-    One column of the results against another: a curve for each technique and sweep, with 95 %
-    intervals; several seeds give their mean and a
-    band of one standard deviation. Lines show the unpruned network and, where the study has it, the point of 0 %, which
-    was fine-tuned without being pruned. Networks that predict the same for every image are crosses at the frame where
-    a sparsity is the horizontal axis, and are left out elsewhere. Fonts are embedded; in SVG, text stays text.
+    One column of the results against another: a curve for each technique and sweep, with 95 % intervals. Several seeds
+    give their mean and a band of one standard deviation. Lines show the unpruned network and, if the study has it, the
+    0 % point, which was fine-tuned but not pruned. Networks that predict the same class for every image are crosses at
+    the frame if the horizontal axis is a sparsity, and are left out otherwise. Fonts are embedded; in SVG, text stays
+    text.
 
     \b
     Examples:

@@ -13,7 +13,7 @@ from onnxprune.commands.options import check_measured, machine_readable, print_r
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
 @machine_readable
 def predict(model: Path, images: tuple[Path, ...], output: str | None) -> None:
-    """Classify picture files, by the metadata in an ONNX file.
+    """Classify picture files, using the metadata in an ONNX file.
 
     Each picture becomes grayscale or RGB, as the file takes, and is resized to its images' size, whatever its
     proportions. Pictures must look as those the model was trained on do: MNIST's digits are white on black.

@@ -42,14 +42,14 @@ class _NodeNumber(click.ParamType):
 @THREADS
 @SECONDS
 @click.option("--no-latency", is_flag=True, help="Count only; nothing is run.")
-@click.option("--per-node-time", is_flag=True, help="Time the kernels by onnxruntime's own profiler, by operator.")
+@click.option("--per-node-time", is_flag=True, help="Time each operator's kernels, with onnxruntime's own profiler.")
 @click.option(
     "--nodes",
     type=_NodeNumber(),
     default=10,
     metavar="N|all",
     show_default=True,
-    help="How many of the heaviest to list.",
+    help="How many nodes to list, those with the most MACs first.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the nodes as CSV, all of them in the order of the graph.")
@@ -66,7 +66,7 @@ def profile(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    """Profile any ONNX file: what it holds, what it costs, how fast it is.
+    """Profile any ONNX file: contents, cost and speed.
 
     Parameters, MACs and memory are counted from the graph; latency is measured by onnxruntime on random inputs. Counts
     are for the first batch size. Several files, or the files of a folder, make one table, a row each.

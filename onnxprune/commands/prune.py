@@ -33,36 +33,48 @@ _MOST_NAMES = 4  # of frozen groups of one reason
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--sparsity", type=float, metavar="PERCENT", help="How much to remove: of each group's units, or of the weights."
+    "--sparsity",
+    type=float,
+    metavar="PERCENT",
+    help="Percent to remove: of the units of each group, or of the weights.",
 )
 @click.option(
     "--target",
     metavar="WHAT=SHARE",
-    help="What may be left: macs=0.5, or latency=0.5, measured; layers lose by their sensitivity and cost.",
+    help=(
+        "Share to keep: macs=0.5, or latency=0.5 (measured). How much each layer loses depends on its sensitivity "
+        "and cost."
+    ),
 )
 @click.option(
     "--max-drop",
     type=float,
     metavar="POINTS",
-    help="Remove as much as loses no more accuracy on validation images or, without labels, agreement with the "
-    "original.",
+    help="Remove as much as possible while losing no more than this: accuracy on validation images or, without "
+    "labels, agreement with the original.",
 )
 @click.option(
     "--technique",
     default="structured",
     show_default=True,
-    help="structured, neuron (units go), weight, unstructured (zeros; in each layer, or over all).",
+    help=(
+        "structured or neuron (removes units), weight or unstructured (zeros single weights, per layer or over "
+        "all layers)."
+    ),
 )
 @click.option(
     "--criterion",
-    help="l1, l2, fpgm, random; from samples obs, wanda, activation  [default: obs with --data, else l1].",
+    help="l1, l2, fpgm, random; with --data also obs, wanda, activation  [default: obs with --data, else l1].",
 )
 @click.option(
     "--data",
-    help="Unlabelled inputs: FILE.npz with an array for each input, a dataset's name or .npz, or a folder of pictures.",
+    help=(
+        "Inputs, which need no labels: FILE.npz with an array for each input, a dataset's name or .npz, or a "
+        "folder of pictures."
+    ),
 )
 @DATA_DIR
-@click.option("--samples", type=int, default=512, show_default=True, help="Inputs of --data to use, at most.")
+@click.option("--samples", type=int, default=512, show_default=True, help="Largest number of inputs of --data to use.")
 @MEAN
 @STD
 @click.option(
@@ -71,7 +83,7 @@ _MOST_NAMES = 4  # of frozen groups of one reason
     "path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Written whole or not at all, in place of what is there  [default: MODEL-structured-50.onnx beside MODEL].",
+    help="File to write; an existing one is replaced  [default: MODEL-structured-50.onnx beside MODEL].",
 )
 @INPUTS
 @click.option(
@@ -79,21 +91,21 @@ _MOST_NAMES = 4  # of frozen groups of one reason
     default=str(DEFAULT_STEP),
     show_default=True,
     metavar="N",
-    help="Convolutions keep multiples of N channels; auto: of the step that their speed has here, measured.",
+    help="Convolutions keep a multiple of N channels; auto: measure which multiple is fast on this machine.",
 )
 @click.option(
     "--recovery",
     default="bias,ridge,match",
     show_default=True,
     metavar="METHODS",
-    help="Repairs that may be tried on what is left, from the samples; or none.",
+    help="Repairs to try after pruning, fitted to the samples; or none.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--no-latency", is_flag=True, help="Do not time the file against the original.")
 @BATCH_SIZES
 @THREADS
 @SECONDS
-@click.option("--dry-run", is_flag=True, help="Say what could go and what is frozen, and why; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what can be removed, and what is frozen and why; write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @machine_readable
 def prune(
@@ -121,7 +133,7 @@ def prune(
     quiet: bool,
     output: str | None,
 ) -> None:
-    """Prune any ONNX file: smaller and faster, without its source code.
+    """Prune any ONNX file, without its source code: smaller and faster.
 
     Give one of --sparsity, --target and --max-drop. Channels that belong together go together; what is not understood
     stays, and the report says why. The result is checked against the original with the same channels masked, and with
@@ -295,6 +307,7 @@ def _without_data(report: "PruneReport") -> list[str]:
     if report.samples is not None or report.output is None:
         return []
     return [
-        f"Without --data {'it was repaired from noise' if report.repairs else 'nothing was repaired'}: some hundred "
-        "inputs without labels would choose better, give back most of the accuracy, and tell how close the outputs are."
+        f"Without --data {'it was repaired from noise' if report.repairs else 'nothing was repaired'}: a few "
+        "hundred unlabelled inputs would give a better choice, restore most of the accuracy, and show how close "
+        "the outputs are."
     ]

@@ -34,30 +34,38 @@ _MOST_LINES = 12  # of layers left in float32, each with its own reason
     default="int8",
     show_default=True,
     metavar="TYPE",
-    help="Of weights and computation: int8, or float16 for GPUs.",
+    help="Number type of weights and computation: int8, or float16 for GPUs.",
 )
 @click.option("--dynamic", is_flag=True, help="int8 with ranges found at run time: needs no data; no convolutions.")
 @click.option(
     "--calibration",
     default="minmax",
     show_default=True,
-    help="How ranges of activations follow from the data: minmax, entropy, percentile.",
+    help="How activation ranges are found from the data: minmax, entropy, percentile.",
 )
-@click.option("--keep", metavar="NODES", help="Nodes that stay in float32, with commas: names as `profile` has them.")
+@click.option(
+    "--keep", metavar="NODES", help="Nodes to keep in float32, separated by commas: names as `profile` lists them."
+)
 @click.option(
     "--max-drop",
     type=float,
     metavar="POINTS",
-    help="Keep the most sensitive layers in float32 until no more accuracy on validation images or, without labels, "
-    "agreement with the original is lost  [default: quantise all].",
+    help="Keep the most sensitive layers in float32, so that no more than this is lost: accuracy on validation "
+    "images or, without labels, agreement with the original  [default: quantise all].",
 )
 @click.option(
     "--data",
-    help="Inputs to calibrate and judge by, labels or not: FILE.npz with an array for each input, a dataset's name or "
-    ".npz, or a folder of pictures.",
+    help="Inputs to calibrate and test with, with or without labels: FILE.npz with an array for each input, a "
+    "dataset's name or .npz, or a folder of pictures.",
 )
 @DATA_DIR
-@click.option("--samples", type=int, default=512, show_default=True, help="Of the data, at most, to calibrate.")
+@click.option(
+    "--samples",
+    type=int,
+    default=512,
+    show_default=True,
+    help="Largest number of inputs of --data to calibrate with.",
+)
 @MEAN
 @STD
 @click.option(
@@ -66,10 +74,10 @@ _MOST_LINES = 12  # of layers left in float32, each with its own reason
     "path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Written whole or not at all, in place of what is there  [default: MODEL-int8.onnx beside MODEL].",
+    help="File to write; an existing one is replaced  [default: MODEL-int8.onnx beside MODEL].",
 )
 @INPUTS
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of samples.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the choice of samples.")
 @click.option("--no-latency", is_flag=True, help="Do not time the file against the original.")
 @BATCH_SIZES
 @THREADS
@@ -98,7 +106,7 @@ def quantize(
     quiet: bool,
     output: str | None,
 ) -> None:
-    """Quantise any ONNX file to int8 or float16: what is lost and gained.
+    """Quantise any ONNX file to int8 or float16, and measure what that costs and gains.
 
     By onnxruntime's quantiser: static int8 as QuantizeLinear and DequantizeLinear nodes, a scale for each channel of
     weights, which have 7 bits, since with 8 sums overflow on processors without VNNI. Works on pruned files alike.
@@ -192,7 +200,7 @@ def _quality(report: "QuantizeReport") -> tuple[list[str], list[list[str]]]:
     if found.agreement is not None:
         rows.append(["same highest score", _MISSING, f"{found.agreement:.2f} %"])
     if report.drop is not None:
-        rows.append(["lost of what decides, points", _MISSING, f"{report.drop:.2f}"])
+        rows.append(["drop that --max-drop limits, points", _MISSING, f"{report.drop:.2f}"])
     if accuracy is not None:
         rows.append(["accuracy, on the test images", *(f"{score:.2f} %" for score in accuracy)])
     return [f"on {found.samples} held-out samples", ">original", ">quantised"], rows
@@ -221,4 +229,4 @@ def _reason(layer: "LayerReport") -> str:
 def _without_data(report: "QuantizeReport") -> list[str]:
     if report.samples is not None:
         return []
-    return ["Without --data nothing tells how close the outputs are: some hundred inputs without labels would."]
+    return ["Without --data it is not known how close the outputs are: a few hundred unlabelled inputs would show it."]

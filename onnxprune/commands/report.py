@@ -25,11 +25,11 @@ _SECONDS = 5
     metavar="FILE",
     help="Page to write  [default: report.html in the folder of the first sweep].",
 )
-@click.option("--watch", is_flag=True, help="Write it again as points finish, until all are done.")
+@click.option("--watch", is_flag=True, help="Rewrite the page as points finish, until all are done.")
 def report(sweeps: tuple[Path, ...], out: Path | None, watch: bool) -> None:
-    """Write a page on sweeps, finished or still running.
+    """Write a report page (HTML) of sweeps, finished or still running.
 
-    Figures, tables, the environment and links to the models: one file, for any browser, that needs no network.
+    It has figures, tables, the environment and links to the models, in one file that works offline in any browser.
     Several sweeps are compared with each other.
 
     \b

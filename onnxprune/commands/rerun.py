@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="New folder to keep the repetition in  [default: a temporary one].",
+    help="New folder to keep the rerun in  [default: a temporary one].",
 )
 @DATA_DIR
 @machine_readable
 def rerun(folder: Path, out: Path | None, data_dir: Path | None, output: str | None) -> None:
-    """Run a point or a sweep again and say whether it comes out the same.
+    """Run a point or a sweep again and check that the results are the same.
 
-    FOLDER is that of a point or of a sweep; nothing but its settings is reused, the base is trained again. In the same
+    FOLDER is the folder of a point or of a sweep. Only its settings are reused; the base is trained again. In the same
     environment accuracy, loss, counts, masks and weights must be bit-identical. In another one, accuracies may differ
-    by 1 point, losses by 10 % or 0.02, counts by 1 %, and 10 % of the masks. Timings are shown as ratios and decide
-    nothing. The exit code is 1 where something differs.
+    by 1 point, losses by 10 % or 0.02, counts by 1 %, and 10 % of the masks. Timings are shown as ratios and are not
+    checked. The exit code is 1 if anything differs by more.
 
     \b
     Examples:

@@ -16,9 +16,9 @@ from onnxprune.commands.study import print_table, write_report
 def retime(sweep: Path, output: str | None) -> None:
     """Measure the latencies of a sweep again.
 
-    Times every point that was timed, beside its base, one after the other, and writes tables and page anew; accuracies
-    and files stay as they are. For a sweep that was timed on a busy machine, in the same place and by the same
-    onnxruntime.
+    Times every point that was timed before, together with its base, one after the other, and rewrites the tables and
+    the page; accuracies and models stay as they are. Meant for a sweep that was timed on a busy machine; needs the same
+    machine and the same version of onnxruntime.
 
     \b
     Example:

@@ -33,7 +33,10 @@ class _SensitivityCommand(PointCommand):
     help="Percent of a layer's units to remove; several with commas, or FROM:TO:STEP.",
 )
 @click.option(
-    "--images", type=click.IntRange(1), metavar="N", help="Of the validation split, the first N  [default: all]."
+    "--images",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Use only the first N images of the validation split  [default: all].",
 )
 @click.option(
     "--figure",
@@ -54,7 +57,7 @@ def sensitivity(
     output: str | None,
     **options: Any,
 ) -> None:
-    """Accuracy against sparsity, one layer at a time.
+    """Measure accuracy against sparsity, one layer at a time.
 
     Units are removed from one layer of the trained base, nothing is fine-tuned, and accuracy is taken on the validation
     split. What costs least can be pruned most.

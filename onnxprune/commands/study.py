@@ -65,7 +65,7 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV."),
         click.option("--track", metavar="NAME[,...]", help="Log every point to mlflow or tensorboard, or both."),
         click.option("--quiet", is_flag=True, help="No progress: only results and errors."),
-        click.option("--verbose", is_flag=True, help="Tell what each step is doing; with --dry-run, list all points."),
+        click.option("--verbose", is_flag=True, help="Show what each step does; with --dry-run, list all points."),
         DRY_RUN,
         DATA_DIR,
         RUNS,
@@ -151,7 +151,7 @@ def _run(plan: "Sweep", how: _How, report: bool = False, replace: bool = False) 
     )
     print_table(outcome.folder, outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
-        echo(f"Results: {outcome.folder} (results.csv, results.parquet, an ONNX file a point)", err=True)
+        echo(f"Results: {outcome.folder} (results.csv, results.parquet, one ONNX file per point)", err=True)
     if report and len(outcome.table):
         page = outcome.folder / PAGE
         write_report(outcome.folder, page)

@@ -1,7 +1,8 @@
 """Tables for people: what a sweep found, as text that fits a terminal."""
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich import box
 from rich.console import RenderableType
@@ -14,8 +15,7 @@ from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import choose, constraints, studies
 from onnxprune.delivery.modelcard import BEYOND
-from onnxprune.results.seeds import change
-from onnxprune.results.statistics import mean_interval
+from onnxprune.results.seeds import accuracy_interval, change
 from onnxprune.results.timings import noise, remarks
 from onnxprune.results.trained_out import dead_units, not_trained_out
 from onnxprune.settings.point import FIELDS
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
+_REMARK = 16  # characters of the last column, which has words only: longer ones are wrapped
 _HEADINGS = (
     "technique\n", "criterion\n", "asked\n%", "got\n%", "acc before\n%", "acc\n%", "95 %\ninterval",
     "change\npoints", "loss\n", "MACs\n", "eff. MACs\n", "non-zero\nparams", "file\nbytes", "TL\ns", "latency\nms",
@@ -61,27 +62,28 @@ def print_results(table: "pd.DataFrame") -> None:
         timed = table.iloc[0]
         console.print(
             f"Speedup: median latency of base / pruned, timed in turn by onnxruntime on {timed['device']}, batch "
-            f"{timed['latency_batch']}, {plural(timed['latency_threads'], 'thread')}. Sessions of the same file "
-            f"differed by up to {100 * floor:.1f} % in nine rows of ten: differences within that, marked ~, are ties."
+            f"{timed['latency_batch']}, {plural(timed['latency_threads'], 'thread')}. Timing noise "
+            f"±{100 * floor:.1f} % (two sessions of the same file; 90 % of the rows have no more). ~: a speedup "
+            "within the noise."
         )
     if "int8_accuracy" in table:
-        console.print("int8: the pruned network in 8 bits, its accuracy and speedup against the base in float32.")
+        console.print("int8: the pruned network in 8 bits; its speedup is against the base in float32.")
     console.print(
-        "acc: top-1 on the full test set by the ONNX file under onnxruntime, before and after fine-tuning. 1 MAC = 2 "
-        "FLOPs. eff. MACs: without multiplications by stored zeros, which a dense runtime performs all the same. TL: "
-        "what making the point took: training, criterion, calibration, discarded rounds."
+        "acc: top-1 accuracy of the ONNX file on the full test set; acc before: before fine-tuning. 1 MAC = 2 "
+        "FLOPs. eff. MACs: without multiplications by stored zeros, which onnxruntime still performs. TL: training "
+        "cost of the point: training, criterion, calibration, discarded rounds."
     )
     console.print(
-        "change: accuracy less that of the 0 % control, which has the same training and nothing removed, on average "
-        "over seeds; ~ is within noise (McNemar's test, and over seeds the interval of the paired differences). 95 % "
-        "interval: of the accuracy of one network (Wilson), of the mean of several seeds (Student)."
+        "change: accuracy minus that of the 0 % control (the same training, nothing removed), mean over seeds; ~: "
+        "within noise (McNemar's test; with several seeds also the interval of the paired differences). 95 % "
+        "interval: of the accuracy of one network (Wilson), or of the mean over seeds (Student)."
     )
     if table["accuracy_change"].isna().any():
-        console.print("No change is told where there is no 0 % point of the same training: add 0 to --sparsity.")
+        console.print("change is empty where no 0 % point has the same training: add 0 to --sparsity.")
     for remark in remarks(table):
         console.print(remark)
     if table["collapsed"].any():
-        console.print("collapsed: the network predicts one class for nearly all images, that many of them.")
+        console.print("collapsed: the network predicts one class for nearly all images; the percentage is their share.")
 
 
 def print_headlines(sweep: "Path") -> None:
@@ -95,9 +97,10 @@ def print_headlines(sweep: "Path") -> None:
             console.print(f"\n{error}", markup=False)
             continue
         row = choice.row
-        fewer = f"{choice.over_seeds('speedup')[0]:.2f}x faster" if choice.by == "speedup" else "fewest MACs"
+        fewer = f"speedup {choice.over_seeds('speedup')[0]:.2f}x" if choice.by == "speedup" else "fewest MACs"
         console.print(
-            f"\nBest within {MOST_DROP:g} point of validation accuracy: {headline.way(row)}, "
+            f"\n{row['model']} on {row['dataset']}, best within {MOST_DROP:g} point of validation accuracy: "
+            f"{headline.way(row)}, "
             f"{headline.removed(row)}, {fewer}; accuracy {headline.accuracy(row)}; {headline.change(row)}. "
             f"{choice.decided_on()}" + (f" {BEYOND}." if row.get("speedup_beyond_theory") is True else ""),
             markup=False,
@@ -134,7 +137,7 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
         f"TFLOPs\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
     )
     if dead := dead_units(bases):
-        assessment += f"\n     {plural(dead, 'dead unit')}, which no training image makes answer"
+        assessment += f"\n     {plural(dead, 'dead unit')}: their output is zero for every training image"
     base_remark = not_trained_out(rows)
     lines, sections = _lines(rows, point, floor)
     headings = _headings(rows)
@@ -142,7 +145,8 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
     kept = _fitting(cells, width)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index in kept:
-        grid.add_column(headings[index], justify="left" if headings[index] in _LEFT else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if headings[index] in _LEFT else "right"
+        grid.add_column(headings[index], justify=justify, no_wrap=index != len(headings) - 1)
     for line, section in zip(cells[1:], sections, strict=True):
         if section:
             grid.add_section()
@@ -152,10 +156,11 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
     networks = int(rows["same_as"].isna().sum())
     if networks < len(rows):
         found.append(
-            f"{len(rows)} rows, {plural(networks, 'network')}: rows marked = are the same one, to the last bit."
+            f"{len(rows)} rows, {plural(networks, 'network')}: rows marked = are the same network as another row, "
+            "bit for bit."
         )
     if left_out:
-        found.append(f"Not shown for want of room: {', '.join(left_out)}.")
+        found.append(f"Columns not shown, as the terminal is too narrow: {', '.join(left_out)}.")
     return found
 
 
@@ -231,6 +236,7 @@ def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
 def _fitting(lines: list[list[str]], width: int) -> list[int]:
     """The columns that fit a width in characters, two between neighbours; the first line are the headings."""
     widths = [max(len(part) for line in lines for part in line[index].split("\n")) for index in range(len(lines[0]))]
+    widths[-1] = min(widths[-1], _REMARK)
     kept = list(range(len(widths)))
     for heading in _DISPENSABLE:
         if sum(widths[index] + 2 for index in kept) <= width:
@@ -296,12 +302,8 @@ def _collapsed(seeds: "pd.DataFrame") -> list[str]:
 
 def _interval(seeds: "pd.DataFrame") -> str:
     """That of the accuracy."""
-    low, high = (
-        mean_interval(seeds["accuracy"].to_numpy(float))
-        if len(seeds) > 1
-        else (seeds["accuracy_low"].iloc[0], seeds["accuracy_high"].iloc[0])
-    )
-    return MISSING if low != low or high != high else f"{max(0, low):.1f}-{min(100, high):.1f}"
+    low, high = accuracy_interval(seeds)
+    return MISSING if math.isnan(low) else f"{low:.1f}-{high:.1f}"
 
 
 def _change(seeds: "pd.DataFrame") -> str:

@@ -148,8 +148,8 @@ class _Candidate:
 def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
     """The fastest of the configurations of one study, those in 8 bits among them, that satisfy the constraints.
 
-    Among equally fast ones, within the timing's noise, it is the one of the highest validation accuracy. The test
-    accuracy has no say.
+    Among equally fast ones, within timing noise, it is the one with the highest validation accuracy. Test accuracy is
+    not used to choose.
 
     A configuration is decided on by the means over its seeds, and is none if one of its networks has collapsed. What is
     shipped is a file that satisfies the constraints itself.
@@ -229,7 +229,7 @@ def by_study(table: pd.DataFrame, sweep: Path, wanted: list[Constraint]) -> list
     records = _records(table)
     for constraint in wanted:
         if all(pd.isna(constraint.value(row)) for row in records):
-            raise InputError(f"{sweep} was not timed (its latency_seconds is 0): '{constraint.text}' cannot be told")
+            raise InputError(f"{sweep} was not timed (its latency_seconds is 0): '{constraint.text}' cannot be checked")
     return [rows for _, rows in table.groupby(_STUDY, sort=False)]
 
 

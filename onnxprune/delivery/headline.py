@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 _HOW = (
-    "Points of accuracy, paired by seed, with 95 % intervals: a difference counts where its interval leaves out zero "
-    "and McNemar's test over all images, corrected for the number of comparisons, has p < 0.05; of one seed, the "
-    "latter alone."
+    "Differences in points of accuracy, paired by seed, with 95 % intervals. A difference counts if its interval "
+    "excludes zero and McNemar's test over all images, corrected for the number of comparisons, gives p < 0.05; "
+    "with one seed, only the test counts."
 )
 
 
@@ -57,9 +57,9 @@ def change(row: Mapping[str, Any]) -> str:
     """What pruning cost, and the base beside it."""
     if row.get("variant") in (INT8, INT8_ALONE):
         return f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} in all"
-    base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} with the fine-tuning"
+    base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} including fine-tuning"
     if _missing(row.get("accuracy_change")):
-        return f"{base}; what pruning alone cost is not known: there is no 0 % point of the same training"
+        return f"{base}; what pruning alone cost is not known, as no 0 % point has the same training"
     control = f"{row['accuracy_change']:+.2f} against the 0 % control's {row['control_accuracy']:.2f} %"
     p_value = row.get("accuracy_change_p_value")
     if not _missing(p_value):
@@ -79,7 +79,7 @@ def told_claims(table: pd.DataFrame, sweep: Path) -> dict[str, list[str]]:
     if table["seed"].nunique() > 1 and (ways := sentences(between_ways(table, right))):
         found[f"Which is more accurate, at the same sparsity asked for? {_HOW}"] = ways
     if controls := sentences(beyond_controls(table, right)):
-        found[f"Is it better than chance, or than training what is left from scratch? {_HOW}"] = controls
+        found[f"Is it better than random pruning, or than training the small network from scratch? {_HOW}"] = controls
     return found
 
 

@@ -19,7 +19,7 @@ from onnxprune.models import model_title
 from onnxprune.settings.point import FIELDS, Point
 from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
 
-BEYOND = "The speedup is beyond theory: its MACs and the noise of timing explain less; look at it before you rely on it"
+BEYOND = "The speedup is beyond theory: MACs and timing noise explain less of it; check it before you rely on it"
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             "",
             *snippets.of_baked(shipped.baked),
             "",
-            f"Without that, by `{shipped.file}`:",
+            f"Without it, using `{shipped.file}`:",
             "",
             *loading,
         ]
@@ -124,7 +124,7 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             "",
             f"Classes, in order: {_classes(facts.classes)}",
             "",
-            "## What it is for, and what it is not",
+            "## Intended use and limits",
             "",
             *_limits(row),
             "",
@@ -135,7 +135,7 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             _where(row),
             *(f"\n{line}" for line in seeds.remarks),
             "",
-            "To compare the two again, on this machine or another:",
+            "To compare it with its base again:",
             "",
             "```sh",
             shipped.compare,
@@ -205,9 +205,9 @@ def _data_title(row: Mapping[str, Any]) -> str:
 def _summary(row: Mapping[str, Any]) -> str:
     technique = TECHNIQUES[row["technique"]]
     goes = (
-        "output channels and units, so that the network is smaller"
+        "output channels and units, so the network is smaller"
         if technique.unit == "channel"
-        else "single weights, which are zeros in the file"
+        else "single weights, which are stored as zeros"
     )
     tuned = f"schedule {_code(row['schedule'])}"
     if "finetune_epochs" in SCHEDULES[row["schedule"]].settings:
@@ -217,20 +217,20 @@ def _summary(row: Mapping[str, Any]) -> str:
         f"{tuned}). Pruning removed {goes}"
     )
     if row.get("variant") == INT8:
-        how += "; then it was brought into 8 bits"
+        how += "; then it was converted to 8 bits"
     elif row.get("variant") == INT8_ALONE:
-        how = "brought into 8 bits, not pruned"
+        how = "converted to 8 bits, not pruned"
     return (
-        f"A classifier of images: the network {_code(model_title(row['model']))} on {_literal(_data_title(row))}, "
-        f"{how}. Right on the test set: {headline.accuracy(row)}; {headline.change(row)}."
+        f"An image classifier: the network {_code(model_title(row['model']))} on {_literal(_data_title(row))}, "
+        f"{how}. Test accuracy: {headline.accuracy(row)}; {headline.change(row)}."
     )
 
 
 def decided_on(row: Mapping[str, Any], seeds: Seeds) -> str:
     """Which seed a file is of, and what all of them gave."""
     if seeds.count == 1:
-        return f"One seed, {row['seed']}: how much another one would differ was not measured."
-    said = f"Chosen by the means over {seeds.count} seeds; this file is that of seed {row['seed']}. Over the seeds: "
+        return f"One seed ({row['seed']}): how much results differ between seeds was not measured."
+    said = f"Chosen by the means over {seeds.count} seeds; this file is of seed {row['seed']}. Means over the seeds: "
     said += f"accuracy {seeds.spread('accuracy', '{:.2f}')} %"
     if seeds.folded["accuracy_change"][0] is not None:
         said += f", {seeds.spread('accuracy_change', '{:+.2f}')} points against the 0 % controls"
@@ -242,16 +242,16 @@ def decided_on(row: Mapping[str, Any], seeds: Seeds) -> str:
 def _about_baked(baked: Baked) -> list[str]:
     channels, height, width = baked.picture
     size = (
-        f"Pictures of any size: they are resized to {width} by {height} in the graph, whatever their proportions, by "
-        "an antialiased bilinear filter."
+        f"Pictures of any size: the graph resizes them to {width} by {height} with an antialiased bilinear filter; "
+        "proportions are not kept."
         if baked.resizes
         else f"Pictures must be {width} wide and {height} high."
     )
     return [
         f"`{baked.path.name}` has the preprocessing and the softmax in its graph. Input `{PICTURE}`: "
         f"{_pixels(channels)}, bytes from 0 to 255, as (batch, height, width, {channels}), which is channels last. "
-        f"{size} Output `{PROBABILITIES}`: (batch, classes), each row adds up to 1. Both files were run on the same "
-        f"pictures: no probability differs by more than {baked.difference:.1g}.",
+        f"{size} Output `{PROBABILITIES}`: (batch, classes), each row adds up to 1. Checked: on the same pictures "
+        f"the probabilities of the two files differ by at most {baked.difference:.1g}.",
     ]
 
 
@@ -262,15 +262,15 @@ def _pixels(channels: int) -> str:
 def _about_input(facts: Facts) -> str:
     channels, height, width = facts.shape
     axes = {
-        (0, 1, 2, 3): "channels first" if len(facts.layout.sizes) == 3 else "one value after the other",
+        (0, 1, 2, 3): "channels first" if len(facts.layout.sizes) == 3 else "flattened",
         (0, 2, 3, 1): "channels last",
     }[facts.layout.axes]
     return (
         f"Input `{facts.input_name}` of the plain file: float32 (batch, {listed(facts.layout.sizes)}), {axes}; "
-        f"{_pixels(channels)}, {width} wide and {height} high; `{NORMALISATION}`. Pictures of another size are first "
-        "resized to what the network was trained on, by an antialiased bilinear filter, whatever their proportions; "
-        f"`onnxprune predict` does so. Output `{facts.output_name}`: scores (batch, {len(facts.classes)}); the largest "
-        "is the class. All of this is in the file's metadata too."
+        f"{_pixels(channels)}, {width} wide and {height} high; `{NORMALISATION}`. Resize pictures of another size "
+        "first, with an antialiased bilinear filter and without keeping proportions, as `onnxprune predict` does. "
+        f"Output `{facts.output_name}`: scores (batch, {len(facts.classes)}); the largest one is the class. The "
+        "file's metadata say all of this too."
     )
 
 
@@ -284,11 +284,11 @@ def _classes(names: tuple[str, ...]) -> str:
 def _limits(row: Mapping[str, Any]) -> list[str]:
     data = _literal(_data_title(row))
     return [
-        f"It tells apart the classes above on pictures like those of {data}, of which {row['train_images']:,} were for "
-        f"training and {row['test_images']:,} for the test. It gives one of its classes to any picture, also to one of "
-        "something else, and its probabilities are not calibrated. How it does on other pictures, and whether pruning "
-        "costs some classes more than others, is not known from the figures here: `onnxprune evaluate` gives each "
-        "class. Test it on pictures of your own before you rely on it.",
+        f"Use: classifying pictures like those of {data} into the classes above. It was trained on "
+        f"{row['train_images']:,} images and tested on {row['test_images']:,}.\n\nLimits: it assigns one of its "
+        "classes to every picture, even to a picture of something else. Its probabilities are not calibrated. The "
+        "figures here do not say how it does on other pictures, or whether pruning costs some classes more than "
+        "others: `onnxprune evaluate` shows each class. Test it on your own pictures before you rely on it.",
     ]
 
 
@@ -308,22 +308,22 @@ def _numbers(row: Mapping[str, Any], shipped: Shipped) -> list[str]:
         "| | this model | unpruned |",
         "| --- | ---: | ---: |",
         line(f"accuracy, {row['test_images']:,} test images, %", "accuracy", "{:.2f}"),
-        f"| accuracy of the 0 % control, trained like it and not pruned, % | {control} | |",
+        f"| accuracy of the 0 % control (the same training, not pruned), % | {control} | |",
         line("top-5 accuracy, %", "top5_accuracy", "{:.2f}"),
         line("cross-entropy, nats", "cross_entropy", "{:.4f}"),
-        line("validation accuracy, by which it was chosen, %", "validation_accuracy", "{:.2f}"),
-        line("MACs an image (1 MAC = 2 FLOPs)", "macs", "{:,}"),
-        line("MACs without those by stored zeros", "effective_macs", "{:,}"),
+        line("validation accuracy, used to choose it, %", "validation_accuracy", "{:.2f}"),
+        line("MACs per image (1 MAC = 2 FLOPs)", "macs", "{:,}"),
+        line("MACs without multiplications by stored zeros", "effective_macs", "{:,}"),
         line("parameters", "params", "{:,}"),
         line("parameters that are not zero", "nonzero_params", "{:,}"),
-        line("bytes of the file", "file_bytes", "{:,}"),
+        line("size of the file, bytes", "file_bytes", "{:,}"),
         line(f"median latency of a batch of {row['latency_batch']}, ms", "latency_ms_median", "{:.3f}"),
         f"| measured speedup | {speedup} | 1 |",
         *_one_image(shipped),
         *([f"| dead units of the base | | {row['base_dead_units']} |"] if row.get("base_dead_units") else []),
         *(["", f"{BEYOND}."] if row.get("speedup_beyond_theory") else []),
         *(["", f"Note: {row['base_remark']}."] if row.get("base_remark") else []),
-        *(["", f"MACs are not all counted, so the two cannot be compared: {missing}."] if missing else []),
+        *(["", f"Not all MACs are counted, so they cannot be compared: {missing}."] if missing else []),
     ]
 
 
@@ -331,7 +331,7 @@ def _one_image(shipped: Shipped) -> list[str]:
     if shipped.latency is None:
         return []
     ours, base = shipped.latency
-    return [f"| latency of one image, 1 thread, timed when it was deployed, ms | {ours:.3f} | {base:.3f} |"]
+    return [f"| latency of one image, 1 thread, timed at deployment, ms | {ours:.3f} | {base:.3f} |"]
 
 
 def _where(row: Mapping[str, Any]) -> str:
@@ -340,7 +340,7 @@ def _where(row: Mapping[str, Any]) -> str:
         return f"Measured by onnxruntime {_onnxruntime(row)} on {machine}; latency was not timed."
     return (
         f"Measured by onnxruntime {_onnxruntime(row)} on {machine}, {row['latency_threads']} thread(s), both models "
-        f"timed in turn; timing noise ±{100 * row['speedup_noise']:.1f} %, within which a speedup is none."
+        f"timed in turn; timing noise ±{100 * row['speedup_noise']:.1f} %: a speedup within it is no difference."
     )
 
 

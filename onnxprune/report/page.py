@@ -114,6 +114,7 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
     )
     environment.filters["number"] = _number
     environment.filters["compact"] = charts.compact
+    environment.filters["decimals"] = lambda value, form: "-" if value is None else form % value
     return environment.get_template("page.html").render(
         sources=sources,
         question=summary.question(table),
@@ -202,7 +203,7 @@ def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
             names,
             curves,
             "latency_ms_paired",
-            "latency of a batch (ms): base over the sweep / speedup",
+            "latency of a batch (ms)",
             front=len(conditions) == 1,
         )
         if conditions

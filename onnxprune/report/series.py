@@ -1,5 +1,6 @@
 """The curves of a figure: which rows make one, what it is called, how it looks, what it is on average over seeds."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,8 +38,13 @@ def named_series(table: pd.DataFrame) -> pd.Series:
     names = table["technique"].astype(str)
     for column in _VARIANTS:
         if column in table and table.groupby("technique")[column].nunique(dropna=False).max() > 1:
-            names = names + table[column].map(_SHOWN.get(column, lambda value: f", {value}"))
+            names = names + table[column].map(functools.partial(told, column))
     return names
+
+
+def told(column: str, value: Any) -> str:
+    """How a variant is called behind the name of its technique; nothing where it is no control."""
+    return _SHOWN.get(column, lambda value: f", {value}")(value)
 
 
 def looks(table: pd.DataFrame, names: pd.Series) -> dict[str, Look]:

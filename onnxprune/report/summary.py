@@ -1,6 +1,7 @@
 """What a page says first: the question, under what it was measured, each technique's best, and sweeps side by side."""
 
 import datetime
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,14 @@ import pandas as pd
 
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import duration
-from onnxprune.delivery.choice import choose, constraints
+from onnxprune.delivery import headline
+from onnxprune.delivery.choice import Choice, choose, constraints
 from onnxprune.delivery.facts import titled
+from onnxprune.report.series import told
 from onnxprune.report.sources import MAX_DROP, Source
-from onnxprune.results import store
+from onnxprune.results import store, timings
+from onnxprune.results.seeds import accuracy_interval, change
+from onnxprune.results.statistics import Difference, Interval
 from onnxprune.settings.point import BASES
 
 
@@ -55,9 +60,9 @@ def facts(source: Source) -> list[str]:
     cores = list(table["cpu_cores"].dropna().unique()) if "cpu_cores" in table else []
     found.append(_listed(machines) + (f", {cores[0]} cores" if len(cores) == 1 else ""))
     if table["speedup"].notna().any():
-        found.append(
-            f"timing noise up to ±{100 * float(table['speedup_noise'].quantile(0.9)):.1f} % in nine rows of ten"
-        )
+        found.append(f"timing noise ±{100 * timings.noise(table):.1f} %")
+        if "timing_load_average" in table and table["timing_load_average"].notna().any():
+            found[-1] += f", load average up to {float(table['timing_load_average'].max()):.1f} while timing"
     return found
 
 
@@ -72,39 +77,68 @@ def _listed(names: list[str]) -> str:
 
 @dataclass(frozen=True)
 class TechniqueBest:
-    """The model of one technique that `deploy` would choose.
+    """What `deploy` would choose of one technique.
 
     Attributes:
-        study: sweep, model and dataset.
-        row: its settings and metrics, None where something was not measured; None where no model loses so little.
-        control: accuracy of the technique's 0 % point, mean over seeds; None where there is none.
+        study: sweep, model, dataset, and the batch size where there are several.
+        choice: None where no model loses so little.
+        floor: timing noise of the sweep: a speedup within 1 ± this is none.
     """
 
     study: str
     technique: str
-    row: dict[str, Any] | None
-    control: float | None
+    choice: Choice | None
+    floor: float
+
+    @property
+    def removed(self) -> str:
+        """What was done, in words."""
+        return headline.removed(self.choice.row) if self.choice else ""
+
+    def mean(self, column: str) -> float | None:
+        """Over the seeds; None for what was not measured."""
+        return self.choice.over_seeds(column)[0] if self.choice and column in self.choice.seeds else None
+
+    @property
+    def tied(self) -> bool:
+        """Whether the speedup is within timing noise, as in the table of results."""
+        speedup, noise = self.mean("speedup"), self.mean("speedup_noise")
+        return speedup is not None and noise is not None and abs(speedup - 1) <= max(self.floor, noise)
+
+    @property
+    def interval(self) -> Interval | None:
+        """That of the accuracy; None where it is not known."""
+        found = accuracy_interval(self.choice.seeds) if self.choice else None
+        return None if found is None or math.isnan(found.low) else found
+
+    @property
+    def change(self) -> Difference | None:
+        """Accuracy less that of the 0 % controls of the same training and seeds, as in the table of results."""
+        return change(self.choice.seeds) if self.choice else None
 
 
 def best_by_technique(sources: list[Source]) -> list[TechniqueBest]:
-    """Of each technique the best within `MAX_DROP` points of validation accuracy."""
+    """Of each technique the best within `MAX_DROP` points of validation accuracy; a base in 8 bits is of none."""
     wanted = constraints(max_drop=MAX_DROP)
     found = []
     for source in sources:
         if not len(source.table) or "validation_accuracy" not in source.table:
             continue
-        prefix = f"{source.name}: " if len(sources) > 1 else ""
-        for (model, dataset, technique), rows in source.table.groupby(["model", "dataset", "technique"], sort=False):
-            study = f"{prefix}{titled('model', str(model))} on {titled('dataset', str(dataset))}"
-            real = rows[rows["control"] == "none"] if "control" in rows else rows
-            controls = real[real["sparsity"] == 0]["accuracy"].dropna()
-            control = float(controls.mean()) if len(controls) else None
+        real = source.table[source.table["control"] == "none"]
+        real = real.drop(columns=[name for name in real if str(name).startswith("base_int8_")])
+        floor = timings.noise(source.table)
+        batches = real.groupby(["model", "dataset"])["batch_size"].nunique().to_dict()
+        for (model, dataset, batch, technique), rows in real.groupby(
+            ["model", "dataset", "batch_size", "technique"], sort=False
+        ):
+            study = f"{titled('model', str(model))} on {titled('dataset', str(dataset))}"
+            study += f", batch {batch:,}" if batches[model, dataset] > 1 else ""
             try:
-                chosen = choose(real, wanted).row if len(real) else None
+                choice = choose(rows, wanted)
             except RunError:
-                chosen = None
-            row = chosen and {key: None if pd.isna(value) else value for key, value in chosen.items()}
-            found.append(TechniqueBest(study, str(technique), row, control))
+                choice = None
+            study = f"{source.name}: {study}" if len(sources) > 1 else study
+            found.append(TechniqueBest(study, str(technique), choice, floor))
     return found
 
 
@@ -138,14 +172,24 @@ def comparison(table: pd.DataFrame) -> Comparison | None:
         for name in ("criterion", "schedule", "control", "batch_size")
         if name in table and table.groupby([names, table["technique"]])[name].nunique().max() > 1
     ]
-    means = table.assign(_study=names).groupby([*keys, "_study"], sort=False)[["accuracy", "speedup"]].mean()
+    order = {technique: index for index, technique in enumerate(table["technique"].unique())}
+    ordered = table.assign(_study=names).sort_values(
+        keys, key=lambda column: column.map(order) if column.name == "technique" else column, kind="stable"
+    )
+    means = ordered.groupby([*keys, "_study"], sort=False)[["accuracy", "speedup"]].mean()
     rows = []
     for key, of_key in means.groupby(level=list(range(len(keys))), sort=False):
         by_study = of_key.droplevel(list(range(len(keys))))
         if len(by_study) > 1:
             technique, sparsity, *others = key
-            told = ", ".join([f"{technique} {sparsity:g} %", *map(str, others)])
-            rows.append((told, _values(by_study["accuracy"], studies), _values(by_study["speedup"], studies)))
+            named = [told(name, value) for name, value in zip(keys[2:], others, strict=True)]
+            rows.append(
+                (
+                    f"{technique} {sparsity:g} %" + "".join(named),
+                    _values(by_study["accuracy"], studies),
+                    _values(by_study["speedup"], studies),
+                )
+            )
     return Comparison(studies, rows) if rows else None
 
 

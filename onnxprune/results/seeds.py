@@ -1,8 +1,10 @@
 """Rows that differ in their seed alone, seen as one: decisions are on means."""
 
+import math
+
 import pandas as pd
 
-from onnxprune.results.statistics import Difference, paired_difference
+from onnxprune.results.statistics import Difference, Interval, mean_interval, paired_difference
 from onnxprune.settings.point import FIELDS
 
 
@@ -16,6 +18,16 @@ def configurations(table: pd.DataFrame) -> list[pd.DataFrame]:
     if not varying:
         return [table]
     return [rows for _, rows in table.groupby(varying, sort=False, dropna=False)]
+
+
+def accuracy_interval(rows: pd.DataFrame) -> Interval:
+    """The 95 % interval of a configuration's accuracy, in percent: Student's of the mean of several seeds, Wilson's of
+    one seed, over images; NaN where that is not known."""
+    if len(rows) == 1:
+        ends = rows.reindex(columns=["accuracy_low", "accuracy_high"]).iloc[0]
+        return Interval(*(math.nan if pd.isna(end) else float(end) for end in ends))
+    low, high = mean_interval(rows["accuracy"].to_numpy(float))
+    return Interval(max(0.0, low), min(100.0, high))
 
 
 def change(rows: pd.DataFrame) -> Difference | None:

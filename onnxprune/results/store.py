@@ -302,7 +302,7 @@ def _row(folder: Path) -> dict[str, Any] | str:
     needed = (*schema.EVERY_ROW, *(schema.TIMED if timed else ()))
     lacking = [name for name in needed if record["metrics"].get(name) is None]
     if lacking:
-        return f"{METRICS} lacks {', '.join(lacking)}: it is another version's, or damaged; run the sweep again"
+        return f"{METRICS} lacks {', '.join(lacking)}: it is of another version, or damaged; run the sweep again"
     settings = {name: config.get(name) for name in FIELDS}  # all of them: every table has the same columns
     measured = {**record["metrics"], **record["environment"]}
     known = {name: value for name, value in measured.items() if name in schema.column_kinds()}

@@ -30,8 +30,8 @@ def remarks(table: pd.DataFrame) -> list[str]:
         spread = (base.max() - base.min()) / base.median()
         if spread > max(_MUCH, noise(together)):
             said.append(
-                f"The base took from {base.min():.3f} to {base.max():.3f} ms over the sweep, {100 * spread:.0f} % of "
-                "its median apart: latencies of different points do not compare, their speedups do."
+                f"The base's latency was {base.min():.3f} to {base.max():.3f} ms over the sweep, a range of "
+                f"{100 * spread:.0f} % of its median: compare the speedups of points, not their latencies."
             )
     smaller = timed[timed["macs"] < timed["base_macs"]] if "base_macs" in timed else timed[:0]
     slower = smaller[smaller["speedup"] < 1 - smaller["speedup_noise"]]
@@ -45,7 +45,8 @@ def remarks(table: pd.DataFrame) -> list[str]:
         beyond = timed[timed["speedup_beyond_theory"].fillna(False).astype(bool)]
         if len(beyond):
             said.append(
-                f"Beyond theory: {len(beyond)} of {len(timed)} speedups, marked !, are more than MACs and noise "
-                "explain: other work that is gone, another kernel, or a disturbed measurement."
+                f"Beyond theory: {len(beyond)} of {len(timed)} speedups, marked !, are higher than MACs and timing "
+                "noise explain. Possible reasons: other work was removed, another kernel ran, or the measurement "
+                "was disturbed."
             )
     return said

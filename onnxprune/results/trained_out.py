@@ -1,4 +1,4 @@
-"""Whether bases are trained out: where training alone makes a better network, the cost of pruning cannot be told."""
+"""Whether bases are fully trained: where training alone makes a better network, the cost of pruning cannot be told."""
 
 from typing import TYPE_CHECKING
 
@@ -35,8 +35,8 @@ def not_trained_out(rows: "pd.DataFrame") -> str | None:
     if gain is None:
         return None
     return (
-        f"the base is not trained out: with fine-tuning alone and nothing removed it is {gain:.2f} points better, so "
-        "that changes against the base say too little of what pruning costs; train it longer (--updates)"
+        f"the base is not fully trained: fine-tuning alone, with nothing removed, makes it {gain:.2f} points "
+        "better, so a comparison with the base hides part of what pruning costs; train it longer (--updates)"
     )
 
 

@@ -117,7 +117,7 @@ class Point:
         axis=True,
     )
     batch_size: int = _setting(
-        256, "images per training update; more than there are means all", whole_number(1), axis=True
+        256, "images per training update; if there are fewer, all of them", whole_number(1), axis=True
     )
     technique: str = _setting("weight", "what is removed: " + ", ".join(TECHNIQUES), name_in(TECHNIQUES), axis=True)
     criterion: str = _setting(
@@ -135,26 +135,31 @@ class Point:
     sparsity: float = _setting(
         50.0, "percent of units to remove; with schedule adaptive, at most", real_number(0, 100), axis=True
     )
-    control: str = _setting("none", "comparison run instead: " + ", ".join(CONTROLS), name_in(CONTROLS), axis=True)
-    seed: int = _setting(0, "of first weights, order of the data and random choices", whole_number(0), axis=True)
+    control: str = _setting(
+        "none",
+        "run a control in place of the criterion's choice: " + ", ".join(CONTROLS),
+        name_in(CONTROLS),
+        axis=True,
+    )
+    seed: int = _setting(0, "random seed of initial weights, data order and random choices", whole_number(0), axis=True)
     # None: the model's, with more where these are few updates (`onnxprune.settings.budget`)
     epochs: int | None = _setting(
         None,
-        "training epochs of the unpruned network  [default: the model's, more where these are few updates]",
+        "training epochs of the unpruned network  [default: the model's, more if that is few updates]",
         optional(whole_number(0, 100_000)),
     )
     updates: int | None = _setting(
-        None, "updates that train the unpruned network, in place of epochs", optional(whole_number(0, 10_000_000))
+        None, "training updates of the unpruned network, instead of epochs", optional(whole_number(0, 10_000_000))
     )
     finetune_epochs: int | None = _setting(
         None,
-        "training epochs after pruning  [default: the model's, more where these are few updates]",
+        "training epochs after pruning  [default: the model's, more if that is few updates]",
         optional(whole_number(0, 100_000)),
     )
     # None here and in `criterion` stands for the model's and the technique's default; a plan's points have none left
     learning_rate: float = _setting(
         None,
-        "highest learning rate, for batch 256 and up; smaller batches scale it by sqrt(batch/256)  [default: the "
+        "peak learning rate for batches of 256 or more; smaller batches scale it by sqrt(batch/256)  [default: the "
         "model's]",
         optional(real_number(1e-9, 1e6)),
     )
@@ -166,12 +171,14 @@ class Point:
         "steps of iterative, agp, linear, lottery and adaptive  [default: the schedule's]",
         optional(whole_number(1, 1000)),
     )
-    rewind_epoch: int = _setting(0, "epoch whose weights lottery goes back to; 0: the first ones", whole_number(0))
+    rewind_epoch: int = _setting(0, "epoch whose weights lottery rewinds to; 0: the initial weights", whole_number(0))
     max_drop: float = _setting(
         1.0, "percentage points of validation accuracy that adaptive may lose", real_number(0, 100)
     )
     distill: float = _setting(
-        0.0, "share of the fine-tuning loss that compares with the unpruned network; 0: labels alone", real_number(0, 1)
+        0.0,
+        "share of the fine-tuning loss that is distilled from the unpruned network; 0: labels only",
+        real_number(0, 1),
     )
     recalibrate: bool = _setting(False, "estimate BatchNorm's statistics again after one-shot pruning", truth_value)
     compensate: bool = _setting(
@@ -180,7 +187,7 @@ class Point:
     keep_dead: bool = _setting(False, "keep units in the exported file that no output depends on", truth_value)
     also: str | None = _setting(
         None,
-        "a second file beside each network's, and the base's, measured alike: " + ", ".join(ALSO),
+        "also write and measure a second file of each network and of the base: " + ", ".join(ALSO),
         optional(name_in(ALSO)),
     )
     weights: str | None = _setting(
@@ -195,12 +202,12 @@ class Point:
     )
     precision: str = _setting(
         "fp32",
-        "of training: fp32, bf16 or fp16 (autocast; the exported file stays fp32); fp16 is for GPUs",
+        "number type of training: fp32, bf16 or fp16 (autocast; the exported file stays fp32); fp16 is for GPUs",
         name_in(PRECISIONS),
     )
     train_limit: int | None = _setting(
         None,
-        "train on a sample of N images only, as many of each class as its share is; the seed decides which",
+        "train on a random sample of N images only, with the classes in their proportions; the seed decides which",
         optional(whole_number(1)),
     )
     image_size: str | None = _setting(
@@ -214,27 +221,27 @@ class Point:
     model_args: str | None = _setting(None, "arguments for your own network: '{\"width\": 64}'", optional(arguments))
     mean: str | None = _setting(
         None,
-        "of pixels from 0 to 1, for a FILE.onnx that does not say it: one number, or one a channel with commas  "
-        "[default: the usual ones are tried]",
+        "mean of pixels in [0, 1], for a FILE.onnx whose metadata lack it: one number, or one per channel, "
+        "separated by commas  [default: the usual ones are tried]",
         optional(pixel_numbers(-1e6)),
     )
     std: str | None = _setting(
-        None, "standard deviation of those pixels, in the same form", optional(pixel_numbers(1e-9))
+        None, "standard deviation of those pixels, given like --mean", optional(pixel_numbers(1e-9))
     )
     keep: str | None = _setting(
-        None, "layers that are not pruned, with commas: names as in the state dict", optional(plain_text)
+        None, "layers not to prune, separated by commas: names as in the state dict", optional(plain_text)
     )
     # "auto" is a number before anything is run (`onnxprune.study.alignment`)
     channel_align: int = _setting(
         DEFAULT_STEP,
-        "kept channels of convolutions of 32 or more are a multiple of this, or a half, a quarter, ... of it where "
-        "less would be left; 1: any number; auto: the step in which their speed rises here, measured",
+        "convolutions of 32 channels or more keep a multiple of this number, or of a half, a quarter, ... of it "
+        "where fewer would be left; 1: any number; auto: measure which multiple is fast on this machine",
         channel_step,
     )
-    threads: int = _setting(1, "processor threads of each point; points run side by side", whole_number(1, 1024))
+    threads: int = _setting(1, "CPU threads of each point; points run side by side", whole_number(1, 1024))
     devices: int = _setting(
         1,
-        "processes that train one network together, each on its own GPU or share of the processor",
+        "processes that train one network together, each on its own GPU or its share of the CPU cores",
         whole_number(1, 64),
     )
     device: str = _setting("cpu", "where training and inference run: cpu or cuda", name_in(DEVICES))
@@ -242,7 +249,7 @@ class Point:
     latency_threads: int = _setting(1, "threads of timed inference", whole_number(1, 1024))
     latency_seconds: float = _setting(
         1.0,
-        "of timing for each point at most, less once its speedup is known to 2 %; 0: none",
+        "seconds of timing per point at most; it ends once the speedup is known to 2 %; 0: no timing",
         real_number(0, 86_400),
     )
 

@@ -15,7 +15,7 @@ from onnxprune.study.jobs import Materials
 
 FEW_IMAGES = 10  # of a class to train on, below which that is said
 
-ENOUGH_UPDATES = 300  # of a base's training: with fewer, networks of all the models are far from trained out
+ENOUGH_UPDATES = 300  # of a base's training: with fewer, no model is fully trained
 
 
 def check(points: Iterable[Point], materials: Materials) -> None:
@@ -68,8 +68,8 @@ def notes_of_base(point: Point, dataset: Dataset) -> Iterator[str]:
     updates = _updates(point, count)
     if 0 < updates < ENOUGH_UPDATES:
         yield (
-            f"the base is trained by {updates:,} update(s) of batch {point.batch_size:,}, which leaves it far from "
-            f"trained out: --updates {ENOUGH_UPDATES} or more, or a smaller --batch-size"
+            f"the base is trained by {updates:,} update(s) of batch {point.batch_size:,}, too few to train it "
+            f"fully: use --updates {ENOUGH_UPDATES} or more, or a smaller --batch-size"
         )
 
 
@@ -112,8 +112,8 @@ def blunt_limit(max_drop: float, accuracy: float, images: int) -> str | None:
     if max_drop >= error:
         return None
     return (
-        f"--max-drop {max_drop:g} is within the standard error, {error:.1f} points, of the base's {accuracy:.2f} % of "
-        f"{images:,} validation images: chance has a say in what it decides; take more images, or allow more"
+        f"--max-drop {max_drop:g} is within the standard error, {error:.1f} points, of the base's {accuracy:.2f} % "
+        f"of {images:,} validation images: chance decides in part; use more images, or allow more"
     )
 
 

@@ -66,7 +66,7 @@ def test_only_what_is_beyond_interval_and_noise_is_a_difference(found, outcome):
         (facts(1.0, theoretical=1.1, bytes_ratio=4.0), "4.00 times smaller all the same"),
         (PLAIN, "the same work"),
         (facts(2.0, theoretical=2.0, rounds=7), "few rounds: 7 instead of 20"),
-        (facts(1.0, theoretical=3, traffic_ratio=None), "no reason is apparent"),
+        (facts(1.0, theoretical=3, traffic_ratio=None), "no reason was found"),
     ],
 )
 def test_a_verdict_says_why(found, reason):

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,35 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
     for command in ("sweep", "run", "models", "datasets", "techniques", "results"):
         assert command in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("command", ["sweep", "run", "search"])
+def test_a_terminal_says_what_is_going_on_before_pytorch_is_imported(command: str, tmp_path: Path) -> None:
+    """That takes seconds: here it takes until the process is ended."""
+    import pty
+
+    slow = tmp_path / "slow" / "torch"
+    slow.mkdir(parents=True)
+    (slow / "__init__.py").write_text("import time\ntime.sleep(600)")
+    terminal, its_end = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onnxprune", command, "--model", "slp", "--out", str(tmp_path / "runs")],
+        env={**os.environ, "PYTHONPATH": f"{slow.parent}{os.pathsep}{REPOSITORY}", "TERM": "xterm"},
+        stdout=subprocess.DEVNULL,
+        stderr=its_end,
+        cwd=tmp_path,
+    )
+    try:
+        shown = b""
+        while b"loading PyTorch and NNI" not in shown:
+            assert select.select([terminal], [], [], 60)[0], shown
+            shown += os.read(terminal, 4096)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+        os.close(its_end)
 
 
 def test_sweep_help_lists_every_setting_and_needs_no_pytorch() -> None:

@@ -82,7 +82,7 @@ def test_the_time_of_a_plan_is_that_of_finished_points_where_there_are_some(tmp_
     point += ["--out", tmp_path / "runs"]
     assert "probe of 1 s" in called("run", *point, "--dry-run").stdout
     assert called("run", *point).returncode == 0
-    assert "by finished points" in called("run", *point, "--sparsity", "60", "--dry-run").stdout
+    assert "estimated from finished points" in called("run", *point, "--sparsity", "60", "--dry-run").stdout
     expected = json.loads(called("run", *point, "--dry-run", "--json").stdout)["expected"]
     assert expected["done"] == 1
     assert expected["seconds"] == 0

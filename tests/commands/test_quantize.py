@@ -80,7 +80,7 @@ def test_the_report_for_people(place: Path, monkeypatch: pytest.MonkeyPatch, cap
     code, out, err = run(monkeypatch, capfd, path, "--dynamic", "--no-latency", "-o", place / "mlp-int8.onnx")
     assert (code, err) == (0, "")
     assert "mlp-int8.onnx, in place of the file that was there" in out
-    assert "Without --data nothing tells how close" in out
+    assert "Without --data it is not known how close" in out
     assert "onnxruntime" not in out
 
 

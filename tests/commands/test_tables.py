@@ -1,10 +1,17 @@
 """Tables for people."""
 
-import pytest
+import io
+from pathlib import Path
 
+import pytest
+from made_up import hand_made
+from rich.console import Console
+
+from onnxprune.commands import tables
 from onnxprune.commands.answers import print_search
 from onnxprune.commands.cells import WIDE, compact
 from onnxprune.commands.tables import _HEADINGS, _fitting
+from onnxprune.results.store import result_table
 from onnxprune.study.search import Search, Trial
 
 
@@ -58,6 +65,20 @@ def test_a_table_keeps_the_columns_that_matter_and_fits(width: int) -> None:
 
 def test_a_wide_terminal_shows_every_column() -> None:
     assert _fitting(LINES, WIDE) == list(range(17))
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_long_remark_is_wrapped_and_no_number_is_cut(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = result_table(hand_made(tmp_path, "one", technique="unstructured", sparsity="50,100", seeds=2))
+    monkeypatch.setattr(tables, "_collapsed", lambda seeds: ["collapsed 2 of 2, 99.9 %", "= neuron taylor 100"])
+    screen = Console(width=width, file=io.StringIO())
+    monkeypatch.setattr(tables, "terminal", lambda: screen)
+    tables.print_results(table)
+    text = screen.file.getvalue()
+    assert "…" not in text
+    assert "unstructured" in text and "taylor" in text
 
 
 def test_the_second_file_is_in_the_answer_of_a_search(capsys: pytest.CaptureFixture[str]) -> None:

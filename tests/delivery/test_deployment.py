@@ -134,7 +134,7 @@ def test_seeds_are_decided_on_by_their_means() -> None:
     assert choice.over_seeds("speedup") == (3.5, pytest.approx(0.5**0.5))
     assert choice.over_seeds("accuracy") == (91.0, pytest.approx(2**0.5))
     text = choice.decided_on()
-    assert "means over 2 seeds; this file is that of seed 1" in text
+    assert "means over 2 seeds; this file is of seed 1" in text
     assert "accuracy 91.00 ± 1.41 %" in text
     assert "speedup 3.50 ± 0.71" in text
     # on average within the limit, but what is shipped has to be so itself
@@ -213,14 +213,14 @@ def test_card_and_command_tell_the_change_against_the_control_with_the_base_besi
 ) -> None:
     row = store.result_table(sweep).set_index("sparsity").loc[50]
     control = f"{row['accuracy_change']:+.2f} against the 0 % control's {row['control_accuracy']:.2f} % ("
-    base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} with the fine-tuning"
+    base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} including fine-tuning"
     card, shown = (models / f"{NAME}.md").read_text(), called("deploy", sweep, *ASK, "--out", tmp_path).stdout
     for text in (card, shown):
         assert control in text
         assert f"{row['images_lost']} images lost, {row['images_gained']} gained: p = " in text
         assert base in text
         assert f"95 % interval {row['accuracy_low']:.2f} to {row['accuracy_high']:.2f}" in text
-        assert "One seed, 0: how much another one would differ was not measured." in text
+        assert "One seed (0): how much results differ between seeds was not measured." in text
     assert "50 % removed" in card
 
 
@@ -238,7 +238,7 @@ def test_what_was_removed_names_the_file() -> None:
 def test_without_a_control_nothing_is_told_of_what_pruning_cost() -> None:
     row = {"accuracy": 97.2, "base_accuracy": 97.0, "accuracy_change": None}
     assert headline.change(row).startswith(
-        "base 97.00 %, +0.20 with the fine-tuning; what pruning alone cost is not known"
+        "base 97.00 %, +0.20 including fine-tuning; what pruning alone cost is not known"
     )
 
 

@@ -152,7 +152,7 @@ def test_the_headline_tells_the_change_against_the_control(tmp_path: Path) -> No
     for point in Sweep.read(sweep / store.SPEC).points:
         finish(sweep, point, **({"base_accuracy": 90.0} if point.sparsity else {}))
     html = page_of(tmp_path / "page.html", sweep)
-    assert "-0.16 against the 0 % control&#39;s 97.50 %; base 90.00 %, +7.34 with the fine-tuning" in html
+    assert "-0.16 against the 0 % control&#39;s 97.50 %; base 90.00 %, +7.34 including fine-tuning" in html
     assert "structured l1, 20 % removed" in html
 
 
@@ -161,8 +161,8 @@ def test_what_seeds_and_controls_tell_is_on_the_page(tmp_path: Path) -> None:
     html = page_of(tmp_path / "page.html", sweep)
     assert "<h2>Which is more accurate, at the same sparsity asked for?</h2>" in html
     assert "<li>cnn on digits, batch 256: weight l1 against structured l1: better at 0 % (+0.50" in html
-    assert "Chosen by the means over 3 seeds; this file is that of seed 2." in html
-    assert "<h2>Is it better than chance, or than training what is left from scratch?</h2>" in html
+    assert "Chosen by the means over 3 seeds; this file is of seed 2." in html
+    assert "<h2>Is it better than random pruning, or than training the small network from scratch?</h2>" in html
 
 
 def test_batch_sizes_are_studies_of_their_own(tmp_path: Path) -> None:
@@ -327,16 +327,42 @@ def test_watching_writes_the_page_until_all_points_are_done(tmp_path: Path, monk
 def test_each_technique_has_its_best_in_a_table_of_its_own(tmp_path: Path) -> None:
     sweep = hand_made(tmp_path, "one", technique="weight,structured", sparsity="0,30,50,90")
     found = {best.technique: best for best in best_by_technique(read([sweep]))}
-    assert found["structured"].row is not None and found["structured"].row["sparsity"] == 30
-    assert found["structured"].control == 97.5
+    assert found["structured"].removed == "30 % removed"
+    assert found["structured"].mean("control_accuracy") == 97.5
     html = page_of(tmp_path / "report.html", sweep)
     assert "What does pruning cost, and gain, for cnn on digits?" in html
     rows = re.findall(r'<tr><th scope="row">(\w+)</th>\s*<td class="number">([\d.]+)', html)
-    assert rows == [("weight", f"{found['weight'].row['accuracy']:.2f}"), ("structured", "97.14")]  # type: ignore[index]
+    assert rows == [("weight", f"{found['weight'].mean('accuracy'):.2f}"), ("structured", "97.14")]
     for point in Sweep.read(sweep / store.SPEC).points:
         finish(sweep, point, validation_accuracy=50.0)
-    assert all(best.row is None for best in best_by_technique(read([sweep])))
+    assert all(best.choice is None for best in best_by_technique(read([sweep])))
     assert page_of(tmp_path / "report.html", sweep).count("no model loses so little") == 2
+
+
+def test_the_table_of_techniques_says_what_the_table_of_results_says(tmp_path: Path) -> None:
+    """Means of the same seeds, and the control of the same training: not that of another batch size or criterion."""
+    settings = {"technique": "weight", "sparsity": "0,50", "criterion": "l1,l2", "batch_size": "32,256"}
+    sweep = hand_made(tmp_path, "one", **settings, seeds=3)
+    for point in Sweep.read(sweep / store.SPEC).points:
+        extra = 0.25 * (point.criterion == "l2") - 3 * (point.batch_size == 32)
+        good = 95 + point.seed + extra - 0.5 * (point.sparsity > 0)
+        finish(sweep, point, accuracy=good, validation_accuracy=98 + extra, base_validation_accuracy=98 + extra,
+               speedup=1.0 + point.sparsity / 100 + extra / 10 + 0.01 * point.seed)  # fmt: skip
+    found = best_by_technique(read([sweep]))
+    assert [best.study for best in found] == ["cnn on digits, batch 32", "cnn on digits, batch 256"]
+    for best, batch in zip(found, (32, 256), strict=True):
+        rows = store.result_table(sweep)
+        rows = rows[(rows["batch_size"] == batch) & (rows["criterion"] == "l2") & (rows["sparsity"] == 50)]
+        assert len(rows) == 3
+        for column in ("accuracy", "speedup", "control_accuracy"):
+            assert best.mean(column) == pytest.approx(rows[column].mean())
+        assert best.mean("control_accuracy") == pytest.approx(96.25 - 3 * (batch == 32))
+        assert best.change is not None and best.change.mean == pytest.approx(-0.5)
+        assert best.interval == mean_interval(rows["accuracy"].to_numpy(float))
+    html = page_of(tmp_path / "report.html", sweep)
+    assert re.findall(r'<td class="number">(~?[+-][\d.]+)</td>\s*<td class="number">([\d.]+)</td>', html) == [
+        ("-0.50", "93.25"), ("-0.50", "96.25")
+    ]  # fmt: skip
 
 
 def test_sweeps_models_and_data_stand_side_by_side_with_their_differences(tmp_path: Path) -> None:

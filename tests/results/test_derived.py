@@ -98,7 +98,7 @@ def test_latencies_of_other_moments_are_brought_to_one(tmp_path: Path) -> None:
     assert table["latency_ms_paired"].tolist() == pytest.approx([1.2, 0.6, 0.3])
     assert table["latency_ms_median"].tolist() == pytest.approx([1.0, 2.0, 0.3])
     (said,) = remarks(table)
-    assert said.startswith("The base took from 1.000 to 4.000 ms over the sweep, 250 % of its median apart")
+    assert said.startswith("The base's latency was 1.000 to 4.000 ms over the sweep, a range of 250 % of its median")
 
 
 def test_a_busy_machine_and_speedups_beyond_theory_are_said(tmp_path: Path) -> None:

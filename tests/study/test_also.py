@@ -166,8 +166,8 @@ def test_deploy_copies_the_chosen_file_with_its_card(study: Study, tmp_path: Pat
     assert model.name.endswith("-50-int8.onnx")
     row = study.table[study.table["sparsity"] == 50].iloc[0]
     assert model.read_bytes() == (study.folder / row["folder"] / store.INT8_MODEL).read_bytes()
-    assert "then it was brought into 8 bits" in model.with_suffix(".md").read_text()
-    assert f"{row['base_int8_file_bytes']:,} bytes, measured speedup 1.33; it satisfies all of this" in done.stdout
+    assert "then it was converted to 8 bits" in model.with_suffix(".md").read_text()
+    assert f"{row['base_int8_file_bytes']:,} bytes, measured speedup 1.33; it meets every constraint" in done.stdout
     (entry,) = json.loads((tmp_path / "index.json").read_text())
     assert (entry["accuracy"], entry["speedup"]) == (row["int8_accuracy"], 4.0)
 
