@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,21 @@ class NodeCount:
         if self.note is not None and self.note.startswith(NOT_COUNTED):
             return None
         return self.macs / self.repeats / moved if moved and self.repeats else None
+
+
+def in_rounds(counts: Sequence[NodeCount]) -> NodeCount:
+    """A node of a loop, by its counts in each round; shapes are those of the last."""
+    moved = [count.activation_bytes for count in counts if count.activation_bytes is not None]
+    live = [count.live_bytes for count in counts if count.live_bytes is not None]
+    return replace(
+        counts[-1],
+        macs=sum(count.macs for count in counts),
+        effective_macs=sum(count.effective_macs for count in counts),
+        params=sum(count.params for count in counts),
+        activation_bytes=round(sum(moved) / len(moved)) if len(moved) == len(counts) else None,
+        live_bytes=max(live) if len(live) == len(counts) else None,
+        repeats=sum(count.repeats for count in counts),
+    )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxprune.graph.activations import Activations, activations
-from onnxprune.graph.counts import NOT_COUNTED, NodeCount
+from onnxprune.graph.counts import NOT_COUNTED, NodeCount, in_rounds
 from onnxprune.graph.inferred import Inferred
 from onnxprune.graph.loops import scan_axis, scanned
 from onnxprune.graph.macs import OPERATORS, Site, UnknownShapeError
@@ -167,11 +167,25 @@ class Walk:
         bodies = scope.inferred.bodies.get(index, {})
         if node.op_type == "If":
             return self._branches(node, graphs, bodies, scope, place, times)
+        if index in scope.inferred.followed:
+            return self._followed(scope.inferred.followed[index], graphs["body"], f"{place}body/", scope, times)
         repeats = self._repeats(index, node, scope, times)
         peaks = [
             self._graph(graph, bodies.get(name, Inferred()), f"{place}{name}/", scope, times * repeats, None)
             for name, graph in graphs.items()
         ]
+        return _most(peaks)
+
+    def _followed(
+        self, rounds: Sequence[Inferred], body: GraphProto, place: str, scope: _Scope, times: int
+    ) -> Activations | None:
+        """Counts the rounds of a Loop, each with the sizes of its own; its nodes are listed once."""
+        first = len(self.nodes)
+        peaks = [self._graph(body, inferred, place, scope, times, None) for inferred in rounds]
+        length = (len(self.nodes) - first) // len(rounds)
+        same = [self.nodes[first + number :: length] for number in range(length)]
+        self.nodes[first:] = [in_rounds(counts) for counts in same]
+        del self.positions[first + length :]
         return _most(peaks)
 
     def _branches(
