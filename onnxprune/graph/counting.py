@@ -62,7 +62,7 @@ def count_model(
     walk = Walk(path, inferred, model.graph)
     nodes = walk.nodes
     largest = max(map(prod, inferred.shapes.values()), default=0)
-    limits = index_limits(model.graph, inferred, inputs)
+    limits = index_limits(model, inferred, inputs)
     ops, per_node, note = onnx_tool_ops(model, inputs, walk.weight_bytes, largest)  # last: it may change the model
     nodes = [
         node if index is None else replace(node, onnx_tool_ops=per_node.get(index))

@@ -212,6 +212,27 @@ def test_indices_are_random_within_their_table_and_other_integers_are_named(tmp_
     ]
 
 
+@pytest.mark.parametrize(
+    ("nodes", "limits"),
+    [
+        ("i = Add (ids, two)", {"ids": 48}),
+        ("i = Add (two, ids)", {"ids": 48}),
+        ("s = Shape (table) n = Gather (s, zero) i = Sub (ids, n)", {"ids": 100}),
+        ("d = Add (ids, two) i = Mul (d, three)", {"ids": 15}),  # 3 * (14 + 2) is 48, 3 * (15 + 2) is too much
+        ("m = Cast <to = 7> (ids) i = Add (m, ids)", {}),
+        ("i = Sub (two, ids)", {}),
+        ("h = Add (ids, two) i = Where (is, h, two)", {}),
+    ],
+)
+def test_an_index_behind_arithmetic_stays_within_its_table(tmp_path, nodes, limits):
+    body = f"g (int64[2, 9] ids) => (float[2, 9, 4] y) {{ {nodes} y = Gather (table, i) }}"
+    numbers = {name: np.array(value) for name, value in (("zero", 0), ("two", 2), ("three", 3))}
+    path = graphs.write(tmp_path / "m.onnx", body, table=graphs.ones(50, 4), **numbers, **{"is": np.array(True)})
+    found = profile(path, seconds=0.02)
+    assert found.counts.index_limits == limits
+    assert found.missing == ()
+
+
 def test_no_batch_is_dropped_in_silence(path, monkeypatch):
     def probe(path, shapes, **how):
         if shapes["x"][0] > 1:
