@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from onnxprune.graph.counts import Counts
+    from onnxprune.graph.counts import Counts, NodeCount
     from onnxprune.graph.tensors import Shape
     from onnxprune.runtime.bystanders import Disturbance
     from onnxprune.runtime.kernels import KernelTime
+    from onnxprune.runtime.roofline import Roofline
     from onnxprune.runtime.timing import Latency
+
+_ROOFLINE_SHARE = 8  # a measurement of latency is so many times as long as each of the roofline
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Profile:
         device, threads: where latency was measured.
         latencies: one a batch size; empty where it was not asked for, or could not be measured.
         kernels: likewise.
+        roofline: what the machine does at best; None where latency was not measured.
         placement: what a session on CUDA runs on the CPU all the same; None where that is nothing.
         missing: what could not be measured, and why.
         remarks: what latency was measured on, where that is not what it should be.
@@ -102,6 +106,7 @@ class Profile:
     threads: int
     latencies: tuple[BatchLatency, ...]
     kernels: tuple[BatchKernels, ...]
+    roofline: Roofline | None
     placement: str | None
     missing: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -117,8 +122,52 @@ class Profile:
 
     @property
     def nodes(self) -> pd.DataFrame:
-        """One row a node, in the order of the graph; the columns are the fields of `NodeCount`."""
-        return _table(asdict(node) for node in self.counts.nodes)
+        """One row a node: see `node_rows`."""
+        return _table(self.node_rows)
+
+    @property
+    def node_rows(self) -> list[dict[str, Any]]:
+        """Of each node, in the order of the graph: the fields of `NodeCount`, its macs_per_byte, and its bound."""
+        return [
+            {**asdict(node), "macs_per_byte": node.macs_per_byte, "bound": self.bound(node)}
+            for node in self.counts.nodes
+        ]
+
+    def bound(self, node: NodeCount) -> str | None:
+        """By the roofline, "compute" or "memory"; None of nodes without MACs, and where it was not measured."""
+        return None if self.roofline is None else self.roofline.bound(node.macs_per_byte, node.type)
+
+    @property
+    def memory_bound_macs(self) -> int | None:
+        """MACs of the nodes that memory bounds; None where the roofline of some MACs was not measured."""
+        bounds = [(self.bound(node), node.macs) for node in self.counts.nodes if node.macs]
+        if any(bound is None for bound, _ in bounds):
+            return None
+        return sum(macs for bound, macs in bounds if bound == "memory")
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Everything, in types that JSON has."""
+        counts, peak = self.counts, self.counts.peak_node
+        return {
+            "model": str(self.path),
+            **asdict(self.header),
+            "batch": self.batch,
+            **asdict(counts),
+            "nodes": self.node_rows,
+            "peak_node": peak and peak.name,
+            "sparsity": counts.sparsity,
+            "onnx_tool_difference": counts.onnx_tool_difference,
+            "device": self.device,
+            "threads": self.threads,
+            "latency": [asdict(entry) for entry in self.latencies],
+            "kernel_times": [asdict(entry) for entry in self.kernels],
+            "roofline": self.roofline and asdict(self.roofline),
+            "memory_bound_macs": self.memory_bound_macs,
+            "placement": self.placement,
+            "not_measured": list(self.missing),
+            "remarks": list(self.remarks),
+        }
 
     @property
     def latency(self) -> pd.DataFrame:
@@ -152,6 +201,7 @@ def profile(
     seconds: float = 3.0,
     latency: bool = True,
     per_node_time: bool = False,
+    roofline: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> Profile:
     """Profiles an ONNX file; neither PyTorch nor NNI is imported.
@@ -168,6 +218,7 @@ def profile(
         seconds: length of each measurement of latency.
         latency: whether to measure it.
         per_node_time: whether to time kernels by onnxruntime's profiler, in a session of its own.
+        roofline: whether to measure with the latency what the machine does at best, which says what bounds the nodes.
         say: gets a line where another process is timing, and has to be waited for.
 
     Raises:
@@ -187,10 +238,14 @@ def profile(
     with refusals(path):
         counted: Counted = guarded("onnxprune.analysis.profiled_file:count_file", path, *asked, limits=allowed)
     counts = counted.counts
-    measured = _Measured([], [], None, [], [])
+    measured = _Measured()
     if timed:
         target = Target(path, device, threads, seconds, counts.index_limits, counted.file_bytes)
         measured = _measure(target, counted.runs, latency, per_node_time, counts.peak_activation_bytes, say)
+        if roofline and measured.latencies:
+            measured.roofline = roof = _roofline(target, counts, say)
+            if roof.busy:
+                measured.remarks.append(f"the roofline was measured on a busy machine, which can do more: {roof.busy}")
         measured.remarks.extend(counted.integers)
     if identities([path]) != before:
         raise InputError(f"{path}: changed while it was profiled: do it again")
@@ -203,6 +258,7 @@ def profile(
         threads,
         tuple(measured.latencies),
         tuple(measured.kernels),
+        measured.roofline,
         measured.placement,
         tuple(measured.missing),
         tuple(measured.remarks),
@@ -250,11 +306,12 @@ class Counted:
 class _Measured:
     """The fields of `Profile` that come from runs."""
 
-    latencies: list[BatchLatency]
-    kernels: list[BatchKernels]
-    placement: str | None
-    missing: list[str]
-    remarks: list[str]
+    latencies: list[BatchLatency] = field(default_factory=list)
+    kernels: list[BatchKernels] = field(default_factory=list)
+    roofline: Roofline | None = None
+    placement: str | None = None
+    missing: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def _measure(
@@ -273,7 +330,7 @@ def _measure(
     from onnxprune.runtime.kernels import on_cpu
     from onnxprune.runtime.probe import probe
 
-    found = _Measured([], [], None, [], [])
+    found = _Measured()
 
     def timed(function: str, run: Run, seconds: float) -> Any:
         """What a function of this module gives in the helper process."""
@@ -312,6 +369,16 @@ def _measure(
         if entry.disturbance.busy:
             where = "" if entry.batch is None else f" at batch {entry.batch:,}"
             found.remarks.append(f"latency{where} was measured on a busy machine: {entry.disturbance.busy}")
+    return found
+
+
+def _roofline(target: Target, counts: Counts, say: Callable[[str], None]) -> Roofline:
+    """Of the types of numbers that the file multiplies."""
+    kinds = [kind for kind in counts.macs_by_type if kind != "unknown"]
+    how = (target.device, target.threads, kinds, target.seconds / _ROOFLINE_SHARE)
+    limits = Limits(threads=target.threads, address_space=target.device == "cpu")
+    with refusals("roofline"):
+        found: Roofline = guarded("onnxprune.runtime.roofline:measure", *how, limits=limits, tell=say)
     return found
 
 

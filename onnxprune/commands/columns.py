@@ -26,11 +26,11 @@ def columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows under the keys of the first one, as CSV; lists and dictionaries are JSON, no text is a formula."""
+    """The rows under the keys of the first one, as CSV; lists, tuples and mappings are JSON, no text is a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(defused, rows[0]))
     for row in rows:
         cells = (row.get(key) for key in rows[0])
-        writer.writerow(json.dumps(cell) if isinstance(cell, list | dict) else defused(cell) for cell in cells)
+        writer.writerow(json.dumps(cell) if isinstance(cell, list | tuple | dict) else defused(cell) for cell in cells)
     return text.getvalue()

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ from onnxprune.common.output import printable
 
 if TYPE_CHECKING:
     from onnxprune.analysis.profiling import Profile, Value
+    from onnxprune.graph.counts import NodeCount
+    from onnxprune.runtime.roofline import Roofline
 
 Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows
 
@@ -53,6 +54,13 @@ class _NodeNumber(click.ParamType):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the nodes as CSV, all of them in the order of the graph.")
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page of one model too: its heaviest nodes, memory from node to node, what bounds each node.",
+)
 def profile(
     models: tuple[Path, ...],
     batch_sizes: tuple[int, ...],
@@ -65,11 +73,14 @@ def profile(
     nodes: int | None,
     as_json: bool,
     as_csv: bool,
+    page: Path | None,
 ) -> None:
     """Profile any ONNX file: contents, cost and speed.
 
     Parameters, MACs and memory are counted from the graph; latency is measured by onnxruntime on random inputs. Counts
-    are for the first batch size. Several files, or the files of a folder, make one table, a row each.
+    are for the first batch size. With the latency comes a measured roofline, the multiply-adds and bytes a second of
+    this machine at best: it says whether a node is bound by what it computes or by what it moves. Several files, or the
+    files of a folder, make one table, a row each.
 
     \b
     Examples:
@@ -77,6 +88,7 @@ def profile(
       onnxprune profile a.onnx b.onnx models/ --no-latency
       onnxprune profile model.onnx --batch-size 1,32 --threads 1 --per-node-time
       onnxprune profile model.onnx --input input:1x3x224x224 --no-latency --json
+      onnxprune profile model.onnx --html profile.html
     """
     from onnxprune.commands.profile_rows import onnx_files
     from onnxprune.runtime.helper import warm_up
@@ -84,6 +96,8 @@ def profile(
     warm_up()
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
+    if page is not None and as_csv:
+        raise click.UsageError("--csv and --html exclude each other: with --csv nothing is measured")
     settings: dict[str, Any] = {
         "batch_sizes": batch_sizes,
         "shapes": inputs.shapes,
@@ -95,10 +109,12 @@ def profile(
     }
     files = models if len(models) == 1 and not models[0].is_dir() else onnx_files(models)
     if files is not models:
+        if page is not None:
+            raise click.UsageError("--html makes a page of one model")
         _print_all(files, "json" if as_json else "csv" if as_csv else None, latency=not no_latency, **settings)
         return
     from onnxprune.analysis import profiling
-    from onnxprune.common.cells import csv_of
+    from onnxprune.commands.columns import csv_text
 
     found = profiling.profile(
         models[0],
@@ -107,11 +123,16 @@ def profile(
         **settings,
     )
     if as_csv:
-        echo(csv_of(found.nodes), nl=False)
+        echo(csv_text(found.node_rows) if found.counts.nodes else "", nl=False)
     elif as_json:
-        echo(json.dumps(_as_json(found), indent=1))
+        echo(json.dumps(found.document, indent=1))
     else:
         _print(found, nodes)
+    if page is not None:
+        from onnxprune.report import profile_page
+
+        profile_page.write(found.document, page)
+        echo(f"Wrote {page}", err=True)
     for line in found.missing:
         echo(f"Not measured: {line}", err=True)
 
@@ -124,7 +145,7 @@ def _print_all(files: Sequence[Path], output: str | None, **settings: Any) -> No
     found, problems = [], []
     for path in files:
         try:
-            found.append(profiling.profile(path, **settings))
+            found.append(profiling.profile(path, roofline=False, **settings))
         except InputError as error:
             problems.append(error)
     print_rows(found, output)
@@ -137,30 +158,12 @@ def _print_all(files: Sequence[Path], output: str | None, **settings: Any) -> No
         raise SystemExit(InputError.exit_code)
 
 
-def _as_json(found: "Profile") -> dict[str, Any]:
-    counts = asdict(found.counts)
-    return {
-        "model": str(found.path),
-        **asdict(found.header),
-        "batch": found.batch,
-        **counts,
-        "sparsity": found.counts.sparsity,
-        "onnx_tool_difference": found.counts.onnx_tool_difference,
-        "device": found.device,
-        "threads": found.threads,
-        "latency": [asdict(entry) for entry in found.latencies],
-        "kernel_times": [asdict(entry) for entry in found.kernels],
-        "placement": found.placement,
-        "not_measured": list(found.missing),
-        "remarks": list(found.remarks),
-    }
-
-
 def _print(found: "Profile", nodes: int | None) -> None:
     from onnxprune.commands.columns import columns
 
     echo(_summary(found))
-    for title, headings, rows in (_operators(found), _nodes(found, nodes), *_latencies(found), *_kernels(found)):
+    tables = (_operators(found), _nodes(found, nodes), *_held(found, nodes), *_latencies(found), *_kernels(found))
+    for title, headings, rows in tables:
         echo(f"\n{title}\n\n{columns(headings, rows)}")
     notes = [*found.counts.notes, *filter(None, [found.placement]), *found.remarks]
     if notes:
@@ -180,7 +183,7 @@ def _summary(found: "Profile") -> str:
         *(("output", _declared(value)) for value in header.outputs),
         ("params", f"{counts.params:,}, {counts.nonzero_params:,} of them not zero: sparsity {counts.sparsity:.2f} %"),
         ("file", f"{counts.file_bytes:,} bytes, of them weights {counts.weight_bytes:,}"),
-        ("activations", "unknown" if peak is None else f"{peak:,} bytes at the peak"),
+        ("activations", "unknown" if peak is None else f"{peak:,} bytes at the peak{_while(counts.peak_node)}"),
         ("MACs", f"{at_least}{counts.macs:,}  =  {at_least}{counts.flops:,} FLOPs (1 MAC = 2 FLOPs)"),
         ("eff. MACs", f"{at_least}{counts.effective_macs:,} without multiplications by stored zeros"),
     ]
@@ -192,8 +195,25 @@ def _summary(found: "Profile") -> str:
         ]
         rows.append(("onnx-tool", f"{counts.onnx_tool_ops:,} operations" + (", against our MACs" if reasons else "")))
         rows += [("", reason) for reason in reasons]
+    if found.roofline is not None:
+        rows.append(("roofline", _roof(found, found.roofline)))
     batch = "" if found.batch is None else f", for batch {found.batch:,}"
     return "\n".join([f"{found.path}{batch}", *(printable(f"  {name:12}{text}") for name, text in rows)])
+
+
+def _while(node: "NodeCount | None") -> str:
+    return "" if node is None else f", while {_short(node.operator)} {_short(node.name)!r} runs"
+
+
+def _roof(found: "Profile", roof: "Roofline") -> str:
+    """The machine at best, and what that means for the nodes."""
+    speeds = [f"{macs / 1e9:,.1f} GMAC/s of {kind}" for kind, macs in roof.macs_per_second.items()]
+    ridges = [f"{roof.ridge(kind):.1f} MACs a byte of {kind}" for kind in roof.macs_per_second]
+    memory, total = found.memory_bound_macs, found.counts.macs
+    share = f": {_percent(memory, total)} % of the MACs" if memory is not None and total else ""
+    threads = f"{roof.threads} thread{'' if roof.threads == 1 else 's'}"
+    bound = f"; memory bounds nodes below {', '.join(ridges)}{share}" if ridges else ""
+    return f"{', '.join([*speeds, f'{roof.bytes_per_second / 1e9:,.1f} GB/s'])} on {roof.device}, {threads}{bound}"
 
 
 def _declared(value: "Value") -> str:
@@ -238,6 +258,8 @@ def _nodes(found: "Profile", number: int | None) -> Table:
             f"{node.macs:,}",
             _percent(node.macs, counts.macs),
             *([f"{node.effective_macs:,}"] if pruned else []),
+            f"{node.macs_per_byte:.3g}" if node.macs_per_byte else _MISSING,
+            *([found.bound(node) or _MISSING] if found.roofline else []),
             _MISSING if node.onnx_tool_ops is None else f"{node.onnx_tool_ops:,}",
             f"{node.params:,}",
             _MISSING if node.output_shape is None else "x".join(map(str, node.output_shape)) or "scalar",
@@ -250,12 +272,31 @@ def _nodes(found: "Profile", number: int | None) -> Table:
         ">MACs",
         ">%",
         *([">eff. MACs"] if pruned else []),
+        ">MACs/byte",
+        *(["bound by"] if found.roofline else []),
         ">onnx-tool",
         ">params",
         "output",
         "node",
     ]
     return f"The heaviest {len(heaviest)} of {len(nodes)} nodes", headings, rows
+
+
+def _held(found: "Profile", number: int | None) -> list[Table]:
+    held, peak = found.counts.peak_held, found.counts.peak_activation_bytes
+    if not held or not peak:
+        return []
+    rows = [
+        [
+            f"{tensor.bytes:,}",
+            _percent(tensor.bytes, peak),
+            _short(tensor.tensor),
+            "an input" if tensor.node is None else _short(tensor.node),
+        ]
+        for tensor in held[:number]
+    ]
+    title = f"The largest {len(rows)} of {len(held)} tensors at the peak of the activations"
+    return [(title, [">bytes", ">%", "tensor", "made by"], rows)]
 
 
 def _latencies(found: "Profile") -> list[Table]:

@@ -57,9 +57,16 @@ def _watch(sweeps: list[Path], page: Path) -> None:
     from onnxprune.report.sources import read
     from onnxprune.runtime.lock import timing_lock
 
+    def say(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            echo(f"{line[0].upper()}{line[1:]}", err=True)
+
+    told: set[str] = set()
     done = None
+    say(f"looking every {_SECONDS} s for points that finished, until all are done; Ctrl-C ends it")
     while True:
-        with timing_lock():  # a page that is made while the sweep is timing would spoil the latency
+        with timing_lock(say):  # a page that is made while the sweep is timing would spoil the latency
             sources = read(sweeps)
             before, done = done, [_done(source) for source in sources]
             finished = all(source.finished for source in sources)

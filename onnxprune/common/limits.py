@@ -1,7 +1,9 @@
 """Limits of what this process may take while it reads what strangers wrote."""
 
 import contextlib
+import ctypes
 import threading
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -14,6 +16,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 _lock = threading.RLock()
+_BETWEEN = 0.05  # seconds between looks at the time
 
 
 @contextlib.contextmanager
@@ -35,3 +38,39 @@ def memory_limited() -> Iterator[None]:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextlib.contextmanager
+def time_limited(seconds: float) -> Iterator[None]:
+    """Within the block, code in Python that takes more of the processor's time than this is interrupted.
+
+    Native code is not: it is asked when it comes back.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    worker = ctypes.c_ulong(threading.get_ident())
+    end = time.process_time() + seconds
+    done = threading.Event()
+    late = False
+
+    def watch() -> None:
+        nonlocal late
+        while not done.wait(_BETWEEN):
+            if time.process_time() > end:  # again and again, where it catches whatever comes
+                late = True
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(worker, ctypes.py_object(TimeoutError))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    except TimeoutError:
+        if not late:
+            raise
+    finally:
+        done.set()
+        watcher.join()
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(worker, None)  # one that came too late
+    if late:
+        raise TimeoutError(f"it takes over {seconds:g} s")

@@ -62,7 +62,7 @@ def count_model(
     walk = Walk(path, inferred, model.graph)
     nodes = walk.nodes
     largest = max(map(prod, inferred.shapes.values()), default=0)
-    limits = index_limits(model.graph, inferred, inputs)
+    limits = index_limits(model, inferred, inputs)
     ops, per_node, note = onnx_tool_ops(model, inputs, walk.weight_bytes, largest)  # last: it may change the model
     nodes = [
         node if index is None else replace(node, onnx_tool_ops=per_node.get(index))
@@ -82,7 +82,8 @@ def count_model(
         nonzero_params=walk.nonzero_params,
         file_bytes=file_bytes,
         weight_bytes=walk.weight_bytes,
-        peak_activation_bytes=walk.peak_bytes,
+        peak_activation_bytes=None if walk.activations is None else walk.activations.peak,
+        peak_held=() if walk.activations is None else walk.activations.held,
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1].macs, item[0]))),
         nodes=tuple(nodes),
         onnx_tool_ops=ops,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnxprune.graph.tensors import Shape
+
+NOT_COUNTED = "not counted, "  # how the note of a node begins whose MACs are left out
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,11 @@ class NodeCount:
         params: of the tensors that no node before it uses.
         output_shape: of its first output; None where it is not known.
         weight_shape: of the constant that its MACs multiply by; None where there is none.
-        activation_bytes: of its inputs and outputs that are not constant, one run; None where a shape is not known.
+        activation_bytes: of its inputs and outputs that are not constant, one run, on average where they differ; None
+            where a shape is not known.
         weight_bytes: of the constants that it reads, as stored.
+        live_bytes: of all activations that live while it runs, those within its subgraphs included; None where it does
+            not run, or a size is not known.
         repeats: runs, within a loop of known length.
         onnx_tool_ops: onnx-tool's figure; None where it has none.
         note: what the count leaves open.
@@ -48,11 +54,44 @@ class NodeCount:
     weight_shape: Shape | None
     activation_bytes: int | None
     weight_bytes: int
+    live_bytes: int | None
     repeats: int
     onnx_tool_ops: int | None
     note: str | None
     type: str | None
     groups: int
+
+    @property
+    def macs_per_byte(self) -> float | None:
+        """Arithmetic intensity: MACs for each byte of its inputs, constants and outputs; None where it is not known."""
+        moved = None if self.activation_bytes is None else self.activation_bytes + self.weight_bytes
+        if self.note is not None and self.note.startswith(NOT_COUNTED):
+            return None
+        return self.macs / self.repeats / moved if moved and self.repeats else None
+
+
+def in_rounds(counts: Sequence[NodeCount]) -> NodeCount:
+    """A node of a loop, by its counts in each round; shapes are those of the last."""
+    moved = [count.activation_bytes for count in counts if count.activation_bytes is not None]
+    live = [count.live_bytes for count in counts if count.live_bytes is not None]
+    return replace(
+        counts[-1],
+        macs=sum(count.macs for count in counts),
+        effective_macs=sum(count.effective_macs for count in counts),
+        params=sum(count.params for count in counts),
+        activation_bytes=round(sum(moved) / len(moved)) if len(moved) == len(counts) else None,
+        live_bytes=max(live) if len(live) == len(counts) else None,
+        repeats=sum(count.repeats for count in counts),
+    )
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor that lives when activations take most; `node` is what makes it, None where it is fed."""
+
+    tensor: str
+    bytes: int
+    node: str | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +110,7 @@ class Counts:
         peak_activation_bytes: the most that inputs, intermediate tensors and outputs take at once, when nodes run in
             the order of the file and a tensor lives until its last use; None where a size is not known. Runtimes
             that fuse operators or work in place need less.
+        peak_held: the tensors that live then, the largest first; empty where the peak is not known.
         operators: operator type ("domain.Type" outside ONNX's own) -> its nodes, most MACs first.
         nodes: in the order of the file, those of subgraphs after the node that runs them.
         onnx_tool_ops: onnx-tool's total, which also counts biases, activations, pooling and BatchNorm (31 an
@@ -90,6 +130,7 @@ class Counts:
     file_bytes: int
     weight_bytes: int
     peak_activation_bytes: int | None
+    peak_held: tuple[Held, ...]
     operators: dict[str, OpCount]
     nodes: tuple[NodeCount, ...]
     onnx_tool_ops: int | None
@@ -114,6 +155,12 @@ class Counts:
         return dict(found.most_common())
 
     @property
+    def peak_node(self) -> NodeCount | None:
+        """The first node that runs when activations take most; None where that is not known."""
+        peak = self.peak_activation_bytes
+        return next((node for node in self.nodes if peak is not None and node.live_bytes == peak), None)
+
+    @property
     def onnx_tool_difference(self) -> dict[str, int]:
         """What onnx-tool's total has more than `macs` (less: negative), by reason, largest first."""
         if self.onnx_tool_ops is None:
@@ -127,8 +174,6 @@ class Counts:
             found["nodes that only one of the two counts"] += rest
         return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
 
-
-NOT_COUNTED = "not counted, "  # how the note of a node begins whose MACs are left out
 
 _ONNX_TOOL_COUNTS = {
     "BatchNormalization": "31 an element",

@@ -4,7 +4,7 @@ onnx's own inference comes first. Where it stops because sizes are computed by n
 and what a loop's body and a branch tell is handed on.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto, helper, numpy_helper
 
-from onnxprune.common.errors import InputError, one_line
-from onnxprune.graph import contrib, loops
+from onnxprune.common.errors import InputError
+from onnxprune.graph import loops
 from onnxprune.graph.evaluation import MAX_ELEMENTS, Evaluator
 from onnxprune.graph.inferred import Inferred, results_of_subgraphs
 from onnxprune.graph.light import is_large, without_weights
-from onnxprune.graph.macs import Site
+from onnxprune.graph.node_inference import NodeInference, contradiction, declared_types
 from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
 from onnxprune.graph.sequences import Sequence, sequence_made, tensor_taken
 from onnxprune.graph.tensors import Shape, constants
@@ -27,6 +27,10 @@ from onnxprune.graph.value_types import check_elements, forget_shapes, is_of_map
 _MAX_PASSES = 20  # of shape inference over a graph
 
 _MAX_INFERENCES = 1000  # of all graphs and subgraphs: loops within loops multiply
+
+_MAX_ROUNDS = 1000  # of all loops that are followed round by round
+
+_PASSES_A_ROUND = 3  # inferences of them, as a rule
 
 
 def infer_shapes(
@@ -45,31 +49,36 @@ def infer_shapes(
     sized = without_weights(model)
     sized.ir_version = max(sized.ir_version, 4)  # before, onnx wants each initializer to be an input
     graph = sized.graph
-    declared = _declared(graph, inputs)
+    declared = declared_types(graph, inputs)
     del graph.value_info[:]  # may hold the sizes of another batch
     forget_shapes(graph.output)
     for value in graph.input:
         if value.name in inputs:
             set_shape(value.type, inputs[value.name])
     known = {name: value for name, value in (values or {}).items() if value.size <= MAX_ELEMENTS}
-    return _infer(path, sized, iter(range(_MAX_INFERENCES)), _Outer(known), declared)
+    return _infer(path, sized, _Budget(), _Outer(known), declared)
 
 
-def _declared(graph: GraphProto, inputs: Mapping[str, Shape]) -> dict[str, TypeProto]:
-    """What the file declares of its other tensors, where that is a shape once the names of dims stand for sizes."""
-    sizes: dict[str, int] = {}
-    for value in graph.input:
-        for dim, size in zip(value.type.tensor_type.shape.dim, inputs.get(value.name, ()), strict=False):
-            if dim.dim_param:
-                sizes[dim.dim_param] = size
-    found = {}
-    for value in [*graph.value_info, *graph.output]:
-        tensor = value.type.tensor_type
-        dims = [dim.dim_value if dim.HasField("dim_value") else sizes.get(dim.dim_param) for dim in tensor.shape.dim]
-        shape = tuple(size for size in dims if size is not None)
-        if tensor.HasField("shape") and len(shape) == len(dims):
-            found[value.name] = helper.make_tensor_type_proto(tensor.elem_type, shape)
-    return found
+@dataclass
+class _Budget:
+    """What may still be done for a file: they are strangers'."""
+
+    inferences: int = _MAX_INFERENCES
+    rounds: int = _MAX_ROUNDS
+
+    def infer(self, path: Path) -> None:
+        """
+        Raises:
+            InputError: it is used up.
+        """
+        if self.inferences == 0:
+            raise InputError(f"{path}: its loops are nested too deeply to infer shapes")
+        self.inferences -= 1
+
+    def follow(self) -> None:
+        """A round more of a loop, which is allowed some inferences of its own."""
+        self.rounds -= 1
+        self.inferences += _PASSES_A_ROUND
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class _Outer:
 
 
 def _infer(
-    path: Path, model: ModelProto, budget: Iterator[int], outer: _Outer, declared: Mapping[str, TypeProto]
+    path: Path, model: ModelProto, budget: _Budget, outer: _Outer, declared: Mapping[str, TypeProto]
 ) -> Inferred:
     """Infers a model whose inputs have shapes.
 
@@ -90,12 +99,11 @@ def _infer(
         declared: what is taken for the outputs of operators that ONNX does not know.
     """
     for _ in range(_MAX_PASSES):
-        if next(budget, None) is None:
-            raise InputError(f"{path}: its loops are nested too deeply to infer shapes")
+        budget.infer(path)
         try:  # not strictly: a node whose shapes do not fit may be in a branch that is never taken
             inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
         except Exception as error:  # onnx's errors share no base class
-            raise _contradiction(path, error) from error
+            raise contradiction(path, error) from error
         pass_over = _Pass(path, inferred, budget, outer, declared)
         news = pass_over.walk()
         if not news or not pass_over.found.gaps:
@@ -106,6 +114,7 @@ def _infer(
         for value in model.graph.output:
             if value.name in news:
                 value.type.CopyFrom(news[value.name])
+    pass_over.found.values = pass_over.values(value.name for value in model.graph.output)
     return pass_over.found
 
 
@@ -116,16 +125,15 @@ class _Pass:
         self,
         path: Path,
         model: ModelProto,
-        budget: Iterator[int],
+        budget: _Budget,
         outer: _Outer,
         declared: Mapping[str, TypeProto],
     ) -> None:
-        self._path, self._model, self._budget, self._declared = path, model, budget, declared
+        self._path, self._model, self._budget = path, model, budget
         self._graph = model.graph
         self.found = Inferred(sequences=dict(outer.sequences), gaps=dict(outer.gaps))
         self._types: dict[str, TypeProto] = {}
         self._news: dict[str, TypeProto] = {}
-        self._opsets = {entry.domain: entry.version for entry in model.opset_import}
         known = {}
         for tensor in constants(self._graph):
             self._take(tensor.name, helper.make_tensor_type_proto(tensor.data_type, tensor.dims))
@@ -138,6 +146,7 @@ class _Pass:
                 kind = (value.type.WhichOneof("value") or "value").removesuffix("_type")
                 self.found.gaps.setdefault(value.name, f"the input {value.name!r}, a {kind}, may be of any length")
         self._evaluator = Evaluator(self._graph.node, model.opset_import, {**known, **outer.values}, self.found.shapes)
+        self._nodes = NodeInference(path, model, declared, self.found, self._types, self._evaluator)
 
     def walk(self) -> dict[str, TypeProto]:
         """Goes through all nodes; the types of tensors that onnx's inference alone had not found."""
@@ -187,7 +196,7 @@ class _Pass:
     def _single(self, node: NodeProto) -> None:
         """Finds the outputs of a node without subgraphs."""
         taken = tensor_taken(node, self.found.sequences, self._evaluator.value)
-        found = self._node_types(node)
+        found = self._nodes.types(node)
         for name in filter(None, node.output):
             if name in found:
                 self._take(name, found[name], new=True)
@@ -198,47 +207,6 @@ class _Pass:
                 shape = None if value is None else value.shape
             if shape is not None and kind is not None and kind.HasField("tensor_type"):
                 self._take(name, helper.make_tensor_type_proto(kind.tensor_type.elem_type, shape), new=True)
-
-    def _node_types(self, node: NodeProto) -> Mapping[str, TypeProto]:
-        """What onnx tells of one node's outputs, given the values that its inputs have.
-
-        Raises:
-            InputError: its inputs do not fit together.
-        """
-        node = contrib.onnx_equivalent(node)
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        version = self._opsets.get(node.domain, self._opsets.get(domain, 0))
-        if not onnx.defs.has(node.op_type, version, domain):
-            return self._contrib_types(node) | {
-                name: self._declared[name] for name in node.output if name in self._declared
-            }
-        names = {name for name in node.input if name}
-        if not names <= self._types.keys():
-            return {}
-        values = {name: self._evaluator.value(name) for name in names}
-        try:
-            return onnx.shape_inference.infer_node_outputs(
-                onnx.defs.get_schema(node.op_type, version, domain),
-                node,
-                {name: self._types[name] for name in names},
-                {name: numpy_helper.from_array(value, name) for name, value in values.items() if value is not None},
-                opset_imports=list(self._model.opset_import),
-                ir_version=self._model.ir_version,
-            )
-        except Exception as error:  # onnx's errors share no base class
-            if names <= self.found.shapes.keys():
-                raise _contradiction(self._path, error) from error
-            return {}
-
-    def _contrib_types(self, node: NodeProto) -> dict[str, TypeProto]:
-        """Of the outputs of onnxruntime's own operators."""
-        first = self.found.types.get(node.input[0]) if node.input else None
-        if first is None:
-            return {}
-        site = Site(node, [self.found.shapes.get(name) for name in node.input], [])
-        kind = contrib.output_type(node, first)
-        shapes = zip(node.output, contrib.output_shapes(site), strict=False)
-        return {name: helper.make_tensor_type_proto(kind, shape) for name, shape in shapes if name}
 
     def _gap(self, node: NodeProto) -> str:
         """Why the outputs of a node are not known, as far back as that can be told."""
@@ -265,13 +233,17 @@ class _Pass:
         """Finds the subgraphs of a node, and its outputs by them."""
         graphs = {attribute.name: attribute.g for attribute in node.attribute if attribute.HasField("g")}
         if node.op_type == "If" and len(graphs) == 2:
-            bodies = self._branches(node, graphs)
+            bodies = self._branches(index, node, graphs)
         else:
-            bodies = {name: self._body(node, graph) for name, graph in graphs.items()}
+            bodies = {name: self._body(index, node, graph) for name, graph in graphs.items()}
         self.found.bodies[index] = bodies
         length = None
         if node.op_type == "Loop" and "body" in bodies:
-            self.found.rounds[index] = rounds = self._rounds(node, graphs["body"], bodies["body"])
+            if index in self.found.followed:
+                rounds = loops.Rounds(len(self.found.followed[index]), True)
+            else:
+                rounds = self._rounds(node, graphs["body"], bodies["body"])
+            self.found.rounds[index] = rounds
             length = rounds.number if rounds.exact else None
         elif node.op_type == "Scan" and loops.scanned(node):
             shape = self.found.shapes.get(node.input[-loops.scanned(node)])
@@ -287,32 +259,70 @@ class _Pass:
             if gaps and not self._is_known(name):
                 self.found.gaps[name] = gaps[0]
 
-    def _branches(self, node: NodeProto, graphs: Mapping[str, GraphProto]) -> dict[str, Inferred]:
+    def _branches(self, index: int, node: NodeProto, graphs: Mapping[str, GraphProto]) -> dict[str, Inferred]:
         """Those of an If that may be taken: one, where its condition is known or the other's shapes do not fit."""
         condition = self._evaluator.value(node.input[0])
         if condition is not None and condition.size == 1:
             name = "then_branch" if condition.item() else "else_branch"
-            return {name: self._body(node, graphs[name])}
+            return {name: self._body(index, node, graphs[name])}
         bodies = {}
         problem = None
         for name, graph in graphs.items():
             try:
-                bodies[name] = self._body(node, graph)
+                bodies[name] = self._body(index, node, graph)
             except InputError as error:
                 problem = problem or error
         if problem is not None and not bodies:
             raise problem
         return bodies
 
-    def _body(self, node: NodeProto, body: GraphProto) -> Inferred:
+    def _body(self, index: int, node: NodeProto, body: GraphProto) -> Inferred:
         """The tensors of a subgraph of `node`, whose inputs have the shapes that the node hands in."""
+        handed = loops.handed_in(node, len(body.input), self.found.shapes)
+        gaps = {
+            value.name: self.found.gaps[name]
+            for value, name in zip(body.input, loops.handed_names(node), strict=False)
+            if name in self.found.gaps and not self._is_known(name)
+        }
+        found = self._inner(body, handed, {}, gaps)
+        carried = loops.carried(node, len(body.input))
+        handed_on = zip(body.input[carried], body.output[loops.outputs_of(node, carried)], strict=False)
+        changing = {
+            value.name for value, output in handed_on if found.shapes.get(value.name) != found.shapes.get(output.name)
+        }
+        why = f"{node.op_type} {label(node)!r}: what it hands on changes its size from round to round"
+        if node.op_type == "Loop" and (changing or found.gaps):
+            rounds, reason = self._followed(node, body)
+            if rounds:
+                self.found.followed[index] = rounds
+                return rounds[-1]
+            why += f", and {reason}"
+        if changing:  # what changes its shape from one round to the next has none that can be told
+            names = [value.name for value in body.input]
+            fixed = [None if name in changing else shape for name, shape in zip(names, handed, strict=True)]
+            found = self._inner(body, fixed, {}, {**gaps, **dict.fromkeys(changing, why)})
+        return found
+
+    def _inner(
+        self,
+        body: GraphProto,
+        shapes: Iterable[Shape | None],
+        values: Mapping[str, np.ndarray],
+        gaps: Mapping[str, str],
+    ) -> Inferred:
+        """The tensors of a subgraph.
+
+        Args:
+            shapes: of its inputs.
+            values: of its inputs, where they are known.
+            gaps: why shapes of its inputs are not known.
+        """
         model = ModelProto(ir_version=self._model.ir_version, opset_import=self._model.opset_import)
         model.graph.CopyFrom(body)
         graph = model.graph
         del graph.value_info[:]
         forget_shapes(graph.output)
-        handed = loops.handed_in(node, len(graph.input), self.found.shapes)
-        for value, shape in zip(graph.input, handed, strict=True):
+        for value, shape in zip(graph.input, shapes, strict=True):
             if value.type.HasField("tensor_type"):
                 value.type.tensor_type.ClearField("shape")
                 if shape is not None:
@@ -321,30 +331,51 @@ class _Pass:
         own |= {name for inner in graph.node for name in inner.output}
         taken = sorted((used_names(graph) - own) & self._types.keys())
         graph.input.extend(ValueInfoProto(name=name, type=self._types[name]) for name in taken)
-        values = self._values(taken)
-        tensors = [numpy_helper.from_array(value, name) for name, value in values.items()]
+        outer = self.values(taken)
+        tensors = [numpy_helper.from_array(value, name) for name, value in outer.items()]
         graph.initializer.extend(tensor for tensor in tensors if not is_large(tensor))
         sequences = {name: self.found.sequences[name] for name in taken if name in self.found.sequences}
-        gaps = {name: self.found.gaps[name] for name in taken if name in self.found.gaps}
-        for value, name in zip(body.input, loops.handed_names(node), strict=False):
-            if name in self.found.gaps and not self._is_known(name):
-                gaps[value.name] = self.found.gaps[name]
-        found = _infer(self._path, model, self._budget, _Outer(values, sequences, gaps), {})
-        carried = loops.carried(node, len(body.input))
-        handed_on = zip(graph.input[carried], body.output[loops.outputs_of(node, carried)], strict=False)
-        changing = {
-            value.name: f"{node.op_type} {label(node)!r}: what it hands on changes its size from round to round"
-            for value, output in handed_on
-            if found.shapes.get(value.name) != found.shapes.get(output.name)
-        }
-        if changing:  # what changes its shape from one round to the next has none that can be told
-            for value in graph.input:
-                if value.name in changing and value.type.HasField("tensor_type"):
-                    value.type.tensor_type.ClearField("shape")
-            found = _infer(self._path, model, self._budget, _Outer(values, sequences, {**gaps, **changing}), {})
-        return found
+        without = {name: self.found.gaps[name] for name in taken if name in self.found.gaps}
+        told = _Outer({**outer, **values}, sequences, {**without, **gaps})
+        return _infer(self._path, model, self._budget, told, {})
 
-    def _values(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+    def _followed(self, node: NodeProto, body: GraphProto) -> tuple[list[Inferred], str]:
+        """A Loop's body in each of its rounds; none, and why, where they depend on data or are too many."""
+        unknown = [name for name in node.input[:2] if name and self._evaluator.value(name) is None]
+        if unknown:
+            return [], f"how often it runs depends on {self._decider(unknown)}"
+        trips, condition = (self._evaluator.value(name) if name else None for name in node.input[:2])
+        if (trips is not None and trips.size != 1) or (condition is not None and not condition.all()):
+            return [], "it never runs"
+        if trips is not None and trips.item() > self._budget.rounds:
+            return [], "it runs too often to be followed"
+        names = [value.name for value in body.input]
+        shapes = loops.handed_in(node, len(names), self.found.shapes)
+        state = self.values(filter(None, node.input[2:]))
+        values = {
+            inner: state[outer] for inner, outer in zip(names[2:], node.input[2:], strict=False) if outer in state
+        }
+        handed_on = [output.name for output in body.output[1 : len(names) - 1]]
+        rounds: list[Inferred] = []
+        while trips is None or len(rounds) < trips.item():
+            if not self._budget.rounds:
+                return [], "it runs too often to be followed"
+            self._budget.follow()
+            values |= {names[0]: np.asarray(len(rounds), np.int64), names[1]: np.asarray(True)}
+            found = self._inner(body, shapes, values, {})
+            going_on = found.values.get(body.output[0].name)
+            if found.gaps or going_on is None:
+                return [], next(iter(found.gaps.values()), "its condition depends on data")
+            rounds.append(found)
+            if not going_on.all():
+                break
+            shapes = [(), (), *map(found.shapes.get, handed_on)]
+            told = zip(names[2:], handed_on, strict=True)
+            values = {inner: found.values[name] for inner, name in told if name in found.values}
+        return rounds, "it never runs"
+
+    def values(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Of those that depend on no data."""
         found = {name: self._evaluator.value(name) for name in names}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -355,7 +386,7 @@ class _Pass:
         if (trips is None and node.input[0]) or (trips is not None and trips.size != 1):
             trips = None
         own = {value.name for value in body.input} | {name for inner in body.node for name in inner.output}
-        known = self._values((used_names(body) - own) & self._types.keys())
+        known = self.values((used_names(body) - own) & self._types.keys())
         known |= {
             tensor.name: numpy_helper.to_array(tensor)
             for tensor in constants(body)
@@ -366,7 +397,3 @@ class _Pass:
             return found
         unknown = [name for name in node.input[:2] if name and self._evaluator.value(name) is None]
         return found._replace(why=self._decider(unknown) if unknown else "its condition")
-
-
-def _contradiction(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: its shapes do not fit together: {one_line(error)}")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 from onnx import GraphProto, NodeProto
 
 from onnxprune.graph import loops
@@ -22,6 +23,8 @@ class Inferred:
         bodies: position of a node -> attribute -> the same of that subgraph, outer names included. A branch that is
             never taken has none.
         rounds: position of a Loop -> how often its body runs.
+        followed: position of a Loop whose sizes change from round to round -> its body in each of them.
+        values: output of the graph -> its value, of those that depend on no data.
     """
 
     shapes: dict[str, Shape] = field(default_factory=dict)
@@ -30,6 +33,8 @@ class Inferred:
     gaps: dict[str, str] = field(default_factory=dict)
     bodies: dict[int, dict[str, "Inferred"]] = field(default_factory=dict)
     rounds: dict[int, loops.Rounds] = field(default_factory=dict)
+    followed: dict[int, list["Inferred"]] = field(default_factory=dict)
+    values: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

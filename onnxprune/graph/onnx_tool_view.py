@@ -9,11 +9,14 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from onnxprune.common.errors import one_line
+from onnxprune.common.limits import time_limited
 from onnxprune.graph.tensors import Shape
 
 _MOST_BYTES = 2**31  # it works on copies
 
 _MOST_ELEMENTS = 2**28
+
+_SECONDS = 4.0  # it computes some constants element by element
 
 _MOST_NODES = 10_000  # its time grows with their square
 
@@ -43,11 +46,13 @@ def onnx_tool_ops(
             warnings.simplefilter("ignore")
             import onnx_tool
 
-            graph = onnx_tool.Model(model).graph  # whose nodes are in order, as the checker saw to
-            graph.shape_infer(
-                {name: np.zeros(shape, helper.tensor_dtype_to_np_dtype(types[name])) for name, shape in inputs.items()}
-            )
-            graph.profile()
+            fed = {
+                name: np.zeros(shape, helper.tensor_dtype_to_np_dtype(types[name])) for name, shape in inputs.items()
+            }
+            with time_limited(_SECONDS):
+                graph = onnx_tool.Model(model).graph  # whose nodes are in order, as the checker saw to
+                graph.shape_infer(fed)
+                graph.profile()
             found = {int(name.removeprefix("node ")): int(node.macs[0]) for name, node in graph.nodemap.items()}
             return int(graph.macs[0]), found, None
     except (Exception, SystemExit) as error:

@@ -1,6 +1,5 @@
 """One walk through a graph and its subgraphs, which counts on the way."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
-from onnxprune.graph.counts import NOT_COUNTED, NodeCount
+from onnxprune.graph.activations import Activations, activations
+from onnxprune.graph.counts import NOT_COUNTED, NodeCount, in_rounds
 from onnxprune.graph.inferred import Inferred
 from onnxprune.graph.loops import scan_axis, scanned
 from onnxprune.graph.macs import OPERATORS, Site, UnknownShapeError
-from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
+from onnxprune.graph.nodes import label, operator_type, used_names
 from onnxprune.graph.number_types import number_type
 from onnxprune.graph.tensors import constants, stored_bytes, tensor_bytes, values
 
@@ -83,7 +83,7 @@ class Walk:
         nodes: their counts; `positions` are their places in the main graph, None within subgraphs.
         complete: whether all MACs could be told.
         gaps: what makes them open, where that is a shape that is not known or a loop of unknown length.
-        peak_bytes: of activations; None where a shape is not known.
+        activations: what lives from node to node; None where a shape is not known.
     """
 
     def __init__(self, path: Path, inferred: Inferred, graph: GraphProto) -> None:
@@ -97,7 +97,7 @@ class Walk:
         self._nonzero: dict[str, int] = {}
         self._parameters: set[str] = set()
         self._attributed: set[str] = set()
-        self.peak_bytes = self._graph(graph, inferred, "", None, 1, None)
+        self.activations = self._graph(graph, inferred, "", None, 1, None)
 
     @property
     def params(self) -> int:
@@ -116,8 +116,8 @@ class Walk:
 
     def _graph(
         self, graph: GraphProto, inferred: Inferred, place: str, outer: _Scope | None, times: int, note: str | None
-    ) -> int | None:
-        """Counts a graph that runs `times` times (0: not at all), and gives its peak of activations in bytes."""
+    ) -> Activations | None:
+        """Counts a graph that runs `times` times (0: not at all), and gives what lives meanwhile."""
         scope = _Scope(graph, inferred, place, outer)
         for name, tensor in scope.own.items():
             key = place + name
@@ -125,31 +125,67 @@ class Walk:
                 self._arrays[key] = values(self._path, tensor)
             self._bytes[key] = stored_bytes(tensor)
         self._parameters.update(place + name for name, tensor in scope.own.items() if _is_floating(tensor))
-        within: list[int | None] = []
+        within: list[Activations | None] = []
+        spans: dict[int, slice] = {}
         live = _live(graph, inferred)
         for index, node in enumerate(graph.node):
+            first = len(self.nodes)
             runs = times if index in live else 0
             if not (operator_type(node) == "Constant" and node.output[0] in scope.own):
                 unread = runs < times and operator_type(node) in OPERATORS
                 self.nodes.append(self._node(node, scope, place, runs, _UNREAD if unread else note))
                 self.positions.append(index if outer is None else None)
             within.append(self._bodies(index, node, scope, place, runs))
-        return _peak_bytes(graph, scope, live, within)
+            spans[index] = slice(first, len(self.nodes))
+        found = activations(graph, place, live, within, scope.results, lambda name: _living_bytes(name, scope))
+        self._note_living(found, within, spans)
+        return found
 
-    def _bodies(self, index: int, node: NodeProto, scope: _Scope, place: str, times: int) -> int | None:
-        """Counts the subgraphs of a node, and gives the most that one of them takes at once."""
+    def _note_living(
+        self, found: Activations | None, within: Sequence[Activations | None], spans: Mapping[int, slice]
+    ) -> None:
+        """Tells each node, and those within its subgraphs, what lives while it runs."""
+        for index, span in spans.items():
+            alive = None if found is None else found.alive.get(index)
+            inside = within[index]
+            for place in range(span.start, span.stop):
+                if alive is None or inside is None:
+                    live = None
+                elif place == span.start:
+                    live = alive + inside.peak
+                else:
+                    inner = self.nodes[place].live_bytes
+                    live = None if inner is None else alive + inner
+                self.nodes[place] = replace(self.nodes[place], live_bytes=live)
+
+    def _bodies(self, index: int, node: NodeProto, scope: _Scope, place: str, times: int) -> Activations | None:
+        """Counts the subgraphs of a node, and gives what lives in the one that takes most."""
         graphs = {attribute.name: attribute.g for attribute in node.attribute if attribute.HasField("g")}
         if not graphs:
-            return 0
+            return Activations()
         place = f"{place}{label(node)}/"
         bodies = scope.inferred.bodies.get(index, {})
         if node.op_type == "If":
             return self._branches(node, graphs, bodies, scope, place, times)
+        if index in scope.inferred.followed:
+            return self._followed(scope.inferred.followed[index], graphs["body"], f"{place}body/", scope, times)
         repeats = self._repeats(index, node, scope, times)
         peaks = [
             self._graph(graph, bodies.get(name, Inferred()), f"{place}{name}/", scope, times * repeats, None)
             for name, graph in graphs.items()
         ]
+        return _most(peaks)
+
+    def _followed(
+        self, rounds: Sequence[Inferred], body: GraphProto, place: str, scope: _Scope, times: int
+    ) -> Activations | None:
+        """Counts the rounds of a Loop, each with the sizes of its own; its nodes are listed once."""
+        first = len(self.nodes)
+        peaks = [self._graph(body, inferred, place, scope, times, None) for inferred in rounds]
+        length = (len(self.nodes) - first) // len(rounds)
+        same = [self.nodes[first + number :: length] for number in range(length)]
+        self.nodes[first:] = [in_rounds(counts) for counts in same]
+        del self.positions[first + length :]
         return _most(peaks)
 
     def _branches(
@@ -160,7 +196,7 @@ class Walk:
         scope: _Scope,
         place: str,
         times: int,
-    ) -> int | None:
+    ) -> Activations | None:
         """Counts the branch that is taken, or else that of more MACs; the nodes of the other are listed without any."""
         spans, peaks = [], []
         owner = len(self.nodes) - 1
@@ -258,6 +294,7 @@ class Walk:
                 if name and scope.key(name) is None
             ),
             weight_bytes=sum(self._bytes[key] for key in {scope.key(name) for name in node.input} if key is not None),
+            live_bytes=None,
             repeats=times,
             onnx_tool_ops=None,
             note=note,
@@ -318,6 +355,11 @@ def _tensor_bytes(name: str, scope: _Scope) -> int | None:
     return None if shape is None or not kind else tensor_bytes(kind, shape)
 
 
+def _living_bytes(name: str, scope: _Scope) -> int | None:
+    """Of a tensor, 0 of a constant."""
+    return _tensor_bytes(name, scope) if scope.key(name) is None else 0
+
+
 def _sum(sizes: Iterable[int | None]) -> int | None:
     total = 0
     for size in sizes:
@@ -327,13 +369,13 @@ def _sum(sizes: Iterable[int | None]) -> int | None:
     return total
 
 
-def _most(peaks: Iterable[int | None]) -> int | None:
-    """The largest, or None where one is not known."""
-    largest = 0
-    for peak in peaks:
-        if peak is None:
+def _most(peaks: Iterable[Activations | None]) -> Activations | None:
+    """What takes most, or None where one is not known."""
+    largest = Activations()
+    for found in peaks:
+        if found is None:
             return None
-        largest = max(largest, peak)
+        largest = max(largest, found, key=lambda activations: activations.peak)
     return largest
 
 
@@ -352,38 +394,3 @@ def _live(graph: GraphProto, inferred: Inferred) -> set[int]:
             for inner in [attribute.g] if attribute.name in bodies else attribute.graphs:
                 needed |= used_names(inner)
     return live
-
-
-def _peak_bytes(graph: GraphProto, scope: _Scope, live: set[int], within: Sequence[int | None]) -> int | None:
-    """The most bytes of activations that live at once; `within` is what each node's subgraphs take beside them."""
-    last: dict[str, int] = {value.name: len(graph.node) for value in graph.output}
-    for index, node in enumerate(graph.node):
-        if index not in live:
-            continue
-        for name in [*node.input, *(name for inner in subgraphs(node) for name in used_names(inner))]:
-            last[name] = max(index, last.get(name, 0))
-    sizes: dict[str, int] = {}
-
-    def come_to_life(names: Iterable[str]) -> int | None:
-        new = [name for name in names if scope.key(name) is None]
-        found = {name: _tensor_bytes(name, scope) for name in new}
-        sizes.update({name: size for name, size in found.items() if size is not None})
-        return _sum(found.values())
-
-    held = come_to_life(value.name for value in graph.input)
-    if held is None:
-        return None
-    ends: dict[int, list[str]] = defaultdict(list)
-    for name, index in last.items():
-        ends[index].append(name)
-    peak = held
-    for index, node in enumerate(graph.node):
-        if index not in live:
-            continue
-        new, inside = come_to_life(scope.results(node)), within[index]
-        if new is None or inside is None:
-            return None
-        held += new
-        peak = max(peak, held + inside)
-        held -= sum(sizes.get(name, 0) for name in ends[index])
-    return peak

@@ -31,8 +31,8 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = tuple(MARKERS)
 _FEW = 1000  # points that SVG draws well; more are left to WebGL
 # one hue: lightness tells alone; all so light that the text in it has a contrast of 5 or more
-_SCALE = [[0, "#f3f7fb"], [0.5, "#b4d0e9"], [1, "#5f9fd6"]]
-_ON_SCALE = "#10151b"
+SCALE = [[0, "#f3f7fb"], [0.5, "#b4d0e9"], [1, "#5f9fd6"]]
+ON_SCALE = "#10151b"
 
 
 def accuracy_over_sparsity(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look]) -> go.Figure:
@@ -150,11 +150,11 @@ def layer_map(rows: pd.DataFrame, layers: Mapping[str, Mapping[str, Mapping[str,
                 for layer in zip(kept, units, strict=True)
             ],
             texttemplate="%{text}",
-            textfont={"color": _ON_SCALE},
+            textfont={"color": ON_SCALE},
             hovertemplate="%{y} at %{x} %: %{customdata}, %{z:.1f} %<extra></extra>",
             zmin=0,
             zmax=100,
-            colorscale=_SCALE,
+            colorscale=SCALE,
             xgap=1,
             ygap=1,
             colorbar=_key("removed (%)"),
@@ -164,6 +164,7 @@ def layer_map(rows: pd.DataFrame, layers: Mapping[str, Mapping[str, Mapping[str,
         yaxis={"autorange": "reversed", "type": "category"},
         xaxis_type="category",
         height=max(260, 110 + 24 * len(order)),
+        meta={"headings": ["layer", figure.layout.xaxis.title.text, "removed (%)"]},
     )
     return figure
 

@@ -7,10 +7,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-from plotly.utils import PlotlyJSONEncoder
 
 from onnxprune.common.files import make_folder, write_text
 from onnxprune.delivery import headline
@@ -18,6 +14,7 @@ from onnxprune.report import charts, summary
 from onnxprune.report.series import Look, looks, named_series
 from onnxprune.report.shipping import accuracy_of_variants
 from onnxprune.report.sources import MAX_DROP, Source
+from onnxprune.report.template import filled
 from onnxprune.results import store
 from onnxprune.results.derived import paired_latency
 from onnxprune.results.trained_out import not_trained_out
@@ -105,17 +102,8 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
     tables = [source.table for source in sources if len(source.table)]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     links = {source.name: _link(source.folder, out) for source in sources}
-    environment = Environment(
-        loader=PackageLoader("onnxprune.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = _number
-    environment.filters["compact"] = charts.compact
-    environment.filters["decimals"] = lambda value, form: "-" if value is None else form % value
-    return environment.get_template("page.html").render(
+    return filled(
+        "page.html",
         sources=sources,
         question=summary.question(table),
         facts={source.name: summary.facts(source) for source in sources},
@@ -129,19 +117,13 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
         refresh_seconds=refresh_seconds,
         eight_bits="int8_accuracy" in table,
         store=store,
-        plotly=Markup(get_plotlyjs()),
-        data=Markup(_embedded(_document(sources, table, links))),
+        data=_document(sources, table, links),
     )
 
 
 def _link(path: Path, out: Path) -> str:
     """The address of a file or folder, as seen from the page."""
     return quote(Path(os.path.relpath(path, out.absolute().parent)).as_posix())
-
-
-def _embedded(value: Any) -> str:
-    """JSON that nothing in it can make end the script element around it."""
-    return json.dumps(value, cls=PlotlyJSONEncoder).replace("<", "\\u003c")
 
 
 def _document(sources: list[Source], table: pd.DataFrame, links: dict[str, str]) -> dict[str, Any]:
@@ -281,14 +263,3 @@ def _base_remarks(table: pd.DataFrame) -> list[str]:
         if remark is not None:
             remarks.append(f"{model} on {_title(str(dataset))}, batch {batch:,}: {remark}.")
     return list(dict.fromkeys(remarks))
-
-
-def _number(value: Any) -> str:
-    """A cell for people: words as they are, large counts with three digits, others with two after the point at most."""
-    if isinstance(value, str):
-        return value
-    if pd.isna(value):
-        return "-"
-    if value >= 1e4:
-        return charts.compact(value)
-    return f"{value:,.2f}".rstrip("0").rstrip(".")

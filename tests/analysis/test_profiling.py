@@ -76,6 +76,9 @@ def test_the_page_for_people(path):
         "The heaviest 1 of 5 nodes",
         "Latency in ms, by onnxruntime on cpu, 1 thread, after 0.2 s of warm-up",
         "Kernels of a run at batch 1",
+        "2,048 bytes at the peak, while Relu 'r' runs",
+        "GMAC/s of float32",
+        "tensors at the peak of the activations",
     ):
         assert text in done.stdout
     assert "last" not in done.stdout.split("The heaviest")[1].split("Latency")[0]
@@ -88,6 +91,15 @@ def test_json_holds_everything(path):
     assert found["opsets"] == {"ai.onnx": 18, "custom": 1}
     assert [node["name"] for node in found["nodes"]] == ["first", "r", "p", "f", "last"]
     assert sum(found["onnx_tool_difference"].values()) == found["onnx_tool_ops"] - found["macs"]
+    roof = found["roofline"]
+    ridge = roof["macs_per_second"]["float32"] / roof["bytes_per_second"]
+    for node in found["nodes"]:
+        moved = node["activation_bytes"] + node["weight_bytes"]
+        assert node["macs_per_byte"] == pytest.approx(node["macs"] / moved)
+        assert node["bound"] == (("compute" if node["macs_per_byte"] >= ridge else "memory") if node["macs"] else None)
+    assert found["memory_bound_macs"] == sum(node["macs"] for node in found["nodes"] if node["bound"] == "memory")
+    assert max(node["live_bytes"] for node in found["nodes"]) == found["peak_activation_bytes"]
+    assert sum(held["bytes"] for held in found["peak_held"]) == found["peak_activation_bytes"]
     first, second = found["latency"]
     assert (first["batch"], second["batch"]) == (1, 2)
     assert first["warmup_seconds"] == 0.2
@@ -99,6 +111,18 @@ def test_csv_has_a_row_for_each_node(path):
     rows = list(csv.DictReader(io.StringIO(run(path, "--csv").stdout)))
     assert [row["name"] for row in rows] == ["first", "r", "p", "f", "last"]
     assert rows[0]["macs"] == "6912"
+    assert (rows[0]["output_shape"], rows[0]["weight_shape"]) == ("[1, 4, 8, 8]", "[4, 3, 3, 3]")
+    assert rows[0]["live_bytes"] == str((3 + 4) * 64 * 4)
+    assert not [cell for row in rows for cell in row.values() if cell.startswith("(")]
+
+
+def test_the_page_is_written_beside_what_is_printed(path, tmp_path):
+    page = tmp_path / "new" / "page.html"
+    done = run(path, "--batch-size", "1", "--threads", "1", "--seconds", "0.1", "--html", page)
+    assert done.returncode == 0, done.stderr
+    assert "6,932  =  13,864 FLOPs" in done.stdout
+    assert done.stderr == f"Wrote {page}\n"
+    assert "model.onnx" in page.read_text()
 
 
 def test_latency_that_cannot_be_measured_is_told_and_the_rest_comes(tmp_path):
@@ -186,6 +210,27 @@ def test_indices_are_random_within_their_table_and_other_integers_are_named(tmp_
         "the integers of input 'mask' are ones: the graph does not tell what it allows; "
         "give others by --input mask=VALUE"
     ]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "limits"),
+    [
+        ("i = Add (ids, two)", {"ids": 48}),
+        ("i = Add (two, ids)", {"ids": 48}),
+        ("s = Shape (table) n = Gather (s, zero) i = Sub (ids, n)", {"ids": 100}),
+        ("d = Add (ids, two) i = Mul (d, three)", {"ids": 15}),  # 3 * (14 + 2) is 48, 3 * (15 + 2) is too much
+        ("m = Cast <to = 7> (ids) i = Add (m, ids)", {}),
+        ("i = Sub (two, ids)", {}),
+        ("h = Add (ids, two) i = Where (is, h, two)", {}),
+    ],
+)
+def test_an_index_behind_arithmetic_stays_within_its_table(tmp_path, nodes, limits):
+    body = f"g (int64[2, 9] ids) => (float[2, 9, 4] y) {{ {nodes} y = Gather (table, i) }}"
+    numbers = {name: np.array(value) for name, value in (("zero", 0), ("two", 2), ("three", 3))}
+    path = graphs.write(tmp_path / "m.onnx", body, table=graphs.ones(50, 4), **numbers, **{"is": np.array(True)})
+    found = profile(path, seconds=0.02)
+    assert found.counts.index_limits == limits
+    assert found.missing == ()
 
 
 def test_no_batch_is_dropped_in_silence(path, monkeypatch):
@@ -278,6 +323,8 @@ def test_several_inputs_integers_and_open_sizes(tmp_path):
         (["--threads", "0"], "threads"),
         (["--device", "tpu"], "cpu"),
         (["--json", "--csv"], "exclude"),
+        (["--html", "p.html", "--csv"], "exclude"),
+        (["--html", "p.html", "other.onnx"], "a page of one model"),
     ],
 )
 def test_wrong_options_are_one_line(path, arguments, words):

@@ -269,6 +269,26 @@ def test_onnx_tool_may_exit_and_print_without_a_trace(path, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_onnx_tool_may_take_too_long(path, monkeypatch):
+    import onnx_tool
+
+    def model(proto):
+        while True:
+            try:
+                sum(range(100))
+            except Exception:  # as it does itself in places
+                if stubborn.pop():
+                    raise
+
+    stubborn = [True, False]  # caught once, and then not
+    monkeypatch.setattr(onnx_tool, "Model", model)
+    monkeypatch.setattr("onnxprune.graph.onnx_tool_view._SECONDS", 0.2)
+    counts = count(conv(path, graphs.ones(4, 6, 3, 3)))
+    assert counts.macs > 0
+    assert counts.onnx_tool_note == "onnx-tool failed: it takes over 0.2 s"
+    assert sum(range(10**6)) > 0  # nothing comes later
+
+
 def test_counting_is_silent_and_leaves_the_file_alone(path, capfd):
     conv(path, graphs.ones(4, 6, 3, 3))
     before = path.read_bytes()

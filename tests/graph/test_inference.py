@@ -157,6 +157,69 @@ def test_rounds_that_depend_on_data_are_named_by_their_source(path):
     assert counted(path, values={"asked": np.array(3)}) == 7 * 2 * 4 * 4
 
 
+GROWING = """g (float[2, 4] x, int64 asked) => (float[k, c] y) {
+    s = Shape (x) n = Gather (s, one)
+    last, all = Loop (%s) <body = b (int64 i, bool before, float[p, q] v) => (bool after, float[r, t] out, float z) {
+        after = %s
+        out = Concat <axis = 0> (v, x)
+        h = MatMul (out, w)
+        z = ReduceSum <keepdims = 0> (h)
+    }>
+    y = MatMul (last, w)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("given", "condition", "rounds"),
+    [
+        ("n, yes, x", "Identity (before)", 4),
+        ("n, , x", "Identity (yes)", 4),
+        (", yes, x", "Less (i, two)", 3),
+        ("asked, yes, x", "Less (i, two)", None),
+    ],
+)
+def test_what_grows_from_round_to_round_is_followed(path, given, condition, rounds):
+    constants = {"one": np.array(1), "two": np.array(2), "yes": np.array(True)}
+    write(path, GROWING % (given, condition), 13, w=weight(4, 4), **constants)
+    counts = count(path)
+    if rounds is None:
+        assert not counts.complete
+        text = "what it hands on changes its size from round to round, and how often it runs depends on the values of"
+        assert f"Loop 'last': {text} 'asked'" in counts.notes
+        return
+    rows = sum(2 * (2 + number) for number in range(rounds)) + 2 * (rounds + 1)
+    assert (counts.macs, counts.complete) == (rows * 4 * 4, True)
+    inner = next(node for node in counts.nodes if node.name == "last/body/h")
+    assert (inner.repeats, inner.output_shape) == (rounds, (2 * (rounds + 1), 4))
+    assert counts.params == 4 * 4
+    assert counts.peak_activation_bytes is not None
+
+
+def test_rounds_that_are_too_many_are_not_followed(path):
+    constants = {"one": np.array(1), "many": np.array(10**9), "yes": np.array(True)}
+    write(path, GROWING % ("many, yes, x", "Identity (before)"), 13, w=weight(4, 4), **constants)
+    counts = count(path)
+    assert not counts.complete
+    assert "round to round, and it runs too often to be followed" in counts.notes[0]
+    write(path, GROWING % (", yes, x", "Less (i, many)"), 13, w=weight(4, 4), **constants)
+    assert not count(path).complete
+
+
+def test_a_slice_by_the_number_of_the_round_is_followed(path):
+    body = """g (float[6, 4] x) => (float[6, 4] y) {
+        y = Loop (six, yes, x) <body = b (int64 i, bool before, float[p, q] v) => (bool after, float[r, t] out) {
+            after = Identity (before)
+            more = Add (i, one) end = Unsqueeze (more, zero)
+            part = Slice (v, zero, end, zero)
+            h = MatMul (part, w)
+            sum = ReduceSum <keepdims = 0> (h)
+            out = Add (v, sum)
+        }>
+    }"""
+    constants = {"one": np.array(1), "zero": np.array([0]), "six": np.array(6), "yes": np.array(True)}
+    assert counted(write(path, body, 13, w=weight(4, 5), **constants)) == sum(range(1, 7)) * 4 * 5
+
+
 def test_what_rounds_give_is_stacked(path):
     body = """g (float[2, 4] x) => (float[k, 2, 3] y) {
         s = Shape (x) n = Gather (s, one)

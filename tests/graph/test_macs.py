@@ -217,7 +217,11 @@ def test_a_scan_goes_through_its_input(path):
     counts = count(graphs.write(path, body, weight=graphs.ones(4, 4)))
     assert counts.macs == 7 * ONE_ROUND
     assert counts.params == 16
-    assert counts.peak_activation_bytes is not None
+    one, fed_and_given = 2 * 4 * 4, 2 * (1 + 7) * (2 * 4 * 4)
+    live = [fed_and_given + tensors * one for tensors in (3, 3, 2, 2)]  # h, x, a; a, o; o, y
+    assert [node.live_bytes for node in counts.nodes] == live
+    assert counts.peak_activation_bytes == max(live)
+    assert {"xs", "last/body/a"} <= {held.tensor for held in counts.peak_held}
 
 
 def test_of_two_branches_the_one_of_more_macs_counts(path):
@@ -244,7 +248,15 @@ def test_the_peak_of_activations_by_hand(path):
     small, large = 2 * 4 * 4, 2 * 8 * 4
     assert counts.peak_activation_bytes == max(small + large, 3 * large)
     assert counts.weight_bytes == 4 * 8 * 4
+    assert [node.live_bytes for node in counts.nodes] == [2 * small, small + large, 2 * large, 3 * large, 3 * large]
+    assert counts.peak_node is not None and counts.peak_node.name == "n"
+    assert [(held.tensor, held.bytes, held.node) for held in counts.peak_held] == [
+        ("b", large, "b"),
+        ("m", large, "m"),
+        ("n", large, "n"),
+    ]
     matmul = next(node for node in counts.nodes if node.operator == "MatMul")
+    assert matmul.macs_per_byte == 2 * 4 * 8 / (small + large + 4 * 8 * 4)
     assert (matmul.activation_bytes, matmul.weight_bytes) == (small + large, 4 * 8 * 4)
     assert (matmul.output_shape, matmul.weight_shape) == ((2, 8), (4, 8))
 

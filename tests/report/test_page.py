@@ -1,5 +1,6 @@
 """`report`: the page, in a real browser where there is one."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -209,7 +210,8 @@ def test_nothing_on_the_page_is_fetched(tmp_path: Path) -> None:
     own = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
     assert not re.findall(r"""(?:src|href|url|@import)\s*[=(]?\s*["']?(?:https?:)?//""", own)
     assert "default-src 'none'" in own
-    assert "fetch(" not in Path(command.__file__).parents[1].joinpath("report", "page.js").read_text()
+    report = Path(command.__file__).parents[1] / "report"
+    assert not [path for path in report.glob("*.js") if "fetch(" in path.read_text()]
 
 
 def test_the_same_sweep_gives_the_same_page(tmp_path: Path) -> None:
@@ -322,6 +324,19 @@ def test_watching_writes_the_page_until_all_points_are_done(tmp_path: Path, monk
     assert ["1 of 2 points done" in page for page in pages] == [True, False]
     assert done.stdout.strip() == str(sweep / "report.html")
     assert "one: 2 of 2 done" in done.stderr
+    assert done.stderr.startswith("Looking every 5 s for points that finished")
+
+
+def test_watching_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def taken(say: Any) -> Iterator[bool]:
+        say("waiting for the timing of process 1, since 12:00:00")
+        yield True
+
+    monkeypatch.setattr("onnxprune.runtime.lock.timing_lock", taken)
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0")
+    done = CliRunner().invoke(command.report, [str(sweep), "--watch"])
+    assert "Waiting for the timing of process 1, since 12:00:00\n" in done.stderr
 
 
 def test_each_technique_has_its_best_in_a_table_of_its_own(tmp_path: Path) -> None:
@@ -392,23 +407,7 @@ def test_a_cleaned_model_is_not_linked(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    programs = [shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")]
-    if not all(programs):
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture(scope="module")
-def shown(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def shown(opened: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Opens a page at a width, in a colour scheme, and gives the browser; nothing may be complained of or fetched."""
     runs = tmp_path_factory.mktemp("runs")
     sweep = hand_made(
@@ -421,14 +420,7 @@ def shown(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     write(read([sweep, other]), page)
 
     def show(width: int = 1280, scheme: str = "light") -> Any:
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        browser.get(page.as_uri())
-        assert [entry["message"] for entry in browser.get_log("browser")] == []
-        assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
-        return browser
+        return opened(page, width, scheme)
 
     return show
 
@@ -621,8 +613,8 @@ def test_tools_are_no_tab_stops_and_text_on_the_map_can_be_read(shown: Any) -> N
     browser = shown()
     assert browser.execute_script("return document.querySelectorAll('.modebar-btn').length") > 30
     assert browser.execute_script("return document.querySelectorAll('.modebar-btn:not([tabindex=\"-1\"])').length") == 0
-    for _, colour in charts._SCALE:
-        assert contrast(str(colour), charts._ON_SCALE) >= 4.5
+    for _, colour in charts.SCALE:
+        assert contrast(str(colour), charts.ON_SCALE) >= 4.5
 
 
 def contrast(one: str, other: str) -> float:

@@ -1,0 +1,99 @@
+"""The outputs of one node, by onnx's definitions and those of onnxruntime's own operators."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper, numpy_helper
+
+from onnxprune.common.errors import InputError, one_line
+from onnxprune.graph import contrib
+from onnxprune.graph.evaluation import Evaluator
+from onnxprune.graph.inferred import Inferred
+from onnxprune.graph.macs import Site
+from onnxprune.graph.tensors import Shape
+
+
+class NodeInference:
+    """Infers nodes of a graph one by one, by what is known of their inputs when it is asked."""
+
+    def __init__(
+        self,
+        path: Path,
+        model: ModelProto,
+        declared: Mapping[str, TypeProto],
+        found: Inferred,
+        types: Mapping[str, TypeProto],
+        evaluator: Evaluator,
+    ) -> None:
+        """
+        Args:
+            declared: what is taken for the outputs of operators that ONNX does not know.
+            found, types, evaluator: of the graph; they grow meanwhile.
+        """
+        self._path, self._model, self._declared = path, model, declared
+        self._found, self._types, self._evaluator = found, types, evaluator
+        self._opsets = {entry.domain: entry.version for entry in model.opset_import}
+
+    def types(self, node: NodeProto) -> Mapping[str, TypeProto]:
+        """What onnx tells of one node's outputs, given the values that its inputs have.
+
+        Raises:
+            InputError: its inputs do not fit together.
+        """
+        node = contrib.onnx_equivalent(node)
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        version = self._opsets.get(node.domain, self._opsets.get(domain, 0))
+        if not onnx.defs.has(node.op_type, version, domain):
+            return self._contrib_types(node) | {
+                name: self._declared[name] for name in node.output if name in self._declared
+            }
+        names = {name for name in node.input if name}
+        if not names <= self._types.keys():
+            return {}
+        values = {name: self._evaluator.value(name) for name in names}
+        try:
+            return onnx.shape_inference.infer_node_outputs(
+                onnx.defs.get_schema(node.op_type, version, domain),
+                node,
+                {name: self._types[name] for name in names},
+                {name: numpy_helper.from_array(value, name) for name, value in values.items() if value is not None},
+                opset_imports=list(self._model.opset_import),
+                ir_version=self._model.ir_version,
+            )
+        except Exception as error:  # onnx's errors share no base class
+            if names <= self._found.shapes.keys():
+                raise contradiction(self._path, error) from error
+            return {}
+
+    def _contrib_types(self, node: NodeProto) -> dict[str, TypeProto]:
+        """Of the outputs of onnxruntime's own operators."""
+        first = self._found.types.get(node.input[0]) if node.input else None
+        if first is None:
+            return {}
+        site = Site(node, [self._found.shapes.get(name) for name in node.input], [])
+        kind = contrib.output_type(node, first)
+        shapes = zip(node.output, contrib.output_shapes(site), strict=False)
+        return {name: helper.make_tensor_type_proto(kind, shape) for name, shape in shapes if name}
+
+
+def declared_types(graph: GraphProto, inputs: Mapping[str, Shape]) -> dict[str, TypeProto]:
+    """What the file declares of its other tensors, where that is a shape once the names of dims stand for sizes."""
+    sizes: dict[str, int] = {}
+    for value in graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, inputs.get(value.name, ()), strict=False):
+            if dim.dim_param:
+                sizes[dim.dim_param] = size
+    found = {}
+    for value in [*graph.value_info, *graph.output]:
+        tensor = value.type.tensor_type
+        dims = [dim.dim_value if dim.HasField("dim_value") else sizes.get(dim.dim_param) for dim in tensor.shape.dim]
+        shape = tuple(size for size in dims if size is not None)
+        if tensor.HasField("shape") and len(shape) == len(dims):
+            found[value.name] = helper.make_tensor_type_proto(tensor.elem_type, shape)
+    return found
+
+
+def contradiction(path: Path, error: Exception) -> InputError:
+    """The error of a file whose shapes do not fit together."""
+    return InputError(f"{path}: its shapes do not fit together: {one_line(error)}")
