@@ -1,5 +1,6 @@
 """The command line: finds the command, and turns errors into one line and an exit code."""
 
+import contextlib
 import io
 import sys
 import warnings
@@ -52,7 +53,7 @@ _EXTRAS = {
 
 
 def main() -> NoReturn:
-    """Runs the command line and exits: 0 ok, 1 a run failed, 2 bad input, 130 interrupted, 143 terminated."""
+    """Runs the command line and exits: 0 ok, 1 a run failed, 2 bad input, 128 and its number after a signal."""
     interruption.listen()
     warnings.showwarning = _show_warning
     try:
@@ -62,9 +63,12 @@ def main() -> NoReturn:
         error.show(file=text)
         click.echo(printable_lines(text.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt, interruption.Terminated) as error:
-        click.echo("Interrupted. Everything finished is kept; the same command continues a study from there.", err=True)
-        interruption.leave(143 if isinstance(error, interruption.Terminated) else 130)
+    except (click.Abort, KeyboardInterrupt, interruption.Terminated):
+        code = interruption.end()
+        told = "Interrupted. Everything finished is kept; the same command continues a study from there."
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            click.echo(told, err=True)
+        interruption.leave(code)
     except OnnxpruneError as error:
         for line in str(error).splitlines():
             click.echo(f"Error: {printable(line)}", err=True)

@@ -22,7 +22,7 @@ Results go to stdout, progress and notes to stderr. `--json` and `--csv` are for
 | 1 | a run failed: a point that diverged, a rerun that differs, a check of `doctor` that found something broken |
 | 2 | what was given cannot be used: one line an error says what was expected and what to do |
 | 130 | interrupted by Ctrl-C; what is finished is kept |
-| 143 | ended by the system (SIGTERM); what is finished is kept |
+| 143, 129 | ended by the system (SIGTERM), or its terminal was closed (SIGHUP); what is finished is kept |
 
 Completion of commands and options in the shell:
 

@@ -221,7 +221,7 @@ def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
         ]
         caption = (
             f"{row['model']} on {row['dataset']}, schedule {row['schedule']}, {plural(seeds, 'seed')}; acc: accuracy "
-            f"of the ONNX file on {row['test_images']:,} test images; eff. MACs: without those by stored zeros"
+            f"of the ONNX file on {whole(row['test_images'])} test images; eff. MACs: without those by stored zeros"
         )
         if rows["speedup"].notna().any():
             caption += (

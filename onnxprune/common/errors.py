@@ -57,3 +57,9 @@ def described(error: BaseException) -> str:
     text = one_line(error)
     name = type(error).__name__
     return text if isinstance(error, OnnxpruneError) or text == name else f"{name}: {text}"
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory, which says nothing of what was tried: PyTorch raises a RuntimeError."""
+    words = ("DefaultCPUAllocator", "out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)

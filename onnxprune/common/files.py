@@ -153,6 +153,9 @@ def locked(path: Path, wait: float | bool = True) -> Iterator[bool]:
 
     Yields:
         Whether it is ours; False where another process has it, and has been waited for long enough.
+
+    Raises:
+        StorageError: the system does not let us lock it.
     """
     lock = FileLock(path)
     try:
@@ -160,6 +163,8 @@ def locked(path: Path, wait: float | bool = True) -> Iterator[bool]:
     except Timeout:
         yield False
         return
+    except OSError as error:
+        raise StorageError.of(path, error) from error
     try:
         yield True
     finally:

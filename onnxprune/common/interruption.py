@@ -16,19 +16,33 @@ T = TypeVar("T")
 
 
 class Terminated(BaseException):
-    """The system asked the process to end: SIGTERM."""
+    """The system asked the process to end: SIGTERM, or SIGHUP when its terminal is closed."""
 
 
 _EXCEPTIONS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+if hasattr(signal, "SIGHUP"):
+    _EXCEPTIONS[signal.SIGHUP] = Terminated
 _asked: list[int] = []  # the signals that came
 _left: list[threading.Thread] = []  # in which calls went on when nobody waited for them any more
 
 
 def listen() -> None:
-    """From now on SIGINT raises KeyboardInterrupt and SIGTERM raises Terminated, in the main thread."""
+    """From now on SIGINT raises KeyboardInterrupt, SIGTERM and SIGHUP raise Terminated, in the main thread.
+
+    SIGHUP stays ignored where it is, as under `nohup`.
+    """
     _asked.clear()
     for number in _EXCEPTIONS:
-        signal.signal(number, _raise)
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _raise)
+
+
+def end() -> int:
+    """The exit code for the signal that came; another one from now on ends the process at once, without a word."""
+    for number in _EXCEPTIONS:
+        if signal.getsignal(number) == _raise:
+            signal.signal(number, signal.SIG_DFL)
+    return 128 + (_asked[-1] if _asked else signal.SIGINT)
 
 
 def check() -> None:

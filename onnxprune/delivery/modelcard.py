@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from onnxprune.analysis.baking import Baked
@@ -143,7 +144,7 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             "",
             "## How it was made",
             "",
-            f"From {_code(row['base_id'])}, with data of SHA-256 {_code(str(row['data_checksum']))}, as point "
+            f"From {_code(row['base_id'])}, with data of SHA-256 {_code(_known(row, 'data_checksum'))}, as point "
             f"{_code(row['folder'])}. "
             "To repeat it:",
             "",
@@ -155,10 +156,10 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             "| --- | --- |",
             *(f"| {setting} | {_literal(str(value))} |" for setting, value in point_settings(row).items()),
             "",
-            f"onnxprune {row['onnxprune_version']}"
-            + (f", commit {row['git_commit']}" if row["git_commit"] else "")
-            + f"; Python {row['python_version']}, torch {row['torch_version']}, nni {row['nni_version']}, onnx "
-            f"{row['onnx_version']}, onnxruntime {_onnxruntime(row)}",
+            f"onnxprune {_known(row, 'onnxprune_version')}"
+            + (f", commit {row['git_commit']}" if row.get("git_commit") else "")
+            + f"; Python {_known(row, 'python_version')}, torch {_known(row, 'torch_version')}, "
+            f"nni {_known(row, 'nni_version')}, onnx {_known(row, 'onnx_version')}, onnxruntime {_onnxruntime(row)}",
             "",
         ]
     )
@@ -196,6 +197,12 @@ def _code(text: str) -> str:
     return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
 
 
+def _known(row: Mapping[str, Any], name: str) -> str:
+    """What the record of another version may not have."""
+    value = row.get(name)
+    return "(not recorded)" if value is None else f"{value:,}" if isinstance(value, Integral) else str(value)
+
+
 def _data_title(row: Mapping[str, Any]) -> str:
     """The data's name, without what a list of datasets says beside it."""
     dataset = row["dataset"]
@@ -211,7 +218,9 @@ def _summary(row: Mapping[str, Any]) -> str:
     )
     tuned = f"schedule {_code(row['schedule'])}"
     if "finetune_epochs" in SCHEDULES[row["schedule"]].settings:
-        tuned += f", then fine-tuned for {row['training_images'] / row['train_images']:g} epoch(s)"
+        tuned += ", then fine-tuned"
+        if row.get("training_images") is not None and row.get("train_images"):
+            tuned += f" for {row['training_images'] / row['train_images']:g} epoch(s)"
     how = (
         f"pruned, {headline.removed(row)} (technique {_code(row['technique'])}, criterion {_code(row['criterion'])}, "
         f"{tuned}). Pruning removed {goes}"
@@ -283,9 +292,10 @@ def _classes(names: tuple[str, ...]) -> str:
 
 def _limits(row: Mapping[str, Any]) -> list[str]:
     data = _literal(_data_title(row))
+    trained, tested = _known(row, "train_images"), _known(row, "test_images")
     return [
         f"Use: classifying pictures like those of {data} into the classes above. It was trained on "
-        f"{row['train_images']:,} images and tested on {row['test_images']:,}.\n\nLimits: it assigns one of its "
+        f"{trained} images and tested on {tested}.\n\nLimits: it assigns one of its "
         "classes to every picture, even to a picture of something else. Its probabilities are not calibrated. The "
         "figures here do not say how it does on other pictures, or whether pruning costs some classes more than "
         "others: `onnxprune evaluate` shows each class. Test it on your own pictures before you rely on it.",
@@ -307,7 +317,7 @@ def _numbers(row: Mapping[str, Any], shipped: Shipped) -> list[str]:
     return [
         "| | this model | unpruned |",
         "| --- | ---: | ---: |",
-        line(f"accuracy, {row['test_images']:,} test images, %", "accuracy", "{:.2f}"),
+        line(f"accuracy, {_known(row, 'test_images')} test images, %", "accuracy", "{:.2f}"),
         f"| accuracy of the 0 % control (the same training, not pruned), % | {control} | |",
         line("top-5 accuracy, %", "top5_accuracy", "{:.2f}"),
         line("cross-entropy, nats", "cross_entropy", "{:.4f}"),
@@ -335,7 +345,7 @@ def _one_image(shipped: Shipped) -> list[str]:
 
 
 def _where(row: Mapping[str, Any]) -> str:
-    machine = _literal(str(row["gpu"] or row["cpu"]))
+    machine = _literal(_known(row, "gpu" if row.get("gpu") else "cpu"))
     if row["speedup"] is None:
         return f"Measured by onnxruntime {_onnxruntime(row)} on {machine}; latency was not timed."
     return (
@@ -345,4 +355,4 @@ def _where(row: Mapping[str, Any]) -> str:
 
 
 def _onnxruntime(row: Mapping[str, Any]) -> str:
-    return str(row["onnxruntime_gpu_version"] or row["onnxruntime_version"])
+    return _known(row, "onnxruntime_gpu_version" if row.get("onnxruntime_gpu_version") else "onnxruntime_version")

@@ -9,17 +9,20 @@ import torch
 from nni.compression.speedup import ModelSpeedup
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
+from torch.hub import tqdm
 
 from onnxprune.bridge.coupling import coupling, cut
 from onnxprune.bridge.graph_builder import remade
 from onnxprune.bridge.graph_network import GraphNetwork
-from onnxprune.common.errors import one_line
+from onnxprune.common.errors import is_lack_of_memory, one_line
 from onnxprune.models.densenet import remove_layers
 from onnxprune.pruning.layers import weighted_layer, working_copy
 from onnxprune.pruning.request import Masks, Request
 from onnxprune.settings.vocabulary import TECHNIQUES
 
 _log = logging.getLogger(__name__)
+
+tqdm.monitor_interval = 0  # no thread for bars that NNI never shows: to start one hangs where memory is at its end
 
 
 @dataclass
@@ -155,6 +158,8 @@ def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int,
         except OSError:  # it writes the weights to a file: a full disk says nothing of the network
             raise
         except Exception as error:  # NNI raises what the network's own functions do
+            if is_lack_of_memory(error):
+                raise
             _log.info("the network is shrunk as a file, not in PyTorch: %s", one_line(error))
             return None
         finally:

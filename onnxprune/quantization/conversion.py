@@ -57,7 +57,8 @@ class Converter:
             model = ModelProto()
             model.CopyFrom(prepared.model)
             add_pre_process_metadata(model)  # else the quantiser advises what has been done
-            self._model.write_bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())
+            inferred = onnx.shape_inference.infer_shapes
+            self._guarded(lambda: self._model.write_bytes(inferred(model).SerializeToString()))
         if settings.calibrated:
             self._guarded(lambda: calibrate(self._model, batches, settings.calibration, STATIC, self._ranges))
 
@@ -86,7 +87,7 @@ class Converter:
         del found.model.metadata_props[:]
         return found
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _guarded(self, work: Callable[[], object]) -> None:
         try:
             with silenced():
                 work()

@@ -2,8 +2,12 @@
 
 Records come from `json.loads`, which knows NaN, and are checked by msgspec. What a version of onnxprune does not know
 is left alone; what it knows has its type and its range.
+
+python -m onnxprune.results.schema > docs/records.schema.json
 """
 
+import json
+import sys
 from collections.abc import Iterable
 from functools import cache
 from typing import Annotated, Any, get_type_hints
@@ -15,11 +19,11 @@ from onnxprune.settings.point import FIELDS, Point
 
 _MOST = 2**63 - 1  # a column of whole numbers holds no more
 
+_END = r"(?![\s\S])"  # of a text, in Python and in JSON Schema; "$" lets a newline follow
 # no control characters, nor those that turn the direction of text or end a line
-Text = Annotated[
-    str, Meta(max_length=10_000, pattern="^[^\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]*\\Z")
-]
-Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+_PLAIN = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]*" + _END
+Text = Annotated[str, Meta(max_length=10_000, pattern=_PLAIN)]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}" + _END)]
 Count = Annotated[int, Meta(ge=0, le=_MOST)]
 Whole = Annotated[int, Meta(ge=-_MOST, le=_MOST)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
@@ -153,5 +157,27 @@ def problem(value: Any, kind: Any) -> str | None:
 @cache
 def column_kinds() -> dict[str, type]:
     """Name of each column that a record can give to a table -> bool, str or float, which stands for any number."""
-    plain = {name: getattr(kind, "__origin__", kind) for name, kind in [*_METRICS, *_names(_ENVIRONMENT)]}
+    return _plain([*_METRICS, *_names(_ENVIRONMENT)])
+
+
+@cache
+def setting_kinds() -> dict[str, type]:
+    """The same of each setting of a point."""
+    return _plain(_KINDS.items())
+
+
+def _plain(kinds: Iterable[tuple[str, Any]]) -> dict[str, type]:
+    plain = {name: getattr(kind, "__origin__", kind) for name, kind in kinds}
     return {name: float if kind is int else kind for name, kind in plain.items()}
+
+
+def json_schema() -> str:
+    """The same as JSON Schema, for other programs: "Record" is metrics.json, "Config" config.json, "Deployed" an entry
+    of index.json. JSON itself has no NaN, which a cross-entropy may be."""
+    _, parts = msgspec.json.schema_components([Record, Config, Deployed])
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": parts}
+    return json.dumps(whole, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json_schema())

@@ -27,7 +27,7 @@ from onnxprune.common.output import printable
 from onnxprune.common.parquet import unpacked_bytes
 from onnxprune.results import schema
 from onnxprune.settings.point import FIELDS
-from onnxprune.settings.vocabulary import CONTROLS, TECHNIQUES
+from onnxprune.settings.vocabulary import CONTROLS, SCHEDULES, TECHNIQUES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,7 @@ TABLE = "results.parquet"
 _DAMAGED = "damaged"
 _LOCKS = ".locks"
 _LONGEST_REASON = 2_000  # characters of why something failed
+_WORDS = {"technique": {*TECHNIQUES}, "schedule": {*SCHEDULES}}  # settings by which a table is read
 _CHECKED = (CONFIG, MODEL, INT8_MODEL, CHECKPOINT, MASKS, RIGHT)
 
 
@@ -258,12 +259,17 @@ def _derived_rows(sweep: Path) -> "tuple[pd.DataFrame, int]":
         about = path.stat()
         if not stat.S_ISREG(about.st_mode) or unpacked_bytes(path) > available_memory():
             return pd.DataFrame(), 0
+        if about.st_mtime_ns > time.time_ns():  # the clock was set back: records made since then look older than it
+            return pd.DataFrame(), 0
         table = pd.read_parquet(path).convert_dtypes()
     except (OSError, ValueError, ImportError):  # there is none, it is damaged, or there is no pyarrow
         return pd.DataFrame(), 0
-    if not {*FIELDS, *schema.EVERY_ROW, "folder"} <= {*table.columns} or not table["folder"].is_unique:
+    if not {*FIELDS, *schema.EVERY_ROW, "folder"} <= {*table.columns}:
         return pd.DataFrame(), 0
-    if any(not _fits(table[name], kind) for name, kind in schema.column_kinds().items() if name in table):
+    kinds = {**schema.column_kinds(), **schema.setting_kinds(), "folder": str}
+    if any(not _fits(table[name], kind) for name, kind in kinds.items() if name in table):
+        return pd.DataFrame(), 0
+    if not table["folder"].is_unique or any(not {*table[name].unique()} <= words for name, words in _WORDS.items()):
         return pd.DataFrame(), 0
     return table.set_index("folder", drop=False), about.st_mtime_ns
 
@@ -294,6 +300,9 @@ def _row(folder: Path) -> dict[str, Any] | str:
     if record is None:
         return f"{METRICS}: {schema.problem(read_json(folder / METRICS), schema.Record)}"
     problem = schema.problem(config, schema.Config)
+    if problem is None:
+        unknown = [name for name, words in _WORDS.items() if config[name] not in words]
+        problem = f"{unknown[0]} '{printable(config[unknown[0]])}' is not known" if unknown else None
     if problem is not None:
         return f"{CONFIG}: {problem}"
     if schema.problem(folder.name, schema.Text) is not None:

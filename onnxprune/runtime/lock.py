@@ -43,7 +43,7 @@ def timing_lock(say: Callable[[str], None] = lambda line: None) -> Iterator[bool
             if holder is not None and holder.stopped:
                 say(f"process {holder.process} has been timing since {holder.since}, and is stopped: not waited for")
                 break
-            if holder is not None and time.time() > holder.begun + _LONGEST:
+            if holder is not None and time.monotonic() > holder.begun + _LONGEST:
                 say(f"process {holder.process} has been timing since {holder.since}, far too long: not waited for")
                 break
             if not told:
@@ -52,7 +52,8 @@ def timing_lock(say: Callable[[str], None] = lambda line: None) -> Iterator[bool
                 told = True
             mine = stack.enter_context(locked(lock, wait=_PATIENCE))
         if mine:
-            write_json(owner, {"process": os.getpid(), "since": time.strftime("%H:%M:%S"), "begun": time.time()})
+            # by the clock that nobody can set, which is that of all processes
+            write_json(owner, {"process": os.getpid(), "since": time.strftime("%H:%M:%S"), "begun": time.monotonic()})
             stack.callback(owner.unlink, missing_ok=True)
         yield mine
 
@@ -60,7 +61,7 @@ def timing_lock(say: Callable[[str], None] = lambda line: None) -> Iterator[bool
 class _Holder(NamedTuple):
     process: int
     since: str
-    begun: float  # seconds of the system's clock
+    begun: float  # seconds of `time.monotonic`
     stopped: bool
 
 

@@ -1,7 +1,11 @@
 """Ray, imported in the one place that says what to do without it."""
 
+import os
+
 from onnxprune.common.errors import InputError
 from onnxprune.common.output import silenced
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to its makers, unless the user says so
 
 with silenced():
     try:

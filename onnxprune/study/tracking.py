@@ -1,5 +1,6 @@
 """Finished points, handed on to the tracking tools that people already use; each is an optional extra."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ class _Mlflow:
     """An MLflow run a point, in an experiment of the sweep's name, with the ONNX file as an ONNX model."""
 
     def __init__(self, sweep: Path) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # unless the user says otherwise
         import mlflow
         import mlflow.onnx
 

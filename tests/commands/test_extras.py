@@ -60,7 +60,7 @@ def test_every_package_of_the_extras_is_known() -> None:
         ("study", "torch", ("sensitivity", "--model", "slp")),
         ("study", "sklearn", ("evaluate", "model.onnx", "--dataset", "digits")),
         ("report", "matplotlib", ("plot", "sweep", "--out", "figure.pdf")),
-        ("report", "jinja2", ("report", "sweep")),
+        ("report", "plotly", ("report", "sweep")),
     ],
 )
 def test_what_is_missing_is_one_line_and_exit_code_2(

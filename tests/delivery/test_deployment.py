@@ -266,9 +266,9 @@ def test_what_qualifies_the_numbers_is_below_their_table(sweep: Path) -> None:
     assert all(line.startswith("|") for line in lines[:below])
     assert "| dead units of the base | | 7 |" in lines[:below]
     said = [line for line in lines[below:] if line]
-    assert [line.split()[0] for line in said] == ["The", "Note:", "MACs"]
+    assert [line.split()[0] for line in said] == ["The", "Note:", "Not"]
     assert said[1:] == [
-        "Note: far from trained out.", "MACs are not all counted, so the two cannot be compared: Loop 'x'.",
+        "Note: far from trained out.", "Not all MACs are counted, so they cannot be compared: Loop 'x'.",
     ]  # fmt: skip
     assert not [
         line for line in modelcard._numbers({**row, "base_dead_units": 0}, shipped) if "not all counted" in line

@@ -1,6 +1,10 @@
 """Sweeps in processes of their own, to be killed, stopped, starved and run at the same time."""
 
+import ctypes
+import os
 import sys
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,10 @@ SETTINGS = {
     "latency_seconds": 0,
 }
 TIMED = ("seconds", "per_second", "memory", "timing_")
+NOBODY = 65534
+_CLONE_NEWNET = 0x40000000
+_ASKING = ("Ip:OutRequests", "Ip:OutNoRoutes", "Tcp:ActiveOpens", "Udp:OutDatagrams")
+_PR_SET_DUMPABLE = 4
 
 
 def arguments(out: Path, **changes: Any) -> list[str]:
@@ -36,23 +44,69 @@ def sweep(runs: Path, retry_failed: bool = False, **changes: Any) -> Outcome:
     return run_sweep(Sweep.parse(settings), runs, retry_failed=retry_failed)
 
 
-def start(command: list[str], log: Path, file_bytes: int | None = None) -> Any:
-    """Starts the command line in a process; no file of it may grow beyond `file_bytes`, as if the disk were full."""
+def start(
+    command: list[str],
+    log: Path,
+    file_bytes: int | None = None,
+    *,
+    first: Callable[[], None] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Any:
+    """Starts the command line in a process.
+
+    Args:
+        file_bytes: no file of it may grow beyond that, as if the disk were full.
+        first: called in the process before.
+        environment: all of it; default: that of this process.
+    """
     with log.open("a") as stream:
-        return warm.start(_main, command, streams=[stream.fileno()] * 2, file_bytes=file_bytes)
+        streams = [stream.fileno()] * 2
+        return warm.start(run_command, command, first, streams=streams, file_bytes=file_bytes, environment=environment)
 
 
-def _main(command: list[str]) -> None:
+def run_command(command: list[str], first: Callable[[], None] | None = None) -> None:
+    if first is not None:
+        first()
     sys.argv = ["onnxprune", *command]
     cli.main()
 
 
-def finish(command: list[str], log: Path, file_bytes: int | None = None) -> int:
+def finish(command: list[str], log: Path, file_bytes: int | None = None, **how: Any) -> int:
     """Runs the command line to its end and returns its exit code."""
-    process = start(command, log, file_bytes)
+    process = start(command, log, file_bytes, **how)
     process.join(120)
     assert process.exitcode is not None, "it hangs"
     return int(process.exitcode)
+
+
+def as_ordinary_user() -> None:
+    """What root may do, nobody else may; the process is `NOBODY`'s from now on, where it was root's."""
+    tempfile.tempdir = None
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1)  # as that of a user who logs in: what is in /proc of it is its own
+
+
+def cut_off(run: Callable[..., None], argument: Any, asked: Path) -> None:
+    """Calls a function where there is no network, not even this machine, and writes to a file, a line each, in what
+    ways it or any process of it asked for one."""
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "unshare")
+    try:
+        run(argument)
+    finally:
+        lines = Path("/proc/self/net/snmp").read_text().splitlines()  # of this namespace
+        counts = {}
+        for names, values in zip(lines[::2], lines[1::2], strict=True):
+            kind, *columns = names.split()
+            counts |= dict(zip((kind + name for name in columns), map(int, values.split()[1:]), strict=True))
+        asked.write_text("".join(f"{name}\n" for name in _ASKING if counts[name]))
+
+
+def on_one_processor() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def untimed(runs: Path) -> pd.DataFrame:

@@ -7,10 +7,13 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
+import onnx.defs
+from onnx import AttributeProto, ModelProto, TensorProto, helper
 
 REPOSITORY = Path(__file__).parents[2]
 BACKEND = Path(onnx.__file__).parent / "backend/test/data"
@@ -23,9 +26,22 @@ def foreign_files() -> list[Path]:
     return sorted(BACKEND.rglob("*.onnx"))
 
 
+_WHOLE = [-1, 0, 1, 2, 7, 255, 10**6, 2**31 - 1, 2**31, 10**18, -(2**63), 2**63 - 1]
+_ABSURD: dict[str, list[Any]] = {
+    "int": _WHOLE,
+    "float": [float("nan"), float("inf"), -1.0, 1e30],
+    "str": ["", "x", "y" * 100_000, "Conv", "Loop", "Reshape"],
+    "bytes": [b"", b"\x00", bytes(1000), b"\xff" * 64],
+}
+_OPERATORS = sorted({schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""})
+_PROPERTIES = ["classes", "mean", "std", "input_shape", "normalisation", "dataset", "sparsity", "accuracy", "base"]
+_TEXTS = ["", "[]", "{}", "null", "[0]", "[NaN]", "[1e400]", "-1", "[[[[", "[1, 12, 12]", "9" * 400, '["a"]', "\x1b[2J"]
+
+
 def mutate(data: bytes, rng: random.Random) -> bytes:
-    """One damage: bytes changed, cut, inserted, or a field of the protobuf set to something absurd."""
-    kind = rng.choice(["flip", "cut", "insert", "field", "field", "field"])
+    """One damage: bytes changed, cut, inserted, a field of the protobuf set to something absurd, or one to three
+    changes of structure, after which it is still a protobuf."""
+    kind = rng.choice(["flip", "cut", "insert", *3 * ["field"], *4 * ["structure"]])
     at = rng.randrange(len(data))
     if kind == "flip":
         changed = bytearray(data)
@@ -37,11 +53,15 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     if kind == "insert":
         return data[:at] + rng.randbytes(rng.randrange(1, 50)) + data[at:]
     model = onnx.load_from_string(data)
-    _edit(model, rng)
+    if kind == "field":
+        _edit(model, rng)
+    else:
+        for _ in range(rng.randrange(1, 4)):
+            rng.choice(_CHANGES)(model, rng)
     return model.SerializeToString()
 
 
-def _edit(model: onnx.ModelProto, rng: random.Random) -> None:
+def _edit(model: ModelProto, rng: random.Random) -> None:
     """Changes one field of a message found by walking down at random."""
     message = model.graph
     while True:
@@ -55,15 +75,9 @@ def _edit(model: onnx.ModelProto, rng: random.Random) -> None:
             getattr(message, field.name).append(inner)
             return
         message = inner
-    absurd: dict[str, list] = {
-        "int": [-1, 0, 1, 2, 7, 255, 10**6, 2**31 - 1, 2**31, 10**18, -(2**63), 2**63 - 1],
-        "float": [float("nan"), float("inf"), -1.0, 1e30],
-        "str": ["", "x", "y" * 100_000, "Conv", "Loop", "Reshape"],
-        "bytes": [b"", b"\x00", bytes(1000), b"\xff" * 64],
-    }
     sample = value[0] if field.is_repeated else value
     while True:
-        new = rng.choice(absurd[type(sample).__name__])
+        new = rng.choice(_ABSURD[type(sample).__name__])
         try:
             if field.is_repeated:
                 getattr(message, field.name)[rng.randrange(len(value))] = new
@@ -72,6 +86,134 @@ def _edit(model: onnx.ModelProto, rng: random.Random) -> None:
             return
         except ValueError:  # out of the field's range
             continue
+
+
+def _node(model: ModelProto, rng: random.Random) -> Any:
+    return rng.choice(model.graph.node) if model.graph.node else onnx.NodeProto()
+
+
+def _tensor(model: ModelProto, rng: random.Random) -> Any:
+    return rng.choice(model.graph.initializer) if model.graph.initializer else TensorProto()
+
+
+def _value(model: ModelProto, rng: random.Random) -> str:
+    """Name of anything there is."""
+    named = [*model.graph.input, *model.graph.initializer, *model.graph.output]
+    return rng.choice([value.name for value in named] + [name for node in model.graph.node for name in node.output])
+
+
+def _remove_node(model: ModelProto, rng: random.Random) -> None:
+    if model.graph.node:
+        del model.graph.node[rng.randrange(len(model.graph.node))]
+
+
+def _repeat_node(model: ModelProto, rng: random.Random) -> None:
+    node = onnx.NodeProto()
+    node.CopyFrom(_node(model, rng))
+    if node.output and rng.random() < 0.5:
+        node.output[0] = _value(model, rng) + "_again"
+    model.graph.node.insert(rng.randrange(len(model.graph.node) + 1), node)
+
+
+def _move_node(model: ModelProto, rng: random.Random) -> None:
+    if model.graph.node:
+        node = model.graph.node.pop(rng.randrange(len(model.graph.node)))
+        model.graph.node.insert(rng.randrange(len(model.graph.node) + 1), node)
+
+
+def _other_operator(model: ModelProto, rng: random.Random) -> None:
+    _node(model, rng).op_type = rng.choice([_node(model, rng).op_type, rng.choice(_OPERATORS)])
+
+
+def _rewire(model: ModelProto, rng: random.Random) -> None:
+    node = _node(model, rng)
+    if node.input:
+        node.input[rng.randrange(len(node.input))] = rng.choice([_value(model, rng), ""])
+
+
+def _more_inputs(model: ModelProto, rng: random.Random) -> None:
+    node = _node(model, rng)
+    if node.input and rng.random() < 0.5:
+        del node.input[-1]
+    else:
+        node.input.append(_value(model, rng))
+
+
+def _rename(model: ModelProto, rng: random.Random) -> None:
+    rng.choice([_node(model, rng), _tensor(model, rng), *model.graph.input, *model.graph.output]).name = _value(
+        model, rng
+    )
+
+
+def _other_type(model: ModelProto, rng: random.Random) -> None:
+    kind = rng.randrange(24)
+    if rng.random() < 0.5:
+        _tensor(model, rng).data_type = kind
+    else:
+        rng.choice([*model.graph.input, *model.graph.output]).type.tensor_type.elem_type = kind
+
+
+def _other_sizes(model: ModelProto, rng: random.Random) -> None:
+    tensor = _tensor(model, rng)
+    if rng.random() < 0.5 and tensor.dims:
+        where = rng.randrange(len(tensor.dims))
+        tensor.dims[where] = rng.choice([*_WHOLE, tensor.dims[where] * 2])
+        if rng.random() < 0.3:
+            tensor.dims.append(1)
+    else:
+        shape = rng.choice([*model.graph.input, *model.graph.output]).type.tensor_type.shape
+        size = rng.choice(shape.dim) if shape.dim and rng.random() < 0.8 else shape.dim.add()
+        size.dim_value = rng.choice(_WHOLE)
+
+
+def _other_attribute(model: ModelProto, rng: random.Random) -> None:
+    node = _node(model, rng)
+    if node.attribute and rng.random() < 0.3:
+        del node.attribute[rng.randrange(len(node.attribute))]
+        return
+    names = [attribute.name for attribute in node.attribute] + ["axis", "axes", "pads", "group", "perm", "to", "body"]
+    name = rng.choice(names)
+    for place, attribute in enumerate(node.attribute):
+        if attribute.name == name:
+            del node.attribute[place]
+            break
+    whole = [rng.choice(_WHOLE) for _ in range(rng.randrange(5))]
+    values = [rng.choice(_WHOLE), rng.choice(_ABSURD["float"]), "same", _tensor(model, rng)]
+    if whole:
+        values += [whole, whole]
+    try:
+        node.attribute.append(helper.make_attribute(name, rng.choice(values)))
+    except (TypeError, ValueError):
+        node.attribute.append(AttributeProto(name=name))
+
+
+def _other_ends(model: ModelProto, rng: random.Random) -> None:
+    ends = rng.choice([model.graph.input, model.graph.output])
+    if ends and rng.random() < 0.3:
+        del ends[rng.randrange(len(ends))]
+    else:
+        ends.append(helper.make_tensor_value_info(_value(model, rng), rng.choice([1, 7, 8, 9]), [2, "n"]))
+
+
+def _other_property(model: ModelProto, rng: random.Random) -> None:
+    known = [entry.key for entry in model.metadata_props]
+    key, value = rng.choice([*known, *_PROPERTIES]), rng.choice(_TEXTS)
+    for entry in model.metadata_props:
+        if entry.key == key:
+            entry.value = value
+            return
+    model.metadata_props.add(key=key, value=value)
+
+
+def _other_version(model: ModelProto, rng: random.Random) -> None:
+    if model.opset_import:
+        rng.choice(model.opset_import).version = rng.choice([1, 6, 9, 11, 13, 17, 20, 23, *_WHOLE])
+
+
+_CHANGES: list[Callable[[ModelProto, random.Random], None]] = [
+    _remove_node, _repeat_node, _move_node, _other_operator, _rewire, _more_inputs, _rename, _other_type, _other_sizes,
+    _other_attribute, _other_attribute, _other_ends, _other_property, _other_version,
+]  # fmt: skip
 
 
 def outcomes(paths: list[Path], check: str) -> Iterator[tuple[Path, str, str, float]]:

@@ -83,6 +83,8 @@ CONFIGS = {
     "seed a list": edited("", "seed", [0]),
     "batch_size null": edited("", "batch_size", None),
     "technique an object": edited("", "technique", {}),
+    "technique of nobody": edited("", "technique", "magic"),
+    "schedule of nobody": edited("", "schedule", "later"),
 }
 
 
@@ -160,12 +162,30 @@ def test_every_column_of_the_docs_has_a_kind_and_no_other_has() -> None:
     assert study_point  # whose records are those
 
 
+def test_the_json_schema_of_the_docs_is_the_one_that_is_checked() -> None:
+    """`python -m onnxprune.results.schema > docs/records.schema.json`."""
+    written = (DOCS / "records.schema.json").read_text()
+    assert written == schema.json_schema()
+    parts = json.loads(written)["$defs"]
+    assert {"Record", "Config", "Deployed"} <= set(parts)
+    assert set(parts["Config"]["properties"]) == set(FIELDS)
+    assert "\\\\Z" not in written, "an end that only Python knows"
+
+
+def test_a_checksum_or_a_name_that_ends_in_a_newline_is_none() -> None:
+    for kind, good in ((schema.Digest, "0" * 64), (schema.Text, "name")):
+        assert schema.problem(good, kind) is None
+        assert schema.problem(good + "\n", kind) is not None
+
+
 def test_derived_rows_of_another_kind_are_not_believed(tmp_path: Path) -> None:
     import pandas as pd
 
     sweep = hand_made(tmp_path, "demo", technique="weight", sparsity="0,50")
     table = store.write_tables(sweep)
-    for name, value in (("accuracy", "high"), ("cpu", 3), ("collapsed", "no")):
+    others = [("accuracy", "high"), ("cpu", 3), ("collapsed", "no"), ("sparsity", "half"), ("schedule", "later")]
+    others += [("technique", 3), ("technique", [["weight"]] * 2), ("folder", [["a"]] * 2), ("folder", "a")]
+    for name, value in others:
         table.assign(**{name: value}).to_parquet(sweep / store.TABLE)
         pd.testing.assert_frame_equal(store.result_table(sweep), table, check_dtype=False)
 

@@ -1,4 +1,5 @@
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -294,6 +295,38 @@ def test_the_lock_says_whom_it_waits_for_and_passes_over_a_stopped_process(tmp_p
     with timing_lock(said.append) as mine:
         assert mine
     assert len(said) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs another process that ends with this one")
+def test_the_lock_passes_over_a_process_that_has_been_timing_for_over_75_minutes(tmp_path, monkeypatch):
+    code = (
+        "import time\nfrom onnxprune.runtime.lock import timing_lock\n"
+        "with timing_lock():\n    print('timing', flush=True)\n    time.sleep(60)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("onnxprune.runtime.lock._PATIENCE", 0.1)
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # the clock of the day, which was set back
+    minutes = iter([74, 76])
+    said = []
+    try:
+        assert other.stdout.readline() == "timing\n"
+        (owner,) = tmp_path.glob("*.json")
+        holder = json.loads(owner.read_text())
+        assert 0 <= time.monotonic() - holder["begun"] < 60
+
+        def began_earlier():
+            owner.write_text(json.dumps({**holder, "begun": time.monotonic() - 60 * next(minutes)}))
+
+        began_earlier()
+        with timing_lock(lambda line: said.append(line) or (len(said) == 1 and began_earlier())) as mine:
+            assert not mine
+    finally:
+        other.kill()
+        other.wait()
+    assert [line.startswith("waiting for the timing of process") for line in said] == [True, False]
+    assert said[1] == f"process {other.pid} has been timing since {holder['since']}, far too long: not waited for"
 
 
 def test_what_other_processes_do_is_told():
