@@ -72,7 +72,7 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
         grid.add_row(way, f"{entry.sparsity:g}", *shown, trials)
     console.print(grid)
     console.print(
-        f"The highest sparsity that loses at most {max_drop:g} point(s) of validation accuracy against the base (drop); "
+        f"The highest sparsity losing at most {max_drop:g} point(s) of validation accuracy against the base (drop). "
         "0: none does. ✗: lost more."
     )
     for remark in dict.fromkeys(entry.remark for entry in found if entry.remark):
