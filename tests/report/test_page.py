@@ -375,7 +375,7 @@ def test_a_base_in_8_bits_is_no_technique_and_a_tie_is_marked(tmp_path: Path) ->
     assert [best.row["variant"] for best in source.best if not isinstance(best, str)] == ["int8 alone"]
     (best,) = best_by_technique([source])
     assert best.choice is not None and best.choice.row["variant"] == "float32"
-    assert "~1.00×</td>" in page_of(tmp_path / "report.html", sweep)
+    assert "~1.00\u00d7</td>" in page_of(tmp_path / "report.html", sweep)
 
 
 def test_rows_side_by_side_are_in_order_and_name_controls_only(tmp_path: Path) -> None:
