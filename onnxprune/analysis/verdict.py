@@ -89,7 +89,7 @@ def judge(facts: Facts) -> Verdict:
     if facts.zero_share > _MANY_ZEROS:
         found.append(
             f"zeros left in place: {100 * facts.zero_share:.0f} % of its multiplications are by stored zeros, which "
-            "onnxruntime performs all the same; prune units or filters, so that the network shrinks"
+            "onnxruntime still performs; prune units or filters, so that the network shrinks"
         )
     if eight is None and (short or outcome == "slower") and facts.misaligned_share > _MUCH_MISALIGNED:
         found.append(
@@ -107,7 +107,7 @@ def judge(facts: Facts) -> Verdict:
             f"{facts.traffic_ratio:.2f} times; prune the layers with the largest outputs"
         )
     if outcome != "faster" and facts.bytes_ratio > 1 / _MUCH_LESS:
-        found.append(f"its file is {facts.bytes_ratio:.2f} times smaller all the same")
+        found.append(f"its file is {facts.bytes_ratio:.2f} times smaller nevertheless")
     if outcome == "no real difference" and theory is not None and not found:
         same = theory is not None and theory < 1 / _MUCH_LESS
         found.append("it does the same work" if same else "no reason was found")

@@ -56,7 +56,7 @@ def accuracy(row: Mapping[str, Any]) -> str:
 def change(row: Mapping[str, Any]) -> str:
     """What pruning cost, and the base beside it."""
     if row.get("variant") in (INT8, INT8_ALONE):
-        return f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} in all"
+        return f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} against it"
     base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} including fine-tuning"
     if _missing(row.get("accuracy_change")):
         return f"{base}; what pruning alone cost is not known, as no 0 % point has the same training"

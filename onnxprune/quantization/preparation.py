@@ -152,7 +152,7 @@ def _optimised(path: Path, network: Network) -> ModelProto:
             model = onnx.version_converter.convert_version(model, _OPSET)
         except Exception as error:  # onnx's errors share no base class
             raise InputError(
-                f"{path}: it is of opset {opset(model)}, and scales by channel need {_OPSET}: export it anew "
+                f"{path}: it is of opset {opset(model)}, and scales by channel need {_OPSET}: export it again "
                 f"({one_line(error)})"
             ) from error
     options = onnxruntime.SessionOptions()

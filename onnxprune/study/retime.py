@@ -89,4 +89,4 @@ def _check(folder: Path) -> None:
     record = store.finished_record(folder)
     if record is None or (damaged := store.damaged_files(folder, record)):
         what = "is not finished" if record is None else f"is damaged ({', '.join(damaged)})"
-        raise RunError(f"{folder} {what}: run the sweep again, which makes it anew")
+        raise RunError(f"{folder} {what}: run the sweep again, which makes it again")

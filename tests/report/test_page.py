@@ -380,6 +380,28 @@ def test_the_table_of_techniques_says_what_the_table_of_results_says(tmp_path: P
     ]  # fmt: skip
 
 
+def test_a_base_in_8_bits_is_no_technique_and_a_tie_is_marked(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,20", also="int8")
+    dense = {"accuracy": 97.9, "validation_accuracy": 97.9, "collapsed": False, "file_bytes": 5000, "speedup": 9.0}
+    dense |= {"latency_ms_median": 0.1, "speedup_noise": 0.01}
+    for point in Sweep.read(sweep / store.SPEC).points:
+        finish(sweep, point, **{f"base_int8_{name}": value for name, value in dense.items()})
+    (source,) = read([sweep])
+    assert [best.row["variant"] for best in source.best if not isinstance(best, str)] == ["int8 alone"]
+    (best,) = best_by_technique([source])
+    assert best.choice is not None and best.choice.row["variant"] == "float32"
+    assert "~1.00\u00d7</td>" in page_of(tmp_path / "report.html", sweep)
+
+
+def test_rows_side_by_side_are_in_order_and_name_controls_only(tmp_path: Path) -> None:
+    settings = {"technique": "weight,structured", "sparsity": "50,0"}
+    one = hand_made(tmp_path, "one", **settings)
+    two = hand_made(tmp_path, "two", **settings, control="none,random")
+    found = comparison(pd.concat([source.table for source in read([two, one])], ignore_index=True))
+    assert found is not None
+    assert [row[0] for row in found.rows] == ["weight 0 %", "weight 50 %", "structured 0 %", "structured 50 %"]
+
+
 def test_sweeps_models_and_data_stand_side_by_side_with_their_differences(tmp_path: Path) -> None:
     one = hand_made(tmp_path, "one", technique="structured", sparsity="0,50")
     two = hand_made(tmp_path, "two", technique="structured", sparsity="50", criterion="l2")
