@@ -69,8 +69,11 @@ def time_limited(seconds: float) -> Iterator[None]:
         if not late:
             raise
     finally:
-        done.set()
-        watcher.join()
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(worker, None)  # one that came too late
+        while watcher.is_alive():
+            with contextlib.suppress(TimeoutError):
+                done.set()
+                watcher.join()
+                for _ in range(1000):  # one that was on its way arrives at a jump back
+                    pass
     if late:
         raise TimeoutError(f"it takes over {seconds:g} s")

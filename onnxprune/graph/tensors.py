@@ -24,6 +24,8 @@ BITS = {  # types smaller than a byte, which are packed
     },
 }
 
+_KNOWN = frozenset(TensorProto.DataType.values())  # which takes time to ask for
+
 
 def values(path: Path, tensor: TensorProto) -> np.ndarray:
     """The values of a constant of the model at `path`; those of external data are read when they are used."""
@@ -78,7 +80,7 @@ def external_bytes(path: Path, tensor: TensorProto) -> bytes:
 
 def tensor_bytes(data_type: int, shape: Shape) -> int | None:
     """Of a tensor of this element type; None for strings and unknown types, types smaller than a byte are packed."""
-    if data_type == TensorProto.STRING or data_type not in TensorProto.DataType.values():
+    if data_type == TensorProto.STRING or data_type not in _KNOWN:
         return None
     return packed_bytes(data_type, prod(shape))
 

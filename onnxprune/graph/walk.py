@@ -21,6 +21,10 @@ _KEEPING = {"Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squee
 
 _PIECE = 2**24
 
+_FLOATING = frozenset(
+    number for name, number in TensorProto.DataType.items() if name.startswith(("FLOAT", "BFLOAT", "DOUBLE"))
+)
+
 UNKNOWN_SHAPE = f"{NOT_COUNTED}the shape of "
 
 _UNREAD = f"{NOT_COUNTED}nothing reads what it computes"
@@ -124,7 +128,7 @@ class Walk:
             if tensor.data_type != TensorProto.STRING:
                 self._arrays[key] = values(self._path, tensor)
             self._bytes[key] = stored_bytes(tensor)
-        self._parameters.update(place + name for name, tensor in scope.own.items() if _is_floating(tensor))
+        self._parameters.update(place + name for name, tensor in scope.own.items() if tensor.data_type in _FLOATING)
         within: list[Activations | None] = []
         spans: dict[int, slice] = {}
         live = _live(graph, inferred)
@@ -344,10 +348,6 @@ def _count_different(array: np.ndarray, value: np.ndarray) -> int:
 
 def _at(origins: Sequence[str | None], position: int) -> str | None:
     return origins[position] if position < len(origins) else None
-
-
-def _is_floating(tensor: TensorProto) -> bool:
-    return TensorProto.DataType.Name(tensor.data_type).startswith(("FLOAT", "BFLOAT", "DOUBLE"))
 
 
 def _tensor_bytes(name: str, scope: _Scope) -> int | None:
