@@ -149,6 +149,8 @@ def problem(value: Any, kind: Any) -> str | None:
     """What is wrong with a value that JSON gave, in a few words; None where it is of that kind."""
     try:
         msgspec.convert(value, kind)
+    except UnicodeEncodeError:  # JSON may escape half of a pair
+        return "a text of it is no Unicode"
     except (msgspec.ValidationError, OverflowError) as error:
         return str(error).replace("`", "'").removesuffix(" - at '$'").replace("$.", "")
     return None

@@ -78,7 +78,7 @@ def _ensure(
 def unfinished(folder: Path, error: OSError | StorageError) -> StorageError:
     """What is said where the files of a task, in its folder, cannot be written."""
     reason = StorageError.of(folder, error) if isinstance(error, OSError) else error
-    return StorageError(f"{reason}; what is finished is kept, the same command again goes on from there")
+    return StorageError(f"{reason}; what is finished is kept, the same command continues a study from there")
 
 
 def done_before(folder: Path, retry: RetryPolicy, listener: Listener) -> dict[str, Any] | None:

@@ -803,3 +803,17 @@ def test_a_pruned_network_can_be_fine_tuned_and_keeps_its_masks(technique: str) 
     after = dict(result.network.named_parameters())
     assert all(not torch.equal(after[name], before[name]) for name in before)
     assert all((after[name][mask == 0] == 0).all() for name, mask in result.held.items())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_lack_of_memory_is_not_taken_for_a_network_that_cannot_be_shrunk(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be shrunk in another way then, and give another row."""
+
+    def fail(*arguments: object, **how: object) -> None:
+        raise error
+
+    monkeypatch.setattr("onnxprune.pruning.remove.ModelSpeedup", fail)
+    with pytest.raises(type(error)):
+        pruned(build("cnn"), "structured")

@@ -339,3 +339,13 @@ def test_the_comparison_is_of_the_two_files_and_says_what_8_bits_do(mlp: Path) -
 
 def test_titles_name_the_type() -> None:
     assert [QuantizeSettings().title, QuantizeSettings(dynamic=True).title] == ["int8", "int8-dynamic"]
+
+
+def test_shapes_that_contradict_each_other_are_one_line(tmp_path: Path) -> None:
+    """onnxruntime takes an output that is a weight and said to have another shape; shape inference does not."""
+    path = write(tmp_path / "m.onnx", "(float[n,64] x) => (float[n,32] y) { y = MatMul (x, w) }", w=normal(64, 32))
+    built = onnx.load(path)
+    built.graph.output.append(onnx.helper.make_tensor_value_info("w", TensorProto.FLOAT, (2, "m")))
+    onnx.save(built, path)
+    with pytest.raises(InputError, match="quantiser fails on it"):
+        quantized(path, dynamic=True)

@@ -34,6 +34,17 @@ def untimed(table: pd.DataFrame) -> pd.DataFrame:
     return table[[name for name in table if not any(word in name for word in (*TIMED, "latency", "speedup"))]]
 
 
+def test_ray_sends_nothing_to_its_makers() -> None:
+    code = (
+        "import onnxprune.study.ray_library\n"
+        "from ray._common.usage.usage_lib import usage_stats_enabled\n"
+        "print(usage_stats_enabled())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[TwoNodes]:
     """Two nodes of one processor each."""

@@ -77,7 +77,7 @@ def test_stopped_it_ends_says_how_to_go_on_and_does(number: int, code: int, undi
     process.join(60)  # of a busy machine
     assert process.exitcode == code
     said = (tmp_path / "log.txt").read_text()
-    assert "the same command again goes on from there" in said
+    assert "the same command continues a study from there" in said
     assert "Traceback" not in said
     assert not faults.leftovers(tmp_path)
     assert "already done" in resumed(tmp_path)

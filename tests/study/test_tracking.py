@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from command_line import called, onnxprune
+
+from onnxprune.study.tracking import Tracking
 
 SWEEP = (
     "sweep", "--model", "slp", "--dataset", "digits", "--train-limit", 100, "--epochs", 2, "--finetune-epochs", 1,
@@ -105,6 +108,20 @@ def test_tensorboard_reads_what_is_written(tmp_path: Path) -> None:
         (loss,) = read.Scalars("training_loss")
         assert loss.step == 1
         assert 0 < read.Scalars("point/accuracy")[0].value <= 100
+
+
+def test_mlflow_is_told_to_send_nothing_to_its_makers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "")  # so that what is set below goes again
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
+    said = []
+    module = types.ModuleType("mlflow")
+    client = types.SimpleNamespace(get_experiment_by_name=lambda name: types.SimpleNamespace(experiment_id="1"))
+    module.MlflowClient = lambda: said.append(os.environ.get("MLFLOW_DISABLE_TELEMETRY")) or client  # type: ignore
+    module.onnx = types.ModuleType("mlflow.onnx")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    monkeypatch.setitem(sys.modules, "mlflow.onnx", module.onnx)
+    assert not Tracking(["mlflow"], tmp_path).problems
+    assert said == ["true"]
 
 
 def test_an_unknown_tracker_is_one_line(tmp_path: Path) -> None:
