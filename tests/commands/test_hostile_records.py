@@ -147,7 +147,7 @@ def tried(place: Path, words: tuple[str, ...]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("number", [20, pytest.param(600, marks=pytest.mark.slow)])  # seconds, and minutes
+@pytest.mark.parametrize("number", [5, pytest.param(600, marks=pytest.mark.slow)])  # seconds, and minutes
 def test_records_edited_at_random_end_in_a_result_or_a_line(
     number: int, intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -251,6 +251,7 @@ def test_one_processor_gives_the_same_table(undisturbed: pd.DataFrame, tmp_path:
     resumed(tmp_path, tmp_path / "log.txt", undisturbed, first=faults.on_one_processor)
 
 
+@pytest.mark.slow  # test_resume.py has two in a folder, test_page.py one that watches
 def test_two_sweeps_in_a_folder_beside_one_that_watches(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     logs = [tmp_path / f"{name}.txt" for name in ("first", "second", "watch")]
     first, second = (faults.start(faults.arguments(tmp_path), log) for log in logs[:2])
