@@ -18,7 +18,7 @@ os.environ["ONNXPRUNE_CACHE"] = _cache.name
 LONGEST = [
     "test_pruning.py", "test_pool.py", "test_resume.py", "test_coupling.py", "test_docs.py", "test_cluster.py",
     "test_schedules.py", "test_parallel.py", "test_sweep.py", "test_elimination.py", "test_reference.py",
-    "test_page.py", "test_recovery.py", "test_rerun.py", "test_counts_of_models.py",
+    "test_page.py", "test_faults.py", "test_recovery.py", "test_rerun.py", "test_counts_of_models.py",
 ]  # fmt: skip
 
 
