@@ -36,7 +36,7 @@ from onnxprune.runtime.processor import int8_instructions, vectors
 
 STUDIES: dict[str, Row] = {
     "cnn on fmnist": {
-        "model": "cnn", "dataset": "fmnist", "train_limit": 10_000, "epochs": 2, "finetune_epochs": 2,
+        "model": "cnn", "dataset": "fmnist", "train_limit": 10_000,
     },
     "densenet121 on cifar10": {
         "model": "densenet121", "dataset": "cifar10", "train_limit": 5_000, "batch_size": 32, "epochs": 4,
