@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # the pixels of pictures that tests make up are no use to anybody later
 _cache = tempfile.TemporaryDirectory(prefix="onnxprune-tests-")
 os.environ["ONNXPRUNE_CACHE"] = _cache.name
+
+# processes side by side each have a lock of timings of their own, or they would wait for each other, and say so
+if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    _place = tempfile.TemporaryDirectory(prefix=f"{_worker}-")
+    Path(_place.name).chmod(0o755)  # some tests are run as an ordinary user
+    os.environ["TMPDIR"] = tempfile.tempdir = _place.name
 
 # files side by side: these first, since the whole takes as long as what comes last
 LONGEST = [
