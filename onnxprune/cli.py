@@ -27,13 +27,13 @@ _COMMANDS = {
     "prune": ("onnxprune.commands.prune", "Prune any ONNX file, without its source code: smaller and faster."),
     "quantize": (
         "onnxprune.commands.quantize",
-        ("Quantise any ONNX file to int8 or float16, and measure what that costs and gains."),
+        "Quantise any ONNX file to int8 or float16, and measure what that costs and gains.",
     ),
     "profile": ("onnxprune.commands.profile", "Profile any ONNX file: contents, cost and speed."),
     "rerun": ("onnxprune.commands.rerun", "Run a point or a sweep again and check that the results are the same."),
     "compare": (
         "onnxprune.commands.compare",
-        ("Compare ONNX files with a base: whether they are really faster, and why or why not."),
+        "Compare ONNX files with a base: whether they are really faster, and why or why not.",
     ),
     "evaluate": ("onnxprune.commands.evaluate", "Measure the accuracy of an ONNX file on a dataset's full test set."),
     "predict": ("onnxprune.commands.predict", "Classify picture files, using the metadata in an ONNX file."),

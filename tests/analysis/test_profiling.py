@@ -18,20 +18,12 @@ import onnxprune
 from onnxprune.analysis.profiling import profile
 from onnxprune.common.errors import InputError
 
-BODY = """net (float[batch, 3, 8, 8] x) => (float[batch, 5] y) {
-    [first] c = Conv <pads = [1, 1, 1, 1]> (x, w)
-    r = Relu (c)
-    p = GlobalAveragePool (r)
-    f = Flatten (p)
-    [last] y = Gemm <transB = 1> (f, v, k)
-}"""
-
 
 @pytest.fixture
 def path(tmp_path):
     weight = graphs.ones(4, 3, 3, 3)
     weight[:2] = 0
-    return graphs.write(tmp_path / "model.onnx", BODY, w=weight, v=graphs.ones(5, 4), k=graphs.ones(5))
+    return graphs.classifier(tmp_path / "model.onnx", w=weight)
 
 
 def run(*arguments, **settings):

@@ -28,3 +28,15 @@ def linear(path: Path, weight: np.ndarray, bias: np.ndarray | None = None) -> Pa
 
 def ones(*shape: int) -> np.ndarray:
     return np.ones(shape, np.float32)
+
+
+def classifier(path: Path, **weights: np.ndarray) -> Path:
+    """Five classes of pictures of 3 x 8 x 8, by a convolution `w`, its means, and `v` and `k`; ones by default."""
+    body = """net (float[batch, 3, 8, 8] x) => (float[batch, 5] y) {
+        [first] c = Conv <pads = [1, 1, 1, 1]> (x, w)
+        r = Relu (c)
+        p = GlobalAveragePool (r)
+        f = Flatten (p)
+        [last] y = Gemm <transB = 1> (f, v, k)
+    }"""
+    return write(path, body, **{"w": ones(4, 3, 3, 3), "v": ones(5, 4), "k": ones(5), **weights})

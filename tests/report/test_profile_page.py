@@ -15,20 +15,11 @@ from onnxprune.report.profile_page import write
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>&amp;"
 
-BODY = """net (float[batch, 3, 8, 8] x) => (float[batch, 5] y) {
-    [first] c = Conv <pads = [1, 1, 1, 1]> (x, w)
-    r = Relu (c)
-    p = GlobalAveragePool (r)
-    f = Flatten (p)
-    [last] y = Gemm <transB = 1> (f, v, k)
-}"""
-
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("model")
-    weights = {"w": graphs.ones(4, 3, 3, 3), "v": graphs.ones(5, 4), "k": graphs.ones(5)}
-    path = graphs.write(folder / "model.onnx", BODY, **weights)
+    path = graphs.classifier(folder / "model.onnx")
     model = onnx.load(path)
     model.graph.node[0].name, model.producer_name = HOSTILE, HOSTILE
     onnx.save(model, path)

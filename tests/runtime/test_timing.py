@@ -266,8 +266,9 @@ def test_the_lock_is_free_after_an_error(tmp_path, monkeypatch):
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals")
-def test_the_lock_says_whom_it_waits_for_and_passes_over_a_stopped_process(tmp_path, monkeypatch):
+@pytest.fixture
+def other(tmp_path, monkeypatch):
+    """Another process that holds the lock."""
     code = (
         "import time\nfrom onnxprune.runtime.lock import timing_lock\n"
         "with timing_lock():\n    print('timing', flush=True)\n    time.sleep(60)"
@@ -276,19 +277,26 @@ def test_the_lock_says_whom_it_waits_for_and_passes_over_a_stopped_process(tmp_p
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("onnxprune.runtime.lock._PATIENCE", 0.1)
+    try:
+        assert other.stdout.readline() == "timing\n"
+        yield other
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals")
+def test_the_lock_says_whom_it_waits_for_and_passes_over_a_stopped_process(other):
     said = []
 
     def say(line):
         said.append(line)
         other.send_signal(signal.SIGSTOP)
 
-    try:
-        assert other.stdout.readline() == "timing\n"
-        with timing_lock(say) as mine:
-            assert not mine
-    finally:
-        other.kill()
-        other.wait()
+    with timing_lock(say) as mine:
+        assert not mine
+    other.kill()
+    other.wait()
     assert said[0].startswith(f"waiting for the timing of process {other.pid}, since ")
     assert said[1].startswith(f"process {other.pid} has been timing since ")
     assert said[1].endswith("and is stopped: not waited for")
@@ -298,33 +306,20 @@ def test_the_lock_says_whom_it_waits_for_and_passes_over_a_stopped_process(tmp_p
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs another process that ends with this one")
-def test_the_lock_passes_over_a_process_that_has_been_timing_for_over_75_minutes(tmp_path, monkeypatch):
-    code = (
-        "import time\nfrom onnxprune.runtime.lock import timing_lock\n"
-        "with timing_lock():\n    print('timing', flush=True)\n    time.sleep(60)"
-    )
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("onnxprune.runtime.lock._PATIENCE", 0.1)
+def test_the_lock_passes_over_a_process_that_has_been_timing_for_over_75_minutes(other, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 0.0)  # the clock of the day, which was set back
     minutes = iter([74, 76])
     said = []
-    try:
-        assert other.stdout.readline() == "timing\n"
-        (owner,) = tmp_path.glob("*.json")
-        holder = json.loads(owner.read_text())
-        assert 0 <= time.monotonic() - holder["begun"] < 60
+    (owner,) = tmp_path.glob("*.json")
+    holder = json.loads(owner.read_text())
+    assert 0 <= time.monotonic() - holder["begun"] < 60
 
-        def began_earlier():
-            owner.write_text(json.dumps({**holder, "begun": time.monotonic() - 60 * next(minutes)}))
+    def began_earlier():
+        owner.write_text(json.dumps({**holder, "begun": time.monotonic() - 60 * next(minutes)}))
 
-        began_earlier()
-        with timing_lock(lambda line: said.append(line) or (len(said) == 1 and began_earlier())) as mine:
-            assert not mine
-    finally:
-        other.kill()
-        other.wait()
+    began_earlier()
+    with timing_lock(lambda line: said.append(line) or (len(said) == 1 and began_earlier())) as mine:
+        assert not mine
     assert [line.startswith("waiting for the timing of process") for line in said] == [True, False]
     assert said[1] == f"process {other.pid} has been timing since {holder['since']}, far too long: not waited for"
 
