@@ -59,10 +59,9 @@ MUTATIONS = [
         # splits
         (
             "splits: validation accuracy of a file on the test split",
-            "bridge/measure.py",
-            '    """Top-1 of an exported file on the validation split, in percent: what decisions may look at."""',
-            '    dataset = __import__("dataclasses").replace(dataset, validation=dataset.test)',
-            f"{MEASURE}::test_decisions_look_at_the_validation_split "
+            "study/point.py",
+            "judged(run.model_path, dataset.validation,",
+            "judged(run.model_path, dataset.test,",
             f"{ROW}::test_scores_are_those_of_the_files_on_their_splits",
         ),
         (
@@ -75,8 +74,8 @@ MUTATIONS = [
         (
             "splits: only the first 1,000 test images",
             "bridge/measure.py",
-            "test = score(logits, dataset.test.labels)",
-            "test = score(logits[:1_000], dataset.test.labels[:1_000])",
+            "_by_labels(logits, dataset.test.labels)",
+            "_by_labels(logits[:1_000], dataset.test.labels[:1_000])",
             f"{MEASURE}::test_scores_are_of_all_test_images",
         ),
         (
@@ -139,8 +138,8 @@ MUTATIONS = [
         (
             "splits: search decides by test accuracy",
             "study/search.py",
-            'fmean(row["base_validation_accuracy"] - row["validation_accuracy"] for',
-            'fmean(row["base_accuracy"] - row["accuracy"] for',
+            'name = f"validation_{quality_of(rows[0]).name}"',
+            "name = quality_of(rows[0]).name",
             "tests/study/test_search.py::test_the_test_accuracy_has_no_say",
         ),
         # seeds
@@ -190,7 +189,7 @@ MUTATIONS = [
         (
             "parity: not looked at",
             "bridge/measure.py",
-            "difference = parity(network, logits[: len(images)], images)",
+            "difference = parity(network, answers, probe.take(torch.arange(len(answers)))[0])",
             "difference = 0.0",
             f"{MEASURE}::test_a_file_that_is_not_the_network_is_refused",
         ),
@@ -205,8 +204,8 @@ MUTATIONS = [
         (
             "parity: the mean difference",
             "bridge/export.py",
-            "difference = float(np.abs(reference - onnx_logits).max())",
-            "difference = float(np.abs(reference - onnx_logits).mean())",
+            "difference = float(np.abs(reference - onnx_answers).max())",
+            "difference = float(np.abs(reference - onnx_answers).mean())",
             f"{MEASURE}::test_the_difference_between_network_and_file_is_the_largest_of_all",
         ),
         # timing
@@ -298,8 +297,8 @@ MUTATIONS = [
         (
             "row: base_accuracy_change with the wrong sign",
             "study/point.py",
-            'final.test.accuracy - base.metrics["base_accuracy"]',
-            'base.metrics["base_accuracy"] - final.test.accuracy',
+            'final.test.percent - base.metrics[f"base_{quality.name}"]',
+            'base.metrics[f"base_{quality.name}"] - final.test.percent',
             f"{ROW}::test_scores_are_those_of_the_files_on_their_splits",
         ),
         (

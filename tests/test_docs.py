@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trained
 import warm
 import yaml
 from command_line import REPOSITORY
@@ -83,10 +84,14 @@ def test_the_model_of_the_guide_can_be_swept(tmp_path: Path, monkeypatch: pytest
 def test_every_column_of_the_results_is_documented_and_no_other(tmp_path: Path) -> None:
     plan = {"model": "slp", "dataset": "digits", "technique": "weight", "sparsity": 50, "epochs": 0, "also": "int8"}
     table = run_sweep(Sweep.parse({**plan, "train_limit": 50, "latency_seconds": 0}), tmp_path).table
+    file = trained.mlp(tmp_path / "mlp.onnx")
+    of_file = {"model": str(file), "dataset": str(trained.without_labels(tmp_path / "images.npz")), "mean": 0, "std": 1}
+    plan = {**plan, **of_file, "epochs": None, "finetune_epochs": 0, "latency_seconds": 0}
+    without_labels = run_sweep(Sweep.parse(plan), tmp_path / "runs").table
     documented = re.findall(r"^\| `(\w+)` \|", (DOCS / "columns.md").read_text(encoding="utf-8"), re.MULTILINE)
     # there only where some count is not complete, or some network cannot be quantised
     missing = ("macs_missing", "base_macs_missing", "int8_missing", "base_int8_missing")
-    assert sorted(documented) == sorted([*table.columns, *missing])
+    assert sorted(documented) == sorted({*table.columns, *without_labels.columns, *missing})
 
 
 def test_the_reference_is_that_of_the_commands() -> None:

@@ -80,8 +80,11 @@ def assess(classifier: Classifier, dataset: Dataset, normalisation: Normalisatio
     """Runs the file on the full test set.
 
     Raises:
-        InputError: the file does not take the dataset's images, or has another number of classes.
+        InputError: there are no labels, or the file does not take the dataset's images, or has another number of
+            classes.
     """
+    if not dataset.labelled:
+        raise InputError(f"{dataset.name} has no labels, by which there would be an accuracy")
     test = fitted(dataset, classifier).test
     outputs = classifier.logits(test.images[:1], normalisation).shape[1]  # cheap, before the whole test set
     if outputs != len(dataset.classes):

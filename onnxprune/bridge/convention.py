@@ -65,6 +65,11 @@ def as_the_file_takes(path: Path, dataset: Dataset, mean: str | None, std: str |
     recorded = parse(metadata(network.model)).normalisation
     if recorded is not None:
         return Convention(_normalised(path, dataset, recorded), "")
+    if not dataset.labelled:
+        raise InputError(
+            f"{path}: its metadata do not say how images are normalised, and without labels the usual ways cannot be "
+            "compared: give the --mean and --std it was trained with (for plain pixels / 255: --mean 0 --std 1)"
+        )
     known = (path, digest(str(path)), dataset.checksum, dataset.input_shape)
     if known not in _tried:
         _tried[known] = _found(path, dataset)

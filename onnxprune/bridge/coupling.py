@@ -238,7 +238,7 @@ class _Names:
         self._shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
         self._ends = [*self._graph.network.outputs]
         if isinstance(network, GraphNetwork):  # a softmax may follow
-            self._ends.append(network.plan.scores)
+            self._ends += [*network.plan.answers]
         self._layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 
     def coupling(self) -> tuple[Coupling, Units]:

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import torch
 
-from onnxprune.analysis.evaluation import as_logits, score
 from onnxprune.bridge.export import write_metadata
+from onnxprune.bridge.measure import judged
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import compressed_bytes
 from onnxprune.data.dataset import Dataset
@@ -20,16 +20,16 @@ from onnxprune.quantization.preparation import prepare
 from onnxprune.quantization.quantize import provenance
 from onnxprune.quantization.settings import QuantizeSettings
 from onnxprune.reduction.samples import as_input, batch_places
-from onnxprune.runtime.session import open_session, run_batched
 
 SETTINGS = QuantizeSettings()  # those of `onnxprune quantize`
-_COLUMNS = (
-    "accuracy", "top5_accuracy", "cross_entropy", "validation_accuracy", "macs", "file_bytes", "bytes_compressed",
-    "collapsed",
-)  # fmt: skip
+_ACCURACY = ("accuracy", "top5_accuracy", "cross_entropy", "validation_accuracy")
+_FIDELITY = ("fidelity", "relative_error", "cosine", "agreement", "validation_fidelity")
+_COSTS = ("macs", "file_bytes", "bytes_compressed", "collapsed")
 
 
-def measure_int8(path: Path, target: Path, dataset: Dataset, device: torch.device, batch: int) -> dict[str, Any]:
+def measure_int8(
+    path: Path, target: Path, dataset: Dataset, device: torch.device, batch: int, original: Path
+) -> dict[str, Any]:
     """Quantises the file at `path` to `target` and measures that; without the prefix, columns are those of the file.
 
     Ranges are found on training images, the same for all networks. Where the network cannot be quantised, there is no
@@ -37,23 +37,27 @@ def measure_int8(path: Path, target: Path, dataset: Dataset, device: torch.devic
 
     Args:
         batch: images that are run at once.
+        original: the base's file, by whose answers it is judged where there are no labels.
     """
+    names = (*(_ACCURACY if dataset.labelled else _FIDELITY), *_COSTS)
     try:
         _write(path, target, dataset)
     except InputError as error:
-        return dict.fromkeys(_COLUMNS) | {"missing": str(error).removeprefix(f"{path}: ")}
-    session = open_session(target, device=device.type, threads=torch.get_num_threads())
+        return dict.fromkeys(names) | {"missing": str(error).removeprefix(f"{path}: ")}
     test, validation = (
-        score(as_logits(run_batched(session, split.images, dataset.mean, dataset.std, batch)), split.labels)
-        for split in (dataset.test, dataset.validation)
+        judged(target, split, dataset, device, batch, original) for split in (dataset.test, dataset.validation)
     )
-    write_metadata(target, {"accuracy": test.accuracy})
+    quality = names[0]
+    write_metadata(target, {name: test.columns.get(name) for name in ("accuracy", "fidelity")})
     counts = count(target)
-    found = (
-        test.accuracy, test.top5_accuracy, test.cross_entropy, validation.accuracy, counts.macs_by_type.get("int8", 0),
-        counts.file_bytes, compressed_bytes(target), test.collapsed,
-    )  # fmt: skip
-    return dict(zip(_COLUMNS, found, strict=True))
+    return {
+        **test.columns,
+        f"validation_{quality}": validation.percent,
+        "macs": counts.macs_by_type.get("int8", 0),
+        "file_bytes": counts.file_bytes,
+        "bytes_compressed": compressed_bytes(target),
+        "collapsed": test.collapsed,
+    }
 
 
 def _write(path: Path, target: Path, dataset: Dataset) -> None:

@@ -52,39 +52,40 @@ def export(network: nn.Module, path: Path, input_shape: tuple[int, ...], *, name
         onnx.checker.check_model(str(partial), full_check=True)
 
 
-def network_logits(network: nn.Module, images: Tensor, batch_size: int = 64) -> np.ndarray:
-    """Logits (N, classes), float32, of normalised images (N, C, H, W) by PyTorch."""
+def network_answers(network: nn.Module, images: Tensor, batch_size: int = 64) -> np.ndarray:
+    """Logits (N, classes), float32, of normalised images (N, C, H, W) by PyTorch; or other answers (N, numbers)."""
     with torch.inference_mode():
         return torch.cat([network(piece) for piece in images.split(batch_size)]).cpu().numpy()
 
 
-def parity(network: nn.Module, onnx_logits: np.ndarray, images: Tensor) -> float:
-    """The largest absolute difference between the network's logits and those of its ONNX file on the same images.
+def parity(network: nn.Module, onnx_answers: np.ndarray, images: Tensor) -> float:
+    """The largest absolute difference between the network's answers and those of its ONNX file on the same images.
 
     Args:
-        onnx_logits: (N, classes), from onnxruntime.
+        onnx_answers: logits (N, classes) or other numbers (N, numbers), from onnxruntime.
         images: (N, C, H, W), normalised.
 
     Raises:
-        RunError: they differ by more than a thousandth of the largest logit: the export is not the network.
+        RunError: they differ by more than a thousandth of the largest answer: the export is not the network.
     """
-    reference = network_logits(network, images)
-    difference = float(np.abs(reference - onnx_logits).max())
+    reference = network_answers(network, images)
+    difference = float(np.abs(reference - onnx_answers).max())
     allowed = 1e-3 * max(1.0, float(np.abs(reference).max()))
     if not difference <= allowed:
         raise RunError(
-            f"the exported file does not compute what the network does: logits differ by {difference:.3g}, "
+            f"the exported file does not compute what the network does: answers differ by {difference:.3g}, "
             f"at most {allowed:.3g} is rounding"
         )
     return difference
 
 
 def write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Adds what a deployer needs to the file's metadata_props; values that are not strings are written as JSON."""
+    """Adds what a deployer needs to the file's metadata_props; values that are not strings are written as JSON, None
+    takes an entry out."""
     model = onnx.load(path)
-    onnx.helper.set_model_props(
-        model, {**{entry.key: entry.value for entry in model.metadata_props}, **_as_texts(metadata)}
-    )
+    found = {entry.key: entry.value for entry in model.metadata_props} | _as_texts(metadata)
+    kept = {name: text for name, text in found.items() if metadata.get(name, "") is not None}
+    onnx.helper.set_model_props(model, kept)
     with replacing(path) as partial:
         onnx.save(model, partial)
 

@@ -3,6 +3,7 @@
 import functools
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,8 @@ def read_network(path: Path, shape: tuple[int, int, int], classes: int | None = 
 
     Args:
         shape: (C, H, W) of the images that it will get.
-        classes: how many it is to answer with; None: any number.
+        classes: how many it is to answer with; None: any number; 0: it is no classifier, and answers with all of its
+            outputs that are floating-point numbers.
 
     Raises:
         InputError: the file cannot be read, followed or run in PyTorch, or takes or gives something else.
@@ -72,9 +74,9 @@ def read_network(path: Path, shape: tuple[int, int, int], classes: int | None = 
         raise InputError(
             f"{path}: it takes batches of {source.fixed_batch} only: export it with a free batch dimension to study it"
         )
-    name, log = _scores(prepared, path, classes)
+    answers, log = (_all_answers(prepared, path), False) if classes == 0 else _scores(prepared, path, classes)
     try:
-        return build(network, source, image, image.layout(shape), name, log).eval()
+        return build(network, source, image, image.layout(shape), answers, log).eval()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -89,7 +91,22 @@ def _prepared(path: Path, _content: str, shape: tuple[int, int, int]) -> Prepare
     return prepare(path, shapes)
 
 
-def _scores(prepared: Prepared, path: Path, classes: int | None) -> tuple[str, bool]:
+def _all_answers(prepared: Prepared, path: Path) -> dict[str, int]:
+    """The outputs that are floating-point numbers, each with an entry for each image."""
+    found = {name: value for name, value in prepared.outputs.items() if value.dtype.kind == "f"}
+    if not found:
+        raise InputError(f"{path}: none of its outputs is of floating-point numbers: there is nothing to compare by")
+    for name, value in found.items():
+        if value.shape[:1] != (prepared.batch,):
+            raise InputError(
+                f"{path}: for a batch of {prepared.batch} its output {name} is {list(value.shape)}: expected an entry "
+                "for each image; outputs whose number depends on the image, as after non-maximum suppression, cannot "
+                "be compared: export the network without that"
+            )
+    return {name: value.size // prepared.batch for name, value in found.items()}
+
+
+def _scores(prepared: Prepared, path: Path, classes: int | None) -> tuple[dict[str, int], bool]:
     """The tensor that has the scores of the classes, and whether a softmax would follow."""
     outputs = prepared.outputs
     rows = {name: value for name, value in outputs.items() if value.dtype.kind == "f" and value.ndim == 2}
@@ -106,8 +123,8 @@ def _scores(prepared: Prepared, path: Path, classes: int | None) -> tuple[str, b
         name = makers[name].input[0]
     node = makers.get(name)
     if node is not None and operator_type(node) == "Softmax" and attribute(node, "axis", -1) in (-1, 1):
-        return node.input[0], True
-    return found, False
+        return {node.input[0]: outputs[found].shape[1]}, True
+    return {found: outputs[found].shape[1]}, False
 
 
 def layer_of(constant: str) -> str | None:
@@ -117,10 +134,10 @@ def layer_of(constant: str) -> str | None:
 
 
 def remade(network: GraphNetwork, graph: Network) -> GraphNetwork:
-    """A network of another graph, with the same input and scores, in evaluation mode."""
+    """A network of another graph, with the same input and answers, in evaluation mode."""
     plan = network.plan
     device = next(network.parameters()).device
-    return build(graph, None, plan.image, plan.layout, plan.scores, plan.log).eval().to(device)
+    return build(graph, None, plan.image, plan.layout, plan.answers, plan.log).eval().to(device)
 
 
 class _Builder:
@@ -249,19 +266,19 @@ class _Builder:
 
 
 def build(
-    network: Network, source: Network | None, image: ImageInput, layout: Layout, scores: str, log: bool
+    network: Network, source: Network | None, image: ImageInput, layout: Layout, answers: Mapping[str, int], log: bool
 ) -> GraphNetwork:
     """A network of a graph.
 
     Args:
         source: the file that the graph is from, see `GraphNetwork.graph`.
-        scores: the tensor that it answers with; `log`: as log-probabilities.
+        answers, log: see `onnxprune.bridge.graph_network.Plan`.
 
     Raises:
         InputError: the graph has an operator that is not known here, weights of other types, or none.
     """
     version = opset(network.model)
-    calls = tuple(_pooled_first([Call.of(node, version) for node in live_nodes(network.nodes, [scores])]))
+    calls = tuple(_pooled_first([Call.of(node, version) for node in live_nodes(network.nodes, answers)]))
     if strange := sorted({operator_type(call.node) for call in calls} - set(OPERATORS)):
         raise InputError(
             f"operator {strange[0]} cannot be trained in PyTorch here; 'onnxprune prune' needs no training"
@@ -288,13 +305,13 @@ def build(
         source,
         image,
         layout,
-        scores,
+        answers,
         log,
         calls,
         modules,
         builder.origins,
         builder.names,
-        _last_uses(calls, scores),
+        _last_uses(calls, answers),
     )
     return GraphNetwork(plan, builder.modules, builder.tensors)
 
@@ -319,12 +336,13 @@ def _pooled_first(calls: list[Call]) -> list[Call]:
     return calls
 
 
-def _last_uses(calls: tuple[Call, ...], scores: str) -> dict[int, tuple[str, ...]]:
+def _last_uses(calls: tuple[Call, ...], answers: Iterable[str]) -> dict[int, tuple[str, ...]]:
     """Place of a call -> tensors that none after it reads, so that they can be let go."""
     last: dict[str, int] = {}
     for place, call in enumerate(calls):
         last.update(dict.fromkeys(filter(None, call.node.input), place))
-    last.pop(scores, None)
+    for name in answers:
+        last.pop(name, None)
     found: dict[int, tuple[str, ...]] = {}
     for name, place in last.items():
         found[place] = (*found.get(place, ()), name)

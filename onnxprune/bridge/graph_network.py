@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from onnx import helper
 from torch import Tensor, nn
 
@@ -42,8 +43,9 @@ class Plan:
         network: the graph, its weights as they were when it was read.
         source: the file as it is, which is written where no weight has changed; None for a graph that was made.
         image, layout: its input, and how images are laid out for it.
-        scores: the tensor that it answers with; `log`: as log-probabilities, where a softmax would follow.
-        calls: the nodes that the scores need, in order.
+        answers: the tensors that it answers with, of a classifier the scores alone -> how many numbers an image has.
+        log: whether it answers with log-probabilities, where a softmax would follow.
+        calls: the nodes that the answers need, in order.
         modules: place of a node among them -> module that does it.
         origins: parameter or buffer -> the constant that it is.
         names: constant -> parameter or buffer.
@@ -54,7 +56,7 @@ class Plan:
     source: Network | None
     image: ImageInput
     layout: Layout
-    scores: str
+    answers: Mapping[str, int]
     log: bool
     calls: tuple[Call, ...]
     modules: Mapping[int, str]
@@ -67,7 +69,8 @@ class Plan:
 
 
 class GraphNetwork(nn.Module):
-    """Runs an ONNX graph on images (N, C, H, W), normalised, and gives logits (N, classes).
+    """Runs an ONNX graph on images (N, C, H, W), normalised, and gives logits (N, classes); or, of a file that is no
+    classifier, all that it answers with side by side (N, numbers).
 
     Convolutions and matrix products with constant weights are modules of PyTorch, named after these weights or nodes;
     other constants that training may change are parameters. Answers of a file that ends in a softmax are log-
@@ -86,7 +89,7 @@ class GraphNetwork(nn.Module):
                 self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes), or their log-probabilities, of images (N, C, H, W)."""
+        """Logits (N, classes), their log-probabilities, or other answers (N, numbers), of images (N, C, H, W)."""
         plan = self.plan
         laid_out = images.permute(plan.layout.axes).reshape(-1, *plan.layout.sizes)
         values: dict[str, Any] = {plan.image.name: laid_out}
@@ -102,8 +105,9 @@ class GraphNetwork(nn.Module):
             values.update(zip(call.node.output, outputs, strict=False))
             for name in plan.last.get(place, ()):
                 values.pop(name, None)
-        scores: Tensor = values[plan.scores]
-        return scores.log_softmax(-1).clamp_min(_LEAST) if plan.log else scores
+        rows = [values[name].reshape(len(images), -1) for name in plan.answers]
+        found = rows[0] if len(rows) == 1 else torch.cat(rows, 1)
+        return found.log_softmax(-1).clamp_min(_LEAST) if plan.log else found
 
     def _inputs(self, call: Call, values: Mapping[str, Any]) -> list[Any]:
         """What a node reads: constants as tensors where it computes with tensors, else as they are."""
@@ -129,6 +133,8 @@ class GraphNetwork(nn.Module):
         digest = hashlib.sha256()
         for call in self.plan.calls:
             digest.update(call.node.SerializeToString(deterministic=True))
+        for name in list(self.plan.answers)[1:]:
+            digest.update(name.encode())
         return f"graph={digest.hexdigest()[:16]}"
 
     @property

@@ -1,4 +1,4 @@
-"""Exports a network and measures the file: parity, accuracy, counts."""
+"""Exports a network and measures the file: parity, accuracy or fidelity, counts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,20 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onnxprune.analysis.evaluation import Scores, as_logits, right_images, score
+from onnxprune.analysis.evaluation import as_logits, right_images, score
 from onnxprune.bridge.coupling import cut
-from onnxprune.bridge.export import export, network_logits, parity, write_metadata
+from onnxprune.bridge.export import export, network_answers, parity, write_metadata
+from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.common.files import compressed_bytes
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.graph.counting import count
 from onnxprune.graph.counts import Counts
 from onnxprune.graph.elimination import eliminate_dead_units, nonzero_numbers
 from onnxprune.graph.metadata import NORMALISATION
-from onnxprune.runtime.session import open_session, run_batched
+from onnxprune.reduction.fidelity import Comparison
+from onnxprune.runtime.session import answers_batched, float_outputs, open_session, run_batched
 from onnxprune.training.batches import Batches, fitting_micro_batch
 from onnxprune.version import __version__
 
 PARITY_IMAGES = 256
+_PARITY_NUMBERS = 2**24  # of answers that are held for it at most
 _IMAGES_AT_ONCE = 500  # that are made floats
 EVALUATION_BATCH = 100  # what is computed of a batch then stays in the cache: 500 took a quarter longer
 
@@ -32,34 +35,99 @@ PROVENANCE = ("model", "technique", "criterion", "schedule", "granularity", "spa
 
 
 @dataclass(frozen=True)
+class Judged:
+    """How good a file's answers are on a split: by its labels or, where there are none, by the original's answers.
+
+    Attributes:
+        columns: column -> value: accuracies in percent and the cross-entropy in nats; or the fidelity in percent, the
+            relative error, the cosine, and in percent how often the highest score is at the same place.
+        collapsed: see `onnxprune.analysis.evaluation.Scores`; without labels, that all answers are the same, and those
+            of the original are not.
+        most_predicted: percent of the images that get the most frequent prediction; None without labels.
+        right: whether each image (N,) gets its label; None without labels.
+    """
+
+    columns: dict[str, float | None]
+    collapsed: bool
+    most_predicted: float | None
+    right: np.ndarray | None
+
+    @property
+    def percent(self) -> float:
+        """The accuracy, or else the fidelity."""
+        found = self.columns["accuracy" if self.right is not None else "fidelity"]
+        assert found is not None
+        return found
+
+
+def judged(
+    path: Path, split: Split, dataset: Dataset, device: torch.device, batch: int, original: Path | None = None
+) -> Judged:
+    """Runs a file on a split by onnxruntime.
+
+    Args:
+        batch: images that are run at once.
+        original: the file whose answers are right, for data without labels.
+    """
+    session = open_session(path, device=device.type, threads=torch.get_num_threads())
+    if dataset.labelled:
+        logits = as_logits(run_batched(session, split.images, dataset.mean, dataset.std, batch))
+        return _by_labels(logits, split.labels)
+    assert original is not None
+    first = open_session(original, device=device.type, threads=torch.get_num_threads())
+    names, taken = float_outputs(first), (split.images, dataset.mean, dataset.std, batch)
+    comparison = Comparison()
+    for expected, given in zip(
+        answers_batched(first, names, *taken), answers_batched(session, names, *taken), strict=True
+    ):
+        comparison.add(expected, given)
+    return _by_original(comparison)
+
+
+def _by_labels(logits: np.ndarray, labels: np.ndarray) -> Judged:
+    found = score(logits, labels)
+    columns: dict[str, float | None] = {
+        "accuracy": found.accuracy,
+        "top5_accuracy": found.top5_accuracy,
+        "cross_entropy": found.cross_entropy,
+    }
+    return Judged(columns, found.collapsed, found.most_predicted, right_images(logits, labels))
+
+
+def _by_original(comparison: Comparison) -> Judged:
+    found = comparison.result()
+    columns = {
+        "fidelity": found.percent,
+        "relative_error": found.relative_error,
+        "cosine": found.cosine,
+        "agreement": found.agreement,
+    }
+    return Judged(columns, comparison.collapsed, None, None)
+
+
+@dataclass(frozen=True)
 class Measured:
     """What was found on an exported file.
 
     Attributes:
-        test: scores of the file under onnxruntime on the full test set.
-        right: whether it gives each test image (N,) its label.
-        parity: largest absolute difference between the network's logits and the file's, on 256 test images.
+        test: how good the file is under onnxruntime on the full test set.
+        parity: largest absolute difference between the network's answers and the file's, on up to 256 test images.
         counts: MACs, parameters and bytes of the file.
         compressed: bytes of the file after gzip.
         dead_params: numbers that are not zero which left the file with units that say nothing.
         batch: images that were run through it at once, as many as memory is meant to hold.
     """
 
-    test: Scores
-    right: np.ndarray
+    test: Judged
     parity: float
     counts: Counts
     compressed: int
     dead_params: int
     batch: int
 
-    def accuracy_columns(self, prefix: str = "") -> dict[str, Any]:
-        """Accuracies in percent and cross-entropy in nats, on the test set."""
-        return {
-            f"{prefix}accuracy": self.test.accuracy,
-            f"{prefix}top5_accuracy": self.test.top5_accuracy,
-            f"{prefix}cross_entropy": self.test.cross_entropy,
-        }
+    def quality_columns(self, prefix: str = "") -> dict[str, Any]:
+        """How good it is on the test set, see `Judged`."""
+        return {f"{prefix}{name}": value for name, value in self.test.columns.items()}
 
     def cost_columns(self, prefix: str = "") -> dict[str, Any]:
         """Counts per image, and the file's size."""
@@ -85,6 +153,7 @@ def export_and_measure(
     metadata: Mapping[str, Any],
     dead_align: int | None = None,
     without: Mapping[str, Tensor] | None = None,
+    original: Path | None = None,
 ) -> Measured:
     """Writes `network` to `path` and measures that file, on the device that the network is on.
 
@@ -93,6 +162,7 @@ def export_and_measure(
             is a multiple of this; None: leave none out.
         without: layer -> 0/1 mask (outputs,) of units to leave out, which are zero in `network`; None: it is written as
             it is.
+        original: the file that it is judged by where there are no labels; None: itself.
         metadata: what the file's metadata say of how it was made, beside what a deployer needs to know of the data.
 
     Raises:
@@ -107,42 +177,65 @@ def export_and_measure(
     if dead_align is not None:
         eliminate_dead_units(path, dead_align)
     dead_params = exported - nonzero_numbers(path)
-    session = open_session(path, device=device.type, threads=torch.get_num_threads())
     batch = fitting_micro_batch(network, dataset.input_shape, EVALUATION_BATCH)
-    logits = as_logits(run_batched(session, dataset.test.images, dataset.mean, dataset.std, batch))
-    probe = Batches(dataset.test, dataset.mean, dataset.std, device)
-    images, _ = probe.take(torch.arange(min(PARITY_IMAGES, len(probe))))
-    difference = parity(network, logits[: len(images)], images)
-    test = score(logits, dataset.test.labels)
-    write_metadata(
-        path, {**_data_metadata(dataset), **metadata, "accuracy": test.accuracy, "onnxprune_version": __version__}
-    )
-    counts = count(path)  # last: of the file as it is deployed, its metadata included
-    right = right_images(logits, dataset.test.labels)
-    return Measured(test, right, difference, counts, compressed_bytes(path), dead_params, batch)
-
-
-def validation_accuracy(path: Path, dataset: Dataset, device: torch.device, batch: int) -> float:
-    """Top-1 of an exported file on the validation split, in percent: what decisions may look at."""
     session = open_session(path, device=device.type, threads=torch.get_num_threads())
-    logits = as_logits(run_batched(session, dataset.validation.images, dataset.mean, dataset.std, batch))
-    return score(logits, dataset.validation.labels).accuracy
+    if dataset.labelled:
+        logits = as_logits(run_batched(session, dataset.test.images, dataset.mean, dataset.std, batch))
+        test, answers = _by_labels(logits, dataset.test.labels), logits[:PARITY_IMAGES]
+    else:
+        test = judged(path, dataset.test, dataset, device, batch, original or path)
+        answers = _first_answers(session, network, dataset, batch)
+    probe = Batches(dataset.test, dataset.mean, dataset.std, device)
+    difference = parity(network, answers, probe.take(torch.arange(len(answers)))[0])
+    told = {name: test.columns.get(name) for name in ("accuracy", "fidelity")}  # a file may say what is no longer true
+    write_metadata(path, {**_data_metadata(dataset), **metadata, **told, "onnxprune_version": __version__})
+    counts = count(path)  # last: of the file as it is deployed, its metadata included
+    return Measured(test, difference, counts, compressed_bytes(path), dead_params, batch)
 
 
-def network_accuracy(network: nn.Module, dataset: Dataset, device: torch.device, images: int | None = None) -> float:
-    """Top-1 of a network that is no file yet, on the validation split or its first images, in percent."""
+def _first_answers(session: Any, network: nn.Module, dataset: Dataset, batch: int) -> np.ndarray:
+    """The answers (N, numbers) of a file that is no classifier to the first test images."""
+    assert isinstance(network, GraphNetwork)
+    most = max(1, _PARITY_NUMBERS // sum(network.plan.answers.values()))
+    images = dataset.test.images[: min(PARITY_IMAGES, most)]
+    names = list(network.plan.answers)
+    pieces = answers_batched(session, names, images, dataset.mean, dataset.std, batch)
+    return np.concatenate(
+        [np.concatenate([rows[name].reshape(len(rows[name]), -1) for name in names], 1) for rows in pieces]
+    )
+
+
+def network_quality(
+    network: nn.Module, dataset: Dataset, device: torch.device, original: nn.Module, images: int | None = None
+) -> float:
+    """How good a network that is no file yet is on the validation split or its first images, in percent: top-1 or,
+    without labels, its fidelity to the original."""
     split = dataset.validation
     labels = split.labels[:images]
     batches = Batches(Split(split.images[:images], labels), dataset.mean, dataset.std, device)
-    pieces = torch.arange(len(labels)).split(_IMAGES_AT_ONCE)
-    return score(np.concatenate([network_logits(network, batches.take(piece)[0]) for piece in pieces]), labels).accuracy
+    pieces = torch.arange(len(labels)).split(_IMAGES_AT_ONCE if dataset.labelled else EVALUATION_BATCH)
+    if dataset.labelled:
+        logits = [network_answers(network, batches.take(piece)[0]) for piece in pieces]
+        return score(np.concatenate(logits), labels).accuracy
+    comparison = Comparison()
+    for piece in pieces:
+        taken, _ = batches.take(piece)
+        comparison.add(*(_by_output(one, network_answers(one, taken)) for one in (original, network)))
+    return comparison.result().percent
+
+
+def _by_output(network: nn.Module, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Answers (N, numbers) of a file as its outputs."""
+    assert isinstance(network, GraphNetwork)
+    widths = network.plan.answers
+    return dict(zip(widths, np.split(rows, np.cumsum([*widths.values()])[:-1], axis=1), strict=True))
 
 
 def _data_metadata(dataset: Dataset) -> dict[str, Any]:
     """What whoever runs the file must know of its input and output."""
     return {
         "dataset": dataset.name,
-        "classes": list(dataset.classes),
+        **({"classes": list(dataset.classes)} if dataset.labelled else {}),
         "input_shape": list(dataset.input_shape),
         # of a dataset with a name it is known
         **({} if dataset.own_shape is None else {"picture_shape": list(dataset.own_shape)}),

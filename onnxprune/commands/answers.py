@@ -6,8 +6,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from onnxprune.commands.cells import INT8_HEADINGS, MISSING, compact, plural, terminal
+from onnxprune.commands.cells import MISSING, SHORT, compact, int8_headings, plural, terminal
 from onnxprune.common.output import printable
+from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,9 +38,10 @@ def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
     for layer, row in drops.iterrows():
         grid.add_row(escape(printable(str(layer))), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row))
     console.print(grid)
-    base = found[0].accuracy + found[0].drop
+    quality = ACCURACY if found[0].fidelity is None else FIDELITY
+    base = getattr(found[0], quality.name) + found[0].drop
     console.print(
-        "Points of validation accuracy lost when that share of one layer alone is removed, without fine-tuning. "
+        f"Points of validation {quality.name} lost when that share of one layer alone is removed, without fine-tuning. "
         f"The unpruned network has {base:.2f} %."
     )
 
@@ -49,8 +51,10 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
     console = terminal()
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     left = ("technique",)
-    numbers = ("highest\n%", "got\n%", "drop\npoints", "acc\n%", "MACs", "file\nbytes", "speedup")
-    int8 = INT8_HEADINGS if any("int8_accuracy" in entry.metrics for entry in found) else ()
+    metrics = next((entry.metrics for entry in found if entry.metrics), {})
+    quality = quality_of(metrics)
+    numbers = ("highest\n%", "got\n%", "drop\npoints", f"{SHORT[quality]}\n%", "MACs", "file\nbytes", "speedup")
+    int8 = int8_headings(quality) if any(f"int8_{quality.name}" in entry.metrics for entry in found) else ()
     for heading in (*left, *numbers, *int8, "tried\n%"):
         tried = heading == "tried\n%"
         grid.add_column(heading, justify="left" if tried or heading in left else "right", no_wrap=not tried)
@@ -63,7 +67,7 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
             shown = [
                 f"{metrics['achieved_sparsity']:.1f}",
                 f"{drop:.2f}",
-                f"{metrics['accuracy']:.2f}",
+                f"{metrics[quality.name]:.2f}",
                 compact(metrics["macs"]),
                 compact(metrics["file_bytes"]),
                 _written(metrics.get("speedup"), "{:.2f}x"),
@@ -71,7 +75,7 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
         if metrics and int8:
             size = metrics.get("int8_file_bytes")
             shown += [
-                _written(metrics.get("int8_accuracy"), "{:.2f}"),
+                _written(metrics.get(f"int8_{quality.name}"), "{:.2f}"),
                 MISSING if size is None else compact(size),
                 _written(metrics.get("int8_speedup"), "{:.2f}x"),
             ]
@@ -79,7 +83,8 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
         grid.add_row(way, f"{entry.sparsity:g}", *shown, trials)
     console.print(grid)
     console.print(
-        f"The highest sparsity losing at most {max_drop:g} point(s) of validation accuracy against the base (drop). "
+        f"The highest sparsity losing at most {max_drop:g} point(s) of validation {quality.name} against the base "
+        "(drop). "
         "0: none does. ✗: lost more."
     )
     for remark in dict.fromkeys(entry.remark for entry in found if entry.remark):

@@ -5,12 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from onnxprune.results.quality import ACCURACY, FIDELITY, Quality
+
 if TYPE_CHECKING:
     import pandas as pd
 
 MISSING = "-"
-INT8_HEADINGS = ("int8 acc\n%", "int8\nbytes", "int8\nspeedup")  # where there are such files
+SHORT = {ACCURACY: "acc", FIDELITY: "fidelity"}  # as headings have it
 WIDE = 170  # characters, where there is no terminal
+
+
+def int8_headings(quality: Quality) -> tuple[str, str, str]:
+    """Of the columns on files in 8 bits, where there are such."""
+    return f"int8 {SHORT[quality]}\n%", "int8\nbytes", "int8\nspeedup"
 
 
 def terminal() -> Console:

@@ -92,7 +92,7 @@ def deploy(
         deployed = deployment.deploy(choice, sweep, out, layout, bake=bake, license=license)
         entries.append(deployed.entry)
         if output is None:
-            _print(choice, deployed, [constraint.text for constraint in wanted])
+            _print(choice, deployed, [choice.quality.said(constraint.text) for constraint in wanted])
     if output is not None and entries:
         print_rows(entries, output)
     if misses:
@@ -104,14 +104,15 @@ def _alone(choice: "Choice") -> str:
     row = choice.alone
     assert row is not None
     speedup = "" if math.isnan(row["speedup"]) else f", measured speedup {row['speedup']:.2f}"
+    quality = choice.quality
     lacks = (
-        f"; it does not meet: {' and '.join(choice.alone_lacks)}"
+        f"; it does not meet: {quality.said(' and '.join(choice.alone_lacks))}"
         if choice.alone_lacks
         else ("; it meets every constraint")
     )
     return (
-        f"int8 alone, without pruning: accuracy {row['accuracy']:.2f} %, validation accuracy "
-        f"{row['validation_accuracy']:.2f} %, {row['file_bytes']:,.0f} bytes{speedup}{lacks}"
+        f"int8 alone, without pruning: {quality.name} {row[quality.name]:.2f} %, validation {quality.name} "
+        f"{row[f'validation_{quality.name}']:.2f} %, {row['file_bytes']:,.0f} bytes{speedup}{lacks}"
     )
 
 
@@ -121,19 +122,20 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
 
     row, entry = choice.row, deployed.entry
     fastest = "the fastest" if choice.by == "speedup" else "the one of the fewest MACs"
-    tied = f" (of {choice.tied} equally good, that of the highest validation accuracy)" if choice.tied > 1 else ""
+    quality = choice.quality.name
+    tied = f" (of {choice.tied} equally good, that of the highest validation {quality})" if choice.tied > 1 else ""
     echo(
         f"{deployed.name}: {fastest} of the {choice.candidates} of {choice.points} models with {' and '.join(wanted)}"
         f"{tied}"
     )
-    echo(f"{headline.removed(row)}; accuracy {headline.accuracy(row)}; {headline.change(row)}")
+    echo(f"{headline.removed(row)}; {headline.quality(row)}")
     echo(choice.decided_on())
     if row.get("speedup_beyond_theory") is True:
         echo(f"{BEYOND}.")
     echo()
     lines = [
-        ("accuracy on the test set, %", "accuracy", "{:.2f}"),
-        ("validation accuracy, used to choose, %", "validation_accuracy", "{:.2f}"),
+        (f"{quality} on the test set, %", quality, "{:.2f}"),
+        (f"validation {quality}, used to choose, %", f"validation_{quality}", "{:.2f}"),
         ("MACs an image", "macs", "{:,.0f}"),
         ("bytes", "file_bytes", "{:,.0f}"),
     ]

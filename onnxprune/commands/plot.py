@@ -17,7 +17,11 @@ from onnxprune.commands.options import WHERE, warn
     metavar="COLUMN",
     help="Column of results.csv for the horizontal axis.",
 )
-@click.option("--y", default="accuracy", show_default=True, metavar="COLUMN", help="Column for the vertical axis.")
+@click.option(
+    "--y",
+    metavar="COLUMN",
+    help="Column for the vertical axis  [default: accuracy; without labels fidelity].",
+)
 @click.option("--where", multiple=True, metavar="CONDITION", help=WHERE)
 @click.option("--log-x", is_flag=True, help="Logarithmic horizontal axis.")
 @click.option("--log-y", is_flag=True, help="Logarithmic vertical axis.")
@@ -39,7 +43,7 @@ from onnxprune.commands.options import WHERE, warn
 def plot(
     sweeps: tuple[Path, ...],
     x: str,
-    y: str,
+    y: str | None,
     where: tuple[str, ...],
     log_x: bool,
     log_y: bool,
@@ -62,6 +66,4 @@ def plot(
     """
     from onnxprune.report.figures import plot as draw
 
-    path = out or sweeps[0] / f"{y}-over-{x}.pdf"
-    draw(sweeps, x, y, path, where=where, log=(log_x, log_y), width=width, say=warn)
-    echo(path)
+    echo(draw(sweeps, x, y, out, where=where, log=(log_x, log_y), width=width, say=warn))

@@ -9,12 +9,13 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from onnxprune.commands.cells import INT8_HEADINGS, MISSING, compact, plural, spread, terminal, whole
+from onnxprune.commands.cells import MISSING, compact, int8_headings, plural, spread, terminal, whole
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import choose, constraints, studies
 from onnxprune.delivery.modelcard import BEYOND
+from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of, quality_of_study
 from onnxprune.results.seeds import accuracy_interval, change
 from onnxprune.results.timings import noise, remarks
 from onnxprune.results.trained_out import dead_units, not_trained_out
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
 _POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
 _REMARK = 16  # characters of the last column, which has words only: longer ones are wrapped
 _HEADINGS = (
-    "technique\n", "criterion\n", "asked\n%", "got\n%", "acc before\n%", "acc\n%", "95 %\ninterval",
-    "change\npoints", "loss\n", "MACs\n", "eff. MACs\n", "non-zero\nparams", "file\nbytes", "TL\ns", "latency\nms",
-    "speedup\n", "",
+    "technique\n", "criterion\n", "asked\n%", "got\n%", None, "MACs\n", "eff. MACs\n", "non-zero\nparams",
+    "file\nbytes", "TL\ns", "latency\nms", "speedup\n", "",
 )  # fmt: skip
+_QUALITY_HEADINGS = {  # in the place of None
+    ACCURACY: ("acc before\n%", "acc\n%", "95 %\ninterval", "change\npoints", "loss\n"),
+    FIDELITY: ("fidelity\nbefore %", "fidelity\n%", "cosine\n", "same\ntop-1 %"),
+}
 _LEFT = ("technique\n", "criterion\n", "")
-_NOT_FOR_PAPERS = ("acc before\n%", "loss\n", "non-zero\nparams", "TL\ns")
+_NOT_FOR_PAPERS = ("acc before\n%", "fidelity\nbefore %", "loss\n", "non-zero\nparams", "TL\ns")
 # What goes first where the terminal is too narrow for all of it.
 _DISPENSABLE = (
     "loss\n",
@@ -43,7 +47,10 @@ _DISPENSABLE = (
     "latency\nms",
     "eff. MACs\n",
     "acc before\n%",
+    "fidelity\nbefore %",
     "95 %\ninterval",
+    "cosine\n",
+    "same\ntop-1 %",
     "got\n%",
     "criterion\n",
 )
@@ -66,24 +73,36 @@ def print_results(table: "pd.DataFrame") -> None:
             f"±{100 * floor:.1f} % (two sessions of the same file; 90 % of the rows have no more). ~: a speedup "
             "within the noise."
         )
-    if "int8_accuracy" in table:
+    if {"int8_accuracy", "int8_fidelity"} & {*table.columns}:
         console.print("int8: the pruned network in 8 bits; its speedup is against the base in float32.")
+    if table["accuracy"].notna().any():
+        console.print(
+            "acc: top-1 accuracy of the ONNX file on the full test set; acc before: before fine-tuning. change: "
+            "accuracy minus that of the 0 % control (the same training, nothing removed), mean over seeds; ~: within "
+            "noise (McNemar's test; with several seeds also the interval of the paired differences). 95 % interval: of "
+            "the accuracy of one network (Wilson), or of the mean over seeds (Student)."
+        )
+        if table.loc[table["accuracy"].notna(), "accuracy_change"].isna().any():
+            console.print("change is empty where no 0 % point has the same training: add 0 to --sparsity.")
+    if quality_of_study(table) is FIDELITY:
+        console.print(
+            "fidelity: how close the answers of the ONNX file are to the unpruned file's, on the full test set, which "
+            "has no labels: 100 % less the relative error; before: before fine-tuning. cosine: of the answers to one "
+            "image, on average. same top-1: images whose highest score is at the same place, where the first output is "
+            "a row of scores."
+        )
     console.print(
-        "acc: top-1 accuracy of the ONNX file on the full test set; acc before: before fine-tuning. 1 MAC = 2 "
-        "FLOPs. eff. MACs: without multiplications by stored zeros, which onnxruntime still performs. TL: training "
-        "cost of the point: training, criterion, calibration, discarded rounds."
+        "1 MAC = 2 FLOPs. eff. MACs: without multiplications by stored zeros, which onnxruntime still performs. TL: "
+        "training cost of the point: training, criterion, calibration, discarded rounds."
     )
-    console.print(
-        "change: accuracy minus that of the 0 % control (the same training, nothing removed), mean over seeds; ~: "
-        "within noise (McNemar's test; with several seeds also the interval of the paired differences). 95 % "
-        "interval: of the accuracy of one network (Wilson), or of the mean over seeds (Student)."
-    )
-    if table["accuracy_change"].isna().any():
-        console.print("change is empty where no 0 % point has the same training: add 0 to --sparsity.")
     for remark in remarks(table):
         console.print(remark)
     if table["collapsed"].any():
-        console.print("collapsed: the network predicts one class for nearly all images; the percentage is their share.")
+        console.print(
+            "collapsed: the network predicts one class for nearly all images; the percentage is their share."
+            if table["accuracy"].notna().any()
+            else "collapsed: the network gives the same answer to every image."
+        )
 
 
 def print_headlines(sweep: "Path") -> None:
@@ -96,12 +115,11 @@ def print_headlines(sweep: "Path") -> None:
         except RunError as error:
             console.print(f"\n{error}", markup=False)
             continue
-        row = choice.row
+        row, quality = choice.row, quality_of(choice.row).name
         fewer = f"speedup {choice.over_seeds('speedup')[0]:.2f}x" if choice.by == "speedup" else "fewest MACs"
         console.print(
-            f"\n{row['model']} on {row['dataset']}, best within {MOST_DROP:g} point of validation accuracy: "
-            f"{headline.way(row)}, "
-            f"{headline.removed(row)}, {fewer}; accuracy {headline.accuracy(row)}; {headline.change(row)}. "
+            f"\n{row['model']} on {row['dataset']}, best within {MOST_DROP:g} point of validation {quality}: "
+            f"{headline.way(row)}, {headline.removed(row)}, {fewer}; {headline.quality(row)}. "
             f"{choice.decided_on()}" + (f" {BEYOND}." if row.get("speedup_beyond_theory") is True else ""),
             markup=False,
         )
@@ -130,12 +148,15 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
     if row.get("precision") == "bf16":
         heading += " in bf16"
     heading += f", tested on {whole(row['test_images'])}"
-    assessment = (
-        f"IPA: accuracy {spread(bases['base_accuracy'])} %, top-5 {spread(bases['base_top5_accuracy'])} %, "
-        f"cross-entropy {spread(bases['base_cross_entropy'], 4)}; "
-        f"trained in {spread(bases['base_training_seconds'], 1)} s, {bases['base_training_flops'].mean() / 1e12:.3g} "
-        f"TFLOPs\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
-    )
+    assessment = "IPA: the file as it is, without labels"
+    if quality_of_study(rows) is ACCURACY:
+        assessment = (
+            f"IPA: accuracy {spread(bases['base_accuracy'])} %, top-5 {spread(bases['base_top5_accuracy'])} %, "
+            f"cross-entropy {spread(bases['base_cross_entropy'], 4)}; "
+            f"trained in {spread(bases['base_training_seconds'], 1)} s, "
+            f"{bases['base_training_flops'].mean() / 1e12:.3g} TFLOPs"
+        )
+    assessment += f"\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
     if dead := dead_units(bases):
         assessment += f"\n     {plural(dead, 'dead unit')}: their output is zero for every training image"
     base_remark = not_trained_out(rows)
@@ -166,7 +187,11 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
 
 def _headings(rows: "pd.DataFrame") -> list[str]:
     """Of the cells of a line, the second files' among them where there are such."""
-    return [*_HEADINGS[:-1], *(INT8_HEADINGS if "int8_accuracy" in rows else ()), _HEADINGS[-1]]
+    quality = quality_of_study(rows)
+    place = _HEADINGS.index(None)
+    found = [*_HEADINGS[:place], *_QUALITY_HEADINGS[quality], *_HEADINGS[place + 1 : -1]]
+    found += int8_headings(quality) if f"int8_{quality.name}" in rows else ()
+    return [heading for heading in (*found, _HEADINGS[-1]) if heading is not None]
 
 
 def _lines(rows: "pd.DataFrame", point: list[str], floor: float) -> tuple[list[list[str]], list[bool]]:
@@ -219,9 +244,12 @@ def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
             for index, heading in enumerate(_headings(rows))
             if heading not in _NOT_FOR_PAPERS and any(line[index] not in ("", MISSING) for line in lines)
         ]
+        judged = "acc: accuracy of the ONNX file on"
+        if quality_of_study(rows) is FIDELITY:
+            judged = "fidelity: 100 % less the relative error of the answers against the unpruned file's on"
         caption = (
-            f"{row['model']} on {row['dataset']}, schedule {row['schedule']}, {plural(seeds, 'seed')}; acc: accuracy "
-            f"of the ONNX file on {whole(row['test_images'])} test images; eff. MACs: without those by stored zeros"
+            f"{row['model']} on {row['dataset']}, schedule {row['schedule']}, {plural(seeds, 'seed')}; {judged} "
+            f"{whole(row['test_images'])} test images; eff. MACs: without those by stored zeros"
         )
         if rows["speedup"].notna().any():
             caption += (
@@ -241,7 +269,8 @@ def _fitting(lines: list[list[str]], width: int) -> list[int]:
     for heading in _DISPENSABLE:
         if sum(widths[index] + 2 for index in kept) <= width:
             break
-        kept.remove(lines[0].index(heading))
+        if heading in lines[0]:
+            kept.remove(lines[0].index(heading))
     return kept
 
 
@@ -260,11 +289,7 @@ def _cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
         said.append("MACs not all counted")
     return [
         f"{mean['achieved_sparsity']:.1f}",
-        spread(seeds["before_finetuning_accuracy"]),
-        spread(seeds["accuracy"]),
-        _interval(seeds),
-        _change(seeds),
-        spread(seeds["cross_entropy"], 3),
+        *_quality_cells(seeds),
         compact(mean["macs"]),
         compact(mean["effective_macs"]),
         compact(mean["nonzero_params"]),
@@ -277,14 +302,24 @@ def _cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
     ]
 
 
+def _quality_cells(seeds: "pd.DataFrame") -> list[str]:
+    """Those under `_QUALITY_HEADINGS`."""
+    quality = quality_of_study(seeds)
+    found = [spread(seeds[column]) for column in (f"before_finetuning_{quality.name}", quality.name)]
+    if quality is ACCURACY:
+        return [*found, _interval(seeds), _change(seeds), spread(seeds["cross_entropy"], 3)]
+    return [*found, spread(seeds["cosine"], 4), spread(seeds["agreement"])]
+
+
 def _int8_cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
-    if "int8_accuracy" not in seeds:
+    quality = quality_of_study(seeds).name
+    if f"int8_{quality}" not in seeds:
         return []
     mean = seeds[["int8_file_bytes", "int8_speedup", "int8_speedup_noise"]].astype(float).mean(skipna=False)
     speedup = mean["int8_speedup"]
     tie = "~" if abs(speedup - 1) <= max(floor, mean["int8_speedup_noise"]) else ""
     return [
-        spread(seeds["int8_accuracy"]),
+        spread(seeds[f"int8_{quality}"]),
         compact(mean["int8_file_bytes"]) if mean["int8_file_bytes"] > 0 else MISSING,
         f"{tie}{speedup:.2f}x" if speedup > 0 else MISSING,
     ]

@@ -18,7 +18,7 @@ def checked(
 
     Images come as (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels. Where both ends could be the
     channels, the last is, as in Keras's own files. With `info` they must also be what that dataset is made of;
-    `classes` are the names of the user's own, by label.
+    `classes` are the names of the user's own, by label, none where there are no labels.
 
     Raises:
         InputError: naming `source` and what is wrong.
@@ -42,6 +42,8 @@ def checked(
         raise InputError(f"{source}: images of x_train are {x_train.shape[1:]}, those of x_test {x_test.shape[1:]}")
     if len(y_train) < 2:
         raise InputError(f"{source}: expected at least 2 training images, one to validate on, got {len(y_train)}")
+    if classes is not None and not classes:
+        return x_train, y_train, x_test, y_test
     if not y_train.any():
         raise InputError(f"{source}: expected labels of at least 2 classes in y_train, got only 0")
     if info:

@@ -74,7 +74,7 @@ class _Known:
 
 @dataclass
 class Collection:
-    """What lies in a place; `ignored`: what is no part of the data -> how many."""
+    """What lies in a place; `ignored`: what is no part of the data -> how many; no classes: there are no labels."""
 
     place: Path
     classes: list[str] = field(default_factory=list)
@@ -140,6 +140,12 @@ def _looked_at(
 def _check_splits(listing: Collection, known: Sequence[_Known]) -> None:
     there = {(each.split, each.picture.label) for each in known}
     for split in SPLITS:
+        share = TEST_SHARE if split == "test" else 1 - TEST_SHARE
+        if not listing.classes and (split, 0) not in there:
+            raise listing.error(
+                f"none of its {len(known):,} pictures is in the {split} set, which about {100 * share:g} % of all get "
+                "into by their content; add some, or make train/ and test/ yourself"
+            )
         missing = [label for label in range(len(listing.classes)) if (split, label) not in there]
         if missing:
             name, others = listing.classes[missing[0]], len(missing) - 1
@@ -147,7 +153,6 @@ def _check_splits(listing: Collection, known: Sequence[_Known]) -> None:
             if known and known[0].picture.split is not None:
                 raise listing.error(f"{whose} no pictures in the {split} set: expected every class in both sets")
             count = sum(each.picture.label == missing[0] for each in known)
-            share = TEST_SHARE if split == "test" else 1 - TEST_SHARE
             raise listing.error(
                 f"{whose} too few pictures: none of its {count:,} is in the {split} set, which about {100 * share:g} % "
                 "of all get into by their content; add some, or make train/ and test/ with all classes yourself"
@@ -273,9 +278,10 @@ def _notes(
     name = shown_name(listing.place.name)
     channels, height, width = arrays["x_train"].shape[1:]
     form = f"{height}x{width}, {'RGB' if channels == 3 else 'grey'}"
+    kinds = f"of {len(listing.classes)} classes" if listing.classes else "without labels"
     how = "as they are given" if known[0].picture.split else f"by their content, about {100 * TEST_SHARE:g} % to test"
     yield (
-        f"{name}: {len(known):,} pictures of {len(listing.classes)} classes, {len(arrays['y_train']):,} to train and "
+        f"{name}: {len(known):,} pictures {kinds}, {len(arrays['y_train']):,} to train and "
         f"validate on and {len(arrays['y_test']):,} to test ({how}), {form}"
     )
     if listing.ignored:

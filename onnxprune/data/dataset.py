@@ -27,7 +27,7 @@ _SAMPLE = 1  # tells the numbers that a seed draws for a sample from those that 
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, C, H, W), uint8, and their labels (N,), int64."""
+    """Images (N, C, H, W), uint8, and their labels (N,), int64: zeros where there are none."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -43,7 +43,7 @@ class Dataset:
     Attributes:
         name: canonical name, or the file's stem, or the folder's name.
         train: what networks are trained on; `validation`: for decisions; `test`: for reported numbers.
-        classes: their names, by label.
+        classes: their names, by label; none where there are no labels.
         mean, std: per channel, of the training images scaled to [0, 1].
         checksum: SHA-256 of all images and labels, and of the names that a user gave the classes; of a sample, of that
             and of which training images are in it.
@@ -61,6 +61,11 @@ class Dataset:
     checksum: str
     available_train: int
     own_shape: tuple[int, int, int] | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it has labels, by which there is an accuracy."""
+        return bool(self.classes)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -142,7 +147,8 @@ def load(
     if given is None:
         classes = DATASETS[name].classes
     else:
-        classes = given.classes or tuple(str(label) for label in range(int(y_train.max()) + 1))
+        named = given.classes
+        classes = tuple(str(label) for label in range(int(y_train.max()) + 1)) if named is None else named
     shuffled = np.random.default_rng(0).permutation(len(y_train))
     held_out = min(VALIDATION_MOST, max(1, int(VALIDATION_SHARE * len(y_train))))
     validation, train = np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])

@@ -1,4 +1,6 @@
-"""A folder of pictures as a dataset: a folder in it for each class, the same in train/ and test/, or without those."""
+"""A folder of pictures as a dataset: a folder in it for each class, the same in train/ and test/, or without those; or
+pictures alone, which have no labels then.
+"""
 
 import stat
 from functools import partial
@@ -14,10 +16,12 @@ def listed(folder: Path) -> Collection:
     """The pictures in a folder, none of which is read yet.
 
     Raises:
-        InputError: there are no classes, or one without pictures.
+        InputError: there are no pictures, or a class without any.
     """
     listing = Collection(folder)
     splits = _splits(listing)
+    if not any(is_folder(entry) for parent in splits.values() for entry in entries(parent)):
+        return _without_labels(listing, splits)
     found: dict[str, dict[str | None, Path]] = {}
     for split, parent in splits.items():
         for entry in entries(parent, listing.ignored):
@@ -25,8 +29,6 @@ def listed(folder: Path) -> Collection:
                 listing.ignored["beside the folders of classes"] += 1
             else:
                 found.setdefault(entry.name, {})[split] = entry
-    if not found:
-        raise listing.error(f"has no folders: expected one for each class, with its pictures ({_suffixes()})")
     folders = sorted(
         (name, places) for name, places in zip(check_class_names(str(folder), found), found.values(), strict=True)
     )
@@ -35,10 +37,7 @@ def listed(folder: Path) -> Collection:
             files = files_in(place, listing.ignored)
             if not files:
                 raise listing.error(f"{_place(split, name)} has no pictures ({_suffixes()}): add some, or take it away")
-            listing.pictures += [
-                Picture(shown_name(str(file.relative_to(folder))), label, split, partial(_content, file))
-                for file in files
-            ]
+            listing.pictures += _pictures(listing, files, label, split)
         listing.classes.append(name)
     for split in splits:
         missing = [name for name, places in folders if split not in places]
@@ -52,12 +51,35 @@ def listed(folder: Path) -> Collection:
     return listing
 
 
+def _without_labels(listing: Collection, splits: dict[str | None, Path]) -> Collection:
+    """Pictures that are in no folder of a class."""
+    for split, parent in splits.items():
+        files = files_in(parent, listing.ignored)
+        if not files:
+            if split is not None:
+                raise listing.error(f"{split}/ has no pictures ({_suffixes()}): add some, or take it away")
+            raise listing.error(
+                f"has no folders: expected one for each class, with its pictures ({_suffixes()}), or pictures without "
+                "labels"
+            )
+        listing.pictures += _pictures(listing, files, 0, split)
+    return listing
+
+
+def _pictures(listing: Collection, files: list[Path], label: int, split: str | None) -> list[Picture]:
+    return [
+        Picture(shown_name(str(file.relative_to(listing.place))), label, split, partial(_content, file))
+        for file in files
+    ]
+
+
 def _splits(listing: Collection) -> dict[str | None, Path]:
-    """Where the folders of classes are: in train/ and test/ where these hold folders, else in the folder itself."""
+    """Where the pictures or the folders of classes are: in train/ and test/ where both are there and hold either
+    nothing but pictures or folders, else in the folder itself."""
     folder = listing.place
     places: dict[str | None, Path] = {split: folder / split for split in SPLITS if is_folder(folder / split)}
     holding = [split for split, place in places.items() if any(is_folder(entry) for entry in entries(place))]
-    if not holding:
+    if not holding and len(places) < len(SPLITS):
         return {None: folder}
     if len(places) < len(SPLITS):
         lacking = next(split for split in SPLITS if split not in places)

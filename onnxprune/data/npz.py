@@ -14,6 +14,7 @@ from onnxprune.data.names import check_class_names
 from onnxprune.data.source import OwnData
 
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
+_IMAGES, _LABELS = ["x_train", "x_test"], ["y_train", "y_test"]
 
 CLASSES = "classes"  # an array that may be there too: their names, by label
 
@@ -29,13 +30,22 @@ _ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib
 def read_npz(path: Path) -> OwnData:
     """The arrays of an .npz file under Keras's names, and the names of its classes where it has some.
 
+    A file with neither y_train nor y_test has no labels.
+
     Raises:
         InputError: no such file, or not one of plain arrays with those names.
     """
     names = array_names(path)
     missing = [key for key in ARRAY_NAMES if key not in names]
+    if missing == _LABELS:
+        images = read_arrays(path, _IMAGES)
+        x_train, x_test = (images[key] for key in _IMAGES)
+        return OwnData((x_train, np.zeros(len(x_train), int), x_test, np.zeros(len(x_test), int)), ())
     if missing:
-        raise InputError(f"{path} has no {', '.join(missing)}: expected the arrays {', '.join(ARRAY_NAMES)}")
+        raise InputError(
+            f"{path} has no {', '.join(missing)}: expected the arrays {', '.join(ARRAY_NAMES)}, or the images alone "
+            f"({', '.join(_IMAGES)}) where there are no labels"
+        )
     arrays = read_arrays(path, [*ARRAY_NAMES, *([CLASSES] if CLASSES in names else [])])
     x_train, y_train, x_test, y_test = (arrays[key] for key in ARRAY_NAMES)
     return OwnData((x_train, y_train, x_test, y_test), _class_names(path, arrays.get(CLASSES)))

@@ -14,7 +14,8 @@ class OwnData:
     """Data of a user's own.
 
     Attributes:
-        classes: their names, by label; None where nothing names them.
+        arrays: labels are zeros where there are none.
+        classes: their names, by label; None where nothing names them; empty where there are no labels.
     """
 
     arrays: Arrays

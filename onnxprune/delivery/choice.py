@@ -13,11 +13,13 @@ from onnxprune.common.errors import InputError, RunError
 from onnxprune.delivery.modelcard import Seeds, decided_on
 from onnxprune.delivery.variants import INT8_ALONE, with_variants
 from onnxprune.results import store, timings
+from onnxprune.results.quality import Quality, quality_of
 from onnxprune.results.seeds import configurations
 
 _ROUNDING = 1e-9  # 92.5 - 91.3 is a little more than 1.2
 _POINTS = 10  # of accuracy missing are as bad as a speedup of 0, or twice the bytes or milliseconds
-_FOLDED = ("accuracy", "validation_accuracy", "accuracy_change", "speedup")  # what is told over seeds
+# what is told over seeds
+_FOLDED = ("accuracy", "validation_accuracy", "accuracy_change", "fidelity", "validation_fidelity", "speedup")
 _STUDY = ["model", "dataset", "batch_size"]  # rows of one of these compare
 
 
@@ -26,7 +28,7 @@ class Constraint:
     """One condition on a row of the results.
 
     Attributes:
-        text: the condition in words.
+        text: the condition in words, on accuracy, which `Quality.said` makes those on fidelity.
         value: the row's value; NaN where it was not measured.
         shown: the format of that value.
         limit: what it may be at most, or at least where `sign` is -1.
@@ -60,8 +62,8 @@ def constraints(
     """The conditions that are asked for.
 
     Args:
-        max_drop: percentage points of validation accuracy below the base's.
-        min_accuracy: validation accuracy, percent.
+        max_drop: percentage points of validation accuracy, or of fidelity without labels, below the base's.
+        min_accuracy: validation accuracy, or fidelity without labels, percent.
         min_speedup: measured: the base's median latency over the model's.
         max_latency_ms: median latency of a batch, milliseconds.
         max_bytes: of the ONNX file.
@@ -80,7 +82,7 @@ def constraints(
         _drop,
         "{:.2f} point(s) below the base's",
     )
-    add(min_accuracy, "validation accuracy at least {:g} %", "validation_accuracy", "validation accuracy {:.2f} %", -1)
+    add(min_accuracy, "validation accuracy at least {:g} %", _validation, "validation accuracy {:.2f} %", -1)
     add(min_speedup, "speedup at least {:g}", "speedup", "speedup {:.2f}", -1)
     add(max_latency_ms, "latency at most {:g} ms", "latency_ms_paired", "latency {:.3f} ms")
     add(max_bytes, "at most {:,} bytes", "file_bytes", "{:,.0f} bytes")
@@ -112,9 +114,16 @@ class Choice:
 
     def over_seeds(self, column: str) -> tuple[float | None, float | None]:
         """Mean and sample standard deviation; None for what was not measured, or of one seed."""
+        if column not in self.seeds:
+            return None, None
         values = pd.to_numeric(self.seeds[column]).astype("Float64")
         mean = None if values.isna().any() else float(values.mean())
         return mean, None if mean is None or len(values) == 1 else float(values.std())
+
+    @property
+    def quality(self) -> Quality:
+        """What it was chosen by."""
+        return quality_of(self.row)
 
     @property
     def folded(self) -> Seeds:
@@ -148,8 +157,8 @@ class _Candidate:
 def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
     """The fastest of the configurations of one study, those in 8 bits among them, that satisfy the constraints.
 
-    Among equally fast ones, within timing noise, it is the one with the highest validation accuracy. Test accuracy is
-    not used to choose.
+    Among equally fast ones, within timing noise, it is the one with the highest validation accuracy, or without labels
+    fidelity. Test images are not used to choose.
 
     A configuration is decided on by the means over its seeds, and is none if one of its networks has collapsed. What is
     shipped is a file that satisfies the constraints itself.
@@ -162,9 +171,7 @@ def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
     study = f"{found[0].mean['model']} on {found[0].mean['dataset']}"
     sound = [entry for entry in found if not entry.rows["collapsed"].any()]
     if not sound:
-        raise RunError(
-            f"{study}: every network of the sweep has collapsed: it predicts the same for nearly every image"
-        )
+        raise RunError(f"{study}: every network of the sweep has collapsed: it answers the same to nearly every image")
     fitting = [entry for entry in sound if all(constraint.holds(entry.mean) for constraint in wanted)]
     candidates = [entry for entry in fitting if entry.fitting]
     if not candidates:
@@ -240,11 +247,11 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _drop(row: Mapping[str, Any]) -> float:
-    return float(row["base_validation_accuracy"]) - _validation(row)
+    return float(row[f"base_validation_{quality_of(row).name}"]) - _validation(row)
 
 
 def _validation(row: Mapping[str, Any]) -> float:
-    return float(row["validation_accuracy"])
+    return float(row[f"validation_{quality_of(row).name}"])
 
 
 def _nearest_miss(study: str, rows: list[dict[str, Any]], wanted: list[Constraint], on_average: bool) -> str:
@@ -265,6 +272,7 @@ def _nearest_miss(study: str, rows: list[dict[str, Any]], wanted: list[Constrain
 
     nearest = min(rows, key=distance)
     reasons = "; ".join(f"{one.shown.format(one.value(nearest))}, asked: {one.text}" for one in missed(nearest))
+    reasons = quality_of(nearest).said(reasons)
     return (
         f"{study}: none of {len(rows)} models satisfies every constraint; the nearest is {nearest['technique']} "
         f"{nearest['criterion']} {nearest['sparsity']:g} %: {reasons}"

@@ -25,6 +25,7 @@ from onnxprune.delivery.variants import FLOAT32, INT8_ALONE
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
 from onnxprune.results import schema, store
+from onnxprune.results.quality import ACCURACY
 from onnxprune.results.trained_out import not_trained_out
 from onnxprune.settings.point import BASES
 
@@ -37,7 +38,8 @@ _TIMING_SECONDS = 0.5  # of one image, when a model is deployed
 _INDEX_COLUMNS = (
     "model", "dataset", "batch_size", "technique", "criterion", "schedule", "granularity", "sparsity",
     "achieved_sparsity", "seed", "accuracy", "accuracy_low", "accuracy_high", "control_accuracy", "accuracy_change",
-    "accuracy_change_p_value", "base_accuracy", "validation_accuracy", "base_validation_accuracy", "macs", "base_macs",
+    "accuracy_change_p_value", "base_accuracy", "validation_accuracy", "base_validation_accuracy", "fidelity",
+    "validation_fidelity", "relative_error", "cosine", "agreement", "macs", "base_macs",
     "params", "latency_ms_median", "base_latency_ms_median", "speedup", "speedup_beyond_theory", "latency_batch",
     "latency_threads", "device", "cpu", "onnxprune_version", "git_commit",
 )  # fmt: skip
@@ -73,17 +75,21 @@ def deploy(
         license: identifier of the licence that the card states.
 
     Raises:
-        InputError: the index that is there is damaged, or a file is to be baked that takes no pictures.
+        InputError: the index that is there is damaged, or a file is to be baked that is no classifier of pictures.
         RunError: the model's file is not the one that was measured, or cannot be written.
     """
     source = source_of(choice.row, sweep)
     expected = _measured_digest(source)
+    if bake and choice.quality is not ACCURACY:
+        raise InputError(
+            "--bake puts the preprocessing and a softmax into the graph of a classifier, which this is not"
+        )
     make_folder(out)
     try:
         index = _read_index(out / INDEX)
         name = _name(choice.row, index)
-        classifier = open_classifier(source)
-        facts = Facts.of(classifier)
+        classifier = open_classifier(source) if choice.quality is ACCURACY else None
+        facts = Facts.of_file(source) if classifier is None else Facts.of(classifier)
         batch = int(choice.row["latency_batch"])
         files, digest = _write_model(source, expected, out, name, layout, facts=facts, batch=batch)
         row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
@@ -91,7 +97,9 @@ def deploy(
         row["base_remark"] = not_trained_out(bases[bases["base_id"] == row["base_id"]])
         card_path = out / f"{name}.md"
         model_file = files[0].relative_to(out).as_posix()
-        baked = baking.bake(classifier, facts.normalisation, out / f"{name}-baked.onnx") if bake else None
+        baked = (
+            baking.bake(classifier, facts.normalisation, out / f"{name}-baked.onnx") if classifier and bake else None
+        )
         base = sweep.parent / BASES / str(row["base_id"]) / store.MODEL
         compare = ["onnxprune", "compare", str(base), str(files[0]), "--threads", "1"]
         shipped = Shipped(
@@ -193,8 +201,10 @@ def _write_model(
     path = make_folder(out / name / "1") / store.MODEL
     digest = _copy(source, expected, path)
     configuration, labels = out / name / "config.pbtxt", out / name / "labels.txt"
-    write_text(labels, "".join(f"{label}\n" for label in facts.classes))
     write_text(configuration, _triton_configuration(name, facts, batch))
+    if not facts.classes:
+        return [path, configuration], digest
+    write_text(labels, "".join(f"{label}\n" for label in facts.classes))
     return [path, configuration, labels], digest
 
 
@@ -223,14 +233,17 @@ input [
   }}
 ]
 output [
-  {{
-    name: "{output}"
-    data_type: TYPE_FP32
-    dims: [ {classes} ]
-    label_filename: "labels.txt"
-  }}
+{outputs}
 ]
 """
+
+_TRITON_OUTPUT = """\
+  {{
+    name: "{name}"
+    data_type: TYPE_{kind}
+    dims: [ {dims} ]{labels}
+  }}"""
+_TRITON_KINDS = {"FLOAT": "FP32", "DOUBLE": "FP64", "FLOAT16": "FP16"}  # others are called the same
 
 
 def _triton_configuration(name: str, facts: Facts, batch: int) -> str:
@@ -243,8 +256,15 @@ def _triton_configuration(name: str, facts: Facts, batch: int) -> str:
         batch=batch,
         input=_escaped(facts.input_name),
         dims=", ".join(map(str, facts.layout.sizes)),
-        output=_escaped(facts.output_name),
-        classes=len(facts.classes),
+        outputs=",\n".join(
+            _TRITON_OUTPUT.format(
+                name=_escaped(output.name),
+                kind=_TRITON_KINDS.get(output.kind, output.kind),
+                dims=", ".join(str(size or -1) for size in output.sizes),
+                labels='\n    label_filename: "labels.txt"' if facts.classes else "",
+            )
+            for output in facts.outputs
+        ),
     )
 
 

@@ -1,21 +1,44 @@
 """What whoever runs a deployed file must know."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
 
 from onnxprune.analysis.classifier import Classifier
 from onnxprune.common.errors import RunError
 from onnxprune.data.registry import title_of
-from onnxprune.graph.images import Layout
-from onnxprune.graph.metadata import Normalisation
+from onnxprune.graph.files import load
+from onnxprune.graph.images import ImageInput, Layout
+from onnxprune.graph.metadata import Metadata, Normalisation, parse
+from onnxprune.graph.network import metadata
 from onnxprune.models import model_title
 
 
 @dataclass(frozen=True)
+class Output:
+    """
+    Attributes:
+        sizes: of an image's part; None for one that the file leaves open.
+        kind: ONNX's name of its type, as FLOAT.
+    """
+
+    name: str
+    sizes: tuple[int | None, ...]
+    kind: str
+
+
+@dataclass(frozen=True)
 class Facts:
-    """What whoever runs a deployed file must know."""
+    """What whoever runs a deployed file must know.
+
+    Attributes:
+        outputs: of a classifier the one of its scores.
+        classes: none where it is no classifier.
+    """
 
     input_name: str
-    output_name: str
+    outputs: tuple[Output, ...]
     normalisation: Normalisation
     shape: tuple[int, int, int]
     layout: Layout
@@ -23,21 +46,48 @@ class Facts:
 
     @classmethod
     def of(cls, classifier: Classifier) -> "Facts":
-        """Read off the file's metadata.
+        """Read off the metadata of a classifier.
 
         Raises:
             RunError: they are missing: the file is not of a sweep.
         """
-        metadata = classifier.metadata
-        if metadata.normalisation is None or metadata.input_shape is None or metadata.classes is None:
-            raise RunError(f"{classifier.path}: its metadata lack the normalisation, the input shape or the classes")
+        told = classifier.metadata
+        if told.classes is None:
+            raise RunError(f"{classifier.path}: its metadata lack the classes")
+        outputs = (Output(classifier.output_name, (len(told.classes),), "FLOAT"),)
+        return cls._of(classifier.path, told, classifier.image, outputs, told.classes)
+
+    @classmethod
+    def of_file(cls, path: Path) -> "Facts":
+        """Read off a file that is no classifier, whose content is known to be that of a sweep.
+
+        Raises:
+            RunError: its metadata lack something: the file is not of a sweep.
+        """
+        model, _ = load(path)
+        outputs = tuple(
+            Output(
+                value.name,
+                tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim)[1:],
+                onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type),
+            )
+            for value in model.graph.output
+        )
+        return cls._of(path, parse(metadata(model)), ImageInput.of_value(model.graph.input[0]), outputs, ())
+
+    @classmethod
+    def _of(
+        cls, path: Path, told: Metadata, image: ImageInput, outputs: tuple[Output, ...], classes: tuple[str, ...]
+    ) -> "Facts":
+        if told.normalisation is None or told.input_shape is None:
+            raise RunError(f"{path}: its metadata lack the normalisation or the input shape")
         return cls(
-            input_name=classifier.image.name,
-            output_name=classifier.output_name,
-            normalisation=metadata.normalisation,
-            shape=metadata.input_shape,
-            layout=classifier.image.layout(metadata.input_shape),
-            classes=metadata.classes,
+            input_name=image.name,
+            outputs=outputs,
+            normalisation=told.normalisation,
+            shape=told.input_shape,
+            layout=image.layout(told.input_shape),
+            classes=classes,
         )
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from onnxprune.delivery.variants import INT8, INT8_ALONE
 from onnxprune.results import store
 from onnxprune.results.claims import between_ways, beyond_controls, sentences
+from onnxprune.results.quality import ACCURACY, quality_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +47,16 @@ def percent(number: float) -> str:
     return f"{round(float(number), 1):g}"
 
 
+def quality(row: Mapping[str, Any]) -> str:
+    """How good the network still is, and against what."""
+    if quality_of(row) is ACCURACY:
+        return f"accuracy {accuracy(row)}; {change(row)}"
+    text = f"fidelity to the unpruned file's answers {row['fidelity']:.2f} %, cosine {row['cosine']:.4f}"
+    if _missing(row.get("agreement")):
+        return text
+    return f"{text}, the highest score at the same place for {row['agreement']:.2f} % of the images"
+
+
 def accuracy(row: Mapping[str, Any]) -> str:
     """On the test set, with its interval."""
     text = f"{row['accuracy']:.2f} %"
@@ -71,6 +82,10 @@ def change(row: Mapping[str, Any]) -> str:
 def told_claims(table: pd.DataFrame, sweep: Path) -> dict[str, list[str]]:
     """Title -> lines: which ways to prune are better than others, where there are several seeds, and than their
     controls, where there are any."""
+
+    table = table[table["accuracy"].notna()]
+    if not len(table):
+        return {}
 
     def right(folder: str) -> "np.ndarray | None":
         return store.right_images(sweep / folder)

@@ -17,6 +17,7 @@ from onnxprune.delivery.variants import INT8, INT8_ALONE
 from onnxprune.graph.baking import PICTURE, PROBABILITIES
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
+from onnxprune.results.quality import ACCURACY, quality_of
 from onnxprune.settings.point import FIELDS, Point
 from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
 
@@ -123,8 +124,7 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             "",
             _about_input(facts),
             "",
-            f"Classes, in order: {_classes(facts.classes)}",
-            "",
+            *([f"Classes, in order: {_classes(facts.classes)}", ""] if facts.classes else []),
             "## Intended use and limits",
             "",
             *_limits(row),
@@ -168,12 +168,14 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
 def _head(name: str, row: Mapping[str, Any], shipped: Shipped) -> list[str]:
     """YAML, of which JSON's texts are part."""
     title = json.dumps(_data_title(row))
+    begin = ["---", f"license: {json.dumps(shipped.license or 'unknown')}", "library_name: onnx"]
+    tags = "tags: [onnx, onnxruntime, pruning, onnxprune]"
+    if quality_of(row) is not ACCURACY:
+        return [*begin, tags, "---"]
     return [
-        "---",
-        f"license: {json.dumps(shipped.license or 'unknown')}",
-        "library_name: onnx",
+        *begin,
         "pipeline_tag: image-classification",
-        "tags: [onnx, onnxruntime, pruning, onnxprune]",
+        tags,
         "metrics: [accuracy]",
         "model-index:",
         f"- name: {json.dumps(name)}",
@@ -229,10 +231,10 @@ def _summary(row: Mapping[str, Any]) -> str:
         how += "; then it was converted to 8 bits"
     elif row.get("variant") == INT8_ALONE:
         how = "converted to 8 bits, not pruned"
-    return (
-        f"An image classifier: the network {_code(model_title(row['model']))} on {_literal(_data_title(row))}, "
-        f"{how}. Test accuracy: {headline.accuracy(row)}; {headline.change(row)}."
-    )
+    network = f"the network {_code(model_title(row['model']))} on {_literal(_data_title(row))}, {how}"
+    if quality_of(row) is ACCURACY:
+        return f"An image classifier: {network}. Test accuracy: {headline.accuracy(row)}; {headline.change(row)}."
+    return f"{network[0].upper()}{network[1:]}. On the test images, which have no labels: {headline.quality(row)}."
 
 
 def decided_on(row: Mapping[str, Any], seeds: Seeds) -> str:
@@ -240,7 +242,8 @@ def decided_on(row: Mapping[str, Any], seeds: Seeds) -> str:
     if seeds.count == 1:
         return f"One seed ({row['seed']}): how much results differ between seeds was not measured."
     said = f"Chosen by the means over {seeds.count} seeds; this file is of seed {row['seed']}. Means over the seeds: "
-    said += f"accuracy {seeds.spread('accuracy', '{:.2f}')} %"
+    quality = quality_of(row).name
+    said += f"{quality} {seeds.spread(quality, '{:.2f}')} %"
     if seeds.folded["accuracy_change"][0] is not None:
         said += f", {seeds.spread('accuracy_change', '{:+.2f}')} points against the 0 % controls"
     if seeds.folded["speedup"][0] is not None:
@@ -278,9 +281,20 @@ def _about_input(facts: Facts) -> str:
         f"Input `{facts.input_name}` of the plain file: float32 (batch, {listed(facts.layout.sizes)}), {axes}; "
         f"{_pixels(channels)}, {width} wide and {height} high; `{NORMALISATION}`. Resize pictures of another size "
         "first, with an antialiased bilinear filter and without keeping proportions, as `onnxprune predict` does. "
-        f"Output `{facts.output_name}`: scores (batch, {len(facts.classes)}); the largest one is the class. The "
-        "file's metadata say all of this too."
+        f"{_about_outputs(facts)} The file's metadata say how pixels are normalised too."
     )
+
+
+def _about_outputs(facts: Facts) -> str:
+    if facts.classes:
+        scores = f"scores (batch, {len(facts.classes)}); the largest one is the class"
+        return f"Output {_code(facts.outputs[0].name)}: {scores}."
+    sizes = (", ".join(["batch", *(str(size or "any") for size in output.sizes)]) for output in facts.outputs)
+    told = (
+        f"{_code(output.name)}, {output.kind.lower()} ({size})"
+        for output, size in zip(facts.outputs, sizes, strict=True)
+    )
+    return f"Outputs, as those of the unpruned file: {'; '.join(told)}."
 
 
 def _classes(names: tuple[str, ...]) -> str:
@@ -293,6 +307,13 @@ def _classes(names: tuple[str, ...]) -> str:
 def _limits(row: Mapping[str, Any]) -> list[str]:
     data = _literal(_data_title(row))
     trained, tested = _known(row, "train_images"), _known(row, "test_images")
+    if quality_of(row) is not ACCURACY:
+        return [
+            f"Use: what the unpruned file is used for, on images like those of {data}. It was made with {trained} "
+            f"images and compared with the unpruned file on {tested}, all without labels.\n\nLimits: the figures here "
+            "say how close its answers are to the unpruned file's, and not how good either is at its task. Measure "
+            "that on data with labels before you rely on it.",
+        ]
     return [
         f"Use: classifying pictures like those of {data} into the classes above. It was trained on "
         f"{trained} images and tested on {tested}.\n\nLimits: it assigns one of its "
@@ -306,7 +327,7 @@ def _numbers(row: Mapping[str, Any], shipped: Shipped) -> list[str]:
     """A table: this model beside its base."""
 
     def line(title: str, column: str, form: str) -> str:
-        cells = [row[column], row[f"base_{column}"]]
+        cells = [row.get(column), row.get(f"base_{column}")]
         return f"| {title} | " + " | ".join("-" if cell is None else form.format(cell) for cell in cells) + " |"
 
     speedup = "-" if row["speedup"] is None else f"{row['speedup']:.2f}"
@@ -314,14 +335,26 @@ def _numbers(row: Mapping[str, Any], shipped: Shipped) -> list[str]:
         speedup += f" (95 % interval {row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
     control = "-" if row.get("control_accuracy") is None else f"{row['control_accuracy']:.2f}"
     missing = _literal(str(row.get("macs_missing") or row.get("base_macs_missing") or ""))
+    if quality_of(row) is ACCURACY:
+        quality = [
+            line(f"accuracy, {_known(row, 'test_images')} test images, %", "accuracy", "{:.2f}"),
+            f"| accuracy of the 0 % control (the same training, not pruned), % | {control} | |",
+            line("top-5 accuracy, %", "top5_accuracy", "{:.2f}"),
+            line("cross-entropy, nats", "cross_entropy", "{:.4f}"),
+            line("validation accuracy, used to choose it, %", "validation_accuracy", "{:.2f}"),
+        ]
+    else:
+        quality = [
+            line(f"fidelity to the unpruned file, {_known(row, 'test_images')} test images, %", "fidelity", "{:.2f}"),
+            line("relative error of the answers", "relative_error", "{:.4f}"),
+            line("cosine similarity of the answers to an image, mean", "cosine", "{:.4f}"),
+            line("images whose highest score is at the same place, %", "agreement", "{:.2f}"),
+            line("validation fidelity, used to choose it, %", "validation_fidelity", "{:.2f}"),
+        ]
     return [
         "| | this model | unpruned |",
         "| --- | ---: | ---: |",
-        line(f"accuracy, {_known(row, 'test_images')} test images, %", "accuracy", "{:.2f}"),
-        f"| accuracy of the 0 % control (the same training, not pruned), % | {control} | |",
-        line("top-5 accuracy, %", "top5_accuracy", "{:.2f}"),
-        line("cross-entropy, nats", "cross_entropy", "{:.4f}"),
-        line("validation accuracy, used to choose it, %", "validation_accuracy", "{:.2f}"),
+        *quality,
         line("MACs per image (1 MAC = 2 FLOPs)", "macs", "{:,}"),
         line("MACs without multiplications by stored zeros", "effective_macs", "{:,}"),
         line("parameters", "params", "{:,}"),

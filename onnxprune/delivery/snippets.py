@@ -8,7 +8,11 @@ from onnxprune.graph.baking import PICTURE, PROBABILITIES
 
 
 def of_plain(file: str, facts: Facts) -> list[str]:
-    """Python, from an array of pixels to classes."""
+    """Python, from an array of pixels to classes, or to all answers of a file that is no classifier."""
+    feed = f"{{{_quoted(facts.input_name)}: {_inputs(facts)}}}"
+    answer = f"session.run([{_quoted(facts.outputs[0].name)}], {feed})[0].argmax(axis=1)"
+    if not facts.classes:
+        answer = f"[answer.shape for answer in session.run(None, {feed})]"
     mean, std = (
         f"np.float32({[[[number]] for number in numbers]})"  # of shape (C, 1, 1)
         for numbers in (facts.normalisation.mean, facts.normalisation.std)
@@ -20,8 +24,7 @@ def of_plain(file: str, facts: Facts) -> list[str]:
         f'session = onnxruntime.InferenceSession({_quoted(file)}, providers=["CPUExecutionProvider"])',
         f'images = np.load("images.npy").astype(np.float32)  # yours: pixels 0 to 255, (N, {listed(facts.shape)})',
         f"mean, std = {mean}, {std}",
-        f"print(session.run([{_quoted(facts.output_name)}], {{{_quoted(facts.input_name)}: {_inputs(facts)}}})[0]"
-        ".argmax(axis=1))",
+        f"print({answer})",
         "```",
     ]
 

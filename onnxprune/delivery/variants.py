@@ -3,6 +3,7 @@
 import pandas as pd
 
 from onnxprune.results import store
+from onnxprune.results.quality import quality_of_study
 
 FLOAT32, INT8, INT8_ALONE = "float32", "int8", "int8 alone"
 
@@ -23,11 +24,12 @@ def with_variants(table: pd.DataFrame) -> pd.DataFrame:
     timed beside every point: its row has the timing beside the first.
     """
     found = [table.assign(variant=FLOAT32, file=store.MODEL)]
-    if "int8_accuracy" in table:
-        pruned = table[table["int8_accuracy"].notna()]
+    quality = quality_of_study(table).name
+    if f"int8_{quality}" in table:
+        pruned = table[table[f"int8_{quality}"].notna()]
         found.append(_replaced(pruned, "int8_").assign(variant=INT8, file=store.INT8_MODEL))
-    if "base_int8_accuracy" in table:
-        bases = table[table["base_int8_accuracy"].notna()].drop_duplicates("base_id")
+    if f"base_int8_{quality}" in table:
+        bases = table[table[f"base_int8_{quality}"].notna()].drop_duplicates("base_id")
         dense = bases.assign(
             **{name: bases[f"base_{name}"] for name in _OF_THE_NETWORK}, achieved_sparsity=0.0, theoretical_speedup=1.0
         )

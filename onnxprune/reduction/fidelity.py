@@ -1,5 +1,7 @@
 """How close a network's outputs are to those of the original and, where there are labels, its accuracy."""
 
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,8 @@ from onnxprune.runtime.random_inputs import Inputs
 class Fidelity:
     """
     Attributes:
-        relative_error: norm of the difference of all outputs, relative to the norm of the original's.
+        relative_error: norm of the difference of an output, relative to the norm of the original's; of several outputs
+            the root of the mean of the squares, so that each of them counts the same.
         cosine: mean cosine similarity of a sample's outputs, -1 to 1.
         agreement: percent of the samples whose highest score is at the same place; None where the first output of
             numbers is no row of scores (samples, classes).
@@ -29,8 +32,15 @@ class Fidelity:
     agreement: float | None
     samples: int
 
+    @property
+    def percent(self) -> float:
+        """What is not error: 100 where the outputs are the same, 0 where they are off by their own size or more, or are
+        no numbers."""
+        return 100 * max(0.0, 1 - self.relative_error) if math.isfinite(self.relative_error) else 0.0
+
 
 Answers = list[dict[str, np.ndarray]]
+_SAME = 1e-6  # of the largest number: answers that differ by no more are the same
 
 
 def answers(network: Network, batches: Iterable[Inputs], threads: int = 0) -> Answers:
@@ -47,32 +57,67 @@ def compare_answers(original: Answers, found: Answers) -> Fidelity:
     Raises:
         ValueError: there are none.
     """
-    gap = size = cosines = 0.0
-    samples = same = 0
-    scored = True
+    comparison = Comparison()
     for expected, given in zip(original, found, strict=True):
+        comparison.add(expected, given)
+    return comparison.result()
+
+
+class Comparison:
+    """Outputs next to those of the original, batch by batch."""
+
+    def __init__(self) -> None:
+        self._gaps: defaultdict[str, float] = defaultdict(float)  # sums of squares, of each output
+        self._sizes: defaultdict[str, float] = defaultdict(float)
+        self._cosines = 0.0
+        self._samples = self._same = 0
+        self._scored = True
+        self._first: tuple[np.ndarray, ...] | None = None
+        self._varies = [False, False]  # of the original, and of what is compared with it
+
+    def add(self, expected: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
+        """Takes the outputs of a batch: name -> value, of one shape in both.
+
+        Raises:
+            ValueError: there are none.
+        """
         names = list(expected)
         count = _count(expected, names)
-        rows = [
-            np.concatenate([answer[name].astype(np.float64).reshape(count, -1) for name in names], 1)
-            for answer in (expected, given)
-        ]
-        gap += float(np.square(rows[0] - rows[1]).sum())
-        size += float(np.square(rows[0]).sum())
-        norms = [np.linalg.norm(row, axis=1) for row in rows]
-        cosines += float(((rows[0] * rows[1]).sum(1) / np.maximum(norms[0] * norms[1], 1e-30)).sum())
-        samples += count
-        first, other = expected[names[0]], given[names[0]]
-        if _is_scores(first) and len(first) == count:
-            same += int((first.argmax(1) == other.argmax(1)).sum())
+        parts: list[list[np.ndarray]] = [[], []]
+        for name in names:
+            pair = [answer[name].astype(np.float64).reshape(count, -1) for answer in (expected, given)]
+            self._gaps[name] += float(np.square(pair[0] - pair[1]).sum())
+            self._sizes[name] += float(np.square(pair[0]).sum())
+            for part, rows in zip(parts, pair, strict=True):
+                part.append(rows)
+        both = tuple(np.concatenate(part, 1) for part in parts)
+        norms = [np.linalg.norm(rows, axis=1) for rows in both]
+        self._cosines += float(((both[0] * both[1]).sum(1) / np.maximum(norms[0] * norms[1], 1e-30)).sum())
+        self._samples += count
+        first = self._first or tuple(rows[0].copy() for rows in both)
+        self._first = first
+        for place, rows in enumerate(both):
+            self._varies[place] |= bool((np.abs(rows - first[place]) > _SAME * np.abs(first[place]).max()).any())
+        scores, other = expected[names[0]], given[names[0]]
+        if _is_scores(scores) and len(scores) == count:
+            self._same += int((scores.argmax(1) == other.argmax(1)).sum())
         else:
-            scored = False
-    return Fidelity(
-        float(np.sqrt(gap / max(size, 1e-30))),
-        cosines / max(1, samples),
-        100 * same / samples if scored and samples else None,
-        samples,
-    )
+            self._scored = False
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether what was compared answers the same to every sample, and the original does not."""
+        return self._varies == [True, False]
+
+    def result(self) -> Fidelity:
+        """How close they are."""
+        shares = [gap / self._sizes[name] if self._sizes[name] else float(gap > 0) for name, gap in self._gaps.items()]
+        return Fidelity(
+            float(np.sqrt(np.mean(shares))),
+            self._cosines / max(1, self._samples),
+            100 * self._same / self._samples if self._scored and self._samples else None,
+            self._samples,
+        )
 
 
 def accuracy(network: Network, batches: Iterable[tuple[Inputs, np.ndarray]], threads: int = 0) -> float | None:

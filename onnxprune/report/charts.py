@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 
 from onnxprune.delivery import headline
 from onnxprune.report.series import Look, error_bars, over_seeds, sound_span
+from onnxprune.results.quality import quality_of, quality_of_study
 from onnxprune.results.seeds import configurations
 from onnxprune.settings.vocabulary import SCHEDULES
 
@@ -38,23 +39,24 @@ ON_SCALE = "#10151b"
 def accuracy_over_sparsity(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look]) -> go.Figure:
     """Mean accuracy of each curve with its 95 % intervals and a band of one standard deviation, and the same before
     fine-tuning, over what was removed."""
-    figure = empty_figure("removed (%)", "test accuracy (%)")
+    quality = quality_of_study(rows).name
+    figure = empty_figure("removed (%)", f"test {quality} (%)")
     lost: list[tuple[pd.DataFrame, str, Look]] = []
     for name, look in looks.items():
         of_name = rows[names == name]
-        points = over_seeds(of_name, "achieved_sparsity", "accuracy")
+        points = over_seeds(of_name, "achieved_sparsity", quality)
         if (points["seeds"] > 1).any():
             figure.add_trace(_band(points[~points["collapsed"]], name, look))
         figure.add_trace(_curve(points[~points["collapsed"]], name, look))
         lost.append((points[points["collapsed"]], name, look))
-        early = over_seeds(of_name, "achieved_sparsity", "before_finetuning_accuracy")
+        early = over_seeds(of_name, "achieved_sparsity", f"before_finetuning_{quality}")
         if len(early):  # schedules that prune while they train have none
             figure.add_trace(_curve(early, name, look, before=True))
     bases = rows.drop_duplicates(["sweep", "base_id"])
     if bases["batch_size"].nunique() == 1 and bases["sweep"].nunique() == 1:
-        level = bases["base_accuracy"].mean()
+        level = bases[f"base_{quality}"].mean()
         figure.add_trace(_neutral([0, 100], [level, level], f"base, {level:.2f} %", dash="dot"))
-    low, high = sound_span(rows, "accuracy", "base_accuracy")
+    low, high = sound_span(rows, quality, f"base_{quality}")
     figure.update_yaxes(range=[low, min(high, 100.4)])
     for points, name, look in lost:
         if len(points):
@@ -66,17 +68,18 @@ def accuracy_over_cost(
     rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look], column: str, title: str, *, front: bool
 ) -> go.Figure:
     """Every point's accuracy against a cost, and which ones no other beats in both, on average over seeds."""
-    figure = empty_figure(title, "test accuracy (%)")
+    quality = quality_of_study(rows).name
+    figure = empty_figure(title, f"test {quality} (%)")
     known = rows[(rows[column] > 0).fillna(False) & ~rows["collapsed"].astype(bool)]
     figure.update_xaxes(logarithmic(known[column]))
     for name, look in looks.items():
         figure.add_trace(
-            _points(known[names.reindex(known.index) == name], column, "accuracy", name, look, total=len(known))
+            _points(known[names.reindex(known.index) == name], column, quality, name, look, total=len(known))
         )
     if front:
-        best = pareto_front(_means(known, [column, "accuracy"]), column)
+        best = pareto_front(_means(known, [column, quality]), column, quality)
         figure.add_trace(
-            _neutral(best[column], best["accuracy"], "Pareto front", dash="dash", shape="hv", mode="lines+markers")
+            _neutral(best[column], best[quality], "Pareto front", dash="dash", shape="hv", mode="lines+markers")
         )
         figure.data[-1].update(marker={"symbol": "circle-open", "size": 14, "line": {"width": 1.5}}, hoverinfo="skip")
     return figure
@@ -111,11 +114,11 @@ def counted_whole(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[missing.isna().all(axis=1)]
 
 
-def pareto_front(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The rows that no other matches or beats in both accuracy and the column, which is a cost, in order of cost."""
-    ordered = rows.sort_values([column, "accuracy"], ascending=[True, False], kind="stable")
-    accuracy = ordered["accuracy"].astype(float)
-    return ordered[accuracy > accuracy.cummax().shift(fill_value=-math.inf)]
+def pareto_front(rows: pd.DataFrame, column: str, quality: str = "accuracy") -> pd.DataFrame:
+    """The rows that no other matches or beats in both quality and the column, which is a cost, in order of cost."""
+    ordered = rows.sort_values([column, quality], ascending=[True, False], kind="stable")
+    values = ordered[quality].astype(float)
+    return ordered[values > values.cummax().shift(fill_value=-math.inf)]
 
 
 def layer_map(rows: pd.DataFrame, layers: Mapping[str, Mapping[str, Mapping[str, int]]]) -> go.Figure:
@@ -279,7 +282,7 @@ def _curve(points: pd.DataFrame, name: str, look: Look, before: bool = False) ->
         line={"color": look.colour, "dash": "dot" if before else DASHES[look.dash], "width": 1.5 if before else 2},
         marker={"symbol": _SYMBOLS[look.marker] + ("-open" if before else ""), "size": 8},
         meta={"series": name, "before": before},
-        hovertemplate="%{fullData.name}<br>%{x} %: accuracy %{y:.2f} %%{customdata}<extra></extra>",
+        hovertemplate="%{fullData.name}<br>%{x} %: %{y:.2f} %%{customdata}<extra></extra>",
     )
 
 
@@ -294,8 +297,7 @@ def _at_the_frame(points: pd.DataFrame, name: str, look: Look, low: float) -> go
         marker={"symbol": "x", "size": 8, "color": look.colour},
         cliponaxis=False,
         meta={"series": name, "before": False, "actual": list(points["y"])},
-        hovertemplate="%{fullData.name}: predicts the same for every image<br>%{x} %: accuracy %{customdata:.2f} %"
-        "<extra></extra>",
+        hovertemplate="%{fullData.name}: answers the same to every image<br>%{x} %: %{customdata:.2f} %<extra></extra>",
     )
 
 
@@ -341,10 +343,11 @@ def told(row: Mapping[Any, Any]) -> str:
     """What hovering over a point says; the rows that are drawn have it in a column `told`."""
     zeros = f" ({compact(row['effective_macs'])} without stored zeros)"
     least = "" if pd.isna(row.get("macs_missing")) else "at least "
-    early = row["before_finetuning_accuracy"]
+    quality = quality_of(row).name
+    early = row[f"before_finetuning_{quality}"]
     lines = [
         f"{headline.removed(row)}, seed {row['seed']}",
-        f"accuracy {row['accuracy']:.2f} %" + ("" if pd.isna(early) else f", before fine-tuning {early:.2f} %"),
+        f"{quality} {row[quality]:.2f} %" + ("" if pd.isna(early) else f", before fine-tuning {early:.2f} %"),
         least + f"{compact(row['macs'])} MACs" + (zeros if row["effective_macs"] != row["macs"] else ""),
     ]
     if not pd.isna(row["speedup"]):

@@ -13,6 +13,7 @@ from onnxprune.report.series import error_bars, looks, named_series, over_seeds,
 from onnxprune.report.sources import unlike_names
 from onnxprune.results import store
 from onnxprune.results.conditions import select
+from onnxprune.results.quality import quality_of_study
 
 _FORMATS = (".pdf", ".png", ".svg")
 
@@ -56,24 +57,29 @@ _STYLE: Any = {
 def plot(
     sweeps: Sequence[Path],
     x: str,
-    y: str,
-    out: Path,
+    y: str | None,
+    out: Path | None,
     *,
     where: Sequence[str] = (),
     log: tuple[bool, bool] = (False, False),
     width: float = _WIDTH,
     say: Callable[[str], None] = lambda line: None,
-) -> None:
+) -> Path:
     """Draws column `y` against column `x`, a curve for each technique and sweep, from left to right, with 95 %
     intervals where they are known; where there are several seeds, their mean and a band of one standard deviation. The
     axis is as long as networks that have not collapsed need it; those that have are marked at the frame of sparsities,
     and left out elsewhere.
 
     Args:
+        y: None: the accuracy or, where there are no labels, the fidelity.
+        out: of which the suffix is the format; None: Y-over-X.pdf in the folder of the first sweep.
         where: conditions that rows must fulfil (`onnxprune.results.conditions`).
         log: whether each axis, across and upwards, is logarithmic.
         width: of the figure, inches.
         say: gets a line for each point that is left out because its files cannot be believed.
+
+    Returns:
+        The file.
 
     Raises:
         InputError: not a sweep with finished points, a column that is not a measured number or is of
@@ -81,7 +87,8 @@ def plot(
             used, or a file name whose suffix is no format.
         RunError: the folder of the file cannot be made.
     """
-    check_format(out)
+    if out is not None:
+        check_format(out)
     tables = []
     for sweep, name in zip(sweeps, unlike_names(sweeps), strict=True):
         found = store.result_table(sweep, say)
@@ -89,11 +96,14 @@ def plot(
             raise InputError(f"{sweep} has no finished point yet")
         tables.append(found.assign(sweep=name))
     table = select(pd.concat(tables, ignore_index=True), where)
+    y = y or quality_of_study(table).name
+    out = out or sweeps[0] / f"{y}-over-{x}.pdf"
     for column, logarithmic in zip((x, y), log, strict=True):
         _check_numeric(table, column)
         if logarithmic and not (table[column] > 0).any():
             raise InputError(f"column '{column}' has nothing above 0, which a logarithmic axis needs")
     _draw(table, x, y, out, log, width)
+    return out
 
 
 def check_format(out: Path) -> None:
@@ -175,6 +185,9 @@ def _mark_collapsed(axes: Any, points: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
+_JUDGED = ("accuracy", "top5_accuracy", "cross_entropy", "fidelity", "relative_error", "cosine", "agreement")
+
+
 def _levels(table: pd.DataFrame, y: str) -> list[tuple[float, str, str]]:
     """The horizontal lines: value, label and style, where each is one for all curves."""
     found = []
@@ -184,7 +197,7 @@ def _levels(table: pd.DataFrame, y: str) -> list[tuple[float, str, str]]:
         if f"base_{y}" in table and bases[f"base_{y}"].notna().any():
             found.append((float(bases[f"base_{y}"].mean()), "unpruned", ":"))
         control = table[(table["sparsity"] == 0) & (table.get("control", "none") == "none")][y].dropna()
-        if len(control) and y in ("accuracy", "validation_accuracy", "top5_accuracy", "cross_entropy"):
+        if len(control) and y.removeprefix("validation_") in _JUDGED:
             found.append((float(control.mean()), "0 %, fine-tuned", "-."))
     return found
 
@@ -239,5 +252,5 @@ def _save(figure: Any, out: Path) -> None:
 
 
 def _label(column: str) -> str:
-    unit = " (%)" if column.endswith(("accuracy", "accuracy_change", "sparsity")) else ""
+    unit = " (%)" if column.endswith(("accuracy", "fidelity", "agreement", "_change", "sparsity")) else ""
     return _LABELS.get(column, column.replace("_", " ") + unit)

@@ -17,6 +17,7 @@ from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.report.template import filled
 from onnxprune.results import store
 from onnxprune.results.derived import paired_latency
+from onnxprune.results.quality import ACCURACY, FIDELITY
 from onnxprune.results.trained_out import not_trained_out
 
 # column -> heading, and digits after the point: None for words, "count" for three digits and a unit; results come first
@@ -24,6 +25,7 @@ _COLUMNS: dict[str, tuple[str, int | str | None]] = {
     "technique": ("technique", None),
     "sparsity": ("asked %", 0),
     "accuracy": ("accuracy %", 2),
+    "fidelity": ("fidelity %", 2),
     "speedup": ("speedup", 2),
     "accuracy_change": ("change", 2),
     "macs": ("MACs", "count"),
@@ -31,6 +33,9 @@ _COLUMNS: dict[str, tuple[str, int | str | None]] = {
     "latency_ms_paired": ("latency ms", 3),
     "achieved_sparsity": ("got %", 1),
     "before_finetuning_accuracy": ("before tuning %", 1),
+    "before_finetuning_fidelity": ("before tuning %", 1),
+    "cosine": ("cosine", 4),
+    "agreement": ("same top-1 %", 2),
     "sweep": ("sweep", None),
     "model": ("model", None),
     "dataset": ("dataset", None),
@@ -49,6 +54,7 @@ _COLUMNS: dict[str, tuple[str, int | str | None]] = {
     "nonzero_params": ("non-zero params", "count"),
     "bytes_compressed": ("gzip", "count"),
     "int8_accuracy": ("int8 accuracy %", 2),
+    "int8_fidelity": ("int8 fidelity %", 2),
     "int8_file_bytes": ("int8 bytes", "count"),
     "int8_latency_ms_median": ("int8 ms", 3),
     "int8_speedup": ("int8 speedup", 2),
@@ -63,6 +69,10 @@ _COLUMNS: dict[str, tuple[str, int | str | None]] = {
 }
 # settings that are said once, above the table, where all points have the same
 _SETTINGS = ("sweep", "model", "dataset", "batch_size", "criterion", "schedule", "control", "seed", "base_accuracy")
+_OF_FIDELITY = ("fidelity", "before_finetuning_fidelity", "cosine", "agreement")
+_OF_LABELS = {name for name in _COLUMNS if "accuracy" in name} | {
+    "cross_entropy", "most_predicted", "base_accuracy", "base_top5_accuracy", "base_cross_entropy",
+}  # fmt: skip
 _ASSESSED = {
     "model": "model",
     "dataset": "dataset",
@@ -80,6 +90,7 @@ _ASSESSED = {
     "base_file_bytes": "bytes",
     "base_bytes_compressed": "gzip",
     "base_int8_accuracy": "int8 accuracy %",
+    "base_int8_fidelity": "int8 fidelity %",
     "base_int8_file_bytes": "int8 bytes",
     "base_int8_missing": "why no int8",
 }
@@ -115,10 +126,21 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
         max_drop=MAX_DROP,
         headline=headline,
         refresh_seconds=refresh_seconds,
-        eight_bits="int8_accuracy" in table,
+        eight_bits=bool({"int8_accuracy", "int8_fidelity"} & {*table.columns}),
+        **_judged_by(table),
         store=store,
         data=_document(sources, table, links),
     )
+
+
+def _judged_by(table: pd.DataFrame) -> dict[str, Any]:
+    """Which of the two the networks are judged by, and the word for both."""
+    there = {
+        quality.name: quality.name in table and bool(table[quality.name].notna().any())
+        for quality in (ACCURACY, FIDELITY)
+    }
+    words = [name for name, known in there.items() if known] or [ACCURACY.name]
+    return {**there, "quality": " or ".join(words)}
 
 
 def _link(path: Path, out: Path) -> str:
@@ -238,6 +260,9 @@ def _hidden(table: pd.DataFrame, sweeps: int) -> set[str]:
     """Columns that would say nothing."""
     now_and_then = {name for name in (*_COLUMNS, *_ASSESSED) if "int8" in name or name.endswith("macs_missing")}
     unneeded = (now_and_then | {"base_dead_units"}) - set(table.columns)
+    judged = _judged_by(table)
+    unneeded |= set() if judged[ACCURACY.name] else _OF_LABELS
+    unneeded |= set() if judged[FIDELITY.name] else {*_OF_FIDELITY}
     if table.reindex(columns=["same_as"]).isna().all(axis=None):
         unneeded |= {"same_as"}
     return unneeded | {"sweep"} if sweeps == 1 else unneeded

@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 
 from onnxprune.delivery.variants import FLOAT32, INT8, INT8_ALONE, with_variants
 from onnxprune.report.charts import empty_figure, logarithmic
+from onnxprune.results.quality import quality_of_study
 
 # variant -> what it is called, its colour, and its marker; Okabe and Ito's colours
 _KINDS = {
@@ -22,23 +23,24 @@ def accuracy_of_variants(rows: pd.DataFrame, column: str, title: str) -> go.Figu
         rows: the points of one study.
         column: of the cost: "latency_ms_median" or "file_bytes".
     """
-    if "int8_accuracy" not in rows or not rows[column].notna().any():
+    quality = quality_of_study(rows).name
+    if f"int8_{quality}" not in rows or not rows[column].notna().any():
         return None
     found = with_variants(rows)
     known = found[(found[column] > 0).fillna(False) & ~found["collapsed"].astype(bool)]
     bases = rows[rows[f"base_{column}"].notna()].groupby("base_id", sort=False)
-    base = bases[["base_accuracy", f"base_{column}"]].median()
-    figure = empty_figure(title, "test accuracy (%)")
+    base = bases[[f"base_{quality}", f"base_{column}"]].median()
+    figure = empty_figure(title, f"test {quality} (%)")
     figure.update_xaxes(logarithmic(pd.concat([known[column], base[f"base_{column}"]])))
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.12})
-    figure.add_trace(_trace(base[f"base_{column}"], base["base_accuracy"], [""] * len(base), *_BASE))
+    figure.add_trace(_trace(base[f"base_{column}"], base[f"base_{quality}"], [""] * len(base), *_BASE))
     for variant, kind in _KINDS.items():
         own = known[known["variant"] == variant]
         told = [
             "" if variant == INT8_ALONE else f", {technique} {sparsity:g} %"
             for technique, sparsity in zip(own["technique"], own["sparsity"], strict=True)
         ]
-        figure.add_trace(_trace(own[column], own["accuracy"], told, *kind))
+        figure.add_trace(_trace(own[column], own[quality], told, *kind))
     return figure
 
 
@@ -51,5 +53,5 @@ def _trace(x: pd.Series, y: pd.Series, told: list[str], name: str, colour: str, 
         mode="markers",
         marker={"color": colour, "symbol": symbol, "size": 9, "opacity": 0.85},
         meta={"series": None},
-        hovertemplate="<b>%{fullData.name}</b>%{customdata}<br>%{x:,}: accuracy %{y:.2f} %<extra></extra>",
+        hovertemplate="<b>%{fullData.name}</b>%{customdata}<br>%{x:,}: %{y:.2f} %<extra></extra>",
     )

@@ -16,6 +16,7 @@ from onnxprune.delivery.facts import titled
 from onnxprune.report.series import told
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.results import store, timings
+from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of_study
 from onnxprune.results.seeds import accuracy_interval, change
 from onnxprune.results.statistics import Difference, Interval
 from onnxprune.settings.point import BASES
@@ -45,9 +46,11 @@ def facts(source: Source) -> list[str]:
             if sizes.isna().any():
                 continue
             name = titled("dataset", str(dataset))
+            quality = quality_of_study(rows)
+            unlabelled = "" if quality is ACCURACY else " without labels"
             found.append(
-                f"{name}: {sizes['train_images']:,} training and {sizes['test_images']:,} test images; accuracy is of "
-                "all test images"
+                f"{name}: {sizes['train_images']:,} training and {sizes['test_images']:,} test images{unlabelled}; "
+                f"{quality.name} is of all test images"
             )
     folders = [source.folder / name for name in table["folder"]]
     folders += [source.folder.parent / BASES / str(base) for base in table["base_id"].unique()]
@@ -95,6 +98,11 @@ class TechniqueBest:
         """What was done, in words."""
         return headline.removed(self.choice.row) if self.choice else ""
 
+    @property
+    def quality(self) -> float | None:
+        """Its accuracy, or without labels its fidelity, in percent."""
+        return self.mean(self.choice.quality.name) if self.choice else None
+
     def mean(self, column: str) -> float | None:
         """Over the seeds; None for what was not measured."""
         return self.choice.over_seeds(column)[0] if self.choice and column in self.choice.seeds else None
@@ -118,11 +126,12 @@ class TechniqueBest:
 
 
 def best_by_technique(sources: list[Source]) -> list[TechniqueBest]:
-    """Of each technique the best within `MAX_DROP` points of validation accuracy; a base in 8 bits is of none."""
+    """Of each technique the best within `MAX_DROP` points of validation accuracy, or of fidelity without labels; a base
+    in 8 bits is of none."""
     wanted = constraints(max_drop=MAX_DROP)
     found = []
     for source in sources:
-        if not len(source.table) or "validation_accuracy" not in source.table:
+        if not len(source.table):
             continue
         real = source.table[source.table["control"] == "none"]
         real = real.drop(columns=[name for name in real if str(name).startswith("base_int8_")])
@@ -148,11 +157,13 @@ class Comparison:
 
     Attributes:
         studies: what is compared.
+        quality: "accuracy", or "fidelity" where no study has labels.
         rows: what was done, then of each study the accuracy, and from the second on its difference, and likewise the
             speedup and its ratio; None where there is none.
     """
 
     studies: list[str]
+    quality: str
     rows: list[tuple[str, list[float | None], list[float | None]]]
 
 
@@ -176,7 +187,8 @@ def comparison(table: pd.DataFrame) -> Comparison | None:
     ordered = table.assign(_study=names).sort_values(
         keys, key=lambda column: column.map(order) if column.name == "technique" else column, kind="stable"
     )
-    means = ordered.groupby([*keys, "_study"], sort=False)[["accuracy", "speedup"]].mean()
+    quality = ACCURACY.name if table["accuracy"].notna().any() else FIDELITY.name
+    means = ordered.groupby([*keys, "_study"], sort=False)[[quality, "speedup"]].mean()
     rows = []
     for key, of_key in means.groupby(level=list(range(len(keys))), sort=False):
         by_study = of_key.droplevel(list(range(len(keys))))
@@ -186,11 +198,11 @@ def comparison(table: pd.DataFrame) -> Comparison | None:
             rows.append(
                 (
                     f"{technique} {sparsity:g} %" + "".join(named),
-                    _values(by_study["accuracy"], studies),
+                    _values(by_study[quality], studies),
                     _values(by_study["speedup"], studies),
                 )
             )
-    return Comparison(studies, rows) if rows else None
+    return Comparison(studies, quality, rows) if rows else None
 
 
 def _values(means: pd.Series, studies: list[str]) -> list[float | None]:

@@ -33,13 +33,26 @@ Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
 # type -> metrics of that type: those of every row, then those that some rows lack or have empty
 _IN_EVERY_ROW: dict[Any, str] = {
     Text: "base_id",
-    Percent: "base_accuracy base_top5_accuracy base_validation_accuracy accuracy validation_accuracy",
-    float: "base_cross_entropy cross_entropy",  # NaN where a logit is not finite
-    Finite: "base_accuracy_change achieved_sparsity",
+    Finite: "achieved_sparsity",
     Count: "base_training_flops base_macs base_effective_macs base_params base_file_bytes macs effective_macs "
     "nonzero_params file_bytes training_flops",
     Positive: "base_training_seconds training_seconds",
     bool: "collapsed",
+}
+# of every row where there are labels, and where there are none
+_OF_ACCURACY: dict[Any, str] = {
+    Percent: "base_accuracy base_top5_accuracy base_validation_accuracy accuracy validation_accuracy",
+    float: "base_cross_entropy cross_entropy",  # NaN where a logit is not finite
+    Finite: "base_accuracy_change",
+}
+_OF_FIDELITY: dict[Any, str] = {
+    Percent: "base_fidelity base_validation_fidelity fidelity validation_fidelity",
+    Finite: "base_fidelity_change",
+}
+_BESIDE_FIDELITY: dict[Any, str] = {
+    Percent: "base_agreement agreement before_finetuning_fidelity before_finetuning_agreement",
+    float: "base_relative_error base_cosine relative_error cosine before_finetuning_relative_error "
+    "before_finetuning_cosine",
 }
 _IN_SOME_ROWS: dict[Any, str] = {
     Text: "data_checksum spec_hash network_id timing_disturbed",
@@ -61,15 +74,23 @@ _IN_SOME_ROWS: dict[Any, str] = {
 }
 _OF_INT8: dict[Any, str] = {
     Text: "missing",
-    Percent: "accuracy top5_accuracy validation_accuracy",
-    float: "cross_entropy",
+    Percent: "accuracy top5_accuracy validation_accuracy fidelity agreement validation_fidelity",
+    float: "cross_entropy relative_error cosine",
     Count: "macs file_bytes bytes_compressed latency_runs",
     Positive: "latency_ms_median latency_ms_p90 speedup speedup_noise",
     bool: "collapsed",
 }
+
+
+def _names(kinds: dict[Any, str]) -> list[tuple[str, Any]]:
+    return [(name, kind) for kind, names in kinds.items() for name in names.split()]
+
+
 _WHERE_NEEDED: list[tuple[str, Any]] = [  # columns that most tables have not
     ("macs_missing", Text),
     ("base_macs_missing", Text),
+    *_names(_OF_FIDELITY),
+    *_names(_BESIDE_FIDELITY),
     *((f"{of}int8_{name}", kind) for of in ("", "base_") for kind, names in _OF_INT8.items() for name in names.split()),
 ]
 TIMED = ("latency_ms_median", "base_latency_ms_median", "speedup", "speedup_noise")  # all, where there is a speedup
@@ -80,17 +101,15 @@ _ENVIRONMENT: dict[Any, str] = {
 }
 
 
-def _names(kinds: dict[Any, str]) -> list[tuple[str, Any]]:
-    return [(name, kind) for kind, names in kinds.items() for name in names.split()]
-
-
 def _optional(fields: Iterable[tuple[str, Any]]) -> list[tuple[str, Any, UnsetType]]:
     return [(name, kind | None | UnsetType, UNSET) for name, kind in fields]
 
 
-_METRICS = [*_names(_IN_EVERY_ROW), *_names(_IN_SOME_ROWS), *_WHERE_NEEDED]
+_METRICS = [*_names(_IN_EVERY_ROW), *_names(_OF_ACCURACY), *_names(_IN_SOME_ROWS), *_WHERE_NEEDED]
 EVERY_ROW = tuple(name for name, _ in _names(_IN_EVERY_ROW))
-SOME_ROWS = tuple(name for name, _ in _names(_IN_SOME_ROWS))
+WITH_LABELS = tuple(name for name, _ in _names(_OF_ACCURACY))
+WITHOUT_LABELS = tuple(name for name, _ in _names(_OF_FIDELITY))
+SOME_ROWS = (*WITH_LABELS, *(name for name, _ in _names(_IN_SOME_ROWS)))
 Metrics = msgspec.defstruct("Metrics", _optional(_METRICS))
 Environment = msgspec.defstruct("Environment", _optional(_names(_ENVIRONMENT)))
 

@@ -26,6 +26,7 @@ from onnxprune.common.files import PARTIAL, digest, locked, make_folder, read_js
 from onnxprune.common.output import printable
 from onnxprune.common.parquet import unpacked_bytes
 from onnxprune.results import schema
+from onnxprune.results.quality import ACCURACY, quality_of
 from onnxprune.settings.point import FIELDS
 from onnxprune.settings.vocabulary import CONTROLS, SCHEDULES, TECHNIQUES
 
@@ -308,7 +309,8 @@ def _row(folder: Path) -> dict[str, Any] | str:
     if schema.problem(folder.name, schema.Text) is not None:
         return "its name cannot be printed"
     timed = record["metrics"].get("speedup") is not None
-    needed = (*schema.EVERY_ROW, *(schema.TIMED if timed else ()))
+    judged = schema.WITH_LABELS if quality_of(record["metrics"]) is ACCURACY else schema.WITHOUT_LABELS
+    needed = (*schema.EVERY_ROW, *judged, *(schema.TIMED if timed else ()))
     lacking = [name for name in needed if record["metrics"].get(name) is None]
     if lacking:
         return f"{METRICS} lacks {', '.join(lacking)}: it is of another version, or damaged; run the sweep again"

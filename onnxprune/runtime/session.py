@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,6 @@ def _session(path: Path, options: onnxruntime.SessionOptions, providers: list[An
         return onnxruntime.InferenceSession(str(path.resolve()), options, providers=providers, enable_fallback=0)
 
 
-@np.errstate(all="ignore")  # means and deviations of strangers may be too large, which shows in what comes out
 def run_batched(
     session: onnxruntime.InferenceSession,
     images: np.ndarray,
@@ -83,24 +83,42 @@ def run_batched(
     Raises:
         InputError: the file has several inputs or no scores, or does not take images of this shape.
     """
+    name = scores_output(session).name
+    logits = [found[name] for found in answers_batched(session, [name], images, mean, std, batch_size)]
+    return np.concatenate(logits).astype(np.float32, copy=False)
+
+
+def answers_batched(
+    session: onnxruntime.InferenceSession,
+    names: Sequence[str],
+    images: np.ndarray,
+    mean: Any,
+    std: Any,
+    batch_size: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """What the outputs of these names are for such images, batch by batch; see `run_batched`.
+
+    Raises:
+        InputError: the file has several inputs, or does not take images of this shape.
+    """
     taken = image_input(session)
-    answer = scores_output(session)
     layout = taken.layout(images.shape[1:])
     shift, deviation = (255 * np.asarray(value, np.float32).reshape(-1, 1, 1) for value in (mean, std))
-    scale = 1 / deviation  # dividing every pixel would take longer
-    logits = []
+    with np.errstate(all="ignore"):  # means and deviations of strangers may be too large: it shows in what comes out
+        scale = 1 / deviation  # dividing every pixel would take longer
     for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size].astype(np.float32)
-        batch -= shift
-        batch *= scale
+        with np.errstate(all="ignore"):
+            batch = images[start : start + batch_size].astype(np.float32)
+            batch -= shift
+            batch *= scale
         try:
-            logits += session.run([answer.name], {taken.name: layout.apply(batch)})
+            found = session.run(list(names), {taken.name: layout.apply(batch)})
         except Exception as error:
             raise InputError(
                 f"the model's input {taken.name!r} is {session.get_inputs()[0].shape}, it does not take images "
                 f"of shape {list(batch.shape)}: {one_line(error)}"
             ) from error
-    return np.concatenate(logits).astype(np.float32, copy=False)
+        yield dict(zip(names, found, strict=True))
 
 
 def image_input(session: onnxruntime.InferenceSession) -> ImageInput:
@@ -132,6 +150,11 @@ def scores_output(session: onnxruntime.InferenceSession) -> onnxruntime.NodeArg:
             return output
     found = ", ".join(f"{output.name!r} {output.type} {output.shape}" for output in outputs)
     raise InputError(f"expected an output of (batch, classes) floats, the model has {found}")
+
+
+def float_outputs(session: onnxruntime.InferenceSession) -> list[str]:
+    """Names of the outputs that are tensors of floating-point numbers."""
+    return [output.name for output in session.get_outputs() if output.type in FLOATS]
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

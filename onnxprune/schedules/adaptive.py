@@ -36,7 +36,7 @@ def adaptive(context: PruningContext) -> Pruned:
     sparsity, or the rounds are over; `context.path` has a row a round.
     """
     point = context.point
-    limit = context.validation_accuracy(context.base) - point.max_drop
+    limit = context.validation_quality(context.base) - point.max_drop
     shape = context.dataset.input_shape
     layers = [_ALL] if context.request.globally else leading_layers(context.base, context.request, shape)
     paces = _paces(context, layers)
@@ -55,13 +55,13 @@ def adaptive(context: PruningContext) -> Pruned:
         context.listener.stage(f"round {number}")
         before = context.cost, context.flops
         context.finetune(trial.network, context.finetuning_epochs / point.rounds, masks=held)
-        accuracy = context.validation_accuracy(trial.network)
-        accepted = accuracy >= limit
+        quality = context.validation_quality(trial.network)
+        accepted = quality >= limit
         context.path.append(
             {
                 "round": number,
                 "sparsity": _percent(trial.masks),
-                "validation_accuracy": accuracy,
+                "validation_accuracy" if context.dataset.labelled else "validation_fidelity": quality,
                 "limit": limit,
                 "accepted": accepted,
                 "layers": {layer: 100 * share for layer, share in trial.shares.items() if layer != _ALL},
@@ -118,13 +118,13 @@ def _paces(context: PruningContext, layers: list[str]) -> dict[str, float]:
     if len(layers) == 1:
         return dict.fromkeys(layers, 1.0)
     base = context.base
-    whole = context.validation_accuracy(base, _PROBE_IMAGES)
+    whole = context.validation_quality(base, _PROBE_IMAGES)
     drops = {}
     for layer in layers:
         context.listener.stage(f"sensitivity of {layer}")
         request = dataclasses.replace(context.request, shares={layer: 0.5})
         zeroed = context.zeroed(base, decide(base, request, context.batches, context.memory, None, context.criterion))
-        drops[layer] = max(0.0, whole - context.validation_accuracy(zeroed, _PROBE_IMAGES))
+        drops[layer] = max(0.0, whole - context.validation_quality(zeroed, _PROBE_IMAGES))
     mean = sum(drops.values()) / len(drops) or 1.0
     paces = {layer: 1 / (1 + drop / mean) for layer, drop in drops.items()}
     return {layer: pace / max(paces.values()) for layer, pace in paces.items()}

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from onnxprune.bridge.measure import network_accuracy
+from onnxprune.bridge.graph_network import GraphNetwork
+from onnxprune.bridge.measure import network_quality
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
 from onnxprune.pruning.decide import decide, shuffled
@@ -22,7 +23,7 @@ from onnxprune.settings.vocabulary import TECHNIQUES
 from onnxprune.training.batches import Batches
 from onnxprune.training.cost import Spent, TrainingCost
 from onnxprune.training.device import seeded_generator
-from onnxprune.training.distillation import Teacher
+from onnxprune.training.distillation import Original, Target, Teacher
 from onnxprune.training.opcount import TrainingOps, count_training_ops, metered
 from onnxprune.training.recipe import Recipe
 from onnxprune.training.setup import base_recipe, recipe_of, train_checked
@@ -111,10 +112,11 @@ class PruningContext:
         """A copy of `network` of full size with zeros for what the masks remove."""
         return zeroed(network, self.request, masks, self.dataset.input_shape)
 
-    def validation_accuracy(self, network: nn.Module, images: int | None = None) -> float:
-        """Top-1 of a network on the validation split, or its first images, in percent."""
+    def validation_quality(self, network: nn.Module, images: int | None = None) -> float:
+        """Top-1 of a network on the validation split, or its first images, in percent; without labels its fidelity to
+        the base."""
         with metered(self.criterion):
-            return network_accuracy(network, self.dataset, self.batches.device, images)
+            return network_quality(network, self.dataset, self.batches.device, self.base, images)
 
     def recipe(self, network: nn.Module, epochs: float, rate: float) -> Recipe:
         """How to train `network` at a learning rate for batches of 256."""
@@ -142,13 +144,20 @@ class PruningContext:
 
     def finetune(self, network: nn.Module, epochs: float, **arguments: Any) -> None:
         """Trains `network`, which comes from the base, in place."""
-        teacher = Teacher(self.base, self.point.distill) if self.point.distill else None
+        teacher = self._teacher()
         how = self.recipe(network, epochs, self.point.finetune_learning_rate)
         before = 0 if self.cost is None else self.cost.images
         self.train(network, how, teacher=teacher, **arguments)
         if teacher is not None and self.cost is not None:
             answers = count_training_ops(self.base, self.dataset.input_shape).forward_flops_per_image
             self.teacher_flops += (self.cost.images - before) * answers
+
+    def _teacher(self) -> Target | None:
+        """What fine-tuning learns from, beside labels or instead of them."""
+        if not self.dataset.labelled:
+            assert isinstance(self.base, GraphNetwork)
+            return Original(self.base, tuple(self.base.plan.answers.values()))
+        return Teacher(self.base, self.point.distill) if self.point.distill else None
 
     def discard(self, cost: TrainingCost | None, flops: int) -> None:
         """Counts the training since `cost` and `flops` were what they are here as not gone on with."""

@@ -7,7 +7,7 @@ from onnxprune.models import MODELS
 from onnxprune.settings.point import Point
 from onnxprune.settings.training_words import IMAGENET
 from onnxprune.settings.values import shown
-from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
+from onnxprune.settings.vocabulary import CRITERIA, SCHEDULES, TECHNIQUES, criteria_of
 
 
 def contradictions(point: Point) -> list[str]:
@@ -71,6 +71,21 @@ def contradictions(point: Point) -> list[str]:
         found.append(
             f"criterion 'slim' needs BatchNorm, which {point.model} lacks; use cnn --batch-norm or densenet121"
         )
+    return found
+
+
+def needs_labels(point: Point) -> list[str]:
+    """What a point needs labels for; empty where it can do without."""
+    if not MODELS[point.model].trained:
+        return [f"model '{point.model}' is trained with labels; without them only a trained FILE.onnx can be studied"]
+    found = []
+    if point.epochs or point.updates:
+        found.append("a file is trained further with labels only: leave --epochs and --updates out")
+    if 0 < point.distill < 1:
+        found.append("without labels the unpruned network is the only teacher: leave --distill out, or give 1")
+    if point.control != "random" and CRITERIA[point.criterion].labels:
+        able = ", ".join(name for name in criteria_of(point.technique) if not CRITERIA[name].labels)
+        found.append(f"criterion '{point.criterion}' needs labels; {able} do not")
     return found
 
 

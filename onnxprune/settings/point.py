@@ -112,7 +112,7 @@ class Point:
     dataset: str = _setting(
         "digits",
         "data: " + ", ".join(DATASETS) + "; FILE.npz with x_train, y_train, x_test, y_test; or FOLDER with a folder of "
-        "pictures for each class",
+        "pictures for each class; for a FILE.onnx images without labels too",
         lambda value: canonical_name(plain_text(str(value) if isinstance(value, Path) else value)),
         axis=True,
     )

@@ -39,12 +39,14 @@ class Criterion:
         ranking: "module:function" that says how NNI ranks by it (`onnxprune.pruning.ranking`); "" for one that its
             schedule alone knows.
         techniques: those that accept it beside the criteria that they name themselves.
+        labels: whether it looks at the loss, and so needs labels.
     """
 
     summary: str
     source: str = ""
     ranking: str = ""
     techniques: tuple[str, ...] = ()
+    labels: bool = False
 
 
 TECHNIQUES: Registry[Technique] = Registry(
@@ -106,11 +108,13 @@ CRITERIA: Registry[Criterion] = Registry(
             "BatchNorm's scaling factor after training it towards zero",
             "Liu et al. 2017, 1708.06519",
             ranking="onnxprune.pruning.criteria.batch_norm:slim",
+            labels=True,
         ),
         "taylor": Criterion(
             "squared weight times gradient on training images",
             "Molchanov et al. 2019, 1906.10771",
             ranking="onnxprune.pruning.criteria.gradients:taylor",
+            labels=True,
         ),
         "lamp": Criterion(
             "squared weight, divided by the sum of those in its layer that are no smaller",

@@ -15,7 +15,7 @@ from torch import nn
 from onnxprune.bridge.activity import dead_units
 from onnxprune.bridge.coupling import heads
 from onnxprune.bridge.eight_bits import measure_int8
-from onnxprune.bridge.measure import export_and_measure, validation_accuracy
+from onnxprune.bridge.measure import export_and_measure, judged
 from onnxprune.bridge.start import build_network
 from onnxprune.common import environment
 from onnxprune.common.errors import RunError
@@ -23,6 +23,7 @@ from onnxprune.common.files import identities, replacing
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
 from onnxprune.results import store
+from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of
 from onnxprune.results.task import RetryPolicy, ensure
 from onnxprune.settings.point import BASES, Point
 from onnxprune.training.batches import Batches
@@ -105,7 +106,8 @@ def ensure_base(point: Point, dataset: Dataset, runs: Path, listener: Listener, 
     )
     metrics = record["metrics"]
     took = "reused" if reused else f"trained in {metrics['base_training_seconds']:.0f} s"
-    listener.end(f"accuracy {metrics['base_accuracy']:.2f} %, {took}")
+    quality = quality_of(metrics).name
+    listener.end(f"{quality} {metrics[f'base_{quality}']:.2f} %, {took}")
 
 
 def load_base(point: Point, dataset: Dataset, runs: Path) -> Base:
@@ -155,18 +157,18 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
         dataset,
         metadata={"model": point.model, "seed": point.seed, "base_id": folder.name},
     )
-    store.write_right(folder, measured.right)
+    if measured.test.right is not None:
+        store.write_right(folder, measured.test.right)
+    model, device = folder / store.MODEL, torch.device(point.device)
+    validation = judged(model, dataset.validation, dataset, device, measured.batch, model)
+    quality = ACCURACY if dataset.labelled else FIDELITY
     int8 = {}
     if point.also == "int8":
-        found = measure_int8(
-            folder / store.MODEL, folder / store.INT8_MODEL, dataset, torch.device(point.device), measured.batch
-        )
+        found = measure_int8(model, folder / store.INT8_MODEL, dataset, device, measured.batch, model)
         int8 = {f"base_int8_{name}": value for name, value in found.items()}
     metrics = {
-        **measured.accuracy_columns("base_"),
-        "base_validation_accuracy": validation_accuracy(
-            folder / store.MODEL, dataset, torch.device(point.device), measured.batch
-        ),
+        **measured.quality_columns("base_"),
+        f"base_validation_{quality.name}": validation.percent,
         **measured.cost_columns("base_"),
         **cost_columns(cost, operators.flops_per_image * cost.images, "base_"),
         "base_parity_max_abs_diff": measured.parity,

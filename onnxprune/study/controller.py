@@ -99,8 +99,8 @@ def run_sweep(
     missing = [point for path, point in points.items() if not (path / store.METRICS).exists()]
     count = 0 if not kind.here else worker_count(missing) if workers is None else min(workers, len(missing))
     with waiting("checking that the networks can be pruned", verbosity):
-        check_room(missing, runs, max(1, count))
         soundness.check(missing, materials)
+        check_room(missing, runs, max(1, count))
         check_prunable(missing, materials)
     tracking = Tracking(track, folder)
     if executor_settings is None:

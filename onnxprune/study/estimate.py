@@ -11,9 +11,10 @@ from onnxprune.common.errors import InputError, RunError, described
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Verbosity
 from onnxprune.data.dataset import load
-from onnxprune.data.registry import DATASETS
+from onnxprune.data.registry import DATASETS, title_of
 from onnxprune.models import MODELS, reference
 from onnxprune.settings.budget import base_epochs, epochs_after_base
+from onnxprune.settings.contradictions import needs_labels
 from onnxprune.settings.point import Point
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def estimate(points: Sequence[Point], verbosity: Verbosity = Verbosity.QUIET) ->
             disk += (8 + second) * network.parameters + _FILES  # the file and the checkpoint
         images += round(epochs * count)
         flops += round(epochs * count) * network.flops
-        if point.distill:
+        if point.distill or not classes:
             flops += round(after * count) * network.answer_flops
         timed = network.activation_bytes * point.latency_batch if point.latency_seconds else 0
         memory = max(memory, 4 * network.parameters * _COPIES + (timed if point.device == "cpu" else 0))
@@ -106,12 +107,15 @@ def images_of(point: Point, verbosity: Verbosity = Verbosity.QUIET) -> int:
 
 
 def shape_of(point: Point) -> tuple[tuple[int, int, int], int]:
-    """The shape (C, H, W) of a point's images as its network takes them, and how many classes there are.
+    """The shape (C, H, W) of a point's images as its network takes them, and how many classes there are; 0 without
+    labels.
 
     Raises:
-        InputError: a user's own data cannot be used.
+        InputError: a user's own data cannot be used, or lacks labels that the point needs.
     """
     _, (channels, height, width), classes = _training_set(point.dataset, point.picture_size, Verbosity.QUIET)
+    if not classes and (problems := needs_labels(point)):
+        raise InputError(f"{title_of(point.dataset)} has no labels: {problems[0]}")
     smallest = _smallest_side(point.model)
     return (channels, max(height, smallest), max(width, smallest)), classes
 

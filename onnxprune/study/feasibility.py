@@ -56,11 +56,11 @@ def _exported(
     options: tuple[tuple[str, object], ...],
     weights: str | None,
 ) -> "nn.Module":
-    """A network before its training, which can be exported and gives a logit a class."""
+    """A network before its training, which can be exported and gives a logit a class, where there are classes."""
     import torch
 
     from onnxprune.bridge.coupling import heads
-    from onnxprune.bridge.export import export, network_logits
+    from onnxprune.bridge.export import export, network_answers
     from onnxprune.bridge.start import make_network
     from onnxprune.training.transfer import load_weights
 
@@ -74,8 +74,8 @@ def _exported(
         raise
     except Exception as error:  # the exporter's own, of many kinds
         raise InputError(f"the network cannot be exported: {described(error)}") from error
-    found = network_logits(network, torch.zeros(2, *shape)).shape
-    if found != (2, len(classes)):
+    found = network_answers(network, torch.zeros(2, *shape)).shape
+    if classes and found != (2, len(classes)):
         raise InputError(f"the network gives {found} for two images, expected {(2, len(classes))}: a logit a class")
     return network
 

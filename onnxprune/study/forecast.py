@@ -124,7 +124,7 @@ def _probed_pace(point: Point, count: int, base: bool) -> _Pace:
     network = make_network(point.model, shape, classes, 0, point.model_options).to(device).train()
     size = min(point.batch_size, _PROBE_IMAGES, count)
     images = torch.rand(size, *shape, device=device)
-    labels = torch.randint(classes, (size,), device=device)
+    labels = torch.randint(max(1, classes), (size,), device=device)
     before = torch.get_num_threads()
     torch.set_num_threads(before if base else point.threads)
     try:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from onnxprune.bridge.eight_bits import measure_int8
 from onnxprune.bridge.export import replace_metadata
-from onnxprune.bridge.measure import EVALUATION_BATCH, PROVENANCE, Measured, export_and_measure, validation_accuracy
+from onnxprune.bridge.measure import EVALUATION_BATCH, PROVENANCE, Measured, export_and_measure, judged
 from onnxprune.common import environment
 from onnxprune.common.files import compressed_bytes, replacing
 from onnxprune.common.progress import Listener
@@ -23,6 +23,7 @@ from onnxprune.data.dataset import Dataset
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks, Request
 from onnxprune.results import store
+from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of
 from onnxprune.results.task import RetryPolicy, ensure
 from onnxprune.runtime.lock import timing_lock
 from onnxprune.schedules.context import PruningContext
@@ -70,7 +71,13 @@ class PointRun:
         """Exports a network, without the units that these masks remove, to the point's file and measures that."""
         metadata, dead_align = _provenance(self.point, self.folder), self.point.dead_align
         return export_and_measure(
-            network, self.model_path, self.dataset, metadata=metadata, dead_align=dead_align, without=without
+            network,
+            self.model_path,
+            self.dataset,
+            metadata=metadata,
+            dead_align=dead_align,
+            without=without,
+            original=self.base.onnx_path,
         )
 
 
@@ -91,12 +98,14 @@ def run_point(run: PointRun, retry: RetryPolicy) -> None:
         listener.end(f"the network of {record['twin']}, not made again")
         return
     timed = f", measured speedup {metrics['speedup']:.2f}" if metrics["speedup"] is not None else ""
+    quality = quality_of(metrics).name
     listener.candidate(
         name,
-        drop=metrics["base_validation_accuracy"] - metrics["validation_accuracy"],
+        drop=metrics[f"base_validation_{quality}"] - metrics[f"validation_{quality}"],
         gain=metrics["speedup"] or metrics["theoretical_speedup"] or 1.0,
     )
-    listener.end("already done" if reused else f"accuracy {metrics['accuracy']:.2f} %, MACs {metrics['macs']:,}{timed}")
+    told = f"{quality} {metrics[quality]:.2f} %, MACs {metrics['macs']:,}{timed}"
+    listener.end("already done" if reused else told)
 
 
 @contextlib.contextmanager
@@ -144,12 +153,14 @@ def _record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str,
     cost = context.cost or NO_TRAINING
     achieved = _achieved(pruned, final, base.metrics)
     operators = context.operators or count_training_ops(pruned.network, dataset.input_shape)
+    quality = ACCURACY if dataset.labelled else FIDELITY
+    validation = judged(run.model_path, dataset.validation, dataset, run.device, final.batch, base.onnx_path)
     metrics = {
         **base.metrics,
         **_before_columns(before),
-        **final.accuracy_columns(),
-        "validation_accuracy": validation_accuracy(run.model_path, dataset, run.device, final.batch),
-        "base_accuracy_change": final.test.accuracy - base.metrics["base_accuracy"],
+        **final.quality_columns(),
+        f"validation_{quality.name}": validation.percent,
+        f"base_{quality.name}_change": final.test.percent - base.metrics[f"base_{quality.name}"],
         **final.cost_columns(),
         **cost_columns(cost, context.flops),
         **_whole_cost(context, cost),
@@ -165,7 +176,8 @@ def _record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str,
         "spec_hash": _spec_hash(run.folder),
         "base_id": base.folder.name,
     }
-    store.write_right(run.folder, final.right)
+    if final.test.right is not None:
+        store.write_right(run.folder, final.test.right)
     return {
         "metrics": metrics,
         "epoch_losses": cost.epoch_losses,
@@ -239,7 +251,7 @@ def _before_columns(before: Measured | None) -> dict[str, Any]:
     if before is None:
         names = ("accuracy", "top5_accuracy", "cross_entropy", "parity_max_abs_diff")
         return {f"{prefix}{name}": None for name in names}
-    return {**before.accuracy_columns(prefix), f"{prefix}parity_max_abs_diff": before.parity}
+    return {**before.quality_columns(prefix), f"{prefix}parity_max_abs_diff": before.parity}
 
 
 def _provenance(point: Point, folder: Path) -> dict[str, Any]:
@@ -302,7 +314,8 @@ def _int8(run: PointRun, batch: int) -> dict[str, Any]:
     if run.point.also != "int8":
         return {}
     run.listener.stage("quantising")
-    found = measure_int8(run.model_path, run.folder / store.INT8_MODEL, run.dataset, run.device, batch)
+    target, original = run.folder / store.INT8_MODEL, run.base.onnx_path
+    found = measure_int8(run.model_path, target, run.dataset, run.device, batch, original)
     return {f"int8_{name}": value for name, value in found.items()}
 
 

@@ -166,8 +166,10 @@ def _both_nan(before: Any, after: Any) -> bool:
 def _tolerable(name: str, before: Any, after: Any) -> bool:
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (before, after)):
         return False
-    if "accuracy" in name or "sparsity" in name:
+    if any(part in name for part in ("accuracy", "fidelity", "agreement", "sparsity")):
         return bool(abs(after - before) <= POINTS)
+    if name.endswith(("relative_error", "cosine")):
+        return bool(abs(after - before) <= POINTS / 100)
     if "entropy" in name:
         return bool(abs(after - before) <= max(LOSS_NATS, LOSS_SHARE * abs(before)))
     return bool(abs(after - before) <= COUNT_SHARE * abs(before))

@@ -12,6 +12,7 @@ from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.files import read_json
 from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
+from onnxprune.results.quality import ACCURACY, quality_of
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import former
@@ -30,7 +31,7 @@ class Trial:
 
     Attributes:
         sparsity: in percent.
-        drop: points of validation accuracy lost, on average over seeds.
+        drop: points of validation accuracy lost, or of fidelity without labels, on average over seeds.
         accepted: whether that is within what may be lost.
         reused: whether all of its points had been run before.
     """
@@ -88,7 +89,7 @@ def search(
 
     Args:
         plan: points of one sparsity, which does not matter.
-        max_drop: points of validation accuracy that may be lost against the base.
+        max_drop: points of validation accuracy, or of fidelity without labels, that may be lost against the base.
         step: sparsities that are multiples of it are looked at, in percent.
         replace: points of another study in the plan's folder are removed, instead of refused.
         say: gets a line for each finished point that is left out because its files are not those that were measured.
@@ -196,7 +197,7 @@ class _Bisection:
                 high = sparsity
         found.sparsity = low
         bases = [row for trial in found.trials for row in self._rows(trial.sparsity)]
-        if bases:
+        if bases and quality_of(bases[0]) is ACCURACY:
             accuracy = fmean(row["base_validation_accuracy"] for row in bases)
             found.remark = blunt_limit(self.max_drop, accuracy, bases[0]["validation_images"] * len(self.points))
         if low:
@@ -210,7 +211,9 @@ class _Bisection:
         return found
 
     def _passes(self, found: Search, sparsity: float, reused: bool) -> bool:
-        drop = fmean(row["base_validation_accuracy"] - row["validation_accuracy"] for row in self._rows(sparsity))
+        rows = self._rows(sparsity)
+        name = f"validation_{quality_of(rows[0]).name}"
+        drop = fmean(row[f"base_{name}"] - row[name] for row in rows)
         found.trials.append(Trial(sparsity, drop, drop <= self.max_drop, reused))
         return drop <= self.max_drop
 

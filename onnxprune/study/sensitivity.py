@@ -1,4 +1,6 @@
-"""How much each layer bears: accuracy when units are removed from one layer alone, without fine-tuning."""
+"""How much each layer bears: accuracy when units are removed from one layer alone, without fine-tuning; without labels
+fidelity.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from onnxprune.bridge.measure import network_accuracy
+from onnxprune.bridge.measure import network_quality
 from onnxprune.common.errors import InputError
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Reporter, Verbosity
@@ -14,6 +16,7 @@ from onnxprune.pruning.decide import decide
 from onnxprune.pruning.layers import leading_layers
 from onnxprune.pruning.remove import zeroed
 from onnxprune.pruning.request import Request
+from onnxprune.results.quality import ACCURACY, FIDELITY
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import FIELDS
 from onnxprune.settings.sweep import Sweep
@@ -34,7 +37,8 @@ class LayerAccuracy:
         units: how many it has: weights, or output units.
         sparsity: percent of them that were to go.
         removed: units that went.
-        accuracy: top-1 on the validation split, in percent, before any fine-tuning.
+        accuracy: top-1 on the validation split, in percent, before any fine-tuning; None without labels.
+        fidelity: to the base on the validation split, in percent, without labels; else None.
         drop: percentage points below the base's on the same images.
     """
 
@@ -42,7 +46,8 @@ class LayerAccuracy:
     units: int
     sparsity: float
     removed: int
-    accuracy: float
+    accuracy: float | None
+    fidelity: float | None
     drop: float
 
 
@@ -83,7 +88,8 @@ def sensitivity(
         ensure_base(first, dataset, runs, reporter, RetryPolicy())
         base = materials.base(first, runs)
         batches = training_batches(first, dataset)
-        whole = network_accuracy(base.network, dataset, device, images)
+        quality = ACCURACY if dataset.labelled else FIDELITY
+        whole = network_quality(base.network, dataset, device, base.network, images)
         for point in plan.points:
             reporter.begin(f"{point.sparsity:g} % of each layer")
             request = Request.of(point, granularity="unit", sparsity=0)
@@ -93,12 +99,12 @@ def sensitivity(
                 alone = dataclasses.replace(request, shares={layer: point.sparsity / 100})
                 with silenced():
                     masks = decide(base.network, alone, batches, base.memory)
-                accuracy = network_accuracy(
-                    zeroed(base.network, alone, masks, dataset.input_shape), dataset, device, images
-                )
+                network = zeroed(base.network, alone, masks, dataset.input_shape)
+                left = network_quality(network, dataset, device, base.network, images)
                 mask = masks[layer]
                 removed = mask.numel() - int(mask.sum())
-                found.append(LayerAccuracy(layer, mask.numel(), point.sparsity, removed, accuracy, whole - accuracy))
-                worst = min(worst, accuracy)
-            reporter.end(f"validation accuracy at least {worst:.2f} %, of {whole:.2f} %")
+                either = {name: left if name == quality.name else None for name in (ACCURACY.name, FIDELITY.name)}
+                found.append(LayerAccuracy(layer, mask.numel(), point.sparsity, removed, **either, drop=whole - left))
+                worst = min(worst, left)
+            reporter.end(f"validation {quality.name} at least {worst:.2f} %, of {whole:.2f} %")
     return found

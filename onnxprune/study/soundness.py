@@ -9,7 +9,9 @@ import numpy as np
 from onnxprune.common.errors import InputError
 from onnxprune.common.output import silenced
 from onnxprune.data.dataset import Dataset
+from onnxprune.results.quality import ACCURACY, quality_of
 from onnxprune.settings.budget import base_epochs, updates_per_epoch
+from onnxprune.settings.contradictions import needs_labels
 from onnxprune.settings.point import Point
 from onnxprune.study.jobs import Materials
 
@@ -19,7 +21,7 @@ ENOUGH_UPDATES = 300  # of a base's training: with fewer, no model is fully trai
 
 
 def check(points: Iterable[Point], materials: Materials) -> None:
-    """Looks whether points have training images of all classes, and epochs to rewind to.
+    """Looks whether points have training images of all classes, or do without labels, and epochs to rewind to.
 
     Raises:
         InputError: with a line for each that has not.
@@ -27,7 +29,8 @@ def check(points: Iterable[Point], materials: Materials) -> None:
     problems: dict[str, None] = {}  # ordered, each once
     for point in points:
         dataset = materials.dataset(point)
-        problems |= dict.fromkeys((*_missing_classes(dataset), *_no_such_epoch(point, len(dataset.train))))
+        classes = _missing_classes(dataset) if dataset.labelled else _missing_labels(point, dataset)
+        problems |= dict.fromkeys((*classes, *_no_such_epoch(point, len(dataset.train))))
     if problems:
         raise InputError("\n".join(problems))
 
@@ -48,6 +51,11 @@ def _missing_classes(dataset: Dataset) -> Iterator[str]:
         yield f"{what}, which are those that are not held out for validation: expected some of every class"
 
 
+def _missing_labels(point: Point, dataset: Dataset) -> Iterator[str]:
+    for problem in needs_labels(point):
+        yield f"{dataset.name} has no labels: {problem}"
+
+
 def _no_such_epoch(point: Point, images: int) -> Iterator[str]:
     epochs = base_epochs(point, images)
     if point.rewind_epoch > epochs:
@@ -59,7 +67,7 @@ def notes_of_base(point: Point, dataset: Dataset) -> Iterator[str]:
     count = len(dataset.train)
     if point.batch_size > count:
         yield f"batch size {point.batch_size:,} is more than the {count:,} training images: every update uses them all"
-    each = _images_by_class(dataset)
+    each = _images_by_class(dataset) if dataset.labelled else np.full(1, FEW_IMAGES)
     if each.min() < FEW_IMAGES:
         yield (
             f"{dataset.name}: class {dataset.classes[each.argmin()]!r} has {each.min():,} training image(s) of the "
@@ -94,7 +102,7 @@ def notes_of_point(point: Point, dataset: Dataset) -> Iterator[str]:
 
 def notes_of_result(point: Point, metrics: Mapping[str, Any]) -> Iterator[str]:
     """What is to be said of a point that is done."""
-    if point.schedule == "adaptive":
+    if point.schedule == "adaptive" and quality_of(metrics) is ACCURACY:
         note = blunt_limit(point.max_drop, metrics["base_validation_accuracy"], metrics["validation_images"])
         if note is not None:
             yield note

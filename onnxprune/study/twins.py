@@ -32,8 +32,10 @@ class Twin:
         return {name: mask.to(torch.float32) for name, mask in masks.items()}
 
     def copy_files(self, folder: Path) -> None:
-        """Copies the network, and which images it gets right."""
+        """Copies the network and, where there are labels, which images it gets right."""
         for name in (store.MODEL, store.RIGHT):
+            if name not in self.record["files"]:
+                continue
             shutil.copyfile(self.folder / name, folder / name)
 
 

@@ -21,7 +21,7 @@ from onnxprune.training import parallel
 from onnxprune.training.batches import NO_CHANGES, Batches, Changes
 from onnxprune.training.cost import TrainingCost
 from onnxprune.training.device import seeded_generator
-from onnxprune.training.distillation import Teacher
+from onnxprune.training.distillation import Target
 from onnxprune.training.held_weights import HeldWeights
 from onnxprune.training.memory import PeakMemory
 from onnxprune.training.parallel import SINGLE_PROCESS, ProcessGroup
@@ -68,7 +68,7 @@ def accumulate_gradients(
     *,
     changes: Changes = NO_CHANGES,
     precision: str = "fp32",
-    teacher: Teacher | None = None,
+    teacher: Target | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
@@ -116,7 +116,7 @@ def train(
     masks: Mapping[str, Tensor] | None = None,
     remask: Remask | None = None,
     regrow: Remask | None = None,
-    teacher: Teacher | None = None,
+    teacher: Target | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     start_at: int = 0,
     stop_after: int | None = None,

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from onnxprune.bridge import measure
-from onnxprune.bridge.export import export, network_logits, parity
-from onnxprune.bridge.measure import Measured, export_and_measure, network_accuracy, validation_accuracy
+from onnxprune.bridge.export import export, network_answers, parity
+from onnxprune.bridge.measure import Measured, export_and_measure, judged, network_quality
 from onnxprune.common.errors import RunError
 from onnxprune.data.dataset import Dataset, Split
 
@@ -72,7 +72,7 @@ def measured(network: nn.Module, dataset: Dataset, path: Path) -> Measured:
 
 
 def test_scores_are_of_all_test_images(dataset: Dataset, tmp_path: Path) -> None:
-    found = measured(Reader(), dataset, tmp_path / "model.onnx").accuracy_columns()
+    found = measured(Reader(), dataset, tmp_path / "model.onnx").quality_columns()
     assert found["accuracy"] == pytest.approx(100 * 1_000 / 1_600)
     assert found["top5_accuracy"] == pytest.approx(100 * 1_500 / 1_600)
     # the bright pixel is 4 standard deviations above the others, which are 2 below the mean
@@ -88,23 +88,23 @@ def test_scores_are_of_all_test_images(dataset: Dataset, tmp_path: Path) -> None
 def test_decisions_look_at_the_validation_split(dataset: Dataset, tmp_path: Path) -> None:
     network, path = Reader(), tmp_path / "model.onnx"
     found = measured(network, dataset, path)
-    assert validation_accuracy(path, dataset, CPU, found.batch) == pytest.approx(100 * 50 / 80)
-    assert network_accuracy(network, dataset, CPU) == pytest.approx(100 * 50 / 80)
-    assert network_accuracy(network, dataset, CPU, 60) == pytest.approx(100 * 50 / 60)
+    assert judged(path, dataset.validation, dataset, CPU, found.batch).percent == pytest.approx(100 * 50 / 80)
+    assert network_quality(network, dataset, CPU, network) == pytest.approx(100 * 50 / 80)
+    assert network_quality(network, dataset, CPU, network, 60) == pytest.approx(100 * 50 / 60)
     many = dataclasses.replace(dataset, validation=split(700, 300))
-    assert network_accuracy(network, many, CPU) == pytest.approx(70)
-    assert validation_accuracy(path, many, CPU, found.batch) == pytest.approx(70)
+    assert network_quality(network, many, CPU, network) == pytest.approx(70)
+    assert judged(path, many.validation, many, CPU, found.batch).percent == pytest.approx(70)
 
 
 def test_the_difference_between_network_and_file_is_the_largest_of_all() -> None:
     network, images = Reader(), torch.zeros(3, *SHAPE)
-    answers = network_logits(network, images)
+    answers = network_answers(network, images)
     assert parity(network, answers, images) == 0
     answers[1, 2] -= 5e-4
     answers[2, 0] += 2e-4
     assert parity(network, answers, images) == pytest.approx(5e-4, rel=1e-2)
     answers[1, 2] -= 1e-3
-    with pytest.raises(RunError, match=r"does not compute what the network does: logits differ by 0\.0015"):
+    with pytest.raises(RunError, match=r"does not compute what the network does: answers differ by 0\.0015"):
         parity(network, answers, images)
     answers[1, 2] = np.nan
     with pytest.raises(RunError, match="does not compute"):

@@ -125,8 +125,42 @@ def test_train_and_test_may_be_folders(tmp_path: Path, capsys: pytest.CaptureFix
     assert "pets: ignored: 1 beside train/ and test/" in text
 
 
-def test_train_and_test_may_be_classes(tmp_path: Path) -> None:
-    assert loaded(photos(tmp_path / "vehicles", ("train", "test"))).classes == ("test", "train")
+def test_pictures_in_no_folder_of_a_class_have_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos(tmp_path / "pets/train", ("here",), count=10)
+    photos(tmp_path / "pets/test", ("here",), count=4, first=500)
+    for split in ("train", "test"):
+        for file in (tmp_path / "pets" / split / "here").iterdir():
+            file.rename(tmp_path / "pets" / split / file.name)
+        (tmp_path / "pets" / split / "here").rmdir()
+    found = loaded(tmp_path / "pets")
+    assert not found.labelled and not found.train.labels.any()
+    assert (len(found.train) + len(found.validation), len(found.test)) == (10, 4)
+    assert "pets: 14 pictures without labels, 10 to train and validate on and 4 to test" in told(
+        tmp_path / "pets", capsys
+    )
+    alone = loaded((tmp_path / "pets/train").rename(tmp_path / "alone"))
+    assert not alone.labelled
+    assert len(alone.train) + len(alone.validation) + len(alone.test) == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    {
+        "no test pictures": (lambda path: (path / "test/one.png").unlink(), "test/ has no pictures"),
+        "a few": (lambda path: shutil.rmtree(path / "test"), "set, which about"),
+    }.values(),
+)
+def test_pictures_without_labels_must_be_in_both_sets(
+    tmp_path: Path, change: Callable[[Path], Any], words: str
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "few" / split).mkdir(parents=True)
+        picture(1).save(tmp_path / "few" / split / "one.png")
+    change(tmp_path / "few")
+    if not (tmp_path / "few/test").exists():
+        (tmp_path / "few/train/one.png").rename(tmp_path / "few/one.png")
+        (tmp_path / "few/train").rmdir()
+    assert words in problem(tmp_path / "few")
 
 
 def test_links_to_files_are_pictures_and_to_folders_classes_at_most(
@@ -504,13 +538,6 @@ def _few(path: Path) -> None:
             file.unlink()
 
 
-def _flat(path: Path) -> None:
-    shutil.rmtree(path / "dog")
-    for file in (path / "cat").iterdir():
-        file.rename(path / file.name)
-    (path / "cat").rmdir()
-
-
 def _two_forms(path: Path) -> None:
     for form in ("NFC", "NFD"):
         photos(path / unicodedata.normalize(form, "é"), ["."])
@@ -519,7 +546,6 @@ def _two_forms(path: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "one class": (lambda path: shutil.rmtree(path / "dog"), "has one class only, 'cat': expected at least 2"),
     "an empty class": (_emptied, "class 'dog' has no pictures (.bmp, .jpeg, .jpg, .png, .webp): add some, or take it"),
-    "no folders": (_flat, "has no folders: expected one for each class"),
     "nothing": (lambda path: (shutil.rmtree(path), path.mkdir()), "has no folders: expected one for each class"),
     "not in test": (
         lambda path: _split(path, ("cat", "dog"), ("cat",)),

@@ -73,3 +73,11 @@ def dataset(path: Path) -> Path:
         **{f"y_{name}": labels[part] for name, part in parts.items()},
     )
     return path
+
+
+def without_labels(path: Path) -> Path:
+    """Writes the same images without their labels."""
+    with np.load(dataset(path)) as file:
+        images = {name: file[name] for name in ("x_train", "x_test")}
+    np.savez(path, **images)
+    return path

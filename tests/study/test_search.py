@@ -12,7 +12,7 @@ from command_line import small_npz
 from PIL import Image
 
 import onnxprune
-from onnxprune.bridge.measure import network_accuracy
+from onnxprune.bridge.measure import network_quality
 from onnxprune.cli import cli
 from onnxprune.common.progress import Verbosity
 from onnxprune.pruning.decide import decide
@@ -159,7 +159,8 @@ def test_each_layer_alone_loses_units(data: str, runs: Path) -> None:
     request = Request("weight", "l1", "unit", 0, 16, 0, shares={"hidden": 0.5})
     masks = decide(base.network, request, training_batches(point, dataset))
     assert (masks["classifier"] == 1).all()
-    accuracy = network_accuracy(zeroed(base.network, request, masks, dataset.input_shape), dataset, torch.device("cpu"))
+    network = zeroed(base.network, request, masks, dataset.input_shape)
+    accuracy = network_quality(network, dataset, torch.device("cpu"), base.network)
     assert table.loc[("hidden", 50), "accuracy"] == accuracy
 
 
