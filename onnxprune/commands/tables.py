@@ -29,14 +29,17 @@ if TYPE_CHECKING:
 
 _POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
 _REMARK = 16  # characters of the last column, which has words only: longer ones are wrapped
-_HEADINGS = (
-    "technique\n", "criterion\n", "asked\n%", "got\n%", None, "MACs\n", "eff. MACs\n", "non-zero\nparams",
-    "file\nbytes", "TL\ns", "latency\nms", "speedup\n", "",
-)  # fmt: skip
-_QUALITY_HEADINGS = {  # in the place of None
+_OF_QUALITY = {
     ACCURACY: ("acc before\n%", "acc\n%", "95 %\ninterval", "change\npoints", "loss\n"),
     FIDELITY: ("fidelity\nbefore %", "fidelity\n%", "cosine\n", "same\ntop-1 %"),
 }
+_HEADINGS = {
+    quality: (
+        "technique\n", "criterion\n", "asked\n%", "got\n%", *own, "MACs\n", "eff. MACs\n", "non-zero\nparams",
+        "file\nbytes", "TL\ns", "latency\nms", "speedup\n", "",
+    )
+    for quality, own in _OF_QUALITY.items()
+}  # fmt: skip
 _LEFT = ("technique\n", "criterion\n", "")
 _NOT_FOR_PAPERS = ("acc before\n%", "fidelity\nbefore %", "loss\n", "non-zero\nparams", "TL\ns")
 # What goes first where the terminal is too narrow for all of it.
@@ -188,10 +191,8 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
 def _headings(rows: "pd.DataFrame") -> list[str]:
     """Of the cells of a line, the second files' among them where there are such."""
     quality = quality_of_study(rows)
-    place = _HEADINGS.index(None)
-    found = [*_HEADINGS[:place], *_QUALITY_HEADINGS[quality], *_HEADINGS[place + 1 : -1]]
-    found += int8_headings(quality) if f"int8_{quality.name}" in rows else ()
-    return [heading for heading in (*found, _HEADINGS[-1]) if heading is not None]
+    *found, remark = _HEADINGS[quality]
+    return [*found, *(int8_headings(quality) if f"int8_{quality.name}" in rows else ()), remark]
 
 
 def _lines(rows: "pd.DataFrame", point: list[str], floor: float) -> tuple[list[list[str]], list[bool]]:
@@ -303,7 +304,7 @@ def _cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
 
 
 def _quality_cells(seeds: "pd.DataFrame") -> list[str]:
-    """Those under `_QUALITY_HEADINGS`."""
+    """Those under `_OF_QUALITY`."""
     quality = quality_of_study(seeds)
     found = [spread(seeds[column]) for column in (f"before_finetuning_{quality.name}", quality.name)]
     if quality is ACCURACY:

@@ -28,7 +28,7 @@ SWEEP = [
     "--technique structured --criterion slim", "--name ../../x", "--name /absolute", "--name .hidden", "--name bases",
     "--name=", "--name a/b", "--seeds 10000 --sparsity 0:100:0.001", "--epochz 3", "--out file", "--data-dir file",
     "--also int4", "--also=", "none.toml", "folder", "text.npz", "escape.toml", "unknown.toml", "surrogate.npz",
-    "--dataset folder", "--dataset ./none", "--dataset none/where", "--dataset folder.npz", "--dataset flat",
+    "--dataset folder", "--dataset ./none", "--dataset none/where", "--dataset folder.npz",
     "--dataset pets", "--dataset pets --image-size 0", "--dataset pets --image-size 8x8x8", "--image-size 32",
     "--dataset whole.npz --image-size 32", "--dataset pets --image-size wide",
 ]  # fmt: skip
@@ -54,7 +54,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "pickled.npz", **dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), np.array([{}])))
     np.savez(folder / "floats.npz", **dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), np.ones((9, 4, 4))))
     photos(folder / "pets", ("cat",))  # a class alone
-    photos(folder / "flat", (".",))
     (folder / "escape.toml").write_text('name = "../../escape"\n')
     (folder / "unknown.toml").write_text('sparsities = [1]\n[model]\nname = "cnn"\n')
     (folder / "surrogate.npz").write_bytes(b"\xff\xfe")

@@ -22,7 +22,7 @@ from onnxprune.commands.columns import columns, csv_text
 from onnxprune.common.cells import csv_of
 from onnxprune.common.output import printable
 from onnxprune.delivery.deployment import _escaped
-from onnxprune.delivery.facts import Facts
+from onnxprune.delivery.facts import Facts, Output
 from onnxprune.delivery.modelcard import _code, _literal
 from onnxprune.delivery.snippets import of_plain
 from onnxprune.graph.images import Layout
@@ -144,7 +144,7 @@ def facts(name: str) -> Facts:
     layout = Layout.__new__(Layout)
     object.__setattr__(layout, "axes", (0, 1, 2, 3))
     object.__setattr__(layout, "sizes", (1, 2, 2))
-    return Facts(name, name, Normalisation((0.0,), (1.0,)), (1, 2, 2), layout, ("a",))
+    return Facts(name, (Output(name, (1,), "FLOAT"),), Normalisation((0.0,), (1.0,)), (1, 2, 2), layout, ("a",))
 
 
 @pytest.mark.parametrize("name", ['x"); import os; os.system("echo', "x\n```\n# forged", "a`b``c", "<img src=x>", "\\"])

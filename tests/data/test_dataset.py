@@ -734,3 +734,17 @@ def test_the_real_datasets(name: str, mean: tuple[float, ...], std: tuple[float,
     for split in (loaded.train, loaded.validation, loaded.test):
         assert len(split.images) == len(split.labels)
         assert set(split.labels) == set(range(10))
+
+
+def test_images_without_labels_are_a_dataset_too(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (60, 6, 5), np.uint8)
+    np.savez(tmp_path / "images.npz", x_train=pictures[:40], x_test=pictures[40:])
+    found = load(str(tmp_path / "images.npz"))
+    assert not found.labelled and found.classes == ()
+    assert (len(found.train), len(found.validation), len(found.test)) == (36, 4, 20)
+    np.testing.assert_array_equal(found.test.images[:, 0], pictures[40:])
+    few = found.sampled(10, 3)
+    assert len(few.train) == 10 and few.checksum != found.checksum
+    np.savez(tmp_path / "labelled.npz", x_train=pictures[:40], x_test=pictures[40:], y_train=np.arange(40) % 2)
+    with pytest.raises(InputError, match=r"has no y_test: expected the arrays .*, or the images alone"):
+        load(str(tmp_path / "labelled.npz"))

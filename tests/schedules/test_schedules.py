@@ -409,7 +409,7 @@ def test_adaptive_spares_the_layer_that_is_sensitive(dataset: Dataset, monkeypat
     def accuracy(_: PruningContext, network: nn.Module, images: int | None = None) -> float:
         return 50.0 if (network.classifier.weight == 0).float().mean() > 0.4 else 90.0
 
-    monkeypatch.setattr(PruningContext, "validation_accuracy", accuracy)
+    monkeypatch.setattr(PruningContext, "validation_quality", accuracy)
     adaptive(job)
     first, second = (entry["layers"] for entry in job.path)
     assert first["hidden"] == pytest.approx(20)
@@ -425,7 +425,7 @@ def test_adaptive_takes_back_what_costs_too_much_and_then_goes_slower(
     def accuracy(_: PruningContext, network: nn.Module, images: int | None = None) -> float:
         return 89.0 if (network.hidden.weight == 0).float().mean() > 0.55 else 90.0
 
-    monkeypatch.setattr(PruningContext, "validation_accuracy", accuracy)
+    monkeypatch.setattr(PruningContext, "validation_quality", accuracy)
     job.point = dataclasses.replace(job.point, max_drop=0.5)
     pruned = adaptive(job)
     removed, units = pruned.removed
