@@ -2,12 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
 from onnxprune.commands.cells import INT8_HEADINGS, MISSING, compact, plural, terminal
-from onnxprune.common.output import printable
+from onnxprune.commands.columns import columns
+from onnxprune.commands.console import echo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,12 +28,9 @@ def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
     console = terminal()
     drops = layers_by_sparsity(found)
     units = {entry.layer: entry.units for entry in found}
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for heading in ("layer", "units", *(f"{sparsity:g} %" for sparsity in drops)):
-        grid.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
-    for layer, row in drops.iterrows():
-        grid.add_row(escape(printable(str(layer))), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row))
-    console.print(grid)
+    headings = ["layer", ">units", *(f">{sparsity:g} %" for sparsity in drops)]
+    rows = [[str(layer), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row)] for layer, row in drops.iterrows()]
+    echo(f"\n{columns(headings, rows)}\n")
     base = found[0].accuracy + found[0].drop
     console.print(
         "Points of validation accuracy lost when that share of one layer alone is removed, without fine-tuning. "
@@ -47,13 +41,9 @@ def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
 def print_search(found: "Sequence[Search]", max_drop: float) -> None:
     """Prints the highest sparsities to stdout."""
     console = terminal()
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    left = ("technique",)
     numbers = ("highest\n%", "got\n%", "drop\npoints", "acc\n%", "MACs", "file\nbytes", "speedup")
     int8 = INT8_HEADINGS if any("int8_accuracy" in entry.metrics for entry in found) else ()
-    for heading in (*left, *numbers, *int8, "tried\n%"):
-        tried = heading == "tried\n%"
-        grid.add_column(heading, justify="left" if tried or heading in left else "right", no_wrap=not tried)
+    rows = []
     for entry in found:
         metrics = entry.metrics
         trials = " ".join(f"{trial.sparsity:g}{'' if trial.accepted else '✗'}" for trial in entry.trials)
@@ -76,8 +66,9 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
                 _written(metrics.get("int8_speedup"), "{:.2f}x"),
             ]
         way = f"{entry.technique} {entry.criterion}" + ("" if entry.control == "none" else f", {entry.control}")
-        grid.add_row(way, f"{entry.sparsity:g}", *shown, trials)
-    console.print(grid)
+        rows.append([way, f"{entry.sparsity:g}", *shown, trials])
+    headings = ["technique", *(f">{heading}" for heading in (*numbers, *int8, "tried\n%"))]
+    echo(f"\n{columns(headings, rows)}\n")
     console.print(
         f"The highest sparsity losing at most {max_drop:g} point(s) of validation accuracy against the base (drop). "
         "0: none does. ✗: lost more."

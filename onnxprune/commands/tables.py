@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxprune.commands.cells import INT8_HEADINGS, MISSING, compact, plural, spread, terminal, whole
+from onnxprune.commands.console import prose
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
-_REMARK = 16  # characters of the last column, which has words only: longer ones are wrapped
+_REMARK = 12  # characters of the last column, which has words only: longer ones are wrapped
 _HEADINGS = (
     "technique\n", "criterion\n", "asked\n%", "got\n%", "acc before\n%", "acc\n%", "95 %\ninterval",
     "change\npoints", "loss\n", "MACs\n", "eff. MACs\n", "non-zero\nparams", "file\nbytes", "TL\ns", "latency\nms",
@@ -46,6 +47,11 @@ _DISPENSABLE = (
     "95 %\ninterval",
     "got\n%",
     "criterion\n",
+    "int8\nbytes",
+    "file\nbytes",
+    "change\npoints",
+    "int8\nspeedup",
+    "int8 acc\n%",
 )
 
 
@@ -114,7 +120,7 @@ def print_claims(table: "pd.DataFrame", sweep: "Path") -> None:
     for title, lines in headline.told_claims(table, sweep).items():
         console.print(f"\n{title}")
         for line in lines:
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+            prose(f"  {line}")
 
 
 def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> list[RenderableType]:
@@ -234,14 +240,19 @@ def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
 
 
 def _fitting(lines: list[list[str]], width: int) -> list[int]:
-    """The columns that fit a width in characters, two between neighbours; the first line are the headings."""
+    """The columns that fit a width in characters, with two beside each and one at the edge; the first line are the
+    headings."""
     widths = [max(len(part) for line in lines for part in line[index].split("\n")) for index in range(len(lines[0]))]
     widths[-1] = min(widths[-1], _REMARK)
     kept = list(range(len(widths)))
+    techniques, ways = ({tuple(line[:count]) for line in lines[1:]} for count in (1, 2))
     for heading in _DISPENSABLE:
-        if sum(widths[index] + 2 for index in kept) <= width:
+        if sum(widths[index] + 2 for index in kept) < width:
             break
-        kept.remove(lines[0].index(heading))
+        if heading == "criterion\n" and len(techniques) < len(ways):  # without it rows look the same
+            continue
+        if heading in lines[0]:
+            kept.remove(lines[0].index(heading))
     return kept
 
 

@@ -19,8 +19,8 @@ from onnx import TensorProto, helper
 from onnxprune.analysis.evaluation import as_logits, score
 from onnxprune.cli import cli
 from onnxprune.commands.columns import columns, csv_text
-from onnxprune.common.cells import csv_of
 from onnxprune.common.output import printable
+from onnxprune.common.spreadsheets import csv_of
 from onnxprune.delivery.deployment import _escaped
 from onnxprune.delivery.facts import Facts
 from onnxprune.delivery.modelcard import _code, _literal
