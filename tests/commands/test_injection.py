@@ -137,7 +137,7 @@ def test_cells_of_text_are_no_formulas() -> None:
 
 
 def test_columns_keep_their_lines() -> None:
-    assert columns([">n", EVIL], [["1", EVIL]]).count("\n") == 2
+    assert columns([">n", "name"], [["1", EVIL]]).count("\n") == 2
 
 
 def facts(name: str) -> Facts:
