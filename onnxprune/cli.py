@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
+from onnxprune.commands.console import prose
 from onnxprune.common import interruption
 from onnxprune.common.errors import OnnxpruneError
 from onnxprune.common.output import printable, printable_lines
@@ -71,7 +72,7 @@ def main() -> NoReturn:
         interruption.leave(code)
     except OnnxpruneError as error:
         for line in str(error).splitlines():
-            click.echo(f"Error: {printable(line)}", err=True)
+            prose(f"Error: {printable(line)}", err=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
@@ -90,7 +91,7 @@ def main() -> NoReturn:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """A warning of a library on one line, without the places in its source."""
-    click.echo(f"Warning: {printable(' '.join(str(message).split()))}", err=True)
+    prose(f"Warning: {printable(' '.join(str(message).split()))}", err=True)
 
 
 class _LazyGroup(click.Group):

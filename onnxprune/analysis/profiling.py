@@ -162,7 +162,7 @@ class Profile:
             "threads": self.threads,
             "latency": [asdict(entry) for entry in self.latencies],
             "kernel_times": [asdict(entry) for entry in self.kernels],
-            "roofline": self.roofline and asdict(self.roofline),
+            "roofline": self.roofline and asdict(self.roofline) | {"ridges": self.roofline.ridges},
             "memory_bound_macs": self.memory_bound_macs,
             "placement": self.placement,
             "not_measured": list(self.missing),

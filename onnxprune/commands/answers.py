@@ -2,12 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
 from onnxprune.commands.cells import MISSING, SHORT, compact, int8_headings, plural, terminal
-from onnxprune.common.output import printable
+from onnxprune.commands.columns import columns
+from onnxprune.commands.console import echo
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of
 
 if TYPE_CHECKING:
@@ -32,12 +29,9 @@ def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
     console = terminal()
     drops = layers_by_sparsity(found)
     units = {entry.layer: entry.units for entry in found}
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for heading in ("layer", "units", *(f"{sparsity:g} %" for sparsity in drops)):
-        grid.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
-    for layer, row in drops.iterrows():
-        grid.add_row(escape(printable(str(layer))), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row))
-    console.print(grid)
+    headings = ["layer", ">units", *(f">{sparsity:g} %" for sparsity in drops)]
+    rows = [[str(layer), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row)] for layer, row in drops.iterrows()]
+    echo(f"\n{columns(headings, rows)}\n")
     quality = ACCURACY if found[0].fidelity is None else FIDELITY
     base = getattr(found[0], quality.name) + found[0].drop
     console.print(
@@ -49,15 +43,11 @@ def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
 def print_search(found: "Sequence[Search]", max_drop: float) -> None:
     """Prints the highest sparsities to stdout."""
     console = terminal()
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    left = ("technique",)
     metrics = next((entry.metrics for entry in found if entry.metrics), {})
     quality = quality_of(metrics)
     numbers = ("highest\n%", "got\n%", "drop\npoints", f"{SHORT[quality]}\n%", "MACs", "file\nbytes", "speedup")
     int8 = int8_headings(quality) if any(f"int8_{quality.name}" in entry.metrics for entry in found) else ()
-    for heading in (*left, *numbers, *int8, "tried\n%"):
-        tried = heading == "tried\n%"
-        grid.add_column(heading, justify="left" if tried or heading in left else "right", no_wrap=not tried)
+    rows = []
     for entry in found:
         metrics = entry.metrics
         trials = " ".join(f"{trial.sparsity:g}{'' if trial.accepted else '✗'}" for trial in entry.trials)
@@ -80,8 +70,9 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
                 _written(metrics.get("int8_speedup"), "{:.2f}x"),
             ]
         way = f"{entry.technique} {entry.criterion}" + ("" if entry.control == "none" else f", {entry.control}")
-        grid.add_row(way, f"{entry.sparsity:g}", *shown, trials)
-    console.print(grid)
+        rows.append([way, f"{entry.sparsity:g}", *shown, trials])
+    headings = ["technique", *(f">{heading}" for heading in (*numbers, *int8, "tried\n%"))]
+    echo(f"\n{columns(headings, rows)}\n")
     console.print(
         f"The highest sparsity losing at most {max_drop:g} point(s) of validation {quality.name} against the base "
         "(drop). "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.console import echo
+from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs, check_measured, warn
 from onnxprune.common.errors import InputError
 from onnxprune.common.output import printable
@@ -173,9 +173,9 @@ def _print(entries: "list[Entry]", device: str) -> None:
         echo()
         for entry in part:
             if entry.placement:
-                echo(f"Note: {entry.path}: {printable(entry.placement)}")
+                prose(f"Note: {entry.path}: {printable(entry.placement)}")
             if entry.disturbance.busy:
-                echo(f"Note: {entry.path}: timed on a busy machine: {entry.disturbance.busy}")
+                prose(f"Note: {entry.path}: timed on a busy machine: {entry.disturbance.busy}")
             print_verdict(entry)
 
 
@@ -218,15 +218,15 @@ def print_verdict(entry: "Entry") -> None:
     if entry.facts is None or entry.verdict is None or entry.outputs is None:
         return
     of = "" if entry.facts.theoretical is None else f" of {_theory(entry.facts)}"
-    echo(f"{entry.path}: {entry.verdict.outcome}, {entry.facts.speedup:.2f}x{of}")
+    prose(f"{entry.path}: {entry.verdict.outcome}, {entry.facts.speedup:.2f}x{of}")
     for reason in entry.verdict.reasons:
-        echo(f"  - {reason}")
+        prose(f"  - {reason}")
     if entry.pairing:
-        echo(f"  - {entry.pairing}")
+        prose(f"  - {entry.pairing}")
     if entry.outputs.note:
-        echo(f"  - {entry.outputs.note}")
+        prose(f"  - {entry.outputs.note}")
     if entry.outputs.same_top1 is not None and entry.outputs.same_top1 < 1:
-        echo(f"  - on random input its largest output is the base's for {100 * entry.outputs.same_top1:.0f} % of rows")
+        prose(f"  - on random input its largest output is the base's for {100 * entry.outputs.same_top1:.0f} % of rows")
 
 
 def print_verdicts(entries: "Sequence[Entry]") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.console import echo
+from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import machine_readable, print_rows, warn
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def _alone(choice: "Choice") -> str:
 
 
 def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
+    from onnxprune.commands.columns import columns
     from onnxprune.delivery import headline
     from onnxprune.delivery.modelcard import BEYOND
 
@@ -124,14 +125,14 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
     fastest = "the fastest" if choice.by == "speedup" else "the one of the fewest MACs"
     quality = choice.quality.name
     tied = f" (of {choice.tied} equally good, that of the highest validation {quality})" if choice.tied > 1 else ""
-    echo(
+    prose(
         f"{deployed.name}: {fastest} of the {choice.candidates} of {choice.points} models with {' and '.join(wanted)}"
         f"{tied}"
     )
-    echo(f"{headline.removed(row)}; {headline.quality(row)}")
-    echo(choice.decided_on())
+    prose(f"{headline.removed(row)}; {headline.quality(row)}")
+    prose(choice.decided_on())
     if row.get("speedup_beyond_theory") is True:
-        echo(f"{BEYOND}.")
+        prose(f"{BEYOND}.")
     echo()
     lines = [
         (f"{quality} on the test set, %", quality, "{:.2f}"),
@@ -142,18 +143,16 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
     if entry["speedup"] is not None:
         batch = f"median latency of a batch of {row['latency_batch']}, ms"
         lines += [(batch, "latency_ms_median", "{:.3f}"), ("measured speedup", "speedup", "{:.2f}")]
-    wide = max(len(title) for title, _, _ in lines)
-    several = f"  {'seeds':>16}" if len(choice.seeds) > 1 else ""
-    echo(f"{'':{wide}}  {'this':>12}  {'base':>12}{several}")
+    several = len(choice.seeds) > 1
+    rows = []
     for title, column, form in lines:
         base = "1" if column == "speedup" else form.format(row[f"base_{column}"])
-        line = f"{title:{wide}}  {form.format(row[column]):>12}  {base:>12}"
         mean, deviation = choice.over_seeds(column)
-        if deviation is not None:
-            line += f"  {f'{form.format(mean)} ± {form.format(deviation)}':>16}"
-        echo(line)
+        spread = "" if deviation is None else f"{form.format(mean)} ± {form.format(deviation)}"
+        rows.append([title, form.format(row[column]), base, *([spread] if several else [])])
+    echo(columns(["", ">this", ">base", *([">seeds"] if several else [])], rows))
     if choice.alone is not None and row["variant"] != "int8 alone":
-        echo(f"\n{_alone(choice)}")
+        prose(f"\n{_alone(choice)}")
     echo()
     for path in deployed.files:
         echo(f"{path}")

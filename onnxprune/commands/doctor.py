@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxprune.commands.console import echo
+from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import DATA_DIR, IMAGE_SIZE, machine_readable, print_rows
 
 
@@ -37,7 +37,7 @@ def doctor(
     for finding in examine(out, data_dir or default_data_dir(), dataset, image_size):
         findings.append(finding)
         if output is None:
-            echo(f"{finding.state:6}  {finding.subject}: {finding.text}")
+            prose(f"{finding.state:6}  {finding.subject}: {finding.text}", indent=8)
     if output is not None:
         print_rows([dataclasses.asdict(finding) for finding in findings], output)
     broken = [finding.subject for finding in findings if finding.state == "broken"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.console import echo
+from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import (
     DATA_DIR,
     DEVICE,
@@ -78,7 +78,7 @@ def evaluate(
     normalisation = _normalisation(classifier, data, mean, std)
     trained_on = classifier.metadata.dataset
     if trained_on not in (None, data.name):
-        echo(f"Note: the file's metadata say it was trained on {trained_on}, not {data.name}.", err=True)
+        prose(f"Note: the file's metadata say it was trained on {trained_on}, not {data.name}.", err=True)
     _say_other_classes(classifier.metadata.classes, data.classes)
     found = assess(classifier, data, normalisation)
     if output == "csv":
@@ -115,7 +115,7 @@ def _say_other_classes(trained: tuple[str, ...] | None, given: tuple[str, ...]) 
         return
     for place, (one, other) in enumerate(zip(trained, given, strict=True)):
         if one != other:
-            echo(f"Note: output {place} of the file is {one!r}, label {place} of the data is {other!r}.", err=True)
+            prose(f"Note: output {place} of the file is {one!r}, label {place} of the data is {other!r}.", err=True)
             return
 
 
@@ -145,7 +145,7 @@ def _normalisation(
     recorded = classifier.metadata.normalisation
     if recorded is None:
         for problem in classifier.metadata.problems:
-            echo(f"Note: {classifier.path}: {problem}", err=True)
+            prose(f"Note: {classifier.path}: {problem}", err=True)
         if mean is None or std is None:
             shown = (",".join(f"{number:.4f}" for number in numbers) for numbers in (data.mean, data.std))
             raise InputError(
@@ -156,7 +156,7 @@ def _normalisation(
         return Normalisation(mean, std)
     used = Normalisation(mean or recorded.mean, std or recorded.std)
     if used != recorded:
-        echo(
+        prose(
             f"Note: normalised by the options, mean {_listed(used.mean)} and std {_listed(used.std)}; the file's "
             f"metadata say mean {_listed(recorded.mean)} and std {_listed(recorded.std)}.",
             err=True,

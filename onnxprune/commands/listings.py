@@ -1,10 +1,11 @@
 """`models`, `datasets` and `techniques`: what there is."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.console import echo
+from onnxprune.commands.console import echo, prose, terminal_width
 from onnxprune.commands.options import machine_readable, print_rows
 
 if TYPE_CHECKING:
@@ -16,8 +17,15 @@ def _print_listing(rows: list[dict[str, str]], output: str | None) -> None:
         print_rows(rows, output)
         return
     widths = [max(len(row[key]) for row in rows) for key in rows[0]]
-    for row in rows:
-        echo("  ".join(text.ljust(width) for text, width in zip(row.values(), widths, strict=True)).rstrip())
+    narrow = (terminal_width() or math.inf) < sum(widths) + 2 * (len(widths) - 1)
+    for name, *others in map(dict.values, rows):
+        if narrow:
+            indent = widths[0] + 2
+            found = [name.ljust(widths[0]), "; ".join(filter(None, others))]
+            prose("  ".join(found), indent=indent - (len(name) - len(name.lstrip())))
+        else:
+            texts = zip((name, *others), widths, strict=True)
+            echo("  ".join(text.ljust(width) for text, width in texts).rstrip())
 
 
 @click.command()
@@ -58,8 +66,8 @@ def datasets(output: str | None) -> None:
     ]
     _print_listing(rows, output)
     if output is None:
-        echo(
-            "\nYour own: FILE.npz with x_train, y_train, x_test, y_test (and classes: their names), or a FOLDER with\n"
+        prose(
+            "\nYour own: FILE.npz with x_train, y_train, x_test, y_test (and classes: their names), or a FOLDER with "
             "a folder of pictures (PNG, JPEG) for each class, or with such folders in train/ and test/."
         )
 

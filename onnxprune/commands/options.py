@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from onnxprune.commands.console import echo
+from onnxprune.commands.console import echo, prose
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.output import printable
 
@@ -249,7 +249,7 @@ def check_measured(model: Path) -> None:
 
 def warn(line: str) -> None:
     """Prints a line to stderr, whatever is in it."""
-    echo(printable(line), err=True)
+    prose(printable(line), err=True)
 
 
 def machine_readable(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from onnxprune.commands.console import echo
+from onnxprune.commands.console import prose
 from onnxprune.commands.options import check_measured, machine_readable, print_rows
 
 
@@ -51,10 +51,10 @@ def predict(model: Path, images: tuple[Path, ...], output: str | None) -> None:
     for entry in found:
         ranked = [f"{name} {100 * probability:.1f} %" for name, probability in entry.top]
         rest = f"   ({', '.join(ranked[1:])})" if ranked[1:] else ""
-        echo(f"{entry.path!s:{names}}  {ranked[0]}{rest}")
+        prose(f"{entry.path!s:{names}}  {ranked[0]}{rest}")
     resized = sum(entry.size != (width, height) for entry in found)
     if resized:
-        echo(
+        prose(
             f"{resized} of {len(found)} resized to {shape_text(shape[1:])} (height x width, bilinear, proportions not "
             f"kept).",
             err=True,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.console import echo
+from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs
 from onnxprune.common.errors import InputError
 from onnxprune.common.output import printable
@@ -22,6 +22,7 @@ Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows
 _MISSING = "-"
 _BUSY = "busy"
 _LONGEST_NAME = 60
+_LABEL = 12  # characters before the lines of the summary
 
 
 class _NodeNumber(click.ParamType):
@@ -134,7 +135,7 @@ def profile(
         profile_page.write(found.document, page)
         echo(f"Wrote {page}", err=True)
     for line in found.missing:
-        echo(f"Not measured: {line}", err=True)
+        prose(f"Not measured: {line}", err=True)
 
 
 def _print_all(files: Sequence[Path], output: str | None, **settings: Any) -> None:
@@ -151,7 +152,7 @@ def _print_all(files: Sequence[Path], output: str | None, **settings: Any) -> No
     print_rows(found, output)
     for entry in found:
         for line in entry.missing:
-            echo(f"Not measured: {entry.path}: {line}", err=True)
+            prose(f"Not measured: {entry.path}: {line}", err=True)
     for problem in problems:
         echo(f"Error: {problem}", err=True)
     if problems:
@@ -161,7 +162,7 @@ def _print_all(files: Sequence[Path], output: str | None, **settings: Any) -> No
 def _print(found: "Profile", nodes: int | None) -> None:
     from onnxprune.commands.columns import columns
 
-    echo(_summary(found))
+    prose(_summary(found), indent=_LABEL)
     tables = (_operators(found), _nodes(found, nodes), *_held(found, nodes), *_latencies(found), *_kernels(found))
     for title, headings, rows in tables:
         echo(f"\n{title}\n\n{columns(headings, rows)}")
@@ -169,7 +170,7 @@ def _print(found: "Profile", nodes: int | None) -> None:
     if notes:
         echo()
     for note in notes:
-        echo(f"Note: {printable(note)}")
+        prose(f"Note: {printable(note)}")
 
 
 def _summary(found: "Profile") -> str:
@@ -198,7 +199,7 @@ def _summary(found: "Profile") -> str:
     if found.roofline is not None:
         rows.append(("roofline", _roof(found, found.roofline)))
     batch = "" if found.batch is None else f", for batch {found.batch:,}"
-    return "\n".join([f"{found.path}{batch}", *(printable(f"  {name:12}{text}") for name, text in rows)])
+    return "\n".join([f"{found.path}{batch}", *(printable(f"  {name:{_LABEL}}{text}") for name, text in rows)])
 
 
 def _while(node: "NodeCount | None") -> str:
@@ -208,7 +209,7 @@ def _while(node: "NodeCount | None") -> str:
 def _roof(found: "Profile", roof: "Roofline") -> str:
     """The machine at best, and what that means for the nodes."""
     speeds = [f"{macs / 1e9:,.1f} GMAC/s of {kind}" for kind, macs in roof.macs_per_second.items()]
-    ridges = [f"{roof.ridge(kind):.1f} MACs a byte of {kind}" for kind in roof.macs_per_second]
+    ridges = [f"{macs:.1f} MACs a byte of {kind}" for kind, macs in roof.ridges.items()]
     memory, total = found.memory_bound_macs, found.counts.macs
     share = f": {_percent(memory, total)} % of the MACs" if memory is not None and total else ""
     threads = f"{roof.threads} thread{'' if roof.threads == 1 else 's'}"
@@ -252,6 +253,7 @@ def _nodes(found: "Profile", number: int | None) -> Table:
     nodes, counts = found.counts.nodes, found.counts
     heaviest = sorted(nodes, key=lambda node: (-node.macs, -node.params))[:number]
     pruned = counts.effective_macs != counts.macs
+    compared = any(node.onnx_tool_ops is not None for node in heaviest)
     rows = [
         [
             _short(node.operator),
@@ -260,7 +262,7 @@ def _nodes(found: "Profile", number: int | None) -> Table:
             *([f"{node.effective_macs:,}"] if pruned else []),
             f"{node.macs_per_byte:.3g}" if node.macs_per_byte else _MISSING,
             *([found.bound(node) or _MISSING] if found.roofline else []),
-            _MISSING if node.onnx_tool_ops is None else f"{node.onnx_tool_ops:,}",
+            *([f"{node.onnx_tool_ops:,}" if node.onnx_tool_ops is not None else _MISSING] if compared else []),
             f"{node.params:,}",
             _MISSING if node.output_shape is None else "x".join(map(str, node.output_shape)) or "scalar",
             _short(node.name),
@@ -274,7 +276,7 @@ def _nodes(found: "Profile", number: int | None) -> Table:
         *([">eff. MACs"] if pruned else []),
         ">MACs/byte",
         *(["bound by"] if found.roofline else []),
-        ">onnx-tool",
+        *([">onnx-tool"] if compared else []),
         ">params",
         "output",
         "node",

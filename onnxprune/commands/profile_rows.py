@@ -39,8 +39,10 @@ def print_rows(profiles: Sequence["Profile"], output: str | None) -> None:
     elif output == "csv":
         echo(csv_text(rows) if rows else "", nl=False)
     elif rows:
-        headings = [">params", ">bytes", ">MACs", ">activations", ">batch", ">median ms", "", "model"]
-        echo(columns(headings, [_cells(row) for row in rows]))
+        timed = any(row["latency_ms_median"] is not None for row in rows)
+        times = [">median ms", ""] if timed else []
+        headings = [">params", ">bytes", ">MACs", ">activations", ">batch", *times, "model"]
+        echo(columns(headings, [_cells(row, timed) for row in rows]))
 
 
 def _row(found: "Profile") -> dict[str, Any]:
@@ -62,7 +64,7 @@ def _row(found: "Profile") -> dict[str, Any]:
     }
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any], timed: bool) -> list[str]:
     def number(name: str) -> str:
         return _MISSING if row[name] is None else f"{row[name]:,}"
 
@@ -72,7 +74,11 @@ def _cells(row: dict[str, Any]) -> list[str]:
         ("" if row["complete"] else "at least ") + number("macs"),
         number("peak_activation_bytes"),
         number("batch"),
-        _MISSING if row["latency_ms_median"] is None else f"{row['latency_ms_median']:.3f}",
-        "busy" if row["busy"] else "",
+        *(_times(row) if timed else ()),
         row["model"],
     ]
+
+
+def _times(row: dict[str, Any]) -> list[str]:
+    median = row["latency_ms_median"]
+    return [_MISSING if median is None else f"{median:.3f}", "busy" if row["busy"] else ""]

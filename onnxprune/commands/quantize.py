@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.commands.console import echo
+from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import (
     BATCH_SIZES,
     DATA_DIR,
@@ -163,13 +163,13 @@ def _print(report: "QuantizeReport") -> None:
     from onnxprune.commands.columns import columns
     from onnxprune.commands.compare import print_verdicts
 
-    echo(_headline(report))
+    prose(_headline(report))
     for headings, rows in (_sizes(report), _quality(report)):
         if rows:
             echo(f"\n{columns(headings, rows)}")
     for lines in (_kept(report), _without_data(report)):
         if lines:
-            echo("\n" + "\n".join(lines))
+            prose("\n" + "\n".join(lines))
     print_verdicts(report.comparison)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.commands.console import echo
+from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows, warn
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ def _print(repetitions: "list[Repetition]") -> None:
         )
         echo(f"{verdict}{exactness}{times}: {found.folder}")
         for name, text in found.differences.items():
-            echo(f"  {'beyond tolerance: ' if found.changes and name in found.beyond else ''}{name}: {text}")
+            prose(f"  {'beyond tolerance: ' if found.changes and name in found.beyond else ''}{name}: {text}")
     changes = {line for found in repetitions for line in (f"{name}: {text}" for name, text in found.changes.items())}
     for line in sorted(changes):
-        echo(f"environment: {line}")
+        prose(f"environment: {line}")
     count = sum(found.reproduced for found in repetitions)
     exact = sum(not found.differences for found in repetitions)
     echo(f"{count} of {len(repetitions)} reproduced, {exact} of them bit for bit.")

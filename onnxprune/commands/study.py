@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.commands.console import echo
+from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import DATA_DIR, DRY_RUN, NAME, REPLACE, RUNS, SEEDS, WHERE, WORKERS, executor, warn
 from onnxprune.commands.plan import print_plan
 from onnxprune.commands.points import PointCommand
@@ -151,7 +151,7 @@ def _run(plan: "Sweep", how: _How, report: bool = False, replace: bool = False) 
     )
     print_table(outcome.folder, outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
-        echo(f"Results: {outcome.folder} (results.csv, results.parquet, one ONNX file per point)", err=True)
+        prose(f"Results: {outcome.folder} (results.csv, results.parquet, one ONNX file per point)", err=True)
     if report and len(outcome.table):
         page = outcome.folder / PAGE
         write_report(outcome.folder, page)
@@ -183,13 +183,13 @@ def _print_failures(failures: dict[str, str]) -> None:
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        echo(f"  {names[0]}{more}: {reason}", err=True)
+        prose(f"  {names[0]}{more}: {reason}", err=True)
 
 
 def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
     """Prints the rows of a sweep to stdout."""
     from onnxprune.commands.tables import print_claims, print_headlines, print_results
-    from onnxprune.common.cells import csv_of
+    from onnxprune.common.spreadsheets import csv_of
 
     if as_json:
         echo(table.to_json(orient="records", indent=1))

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxprune.commands.cells import MISSING, compact, int8_headings, plural, spread, terminal, whole
+from onnxprune.commands.console import prose
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
-_REMARK = 16  # characters of the last column, which has words only: longer ones are wrapped
+_REMARK = 12  # characters of the last column, which has words only: longer ones are wrapped
 _OF_QUALITY = {
     ACCURACY: ("acc before\n%", "acc\n%", "95 %\ninterval", "change\npoints", "loss\n"),
     FIDELITY: ("fidelity\nbefore %", "fidelity\n%", "cosine\n", "same\ntop-1 %"),
@@ -56,6 +57,12 @@ _DISPENSABLE = (
     "same\ntop-1 %",
     "got\n%",
     "criterion\n",
+    "int8\nbytes",
+    "file\nbytes",
+    "change\npoints",
+    "int8\nspeedup",
+    "int8 acc\n%",
+    "int8 fidelity\n%",
 )
 
 
@@ -135,7 +142,7 @@ def print_claims(table: "pd.DataFrame", sweep: "Path") -> None:
     for title, lines in headline.told_claims(table, sweep).items():
         console.print(f"\n{title}")
         for line in lines:
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+            prose(f"  {line}")
 
 
 def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> list[RenderableType]:
@@ -263,13 +270,17 @@ def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
 
 
 def _fitting(lines: list[list[str]], width: int) -> list[int]:
-    """The columns that fit a width in characters, two between neighbours; the first line are the headings."""
+    """The columns that fit a width in characters, with two beside each and one at the edge; the first line are the
+    headings."""
     widths = [max(len(part) for line in lines for part in line[index].split("\n")) for index in range(len(lines[0]))]
     widths[-1] = min(widths[-1], _REMARK)
     kept = list(range(len(widths)))
+    techniques, ways = ({tuple(line[:count]) for line in lines[1:]} for count in (1, 2))
     for heading in _DISPENSABLE:
-        if sum(widths[index] + 2 for index in kept) <= width:
+        if sum(widths[index] + 2 for index in kept) < width:
             break
+        if heading == "criterion\n" and len(techniques) < len(ways):  # without it rows look the same
+            continue
         if heading in lines[0]:
             kept.remove(lines[0].index(heading))
     return kept

@@ -127,7 +127,7 @@ class Reporter:
         self._progress.advance(self._task)
 
     def say(self, line: str) -> None:
-        self._console.print(printable(line))
+        self._console.print(printable(line), soft_wrap=not self._console.is_terminal)
 
     def _describe(self, what: str) -> None:
         self._progress.update(self._task, description=printable(f"{self._name} {what}"))

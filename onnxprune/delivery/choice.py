@@ -1,7 +1,7 @@
 """The best of a sweep's models under constraints: which configuration, and which of its seeds."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -11,7 +11,7 @@ import pandas as pd
 
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.delivery.modelcard import Seeds, decided_on
-from onnxprune.delivery.variants import INT8_ALONE, with_variants
+from onnxprune.delivery.variants import INT8_ALONE, VARIANTS, with_variants
 from onnxprune.results import store, timings
 from onnxprune.results.quality import Quality, quality_of
 from onnxprune.results.seeds import configurations
@@ -154,7 +154,7 @@ class _Candidate:
         return cls(rows, fitting, mean)
 
 
-def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
+def choose(table: pd.DataFrame, wanted: list[Constraint], variants: Collection[str] = VARIANTS) -> Choice:
     """The fastest of the configurations of one study, those in 8 bits among them, that satisfy the constraints.
 
     Among equally fast ones, within timing noise, it is the one with the highest validation accuracy, or without labels
@@ -163,11 +163,15 @@ def choose(table: pd.DataFrame, wanted: list[Constraint]) -> Choice:
     A configuration is decided on by the means over its seeds, and is none if one of its networks has collapsed. What is
     shipped is a file that satisfies the constraints itself.
 
+    Args:
+        variants: of the files, those that are candidates; the study has some.
+
     Raises:
         RunError: no configuration does; the message names the nearest.
     """
-    variants = with_variants(table).groupby("variant", sort=False)
-    found = [_Candidate.of(rows, wanted) for _, part in variants for rows in configurations(part)]
+    files = with_variants(table)
+    parts = files[files["variant"].isin(variants)].groupby("variant", sort=False)
+    found = [_Candidate.of(rows, wanted) for _, part in parts for rows in configurations(part)]
     study = f"{found[0].mean['model']} on {found[0].mean['dataset']}"
     sound = [entry for entry in found if not entry.rows["collapsed"].any()]
     if not sound:

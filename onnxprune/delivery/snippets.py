@@ -49,7 +49,7 @@ def of_baked(baked: Baked) -> list[str]:
     file, (channels, height, width) = baked.path.name, baked.picture
     grey = channels == 1
     mode = "L" if grey else "RGB"
-    python_size = "" if baked.resizes else f".resize(({width}, {height}))"
+    python_size = "" if baked.resizes else f".resize(({width}, {height}), Image.Resampling.BILINEAR)"
     add_axis = "[None, :, :, None]" if grey else "[None]"
     cpp_read = "cv::IMREAD_GRAYSCALE" if grey else "cv::IMREAD_COLOR"
     cpp = [f'cv::Mat picture = cv::imread("picture.png", {cpp_read});']
@@ -57,7 +57,7 @@ def of_baked(baked: Baked) -> list[str]:
         cpp.append("cv::cvtColor(picture, picture, cv::COLOR_BGR2RGB);")
     if not baked.resizes:
         cpp.append(f"cv::resize(picture, picture, {{{width}, {height}}}, 0, 0, cv::INTER_AREA);")
-    js_size = ["image.width", "image.height"] if baked.resizes else [str(width), str(height)]
+    js_size = ["image.naturalWidth", "image.naturalHeight"] if baked.resizes else [str(width), str(height)]
     js_pixel = (
         "pixels[i] = Math.round(0.299 * rgba[4 * i] + 0.587 * rgba[4 * i + 1] + 0.114 * rgba[4 * i + 2]);"
         if grey
@@ -68,27 +68,39 @@ def of_baked(baked: Baked) -> list[str]:
         "",
         "```python",
         "import numpy as np, onnxruntime",
-        "from PIL import Image",
+        "from PIL import Image, ImageOps",
         "",
         f'session = onnxruntime.InferenceSession({_quoted(file)}, providers=["CPUExecutionProvider"])',
-        f'picture = np.asarray(Image.open("picture.png").convert("{mode}"){python_size})',
-        f'probabilities = session.run(["{PROBABILITIES}"], {{"{PICTURE}": picture{add_axis}}})[0][0]',
+        'picture = ImageOps.exif_transpose(Image.open("picture.png"))',
+        f'pixels = np.asarray(picture.convert("{mode}"){python_size})',
+        f'probabilities = session.run(["{PROBABILITIES}"], {{"{PICTURE}": pixels{add_axis}}})[0][0]',
         "print(probabilities.argmax(), probabilities.max())",
         "```",
         "",
         "C++, with OpenCV to read the picture:",
         "",
         "```cpp",
-        "Ort::Env environment;",
-        f"Ort::Session session(environment, ORT_TSTR({_quoted(file)}), Ort::SessionOptions{{}});",
-        *cpp,
-        f"int64_t shape[] = {{1, picture.rows, picture.cols, {channels}}};",
-        "Ort::MemoryInfo memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);",
-        "Ort::Value input = Ort::Value::CreateTensor<uint8_t>(memory, picture.data, "
+        "#include <algorithm>",
+        "#include <iostream>",
+        "#include <onnxruntime_cxx_api.h>",
+        "#include <opencv2/imgcodecs.hpp>",
+        "#include <opencv2/imgproc.hpp>",
+        "",
+        "int main() {",
+        "  Ort::Env environment;",
+        f"  Ort::Session session(environment, ORT_TSTR({_quoted(file)}), Ort::SessionOptions{{}});",
+        *(f"  {line}" for line in cpp),
+        f"  int64_t shape[] = {{1, picture.rows, picture.cols, {channels}}};",
+        "  Ort::MemoryInfo memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);",
+        "  Ort::Value input = Ort::Value::CreateTensor<uint8_t>(memory, picture.data, "
         "picture.total() * picture.elemSize(), shape, 4);",
-        f'const char *inputs[] = {{"{PICTURE}"}}, *outputs[] = {{"{PROBABILITIES}"}};',
-        "auto answer = session.Run(Ort::RunOptions{}, inputs, &input, 1, outputs, 1);",
-        "const float *probabilities = answer[0].GetTensorData<float>();",
+        f'  const char *inputs[] = {{"{PICTURE}"}}, *outputs[] = {{"{PROBABILITIES}"}};',
+        "  auto answer = session.Run(Ort::RunOptions{}, inputs, &input, 1, outputs, 1);",
+        "  const float *probabilities = answer[0].GetTensorData<float>();",
+        "  size_t classes = answer[0].GetTensorTypeAndShapeInfo().GetElementCount();",
+        "  const float *best = std::max_element(probabilities, probabilities + classes);",
+        '  std::cout << best - probabilities << " " << *best << "\\n";',
+        "}",
         "```",
         "",
         "JavaScript, in a browser, with onnxruntime-web:",
@@ -97,11 +109,14 @@ def of_baked(baked: Baked) -> list[str]:
         f"const session = await ort.InferenceSession.create({_quoted(file)});",
         f"const [width, height] = [{', '.join(js_size)}];  // image: an <img> that has loaded",
         'const context = new OffscreenCanvas(width, height).getContext("2d");',
+        *(() if baked.resizes else ('context.imageSmoothingQuality = "high";',)),
         "context.drawImage(image, 0, 0, width, height);",
         "const rgba = context.getImageData(0, 0, width, height).data;",
         f"const pixels = new Uint8Array({channels} * width * height);",
         f"for (let i = 0; i < width * height; i++) {js_pixel}",
         f'const input = new ort.Tensor("uint8", pixels, [1, height, width, {channels}]);',
         f"const {{ {PROBABILITIES} }} = await session.run({{ {PICTURE}: input }});",
+        f"const best = Math.max(...{PROBABILITIES}.data);",
+        f"console.log({PROBABILITIES}.data.indexOf(best), best);",
         "```",
     ]

@@ -5,7 +5,7 @@ import pandas as pd
 from onnxprune.results import store
 from onnxprune.results.quality import quality_of_study
 
-FLOAT32, INT8, INT8_ALONE = "float32", "int8", "int8 alone"
+VARIANTS = FLOAT32, INT8, INT8_ALONE = "float32", "int8", "int8 alone"
 
 # of the network, which is the base's where nothing is pruned
 _OF_THE_NETWORK = ("macs", "effective_macs", "flops", "onnx_tool_ops", "params", "nonzero_params")

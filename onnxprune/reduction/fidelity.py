@@ -75,6 +75,7 @@ class Comparison:
         self._first: tuple[np.ndarray, ...] | None = None
         self._varies = [False, False]  # of the original, and of what is compared with it
 
+    @np.errstate(all="ignore")  # answers that are no numbers show in the result
     def add(self, expected: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
         """Takes the outputs of a batch: name -> value, of one shape in both.
 

@@ -21,12 +21,8 @@ def write(document: Mapping[str, Any], out: Path) -> None:
         RunError: its folder cannot be made.
     """
     make_folder(out.parent)
-    nodes, roof = document["nodes"], document["roofline"]
-    ridges = (
-        {}
-        if roof is None
-        else {kind: macs / roof["bytes_per_second"] for kind, macs in roof["macs_per_second"].items()}
-    )
+    nodes = document["nodes"]
+    ridges = (document["roofline"] or {}).get("ridges", {})
     figures = {
         "tiles": profile_charts.tiles(nodes),
         "bars": profile_charts.bars(nodes),

@@ -11,8 +11,9 @@ import pandas as pd
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import duration
 from onnxprune.delivery import headline
-from onnxprune.delivery.choice import Choice, choose, constraints
+from onnxprune.delivery.choice import Choice, Constraint, choose, constraints
 from onnxprune.delivery.facts import titled
+from onnxprune.delivery.variants import FLOAT32, INT8, INT8_ALONE
 from onnxprune.report.series import told
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.results import store, timings
@@ -20,6 +21,8 @@ from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of_study
 from onnxprune.results.seeds import accuracy_interval, change
 from onnxprune.results.statistics import Difference, Interval
 from onnxprune.settings.point import BASES
+
+_BASE = "base"  # in the place of a technique
 
 
 def question(table: pd.DataFrame) -> str:
@@ -80,7 +83,7 @@ def _listed(names: list[str]) -> str:
 
 @dataclass(frozen=True)
 class TechniqueBest:
-    """What `deploy` would choose of one technique.
+    """What `deploy` would choose of one technique, or of the base in 8 bits.
 
     Attributes:
         study: sweep, model, dataset, and the batch size where there are several.
@@ -126,29 +129,33 @@ class TechniqueBest:
 
 
 def best_by_technique(sources: list[Source]) -> list[TechniqueBest]:
-    """Of each technique the best within `MAX_DROP` points of validation accuracy, or of fidelity without labels; a base
-    in 8 bits is of none."""
+    """Of each technique the best within `MAX_DROP` points of validation accuracy, or of fidelity without labels, and
+    before them the base in 8 bits, where there is such a file."""
     wanted = constraints(max_drop=MAX_DROP)
     found = []
     for source in sources:
         if not len(source.table):
             continue
         real = source.table[source.table["control"] == "none"]
-        real = real.drop(columns=[name for name in real if str(name).startswith("base_int8_")])
         floor = timings.noise(source.table)
         batches = real.groupby(["model", "dataset"])["batch_size"].nunique().to_dict()
-        for (model, dataset, batch, technique), rows in real.groupby(
-            ["model", "dataset", "batch_size", "technique"], sort=False
-        ):
+        for (model, dataset, batch), rows in real.groupby(["model", "dataset", "batch_size"], sort=False):
             study = f"{titled('model', str(model))} on {titled('dataset', str(dataset))}"
             study += f", batch {batch:,}" if batches[model, dataset] > 1 else ""
-            try:
-                choice = choose(rows, wanted)
-            except RunError:
-                choice = None
             study = f"{source.name}: {study}" if len(sources) > 1 else study
-            found.append(TechniqueBest(study, str(technique), choice, floor))
+            int8 = f"base_int8_{quality_of_study(rows).name}"
+            if int8 in rows and rows[int8].notna().any():
+                found.append(TechniqueBest(study, _BASE, _best(rows, wanted, (INT8_ALONE,)), floor))
+            for technique, part in rows.groupby("technique", sort=False):
+                found.append(TechniqueBest(study, str(technique), _best(part, wanted, (FLOAT32, INT8)), floor))
     return found
+
+
+def _best(rows: pd.DataFrame, wanted: list[Constraint], variants: tuple[str, ...]) -> Choice | None:
+    try:
+        return choose(rows, wanted, variants)
+    except RunError:
+        return None
 
 
 @dataclass(frozen=True)

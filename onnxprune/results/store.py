@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.common.cells import csv_of
 from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import PARTIAL, digest, locked, make_folder, read_json, replacing, write_json, write_text
 from onnxprune.common.output import printable
 from onnxprune.common.parquet import unpacked_bytes
+from onnxprune.common.spreadsheets import csv_of
 from onnxprune.results import schema
 from onnxprune.results.quality import ACCURACY, quality_of
 from onnxprune.settings.point import FIELDS

@@ -43,14 +43,14 @@ class Roofline:
     bytes_per_second: float
     busy: str | None
 
-    def ridge(self, kind: str | None) -> float | None:
-        """MACs a byte above which a node is bound by what is computed; None for numbers that were not measured."""
-        peak = self.macs_per_second.get(kind or "")
-        return None if peak is None else peak / self.bytes_per_second
+    @property
+    def ridges(self) -> dict[str, float]:
+        """Type of numbers -> MACs a byte from which on compute bounds a node, not memory."""
+        return {kind: macs / self.bytes_per_second for kind, macs in self.macs_per_second.items()}
 
     def bound(self, macs_per_byte: float | None, kind: str | None) -> str | None:
         """Whether a node that multiplies is bound by "compute" or "memory"; None where it does not, or is not known."""
-        ridge = self.ridge(kind)
+        ridge = self.ridges.get(kind or "")
         if not macs_per_byte or ridge is None:
             return None
         return "compute" if macs_per_byte >= ridge else "memory"

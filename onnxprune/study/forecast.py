@@ -4,6 +4,7 @@ import glob
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -79,6 +80,7 @@ class _Paces:
     def __init__(self, runs: Path) -> None:
         self._runs = runs
         self._known: dict[tuple[object, ...], _Pace] = {}
+        self._tried = cache(_probed)
         self.probed = False
 
     def seconds(self, point: Point, *, base: bool) -> float:
@@ -88,10 +90,18 @@ class _Paces:
         if key not in self._known:
             found = _finished_pace(point, self._runs, base)
             self.probed |= found is None
-            self._known[key] = found or _probed_pace(point, count, base)
+            self._known[key] = found or self._probed_pace(point, count, base)
         pace = self._known[key]
         epochs = base_epochs(point, count) if base else epochs_after_base(point, count)
         return epochs * count / pace.images + pace.other + (0 if base else point.latency_seconds)
+
+    def _probed_pace(self, point: Point, count: int, base: bool) -> _Pace:
+        """Of a network on images of its shape, whatever the dataset: a base has all cores, a point its threads."""
+        size = min(point.batch_size, _PROBE_IMAGES, count)
+        threads = torch.get_num_threads() if base else point.threads
+        options = tuple(point.model_options.items())
+        pace = self._tried(point.model, options, *shape_of(point), size, point.device, threads)
+        return _Pace(pace, _OVERHEAD + _MEASURING * count / pace)
 
 
 def _finished_pace(point: Point, runs: Path, base: bool) -> _Pace | None:
@@ -117,26 +127,31 @@ def _finished_pace(point: Point, runs: Path, base: bool) -> _Pace | None:
     return _Pace(median(pace.images for pace in found), median(pace.other for pace in found))
 
 
-def _probed_pace(point: Point, count: int, base: bool) -> _Pace:
-    """Of updates on random images: a base has all cores, a point its threads."""
-    shape, classes = shape_of(point)
-    device = select_device(point.device)
-    network = make_network(point.model, shape, classes, 0, point.model_options).to(device).train()
-    size = min(point.batch_size, _PROBE_IMAGES, count)
+def _probed(
+    model: str,
+    options: tuple[tuple[str, object], ...],
+    shape: tuple[int, int, int],
+    classes: int,
+    size: int,
+    device_name: str,
+    threads: int,
+) -> float:
+    """Images a second of updates on `size` random images each."""
+    device = select_device(device_name)
+    network = make_network(model, shape, classes, 0, dict(options)).to(device).train()
     images = torch.rand(size, *shape, device=device)
     labels = torch.randint(max(1, classes), (size,), device=device)
     before = torch.get_num_threads()
-    torch.set_num_threads(before if base else point.threads)
+    torch.set_num_threads(threads)
     try:
-        _update(network, images, labels)  # the first one sets up
+        _update(network, images[:2], labels[:2])  # the first one sets up
         begun, done = time.perf_counter(), 0
         while done == 0 or time.perf_counter() - begun < _PROBE_SECONDS:
             _update(network, images, labels)
             done += 1
-        pace = done * size / (time.perf_counter() - begun)
+        return done * size / (time.perf_counter() - begun)
     finally:
         torch.set_num_threads(before)
-    return _Pace(pace, _OVERHEAD + _MEASURING * count / pace)
 
 
 def _update(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:

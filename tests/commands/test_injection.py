@@ -19,8 +19,8 @@ from onnx import TensorProto, helper
 from onnxprune.analysis.evaluation import as_logits, score
 from onnxprune.cli import cli
 from onnxprune.commands.columns import columns, csv_text
-from onnxprune.common.cells import csv_of
 from onnxprune.common.output import printable
+from onnxprune.common.spreadsheets import csv_of
 from onnxprune.delivery.deployment import _escaped
 from onnxprune.delivery.facts import Facts, Output
 from onnxprune.delivery.modelcard import _code, _literal
@@ -137,7 +137,7 @@ def test_cells_of_text_are_no_formulas() -> None:
 
 
 def test_columns_keep_their_lines() -> None:
-    assert columns([">n", EVIL], [["1", EVIL]]).count("\n") == 2
+    assert columns([">n", "name"], [["1", EVIL]]).count("\n") == 2
 
 
 def facts(name: str) -> Facts:

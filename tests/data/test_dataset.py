@@ -739,7 +739,7 @@ def test_the_real_datasets(name: str, mean: tuple[float, ...], std: tuple[float,
 def test_images_without_labels_are_a_dataset_too(tmp_path: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (60, 6, 5), np.uint8)
     np.savez(tmp_path / "images.npz", x_train=pictures[:40], x_test=pictures[40:])
-    found = load(str(tmp_path / "images.npz"))
+    found = data.load(str(tmp_path / "images.npz"))
     assert not found.labelled and found.classes == ()
     assert (len(found.train), len(found.validation), len(found.test)) == (36, 4, 20)
     np.testing.assert_array_equal(found.test.images[:, 0], pictures[40:])
@@ -747,4 +747,4 @@ def test_images_without_labels_are_a_dataset_too(tmp_path: Path) -> None:
     assert len(few.train) == 10 and few.checksum != found.checksum
     np.savez(tmp_path / "labelled.npz", x_train=pictures[:40], x_test=pictures[40:], y_train=np.arange(40) % 2)
     with pytest.raises(InputError, match=r"has no y_test: expected the arrays .*, or the images alone"):
-        load(str(tmp_path / "labelled.npz"))
+        data.load(str(tmp_path / "labelled.npz"))

@@ -413,7 +413,9 @@ def test_the_baked_file_answers_to_pictures_as_predict_does(models: Path, sweep:
     card = (out / f"{NAME}.md").read_text()
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)  # of another size, and coloured
-    Image.fromarray(noise).save(out / "picture.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera on its side
+    Image.fromarray(noise).save(out / "picture.png", exif=exif)
     shown = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=True).stdout
     (expected,) = json.loads(called("predict", out / f"{NAME}.onnx", out / "picture.png", "--json").stdout)
     label, probability = shown.split()

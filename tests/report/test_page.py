@@ -380,7 +380,7 @@ def test_the_table_of_techniques_says_what_the_table_of_results_says(tmp_path: P
     ]  # fmt: skip
 
 
-def test_a_base_in_8_bits_is_no_technique_and_a_tie_is_marked(tmp_path: Path) -> None:
+def test_a_base_in_8_bits_has_a_row_of_its_own_and_a_tie_is_marked(tmp_path: Path) -> None:
     sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,20", also="int8")
     dense = {"accuracy": 97.9, "validation_accuracy": 97.9, "collapsed": False, "file_bytes": 5000, "speedup": 9.0}
     dense |= {"latency_ms_median": 0.1, "speedup_noise": 0.01}
@@ -388,9 +388,17 @@ def test_a_base_in_8_bits_is_no_technique_and_a_tie_is_marked(tmp_path: Path) ->
         finish(sweep, point, **{f"base_int8_{name}": value for name, value in dense.items()})
     (source,) = read([sweep])
     assert [best.row["variant"] for best in source.best if not isinstance(best, str)] == ["int8 alone"]
-    (best,) = best_by_technique([source])
+    base, best = best_by_technique([source])
+    assert (base.technique, base.removed, base.mean("accuracy")) == ("base", "nothing removed, int8", 97.9)
     assert best.choice is not None and best.choice.row["variant"] == "float32"
-    assert "~1.00\u00d7</td>" in page_of(tmp_path / "report.html", sweep)
+    html = page_of(tmp_path / "report.html", sweep)
+    assert "~1.00\u00d7</td>" in html
+    assert re.findall(r'<tr><th scope="row">(\w+)</th>', html) == ["base", "weight"]
+    for point in Sweep.read(sweep / store.SPEC).points:
+        finish(
+            sweep, point, **{f"base_int8_{name}": value for name, value in (dense | {"validation_accuracy": 5}).items()}
+        )
+    assert best_by_technique(read([sweep]))[0].choice is None
 
 
 def test_rows_side_by_side_are_in_order_and_name_controls_only(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from onnxprune.runtime.roofline import Roofline, measure
 
 def test_what_bounds_a_node_by_hand():
     roof = Roofline("cpu", 1, {"float32": 40e9}, 10e9, None)
-    assert roof.ridge("float32") == 4
+    assert roof.ridges == {"float32": 4}
     assert [roof.bound(intensity, "float32") for intensity in (3.9, 4, 0, None)] == ["memory", "compute", None, None]
-    assert (roof.ridge("int8"), roof.bound(9, "int8"), roof.bound(9, None)) == (None, None, None)
+    assert (roof.bound(9, "int8"), roof.bound(9, None)) == (None, None)
 
 
 def test_speeds_are_those_of_a_real_machine():
