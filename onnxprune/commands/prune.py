@@ -51,7 +51,7 @@ _MOST_NAMES = 4  # of frozen groups of one reason
     type=float,
     metavar="POINTS",
     help="Remove as much as possible while losing no more than this: accuracy on validation images or, without "
-    "labels, agreement with the original.",
+    "labels, agreement with the original (of a file that is no classifier: fidelity to it).",
 )
 @click.option(
     "--technique",

@@ -51,7 +51,8 @@ _MOST_LINES = 12  # of layers left in float32, each with its own reason
     type=float,
     metavar="POINTS",
     help="Keep the most sensitive layers in float32, so that no more than this is lost: accuracy on validation "
-    "images or, without labels, agreement with the original  [default: quantise all].",
+    "images or, without labels, agreement with the original (of a file that is no classifier: fidelity to it)  "
+    "[default: quantise all].",
 )
 @click.option(
     "--data",

@@ -56,7 +56,8 @@ def layers_to_keep(
     whole = deciding_score(prepared.source, prepared.source, samples)
     if whole is None:
         raise InputError(
-            f"{path}: its outputs are no rows of scores, so that no drop can be told: leave --max-drop out"
+            f"{path}: no output has a score for each class of the data, so that no drop can be told: leave --max-drop "
+            "out, or give data without labels"
         )
 
     def drop(keep: Sequence[str]) -> float:

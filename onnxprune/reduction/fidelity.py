@@ -143,10 +143,12 @@ def accuracy(network: Network, batches: Iterable[tuple[Inputs, np.ndarray]], thr
 
 def deciding_score(network: Network, original: Network, samples: Samples) -> float | None:
     """Percent that a largest drop is told by: accuracy on validation images or, where there are none, agreement with
-    the original on held-out samples; None where its outputs are no scores."""
+    the original on held-out samples; fidelity to it where the first output is no row of scores. None where there are
+    labels, and no output has a score for each."""
     if samples.validation is not None:
         return accuracy(network, samples.validation)
-    return compare_answers(answers(original, samples.held_out), answers(network, samples.held_out)).agreement
+    found = compare_answers(answers(original, samples.held_out), answers(network, samples.held_out))
+    return found.percent if found.agreement is None else found.agreement
 
 
 def check_answers(path: Path, source: Network, samples: Samples) -> None:

@@ -301,14 +301,14 @@ class UnitPruning:
         """See `deciding_score`.
 
         Raises:
-            InputError: its outputs are no scores.
+            InputError: there are labels, and its outputs are no scores.
         """
         assert self._samples is not None
         found = deciding_score(network, self._graph.network, self._samples)
         if found is None:
             raise InputError(
-                f"{self._path}: its outputs are no rows of scores, so that no drop can be told: give a sparsity or a "
-                "target"
+                f"{self._path}: no output has a score for each class of the data, so that no drop can be told: give a "
+                "sparsity or a target, or data without labels"
             )
         return found
 

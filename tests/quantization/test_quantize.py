@@ -148,7 +148,7 @@ def test_the_most_sensitive_layers_stay_until_no_more_is_lost_on_validation(
     assert max(alone, key=lambda name: alone[name] or 0) == "b"
     assert len(stays) < 3
     monkeypatch.setattr(sensitivity, "deciding_score", lambda network, original, samples: None)
-    with pytest.raises(InputError, match="no rows of scores"):
+    with pytest.raises(InputError, match="no output has a score for each class"):
         quantized(path, data=samples, max_drop=10)
 
 

@@ -282,6 +282,21 @@ def test_a_largest_drop_takes_what_it_may(mlp: Path) -> None:
     assert reports[1].after.macs < reports[0].after.macs < reports[0].before.macs
 
 
+def test_without_scores_a_largest_drop_is_of_fidelity(mlp: Path, tmp_path: Path) -> None:
+    model = onnx.load(mlp)
+    model.graph.node.append(onnx.helper.make_node("Unsqueeze", ["scores", "axis"], ["boxes"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axis"))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("boxes", onnx.TensorProto.FLOAT, ["n", 1, 10]))
+    onnx.save(model, tmp_path / "boxes.onnx")
+    reports = [prune(tmp_path / "boxes.onnx", max_drop=drop, data=trained.unlabelled()) for drop in (2, 30)]
+    for report, drop in zip(reports, (2, 30), strict=True):
+        assert report.fidelity is not None
+        assert report.fidelity.agreement is None
+        assert 100 * report.fidelity.relative_error <= drop
+    assert reports[1].after.macs < reports[0].after.macs <= reports[0].before.macs
+
+
 def test_single_weights_go_in_each_layer_or_over_all(mlp: Path) -> None:
     each = prune(mlp, technique="weight", sparsity=75)
     assert [layer.zeros / layer.weights for layer in each.layers] == [0.75] * 3
