@@ -2,7 +2,8 @@
 
 In topological order every operator with weights is fitted so that from what it reads in the pruned network it gives
 what it gave in the original (He et al. 2017, 1707.06168): errors of the layers before it are corrected, not handed on.
-Before an Add, it is fitted to what the sum was, less what the other side now gives.
+Before an Add, it is fitted to what the sum was, less what the other side now gives. Of recurrent layers the products
+before the gates are.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import numpy as np
 
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, reads
+from onnxprune.reduction import recurrent
 from onnxprune.reduction.moments import PENALTIES, Moments, Ridge
-from onnxprune.reduction.sites import Site, input_labels, output_labels, set_bias, set_weights, sites
+from onnxprune.reduction.rows import Rows, joined
+from onnxprune.reduction.sites import Site, input_labels, output_labels, sites
 from onnxprune.runtime.random_inputs import Inputs
 from onnxprune.runtime.stages import Stages
 
@@ -108,21 +111,39 @@ def recover(
         advance: called with the operators done and how many there are.
     """
     pruned = pruned.copy()
+    whole = graph.network.copy()
+    states, named = recurrent.with_states(whole), recurrent.with_states(pruned)
+    unnamed = [place for place in states if not graph.network.nodes[place].output[0]]
     nodes = pruned.nodes
-    places = [site for site in sites(pruned) if not site.kind.startswith("Left")]
     changed = _changed(graph, keep, nodes)
-    todo = [site for site in places if site.data in changed or _is_cut(graph, site, keep)]
+    places: list[Site | recurrent.Product] = [
+        site
+        for site in sites(pruned)
+        if not site.kind.startswith("Left") and (site.data in changed or _is_cut(graph, site, keep))
+    ]
+    places += [product for product in recurrent.products(pruned) if named[product.node] in changed]
+    places.sort(key=lambda place: (place.node, place.weight))
     fits = []
-    with Stages(graph.network, batches) as original, Stages(pruned, batches) as now:
-        for number, site in enumerate(todo):
-            advance(number, len(todo))
-            original.advance(site.end + 1, keep=[site.result])
-            now.advance(site.node, keep=[site.data])
-            fit = _fit(
-                graph, keep, site, (original, now), held_out, methods, np.random.default_rng([seed, site.node]), effort
-            )
+    with Stages(whole, batches) as original, Stages(pruned, batches) as now:
+        for number, site in enumerate(places):
+            advance(number, len(places))
+            random = np.random.default_rng([seed, site.node])
+            if isinstance(site, Site):
+                original.advance(site.end + 1, keep=[site.result])
+                now.advance(site.node, keep=[site.data])
+                shape = site.matrix(pruned).shape
+                if shape[2] > _MOST_FEATURES:
+                    continue
+                parts = _collect(site, now, _Wanted(graph, keep, site, original, now), shape, random, effort.rows)
+            else:
+                original.advance(site.node + 1, keep=[whole.nodes[site.node].input[0], states[site.node]])
+                now.advance(site.node, keep=[nodes[site.node].input[0]])
+                parts = recurrent.rows(site, graph, keep, original, now, random, effort.rows)
+            fit = _fit(site, pruned, parts, held_out, methods, effort)
             if fit is not None:
                 fits.append(fit)
+    for place in unnamed:
+        nodes[place].output[0] = ""
     pruned.drop_unused()
     return pruned, fits
 
@@ -175,58 +196,6 @@ def gather(
     return found
 
 
-@dataclass
-class _Rows:
-    """Samples of a site.
-
-    Attributes:
-        x: what it reads (groups, rows, features).
-        wanted: what it should give (groups, rows, outputs).
-        beside: what is added to it before a ReLU, likewise; None where no ReLU follows.
-    """
-
-    x: np.ndarray
-    wanted: np.ndarray
-    beside: np.ndarray | None
-
-    def error(self, weights: np.ndarray, bias: np.ndarray) -> float:
-        """Mean squared error, summed over outputs, after the ReLU where there is one."""
-        gap = self._predicted(weights, bias)
-        if self.beside is None:
-            gap -= self.wanted
-        else:
-            gap = np.maximum(gap + self.beside, 0) - np.maximum(self.wanted + self.beside, 0)
-        return float(np.square(gap, dtype=np.float64).sum() / gap.shape[1])
-
-    def variance(self) -> float:
-        """Of the answers, after the ReLU where there is one, summed over outputs."""
-        target = self.wanted if self.beside is None else np.maximum(self.wanted + self.beside, 0)
-        return float(target.var(1, dtype=np.float64).sum())
-
-    def attainable(self, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        """Answers to aim at: what a ReLU cuts off may be anything below zero (Zhang et al. 2015, 1411.4229)."""
-        if self.beside is None:
-            return self.wanted
-        below = np.minimum(self._predicted(weights, bias), -self.beside)
-        return np.where(self.wanted + self.beside <= 0, below, self.wanted)
-
-    def moments(self, wanted: np.ndarray) -> Moments:
-        """Of what is read and these answers."""
-        found = Moments.empty(len(self.x), self.x.shape[2], wanted.shape[2])
-        found.add(self.x, wanted)
-        return found
-
-    def part(self, start: int, stop: int) -> _Rows:
-        """Some of the rows."""
-        beside = None if self.beside is None else self.beside[:, start:stop]
-        return _Rows(self.x[:, start:stop], self.wanted[:, start:stop], beside)
-
-    def _predicted(self, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        found: np.ndarray = self.x @ weights.transpose(0, 2, 1).astype(self.x.dtype)
-        found += bias[:, None].astype(self.x.dtype)
-        return found
-
-
 class _Wanted:
     """What a site of the pruned network should give, batch by batch."""
 
@@ -264,7 +233,7 @@ def _collect(
     shape: tuple[int, ...],
     random: np.random.Generator,
     most: int,
-) -> list[_Rows]:
+) -> list[Rows]:
     """Rows of each batch, about as many as `most` in all.
 
     Args:
@@ -285,44 +254,24 @@ def _collect(
         if wanted.rectified:
             rectified = site.answers(node, np.zeros_like(y) if beside is None else beside, places)
         found.append(
-            _Rows(site.rows(node, now.value(batch, site.data), places), site.answers(node, y, places), rectified)
+            Rows(site.rows(node, now.value(batch, site.data), places), site.answers(node, y, places), rectified)
         )
     return found
 
 
-def _joined(parts: Sequence[_Rows]) -> _Rows:
-    beside = [part.beside for part in parts if part.beside is not None]
-    return _Rows(
-        np.concatenate([part.x for part in parts], 1),
-        np.concatenate([part.wanted for part in parts], 1),
-        np.concatenate(beside, 1) if len(beside) == len(parts) else None,
-    )
-
-
 def _fit(
-    graph: ChannelGraph,
-    keep: np.ndarray,
-    site: Site,
-    stages: tuple[Stages, Stages],
+    site: Site | recurrent.Product,
+    network: Network,
+    parts: Sequence[Rows],
     held_out: int,
     methods: Sequence[str],
-    random: np.random.Generator,
     effort: Effort,
 ) -> Fit | None:
-    original, now = stages
-    network = now.network
-    nodes = network.nodes
-    plain = site.matrix(network)
-    groups, outputs, features = plain.shape
-    if features > _MOST_FEATURES:
-        return None
-    start = site.offset(network).reshape(groups, outputs)
-    parts = _collect(site, now, _Wanted(graph, keep, site, original, now), plain.shape, random, effort.rows)
+    plain, has_bias = site.matrix(network), site.has_bias
+    start = site.offset(network).reshape(plain.shape[:2])
     used = sum(part.x.shape[1] for part in parts[: len(parts) - held_out])
-    whole = _joined(parts)
-    del parts
+    whole = joined(parts)
     fitting, checking = whole.part(0, used), whole.part(used, whole.x.shape[1])
-    has_bias = site.bias is not None
     scale = checking.variance() or 1.0
     moments = fitting.moments(fitting.wanted)
     every = moments + checking.moments(checking.wanted)
@@ -341,9 +290,7 @@ def _fit(
             best, choice = error, rounds
     if choice is not None:
         weights, shift = _solve(whole, every, plain, start, choice, has_bias)
-        set_weights(network, nodes, site, weights)
-        if has_bias:
-            set_bias(network, nodes, site, shift.reshape(-1))
+        site.write(network, network.nodes, weights, shift if has_bias else None)
     return Fit(site.node, choice[0] if choice else "none", before / scale, best / scale)
 
 
@@ -353,7 +300,7 @@ def _candidates(methods: Sequence[str], has_bias: bool, effort: Effort) -> list[
 
 
 def _solve(
-    rows: _Rows,
+    rows: Rows,
     moments: Moments,
     plain: np.ndarray,
     start: np.ndarray,

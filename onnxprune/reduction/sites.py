@@ -47,6 +47,17 @@ class Site:
     kernel: tuple[int, ...] = ()
     norm: int | None = None
 
+    @property
+    def has_bias(self) -> bool:
+        """Whether there is a place for one."""
+        return self.bias is not None
+
+    def write(self, network: Network, nodes: list[NodeProto], weights: np.ndarray, bias: np.ndarray | None) -> None:
+        """Gives it weights (groups, outputs, features) of its own, and a bias (groups, outputs)."""
+        set_weights(network, nodes, self, weights)
+        if bias is not None:
+            set_bias(network, nodes, self, bias.reshape(-1))
+
     def matrix(self, network: Network) -> np.ndarray:
         """The weights (groups, outputs, features), float64."""
         found = self._own_matrix(network)
