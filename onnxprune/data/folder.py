@@ -34,7 +34,9 @@ def listed(folder: Path) -> Collection:
         for split, place in places.items():
             files = files_in(place, listing.ignored)
             if not files:
-                raise listing.error(f"{_place(split, name)} has no pictures ({_suffixes()}): add some, or take it away")
+                raise listing.error(
+                    f"{_place(split, name)} has no pictures ({_suffixes()}): add some, or remove the folder"
+                )
             listing.pictures += [
                 Picture(shown_name(str(file.relative_to(folder))), label, split, partial(_content, file))
                 for file in files
@@ -62,8 +64,8 @@ def _splits(listing: Collection) -> dict[str | None, Path]:
     if len(places) < len(SPLITS):
         lacking = next(split for split in SPLITS if split not in places)
         raise listing.error(
-            f"has {holding[0]}/ but no {lacking}/: expected both, each with a folder for each class, or the folders of "
-            f"classes without them, of which {100 * TEST_SHARE:g} % become the test set"
+            f"has {holding[0]}/ but no {lacking}/: expected both, each with a folder for each class; or only the "
+            f"folders of classes, and {100 * TEST_SHARE:g} % of the pictures become the test set"
         )
     for entry in entries(folder, listing.ignored):
         if entry.name not in SPLITS:
