@@ -236,7 +236,7 @@ UNUSABLE = {
     "one-hot labels": ({"y_train": np.zeros((40, 4), np.int64)}, "y_train is int64 of shape (40, 4)"),
     "negative labels": ({"y_train": np.arange(40) - 1}, "y_train has labels from -1"),
     "labels beyond int64": ({"y_test": np.full(12, 2**63, np.uint64)}, "y_test has labels from 9223372036854775808"),
-    "labels with gaps": ({"y_train": np.arange(40) * 1_000}, "expected labels from 0 to the number of classes"),
+    "labels with gaps": ({"y_train": np.arange(40) * 1_000}, "expected every label from 0 to the number of classes"),
     "labels from 1": (
         {"y_train": np.arange(40) % 10 + 1, "y_test": np.arange(12) % 10 + 1},
         "y_train has labels from 1 to 10, expected labels that start at 0: subtract 1 from each",

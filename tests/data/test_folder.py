@@ -518,7 +518,7 @@ def _two_forms(path: Path) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "one class": (lambda path: shutil.rmtree(path / "dog"), "has one class only, 'cat': expected at least 2"),
-    "an empty class": (_emptied, "class 'dog' has no pictures (.bmp, .jpeg, .jpg, .png, .webp): add some, or take it"),
+    "an empty class": (_emptied, "class 'dog' has no pictures (.bmp, .jpeg, .jpg, .png, .webp): add some, or remove"),
     "no folders": (_flat, "has no folders: expected one for each class"),
     "nothing": (lambda path: (shutil.rmtree(path), path.mkdir()), "has no folders: expected one for each class"),
     "not in test": (
@@ -535,11 +535,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "train alone": (
         lambda path: (_split(path, ("cat", "dog"), ("cat", "dog")), shutil.rmtree(path / "test")),
-        "has train/ but no test/: expected both, each with a folder for each class, or the folders of classes without",
+        "has train/ but no test/: expected both, each with a folder for each class; or only the folders of classes",
     ),
     "too few for a test set": (
         _few,
-        "class 'dog' has too few pictures: none of its 17 is in the test set, which about 20 %",
+        "class 'dog' has too few pictures: none of its 17 is in the test set, which gets about 20 %",
     ),
     "a name of two lines": (lambda path: (path / "dog").rename(path / "a\nb"), r"class 'a\nb' has a name that cannot"),
     "a name that turns text": (lambda path: (path / "dog").rename(path / "a\u202eb"), r"class 'a\u202eb' has a name"),
