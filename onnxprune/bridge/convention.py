@@ -100,14 +100,14 @@ def _found(path: Path, dataset: Dataset) -> tuple[Normalisation, str]:
     chance = 100 * float(np.bincount(few.labels).max()) / len(few)
     if accuracy < min(_LEAST * chance, (100 + chance) / 2):
         raise InputError(
-            f"{path}: its metadata do not say how images are normalised, and with none of the usual ways it is right "
-            f"about more than {accuracy:.1f} % of {len(few):,} training images of {dataset.name}: give the --mean and "
-            "--std it was trained with"
+            f"{path}: its metadata do not say how images are normalised, and with the usual ways it gets at most "
+            f"{accuracy:.1f} % of {len(few):,} training images of {dataset.name} right: give the --mean and --std it "
+            "was trained with"
         )
     listed = " and ".join(",".join(f"{number:g}" for number in part) for part in (used.mean, used.std))
     return used, (
-        f"{path.name} does not say how images are normalised: {best} (mean and std {listed}) is right about "
-        f"{accuracy:.1f} % of {len(few):,} training images, more than other usual ways; --mean and --std choose another"
+        f"{path.name} does not say how images are normalised: of the usual ways, {best} (mean and std {listed}) "
+        f"works best, with {accuracy:.1f} % of {len(few):,} training images right; --mean and --std choose another"
     )
 
 
@@ -115,10 +115,10 @@ def _usual(dataset: Dataset) -> dict[str, Normalisation]:
     """Normalisations by name, those that are likelier first."""
     found = {"pixels / 255": Normalisation((0.0,), (1.0,)), "-1 to 1": Normalisation((0.5,), (0.5,))}
     if dataset.name in _PUBLISHED:
-        found[f"that published for {dataset.name}"] = Normalisation(*_PUBLISHED[dataset.name])
-    found["that of the training images"] = Normalisation(dataset.mean, dataset.std)
+        found[f"the one published for {dataset.name}"] = Normalisation(*_PUBLISHED[dataset.name])
+    found["the one of the training images"] = Normalisation(dataset.mean, dataset.std)
     if dataset.input_shape[0] == 3:
-        found["that of ImageNet"] = Normalisation(*_IMAGENET)
+        found["the one of ImageNet"] = Normalisation(*_IMAGENET)
     found["pixels from 0 to 255"] = Normalisation((0.0,), (1 / 255,))
     return found
 

@@ -144,7 +144,7 @@ def heads(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
     """
     found = coupling(network, input_shape).heads
     if not found:
-        raise InputError("no layer of the network gives its outputs: the head cannot be told from the rest")
+        raise InputError("no layer gives the outputs of the network: its head cannot be found")
     return found
 
 
@@ -255,7 +255,9 @@ class _Names:
             everything = np.concatenate(group.units)
             layers = tuple(name for name, labels in made.items() if np.isin(labels, everything).any())
             if group.frozen or stuck[everything].any():
-                reason = group.frozen.reason if group.frozen else "they meet a constant that is no parameter"
+                reason = (
+                    group.frozen.reason if group.frozen else "they are combined with a constant that is not a parameter"
+                )
                 reasons.update(dict.fromkeys(everything.tolist(), reason))
             elif layers:
                 found.append((layers, sorted(group.units, key=lambda unit: _place(made[layers[0]], unit))))

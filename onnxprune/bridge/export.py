@@ -74,7 +74,7 @@ def parity(network: nn.Module, onnx_answers: np.ndarray, images: Tensor) -> floa
     if not difference <= allowed:
         raise RunError(
             f"the exported file does not compute what the network does: answers differ by {difference:.3g}, "
-            f"at most {allowed:.3g} is rounding"
+            f"rounding explains at most {allowed:.3g}"
         )
     return difference
 

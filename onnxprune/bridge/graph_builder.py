@@ -72,7 +72,7 @@ def read_network(path: Path, shape: tuple[int, int, int], classes: int | None = 
     source, network = prepared.source, prepared.graph.network
     if source.fixed_batch is not None:
         raise InputError(
-            f"{path}: it takes batches of {source.fixed_batch} only: export it with a free batch dimension to study it"
+            f"{path}: it only takes batches of {source.fixed_batch}: export it with a free batch dimension to study it"
         )
     answers, log = (_all_answers(prepared, path), False) if classes == 0 else _scores(prepared, path, classes)
     try:
@@ -297,9 +297,9 @@ def build(
         if after or layer is not None or kind in _PARAMETERS:
             behind.update(node.output)
     if kinds := {str(network.weights[origin.constant].dtype) for origin in builder.origins.values()} - {"float32"}:
-        raise InputError(f"its weights are {', '.join(sorted(kinds))}: a study needs a file of float32")
+        raise InputError(f"its weights are {', '.join(sorted(kinds))}: a study needs float32 weights")
     if not builder.origins:
-        raise InputError("it has no weights that could be trained")
+        raise InputError("it has no weights to train")
     plan = Plan(
         network,
         source,

@@ -17,10 +17,10 @@ def image_input(network: Network, where: str) -> ImageInput:
     """
     values = list(network.model.graph.input)
     if len(values) != 1 or not values[0].type.HasField("tensor_type"):
-        raise InputError(f"{where}: expected a network of one input, images; it has {len(values)}")
+        raise InputError(f"{where}: expected one input, the images; it has {len(values)}")
     image = ImageInput.of_value(values[0])
     if image.kind != np.float32:
-        raise InputError(f"{where}: its input {image.name!r} is {image.kind}: a study needs one of float32")
+        raise InputError(f"{where}: its input {image.name!r} is {image.kind}: a study needs a float32 input")
     return image
 
 

@@ -57,7 +57,7 @@ def checked(
     else:
         _check_every_class(y_train, source, classes)
     if int(y_test.max()) > int(y_train.max()):
-        raise InputError(f"{source}: y_test has label {int(y_test.max())}, which y_train has not")
+        raise InputError(f"{source}: y_test has label {int(y_test.max())}, which is not in y_train")
     return x_train, y_train, x_test, y_test
 
 
@@ -117,15 +117,14 @@ def _check_every_class(labels: np.ndarray, source: str, classes: Sequence[str] |
         raise InputError(f"{source}: y_train has label {highest}, but classes names {count}")
     if there[0] == 1 and len(there) == highest and highest >= count - 1:
         raise InputError(
-            f"{source}: y_train has labels from 1 to {highest}, expected labels from 0 to the number of classes less "
-            "one: take 1 from each"
+            f"{source}: y_train has labels from 1 to {highest}, expected labels that start at 0: subtract 1 from each"
         )
     if len(there) < count:
         missing = next(label for label, found in enumerate([*there.tolist(), -1]) if label != found)
         named = f"label {missing}" if classes is None else f"label {missing}, which is {classes[missing]!r}"
         raise InputError(
-            f"{source}: y_train has no {named}: expected labels from 0 to the number of classes less one, each of them "
-            f"there, got {len(there):,} labels up to {highest:,}"
+            f"{source}: y_train has no {named}: expected every label from 0 to the number of classes minus 1, got "
+            f"{len(there):,} different labels up to {highest:,}"
         )
 
 
@@ -138,5 +137,5 @@ def _check_labels(labels: np.ndarray, what: str) -> np.ndarray:
         raise InputError(f"{what} is empty")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > np.iinfo(np.int64).max:
-        raise InputError(f"{what} has labels from {low} to {high}, expected 0 to the number of classes less one")
+        raise InputError(f"{what} has labels from {low} to {high}, expected 0 to the number of classes minus 1")
     return labels.astype(np.int64)

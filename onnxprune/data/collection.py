@@ -143,8 +143,8 @@ def _check_splits(listing: Collection, known: Sequence[_Known]) -> None:
         share = TEST_SHARE if split == "test" else 1 - TEST_SHARE
         if not listing.classes and (split, 0) not in there:
             raise listing.error(
-                f"none of its {len(known):,} pictures is in the {split} set, which about {100 * share:g} % of all get "
-                "into by their content; add some, or make train/ and test/ yourself"
+                f"none of its {len(known):,} pictures is in the {split} set, which gets about {100 * share:g} % of "
+                "all; add some, or make train/ and test/ folders yourself"
             )
         missing = [label for label in range(len(listing.classes)) if (split, label) not in there]
         if missing:
@@ -154,8 +154,8 @@ def _check_splits(listing: Collection, known: Sequence[_Known]) -> None:
                 raise listing.error(f"{whose} no pictures in the {split} set: expected every class in both sets")
             count = sum(each.picture.label == missing[0] for each in known)
             raise listing.error(
-                f"{whose} too few pictures: none of its {count:,} is in the {split} set, which about {100 * share:g} % "
-                "of all get into by their content; add some, or make train/ and test/ with all classes yourself"
+                f"{whose} too few pictures: none of its {count:,} is in the {split} set, which gets about "
+                f"{100 * share:g} % of all; add some, or make train/ and test/ folders with all classes yourself"
             )
 
 
@@ -164,7 +164,7 @@ def _common_size(listing: Collection, sizes: Counter[Size]) -> Size:
         most = ", ".join(f"{count:,} of {height}x{width}" for (height, width), count in sizes.most_common(3))
         raise listing.error(
             f"pictures differ in size ({most}{', ...' if len(sizes) > 3 else ''}; height x width): give --image-size "
-            "HEIGHTxWIDTH, which all are resized to"
+            "HEIGHTxWIDTH to resize them all"
         )
     return next(iter(sizes))
 
@@ -245,7 +245,7 @@ def _sound(
         named = "; ".join(f"{name}: {error}" for name, error in wrong[:_MOST_NAMED])
         more = f"; and {len(wrong) - _MOST_NAMED:,} more" if len(wrong) > _MOST_NAMED else ""
         raise listing.error(
-            f"{len(wrong):,} of {len(items):,} pictures cannot be used ({named}{more}): replace them or take them away"
+            f"{len(wrong):,} of {len(items):,} pictures cannot be used ({named}{more}): replace or remove them"
         )
 
 
@@ -279,10 +279,10 @@ def _notes(
     channels, height, width = arrays["x_train"].shape[1:]
     form = f"{height}x{width}, {'RGB' if channels == 3 else 'grey'}"
     kinds = f"of {len(listing.classes)} classes" if listing.classes else "without labels"
-    how = "as they are given" if known[0].picture.split else f"by their content, about {100 * TEST_SHARE:g} % to test"
+    how = "as given" if known[0].picture.split else f"split by content, about {100 * TEST_SHARE:g} % for testing"
     yield (
-        f"{name}: {len(known):,} pictures {kinds}, {len(arrays['y_train']):,} to train and "
-        f"validate on and {len(arrays['y_test']):,} to test ({how}), {form}"
+        f"{name}: {len(known):,} pictures {kinds}, {len(arrays['y_train']):,} for "
+        f"training and validation, {len(arrays['y_test']):,} for testing ({how}), {form}"
     )
     if listing.ignored:
         yield f"{name}: ignored: " + ", ".join(f"{count:,} {what}" for what, count in listing.ignored.most_common())
@@ -293,9 +293,9 @@ def _notes(
         labels.setdefault(each.digest, set()).add(each.picture.label)
     both = sum(len(found) > 1 for found in splits.values())
     if both:
-        yield f"Note: {name}: {both:,} pictures to test by are among those to train on: accuracy will be too high"
+        yield f"Note: {name}: {both:,} test pictures are also training pictures: accuracy will be too high"
     several = sum(len(found) > 1 for found in labels.values())
     if several:
-        yield f"Note: {name}: {several:,} pictures are in several classes, byte for byte: no answer is right on all"
+        yield f"Note: {name}: {several:,} pictures are in several classes, byte for byte: no answer is right for all"
     if problem is not None:
-        yield f"Note: {name}: its pixels are not kept for the next time: {problem}"
+        yield f"Note: {name}: its pixels could not be cached: {problem}"

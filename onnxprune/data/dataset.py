@@ -106,7 +106,7 @@ class Dataset:
         needed = images * channels * max(height, size) * max(width, size)
         if needed > available_memory():
             raise InputError(
-                f"{self.name}: {images:,} images with borders up to {size:,} pixels a side take "
+                f"{self.name}: {images:,} images padded to {size:,} pixels a side take "
                 f"{needed / 1e9:,.1f} GB of memory, {available_memory() / 1e9:,.1f} GB are available"
             )
         border = ((0, 0), (0, 0), *((gap // 2, gap - gap // 2) for gap in missing))
@@ -139,7 +139,7 @@ def load(
     """
     name = canonical_name(name)
     if size is not None and not is_folder(name):
-        raise InputError(f"{name}: only the pictures of a folder are brought to a size")
+        raise InputError(f"{name}: --image-size works with folders of pictures only")
     given = None if name in DATASETS else _own(name, size, channels, verbosity)
     x_train, y_train, x_test, y_test = (
         find_arrays(name, data_dir or default_data_dir()) if given is None else given.arrays

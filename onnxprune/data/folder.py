@@ -36,7 +36,9 @@ def listed(folder: Path) -> Collection:
         for split, place in places.items():
             files = files_in(place, listing.ignored)
             if not files:
-                raise listing.error(f"{_place(split, name)} has no pictures ({_suffixes()}): add some, or take it away")
+                raise listing.error(
+                    f"{_place(split, name)} has no pictures ({_suffixes()}): add some, or remove the folder"
+                )
             listing.pictures += _pictures(listing, files, label, split)
         listing.classes.append(name)
     for split in splits:
@@ -57,7 +59,7 @@ def _without_labels(listing: Collection, splits: dict[str | None, Path]) -> Coll
         files = files_in(parent, listing.ignored)
         if not files:
             if split is not None:
-                raise listing.error(f"{split}/ has no pictures ({_suffixes()}): add some, or take it away")
+                raise listing.error(f"{split}/ has no pictures ({_suffixes()}): add some, or remove the folder")
             raise listing.error(
                 f"has no folders: expected one for each class, with its pictures ({_suffixes()}), or pictures without "
                 "labels"
@@ -84,8 +86,8 @@ def _splits(listing: Collection) -> dict[str | None, Path]:
     if len(places) < len(SPLITS):
         lacking = next(split for split in SPLITS if split not in places)
         raise listing.error(
-            f"has {holding[0]}/ but no {lacking}/: expected both, each with a folder for each class, or the folders of "
-            f"classes without them, of which {100 * TEST_SHARE:g} % become the test set"
+            f"has {holding[0]}/ but no {lacking}/: expected both, each with a folder for each class; or only the "
+            f"folders of classes, and {100 * TEST_SHARE:g} % of the pictures become the test set"
         )
     for entry in entries(folder, listing.ignored):
         if entry.name not in SPLITS:

@@ -60,7 +60,7 @@ def array_names(path: Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle and advise to load it unsafely
-        raise InputError(f"{path} is not an .npz file: it is not a zip archive, or not all of one")
+        raise InputError(f"{path} is not an .npz file: not a zip archive, or only part of one")
     try:
         with np.load(path, allow_pickle=False) as file:
             return list(file.files)
@@ -106,8 +106,8 @@ def _check_sizes(path: Path, names: Collection[str]) -> None:
             for what, before, after in ((f"{name} is", member.compress_size, size), ("its arrays are", packed, total)):
                 if after > _LARGE and after > _TIMES * before:
                     raise InputError(
-                        f"{path}: {what} {before / 1e6:,.1f} MB that unfold to {after / 1e9:,.1f} GB: expected a file "
-                        "of images; if it is one, write it by numpy.savez, which does not pack"
+                        f"{path}: {what} {before / 1e6:,.1f} MB that unpack to {after / 1e9:,.1f} GB, far more than "
+                        "images do; if the file is right, save it with numpy.savez, which does not compress"
                     )
     if total > available_memory():
         raise InputError(
@@ -129,7 +129,7 @@ def _declared(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
         for length in shape:
             size *= length
         if not kind.hasobject and file.tell() + size != member.file_size:
-            raise ValueError(f"{member.filename} is {member.file_size:,} bytes, its head says {file.tell() + size:,}")
+            raise ValueError(f"{member.filename} is {member.file_size:,} bytes, its header says {file.tell() + size:,}")
         return size
 
 

@@ -117,8 +117,8 @@ def upright(source: Path | bytes) -> Image.Image:
             with _one_large if pixels > _LARGE else contextlib.nullcontext():
                 if pixels > _LARGE and needed > available_memory():
                     raise InputError(
-                        f"the picture has {pixels:,} pixels, which take {needed / 1e9:,.1f} GB of memory to read: "
-                        "there is less"
+                        f"the picture has {pixels:,} pixels, which take {needed / 1e9:,.1f} GB of memory to read, "
+                        "more than is free"
                     )
                 file.load()
                 return _plain(ImageOps.exif_transpose(file))

@@ -134,7 +134,7 @@ def _table(found: Collection, path: Path) -> Any:
             table.validate(full=True)  # a damaged file may point anywhere
     except MemoryError:  # pyarrow's own is one
         raise found.error(
-            f"{shown_name(path.name)} unfolds to more memory than the {free / 1e9:,.1f} GB that are available"
+            f"{shown_name(path.name)} unpacks to more memory than the {free / 1e9:,.1f} GB that are available"
         ) from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise found.error(f"{shown_name(path.name)} is not a table, or a damaged one: {one_line(error)}") from None
@@ -185,7 +185,7 @@ def _labels(found: Collection, columns: _Columns, path: Path, table: Any) -> lis
     import pyarrow as pa
 
     if not {columns.picture, columns.label} <= set(table.schema.names):
-        raise found.error(f"{path.name} lacks the column(s) of the others, {columns.picture} and {columns.label}")
+        raise found.error(f"{path.name} lacks column {columns.picture} or {columns.label}, which the other files have")
     kind = table.schema.field(columns.label).type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise found.error(f"column {columns.label!r} of {path.name} is {kind}, expected whole numbers or texts")
@@ -208,7 +208,7 @@ def _contents(found: Collection, columns: _Columns, path: Path, table: Any) -> S
 def _content(contents: Sequence[Any], row: int) -> bytes:
     content = contents[row].as_py()
     if not isinstance(content, bytes):
-        raise InputError("the table names its file and does not hold it")
+        raise InputError("the table has the name of its file only, not the picture")
     if len(content) > MOST_BYTES:
         raise InputError(f"more than {MOST_BYTES >> 20} MB")
     return content

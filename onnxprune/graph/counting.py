@@ -92,12 +92,12 @@ def count_model(
         complete=walk.complete and not uncounted,
         notes=(
             *(
-                f"{name}: not counted, there is no definition of it here (nodes: {number})"
+                f"{name}: not counted, as this operator is not known here (nodes: {number})"
                 for name, number in sorted(uncounted.items())
             ),
             *walk.gaps,
             *_notes(nodes),
-            *(f"input {name!r} is {list(shape)}: of no elements" for name, shape in inputs.items() if 0 in shape),
+            *(f"input {name!r} is {list(shape)}: it has no elements" for name, shape in inputs.items() if 0 in shape),
         ),
         index_limits=limits,
     )

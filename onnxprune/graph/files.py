@@ -85,7 +85,7 @@ def _parse(path: Path) -> ModelProto:
         raise InputError(f"{path}: not an ONNX file, but a folder or a device")
     try:
         if path.stat().st_size > _PROTOBUF_LIMIT:
-            raise InputError(f"{path}: over 2 GiB, which an ONNX file is only with its weights in external data")
+            raise InputError(f"{path}: over 2 GiB, which an ONNX file can only be with its weights in external data")
         model = onnx.load(path, format="protobuf", load_external_data=False)
         _decode_strings(model)
     except OSError as error:
@@ -117,7 +117,7 @@ def _check_opset(path: Path, model: ModelProto) -> None:
     newest = onnx.defs.onnx_opset_version()
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and not 1 <= opset.version <= newest:
-            raise InputError(f"{path}: opset {opset.version} is not supported, 1 to {newest} are")
+            raise InputError(f"{path}: opset {opset.version} is not supported; 1 to {newest} are")
 
 
 def _check_functions(path: Path, model: ModelProto) -> None:

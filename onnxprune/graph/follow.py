@@ -45,4 +45,4 @@ def follow(network: Network, shapes: Mapping[str, Shape], other: Mapping[str, Sh
 
 
 def _unknown(follower: Follower, node: NodeProto) -> None:
-    follower.freeze_all(reads(node), f"{operator_type(node)} is not understood")
+    follower.freeze_all(reads(node), f"{operator_type(node)} is not supported")

@@ -83,7 +83,7 @@ class ImageInput:
             ):
                 return layout
         raise InputError(
-            f"the model's input {self.name!r} takes {[size or 'any' for size in self.sizes]} a sample, which images of "
+            f"the model's input {self.name!r} takes {[size or 'any' for size in self.sizes]} a sample: images of "
             f"{channels}x{height}x{width} do not fit"
         )
 

@@ -215,9 +215,9 @@ class _Pass:
                 return self.found.gaps[name]
         kind = operator_type(node)
         if "." in kind and not onnx.defs.has(node.op_type, node.domain):
-            return f"{kind} {label(node)!r}: there is no definition here that tells how large its output is"
+            return f"{kind} {label(node)!r}: the size of its output is not known here"
         unknown = [name for name in node.input[1:] if name and self._evaluator.value(name) is None]
-        return f"{kind} {label(node)!r}: how large its output is depends on {self._decider(unknown)}"
+        return f"{kind} {label(node)!r}: the size of its output depends on {self._decider(unknown)}"
 
     def _decider(self, unknown: Iterable[str]) -> str:
         """What the value of the first of these names that is not known comes from."""
@@ -290,7 +290,7 @@ class _Pass:
         changing = {
             value.name for value, output in handed_on if found.shapes.get(value.name) != found.shapes.get(output.name)
         }
-        why = f"{node.op_type} {label(node)!r}: what it hands on changes its size from round to round"
+        why = f"{node.op_type} {label(node)!r}: what it passes on changes its size from round to round"
         if node.op_type == "Loop" and (changing or found.gaps):
             rounds, reason = self._followed(node, body)
             if rounds:
@@ -348,7 +348,7 @@ class _Pass:
         if (trips is not None and trips.size != 1) or (condition is not None and not condition.all()):
             return [], "it never runs"
         if trips is not None and trips.item() > self._budget.rounds:
-            return [], "it runs too often to be followed"
+            return [], "it runs too often to follow"
         names = [value.name for value in body.input]
         shapes = loops.handed_in(node, len(names), self.found.shapes)
         state = self.values(filter(None, node.input[2:]))
@@ -359,7 +359,7 @@ class _Pass:
         rounds: list[Inferred] = []
         while trips is None or len(rounds) < trips.item():
             if not self._budget.rounds:
-                return [], "it runs too often to be followed"
+                return [], "it runs too often to follow"
             self._budget.follow()
             values |= {names[0]: np.asarray(len(rounds), np.int64), names[1]: np.asarray(True)}
             found = self._inner(body, shapes, values, {})

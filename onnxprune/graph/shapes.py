@@ -49,7 +49,7 @@ def input_shapes(
             raise InputError(f"{path}: the values of input {name!r} are {list(value.shape)}, not {list(shapes[name])}")
     batched = [shape[0] for shape in shapes.values() if shape]
     if batch is not None and batched and batch not in batched:
-        raise InputError(f"{path}: it takes no batch of {batch}, but {batched[0]}: {_listed(inputs.values())}")
+        raise InputError(f"{path}: it takes batches of {batched[0]}, not {batch}: {_listed(inputs.values())}")
     return shapes
 
 
@@ -70,7 +70,7 @@ def input_values(
             kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             cast = np.broadcast_to(given, shapes[value.name]).astype(kind)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
-            raise InputError(f"{path}: input {value.name!r} takes no such values: {one_line(error)}") from error
+            raise InputError(f"{path}: input {value.name!r} does not take these values: {one_line(error)}") from error
         if (
             given.dtype.kind in "biuf"
             and kind.kind in "iu"
@@ -95,7 +95,7 @@ def _check_fit(path: Path, value: ValueInfoProto, wanted: Shape) -> None:
         return
     fits = [have in (None, want) for have, want in zip(declared, wanted, strict=False)]
     if len(declared) != len(wanted) or not all(fits):
-        raise InputError(f"{path}: input {value.name!r} is {_listed([value])}, which {list(wanted)} does not fit")
+        raise InputError(f"{path}: {list(wanted)} does not fit the input {_listed([value])}")
 
 
 def _bound_names(inputs: Collection[ValueInfoProto], batch: int | None, wanted: Mapping[str, Shape]) -> dict[str, int]:

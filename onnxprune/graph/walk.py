@@ -27,7 +27,7 @@ _FLOATING = frozenset(
 
 UNKNOWN_SHAPE = f"{NOT_COUNTED}the shape of "
 
-_UNREAD = f"{NOT_COUNTED}nothing reads what it computes"
+_UNREAD = f"{NOT_COUNTED}nothing uses what it computes"
 
 
 class _Scope:

@@ -285,7 +285,7 @@ def test_a_fixed_batch_is_refused(tmp_path: Path) -> None:
         "g (float[2, 192] image) => (float[2, 4] scores) { scores = Gemm (image, w) }",
         w=random(192, 4),
     )
-    with pytest.raises(InputError, match="batches of 2 only"):
+    with pytest.raises(InputError, match="only takes batches of 2"):
         read_network(path, SHAPE, 4)
 
 

@@ -160,5 +160,5 @@ def test_an_incomplete_count_says_what_is_missing(
     monkeypatch.setattr("onnxprune.graph.macs._UNCOUNTED", {"Exp"})
     found = measured(Exponential(), dataset, tmp_path / "model.onnx")
     assert found.cost_columns()["macs"] == whole["base_macs"] == 12 * CLASSES
-    missing = "Exp: not counted, there is no definition of it here (nodes: 1)"
+    missing = "Exp: not counted, as this operator is not known here (nodes: 1)"
     assert found.cost_columns()["macs_missing"] == found.cost_columns("base_")["base_macs_missing"] == missing

@@ -77,7 +77,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arg
         ("mlp.onnx --sparsity 50 --data folder", "there is no picture in it"),
         ("mlp.onnx --sparsity 50 --data squares.npz", "do not say how images are normalised"),
         ("mlp.onnx --sparsity 50 --data pictures --mean 0 --std 1", "the size of images is not known"),
-        ("mlp.onnx --sparsity 50 --data squares.npz --mean 0 --std 1", "which images of 1x12x12 do not fit"),
+        ("mlp.onnx --sparsity 50 --data squares.npz --mean 0 --std 1", "images of 1x12x12 do not fit"),
         ("mlp.onnx --sparsity 50 -o mlp.onnx", "this is the file to prune"),
         ("mlp.onnx --sparsity 50 -o folder/../mlp.onnx", "this is the file to prune"),
         ("mlp.onnx --sparsity 50 -o nowhere/m.onnx", "no such folder"),

@@ -24,7 +24,7 @@ def test_many_members_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     np.savez_compressed(path, **{f"a{number}": np.zeros(400_000, np.uint8) for number in range(4)})
     monkeypatch.setattr(npz, "_LARGE", 10**6)
     assert len(read_arrays(path, ["a0", "a1"])) == 2
-    with pytest.raises(InputError, match=r"its arrays are .* MB that unfold to .* GB"):
+    with pytest.raises(InputError, match=r"its arrays are .* MB that unpack to .* GB"):
         read_arrays(path, ["a0", "a1", "a2", "a3"])
 
 
@@ -34,7 +34,7 @@ def test_inputs_of_the_command_line_are_looked_at_too(tmp_path: Path, monkeypatc
     monkeypatch.setattr(npz, "_LARGE", 10**6)
     done = CliRunner().invoke(cli, ["profile", "model.onnx", "--input", str(path)])
     assert done.exit_code == 2
-    assert "unfold" in done.output
+    assert "unpack" in done.output
 
 
 def test_a_head_of_400_digits_is_no_array(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_table_whose_sizes_are_a_lie_is_stopped(tmp_path: Path, monkeypatch: p
         pq.write_table(table, tmp_path / f"{name}.parquet", store_schema=False)  # 20 GB in a file of some kilobytes
     assert (tmp_path / "train.parquet").stat().st_size < 100_000
     monkeypatch.setattr(limits, "available_memory", lambda: 500_000_000)
-    with pytest.raises(InputError, match=r"train.parquet (unfolds to more memory|is not a table)"):
+    with pytest.raises(InputError, match=r"train.parquet (unpacks to more memory|is not a table)"):
         tables.listed(tmp_path)
 
 
@@ -90,5 +90,5 @@ def test_borders_of_a_file_that_wants_a_million_pixels_are_refused() -> None:
     split = Split(np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 1]))
     dataset = Dataset("small", split, split, split, ("a", "b"), (0.5,), (0.5,), "", 2)
     assert dataset.padded(8).input_shape == (1, 8, 8)
-    with pytest.raises(InputError, match="borders up to 1,000,000 pixels a side take"):
+    with pytest.raises(InputError, match="padded to 1,000,000 pixels a side take"):
         dataset.padded(1_000_000)

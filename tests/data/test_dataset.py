@@ -236,10 +236,10 @@ UNUSABLE = {
     "one-hot labels": ({"y_train": np.zeros((40, 4), np.int64)}, "y_train is int64 of shape (40, 4)"),
     "negative labels": ({"y_train": np.arange(40) - 1}, "y_train has labels from -1"),
     "labels beyond int64": ({"y_test": np.full(12, 2**63, np.uint64)}, "y_test has labels from 9223372036854775808"),
-    "labels with gaps": ({"y_train": np.arange(40) * 1_000}, "expected labels from 0 to the number of classes"),
+    "labels with gaps": ({"y_train": np.arange(40) * 1_000}, "expected every label from 0 to the number of classes"),
     "labels from 1": (
         {"y_train": np.arange(40) % 10 + 1, "y_test": np.arange(12) % 10 + 1},
-        "y_train has labels from 1 to 10, expected labels from 0 to the number of classes less one: take 1 from each",
+        "y_train has labels from 1 to 10, expected labels that start at 0: subtract 1 from each",
     ),
     "a gap": ({"y_train": np.where(np.arange(40) % 4 == 2, 0, np.arange(40) % 4)}, "y_train has no label 2: expected"),
     "fewer names": ({"classes": np.array(["a", "b", "c"])}, "y_train has label 3, but classes names 3"),
@@ -285,7 +285,7 @@ def test_what_unfolds_to_far_more_than_its_file_is_not_read(tmp_path: Path, monk
     read_arrays = npz.read_arrays(path, ["x_train"])  # two megabytes are no danger
     assert read_arrays["x_train"].shape == (200, 100, 100)
     monkeypatch.setattr(npz, "_LARGE", 10**6)
-    with pytest.raises(InputError, match=r"bomb\.npz: x_train is .* MB that unfold to .* GB: expected a file of"):
+    with pytest.raises(InputError, match=r"bomb\.npz: x_train is .* MB that unpack to .* GB, far more than images do"):
         data.load(str(path))
     np.savez(path, **blank)
     assert npz.read_arrays(path, ["x_train"])["x_train"].shape == (200, 100, 100)
@@ -358,7 +358,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a single array": (_npy, "not a zip archive"),
     "members that are no arrays": (_raw_members, "x_train is not an array"),
     "damaged": (_damaged, "Bad CRC-32"),
-    "a head that lies": (_head_that_lies, "x_train.npy is 2,688 bytes, its head says 5,248"),
+    "a head that lies": (_head_that_lies, "x_train.npy is 2,688 bytes, its header says 5,248"),
     "a folder": (Path.mkdir, "no such file"),
     "nothing": (lambda path: None, "no such file"),
 }

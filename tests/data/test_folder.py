@@ -121,7 +121,7 @@ def test_train_and_test_may_be_folders(tmp_path: Path, capsys: pytest.CaptureFix
     }
     assert rows(found.test) == expected
     text = told(tmp_path / "pets", capsys)
-    assert "20 to train and validate on and 8 to test (as they are given), 8x8, RGB" in text
+    assert "20 for training and validation, 8 for testing (as given), 8x8, RGB" in text
     assert "pets: ignored: 1 beside train/ and test/" in text
 
 
@@ -135,7 +135,7 @@ def test_pictures_in_no_folder_of_a_class_have_no_labels(tmp_path: Path, capsys:
     found = loaded(tmp_path / "pets")
     assert not found.labelled and not found.train.labels.any()
     assert (len(found.train) + len(found.validation), len(found.test)) == (10, 4)
-    assert "pets: 14 pictures without labels, 10 to train and validate on and 4 to test" in told(
+    assert "pets: 14 pictures without labels, 10 for training and validation, 4 for testing" in told(
         tmp_path / "pets", capsys
     )
     alone = loaded((tmp_path / "pets/train").rename(tmp_path / "alone"))
@@ -147,7 +147,7 @@ def test_pictures_in_no_folder_of_a_class_have_no_labels(tmp_path: Path, capsys:
     ("change", "words"),
     {
         "no test pictures": (lambda path: (path / "test/one.png").unlink(), "test/ has no pictures"),
-        "a few": (lambda path: shutil.rmtree(path / "test"), "set, which about"),
+        "a few": (lambda path: shutil.rmtree(path / "test"), "set, which gets about"),
     }.values(),
 )
 def test_pictures_without_labels_must_be_in_both_sets(
@@ -212,7 +212,7 @@ def test_nothing_is_said_to_those_who_want_quiet(tmp_path: Path, capsys: pytest.
 def test_pictures_that_are_there_twice_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos(tmp_path / "twice/train", count=10)
     photos(tmp_path / "twice/test", count=4, first=8)  # 8 and 9 of each class are in train too
-    assert "Note: twice: 4 pictures to test by are among those to train on" in told(tmp_path / "twice", capsys)
+    assert "Note: twice: 4 test pictures are also training pictures" in told(tmp_path / "twice", capsys)
     path = photos(tmp_path / "mixed")
     for number in range(3):
         shutil.copy(path / f"cat/00{number}.png", path / f"dog/cat{number}.png")
@@ -390,7 +390,7 @@ def test_where_nothing_can_be_kept_work_goes_on(
 ) -> None:
     path = photos(tmp_path / "pets")
     kept.parent.write_text("no folder")
-    assert "Note: pets: its pixels are not kept for the next time: cannot write to" in told(path, capsys)
+    assert "Note: pets: its pixels could not be cached: cannot write to" in told(path, capsys)
     kept.parent.unlink()
 
     def full(*_: Any, **__: Any) -> None:
@@ -443,7 +443,7 @@ def test_damaged_pictures_are_counted_and_the_first_are_named(tmp_path: Path, ke
     text = problem(path, size=(8, 8))
     assert "3 of 41 pictures cannot be used" in text
     assert text.count("not a picture that Pillow can read, or a damaged one") == 3
-    assert text.endswith("replace them or take them away")
+    assert text.endswith("replace or remove them")
     for number in range(4, 8):
         (path / f"cat/00{number}.png").write_bytes(b"")
     assert "7 of 41 pictures cannot be used" in (text := problem(path, size=(8, 8)))
@@ -545,7 +545,7 @@ def _two_forms(path: Path) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "one class": (lambda path: shutil.rmtree(path / "dog"), "has one class only, 'cat': expected at least 2"),
-    "an empty class": (_emptied, "class 'dog' has no pictures (.bmp, .jpeg, .jpg, .png, .webp): add some, or take it"),
+    "an empty class": (_emptied, "class 'dog' has no pictures (.bmp, .jpeg, .jpg, .png, .webp): add some, or remove"),
     "nothing": (lambda path: (shutil.rmtree(path), path.mkdir()), "has no folders: expected one for each class"),
     "not in test": (
         lambda path: _split(path, ("cat", "dog"), ("cat",)),
@@ -561,11 +561,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "train alone": (
         lambda path: (_split(path, ("cat", "dog"), ("cat", "dog")), shutil.rmtree(path / "test")),
-        "has train/ but no test/: expected both, each with a folder for each class, or the folders of classes without",
+        "has train/ but no test/: expected both, each with a folder for each class; or only the folders of classes",
     ),
     "too few for a test set": (
         _few,
-        "class 'dog' has too few pictures: none of its 17 is in the test set, which about 20 %",
+        "class 'dog' has too few pictures: none of its 17 is in the test set, which gets about 20 %",
     ),
     "a name of two lines": (lambda path: (path / "dog").rename(path / "a\nb"), r"class 'a\nb' has a name that cannot"),
     "a name that turns text": (lambda path: (path / "dog").rename(path / "a\u202eb"), r"class 'a\u202eb' has a name"),
@@ -640,5 +640,5 @@ def test_a_folder_is_known_by_its_path_in_one_form(tmp_path: Path, monkeypatch: 
 
 
 def test_only_pictures_of_a_folder_are_brought_to_a_size() -> None:
-    with pytest.raises(InputError, match="digits: only the pictures of a folder are brought to a size"):
+    with pytest.raises(InputError, match="digits: --image-size works with folders of pictures only"):
         dataset.load("digits", size=(8, 8))

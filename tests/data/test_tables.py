@@ -102,7 +102,7 @@ def test_files_of_splits_are_those_splits(tmp_path: Path, capsys: pytest.Capture
     }
     check(found)
     told = capsys.readouterr().err
-    assert "pets: 60 pictures of 3 classes, 45 to train and validate on and 15 to test (as they are given)" in told
+    assert "pets: 60 pictures of 3 classes, 45 for training and validation, 15 for testing (as given)" in told
     assert "1 file(s) of other splits" in told
     assert "1 other column(s) (id)" in told
 
@@ -184,11 +184,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "other columns": (
         lambda path: parquet(path, train=table(), test=table(names=None, image=None)),
-        "test.parquet lacks the column(s) of the others, image and label",
+        "test.parquet lacks column image or label, which the other files have",
     ),
     "names with lines": (_with(names=["a\nb", "c", "d"]), r"class 'a\nb' has a name that cannot be used"),
     "names that are none": (_with(names=[1, 2, 3]), "do not name its classes as a list of texts"),
-    "paths alone": (_with(image=PATHS), "(row 0 of whole.parquet: the table names its file and does not hold it)"),
+    "paths alone": (
+        _with(image=PATHS),
+        "(row 0 of whole.parquet: the table has the name of its file only, not the picture)",
+    ),
     "text": (_with(image=TEXT), "60 of 60 pictures cannot be used (row 0 of whole.parquet: not a picture"),
     "one class": (_with(names=["a"], label=pa.array([0] * 60)), "has 1 class(es), expected at least 2"),
 }

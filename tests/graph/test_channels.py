@@ -591,7 +591,7 @@ def test_gemms_that_are_not_understood_freeze() -> None:
         {"w1": (5, 6), "w2": (4, 6), "w3": (6, 6), "w4": (6, 2)},
     )
     assert found.free == []
-    assert found.why("a") == "Gemm is understood with constant weights on its right only (b)"
+    assert found.why("a") == "Gemm is supported with constant weights on its right only (b)"
     assert found.why("c") == "a bias that is computed (c)"
 
 
@@ -713,7 +713,7 @@ def test_other_normalisations_freeze_only_their_own_axes() -> None:
     )
     assert found.free == [("a", 6)]
     assert found.why("d") == "LpNormalization looks across them (e)"
-    assert found.why("f") == "LRN is not understood (g)"
+    assert found.why("f") == "LRN is not supported (g)"
 
 
 # attention
@@ -838,7 +838,7 @@ def test_einsums_of_other_forms_freeze_what_they_read(equation: str) -> None:
         f'(float[N,4,6] x) => (float y) {{ q = MatMul(x, w1)  y = Einsum<equation="{equation}">(q, q) }}',
         {"w1": (6, 10)},
     )
-    assert found.why("q") == "an Einsum of this form is not understood (y)"
+    assert found.why("q") == "an Einsum of this form is not supported (y)"
 
 
 def test_keys_of_an_input_freeze_the_queries() -> None:
@@ -1278,7 +1278,7 @@ def test_operators_with_subgraphs_freeze_what_they_read_and_are_named(kind: str)
     built.graph.node[1].CopyFrom(node)
     found = prune_network(network(built))
     assert found.free == [("c", 4)]
-    assert found.why("a") == f"{kind} is not understood (b)"
+    assert found.why("a") == f"{kind} is not supported (b)"
 
 
 def test_a_weight_that_a_subgraph_reads_too_stays_as_it_was_for_that() -> None:
@@ -1316,7 +1316,7 @@ def test_operators_of_other_domains_freeze_what_they_read_and_are_named() -> Non
     )
     found = prune_network(network(graph))
     assert found.free == [("c", 4)]
-    assert found.why("a") == "com.microsoft.SkipSimplifiedLayerNormalization is not understood (b)"
+    assert found.why("a") == "com.microsoft.SkipSimplifiedLayerNormalization is not supported (b)"
 
 
 def test_a_single_unit_and_units_that_all_go_together_stay() -> None:

@@ -248,7 +248,7 @@ def test_operators_of_unknown_cost_are_listed(path):
     assert counts.macs == 16
     assert counts.uncounted == {"custom.Mystery": 1}
     assert not counts.complete
-    assert counts.notes == ("custom.Mystery: not counted, there is no definition of it here (nodes: 1)",)
+    assert counts.notes == ("custom.Mystery: not counted, as this operator is not known here (nodes: 1)",)
     assert counts.operators["custom.Mystery"] == OpCount(1, 0, 0)
     assert counts.onnx_tool_ops is None
     assert "\n" not in counts.onnx_tool_note

@@ -184,7 +184,7 @@ def test_what_grows_from_round_to_round_is_followed(path, given, condition, roun
     counts = count(path)
     if rounds is None:
         assert not counts.complete
-        text = "what it hands on changes its size from round to round, and how often it runs depends on the values of"
+        text = "what it passes on changes its size from round to round, and how often it runs depends on the values of"
         assert f"Loop 'last': {text} 'asked'" in counts.notes
         return
     rows = sum(2 * (2 + number) for number in range(rounds)) + 2 * (rounds + 1)
@@ -200,7 +200,7 @@ def test_rounds_that_are_too_many_are_not_followed(path):
     write(path, GROWING % ("many, yes, x", "Identity (before)"), 13, w=weight(4, 4), **constants)
     counts = count(path)
     assert not counts.complete
-    assert "round to round, and it runs too often to be followed" in counts.notes[0]
+    assert "round to round, and it runs too often to follow" in counts.notes[0]
     write(path, GROWING % (", yes, x", "Less (i, many)"), 13, w=weight(4, 4), **constants)
     assert not count(path).complete
 
@@ -269,7 +269,7 @@ def test_what_nothing_reads_is_not_counted(path):
     counts = count(write(path, body, w=weight(4, 4), large=weight(4, 500)))
     assert (counts.macs, counts.complete, counts.uncounted) == (2 * 4 * 4, True, {})
     assert counts.params == 16 + 2000  # they are in the file all the same
-    assert counts.notes == ("MatMul 'unread': not counted, nothing reads what it computes",)
+    assert counts.notes == ("MatMul 'unread': not counted, nothing uses what it computes",)
     assert [node.repeats for node in counts.nodes] == [1, 0, 0]
 
 
@@ -281,7 +281,7 @@ def test_onnx_tool_has_no_biases_where_the_count_is_left_open(path):
     counts = count(write(path, body, w=weight(4, 4), b=weight(4)))
     reasons = counts.onnx_tool_difference
     assert reasons["Gemm: biases"] == 2 * 4
-    assert reasons["Gemm: here not counted, nothing reads what it computes"] == 2 * 4 * 4 + 2 * 4
+    assert reasons["Gemm: here not counted, nothing uses what it computes"] == 2 * 4 * 4 + 2 * 4
     assert len(reasons) == 2
 
 
@@ -292,7 +292,7 @@ def test_a_gap_is_named_by_its_source(path):
     }"""
     counts = count(write(path, body, 13, w=weight(2, 2)))
     assert not counts.complete
-    assert counts.notes[0] == "NonZero 'places': how large its output is depends on data"
+    assert counts.notes[0] == "NonZero 'places': the size of its output depends on data"
     assert counts.notes[1].startswith("MatMul 'first': not counted")
     assert "in all 2 nodes: 2 MatMul" in counts.notes[1]
     assert len(counts.notes) == 2
@@ -303,7 +303,7 @@ def test_the_values_of_an_input_decide_a_shape(path):
         r = Reshape (x, target) m = MatMul (r, w) y = ReduceSum <keepdims = 0> (m)
     }"""
     write(path, body, 13, w=weight(8, 3))
-    assert count(path).notes[0] == "Reshape 'r': how large its output is depends on the values of 'target'"
+    assert count(path).notes[0] == "Reshape 'r': the size of its output depends on the values of 'target'"
     assert counted(path, values={"target": integers(1, 8)}) == 8 * 3
 
 

@@ -214,5 +214,5 @@ def test_images_are_laid_out_as_the_input_declares(sizes: str, shape: tuple[int,
 
 def test_images_that_do_not_fit_are_told() -> None:
     value = taking("x[n,3,9,9]").model.graph.input[0]
-    with pytest.raises(InputError, match=r"takes \[3, 9, 9\] a sample, which images of 3x4x5 do not fit"):
+    with pytest.raises(InputError, match=r"takes \[3, 9, 9\] a sample: images of 3x4x5 do not fit"):
         as_input(np.zeros((2, 3, 4, 5), np.uint8), value, None)

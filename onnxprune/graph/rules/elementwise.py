@@ -42,7 +42,7 @@ def _elementwise(follower: Follower, node: NodeProto) -> None:
         if name in follower.channels
     }
     if not own_axes or attribute(node, "broadcast") is not None:
-        follower.freeze_all(node.input, f"{operator_type(node)} is not understood in this opset")
+        follower.freeze_all(node.input, f"{operator_type(node)} is not supported in this opset")
         return
     axis = next(iter(own_axes.values()))
     names = [name for position, name in enumerate(node.input) if own_axes.get(position) == axis]

@@ -75,7 +75,7 @@ def _conv_transpose(follower: Follower, node: NodeProto) -> None:
 def _gemm(follower: Follower, node: NodeProto) -> None:
     weight = follower.constant(node.input[1])
     if weight is None or attribute(node, "transA", 0) or attribute(node, "broadcast") is not None:
-        follower.freeze_all(node.input, "Gemm is understood with constant weights on its right only")
+        follower.freeze_all(node.input, "Gemm is supported with constant weights on its right only")
         return
     taken = follower.of(node.input[0], 1)
     inner = 1 if attribute(node, "transB", 0) else 0
@@ -167,7 +167,7 @@ def _einsum(follower: Follower, node: NodeProto) -> None:
     axes = terms.split(",")
     own = [(name, term) for name, term in zip(node.input, axes, strict=True) if name in follower.channels]
     if not arrow or any("." in term or len(set(term)) < len(term) for term in (*axes, result)):
-        follower.freeze_all(node.input, "an Einsum of this form is not understood")
+        follower.freeze_all(node.input, "an Einsum of this form is not supported")
         follower.product(macs)
         return
     factors = []

@@ -33,7 +33,7 @@ def _reshape(follower: Follower, node: NodeProto) -> None:
     source, result = follower.shapes[node.input[0]], follower.shapes[node.output[0]]
     block = _block(source, result, found.axis)
     if block is None:
-        follower.freeze(found.labels, "the reshape is not understood")
+        follower.freeze(found.labels, "this reshape is not supported")
         return
     before, after = block
     if follower.other is not None:
