@@ -1,6 +1,7 @@
 """What commands print on terminals that are narrow."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from onnxprune.analysis.comparison import compare
+from onnxprune.analysis.profiling import profile
 from onnxprune.cli import cli
 from onnxprune.commands import columns, console, listings
+from onnxprune.commands import compare as compare_command
+from onnxprune.commands import profile as profile_command
 from onnxprune.commands.cells import INT8_HEADINGS
+from onnxprune.commands.profile_rows import print_rows
 from onnxprune.commands.tables import _HEADINGS, _fitting
 
 LONG = "a-pruned-network-whose-name-is-longer-than-most.onnx"
@@ -48,20 +53,25 @@ def words(text: str) -> str:
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])
-def test_profile_and_compare_fit_and_lose_nothing(width: int, narrow: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.chdir(tmp_path)
-    base = graphs.write(Path("base.onnx"), BODY, w=graphs.ones(4, 3, 3, 3))
-    graphs.write(Path(LONG), BODY, w=graphs.ones(4, 3, 3, 3))
-    entries = compare(base, [Path(LONG)], seconds=0.05, threads=1)
-    monkeypatch.setattr("onnxprune.analysis.comparison.compare", lambda *_, **__: entries)
-    for command in (("compare", base, LONG), ("profile", LONG, "--no-latency"), ("profile", ".", "--no-latency")):
+def test_profile_and_compare_fit_and_lose_nothing(width: int, narrow: Any, tmp_path: Path, capsys: Any) -> None:
+    base = graphs.write(tmp_path / "base.onnx", BODY, w=graphs.ones(4, 3, 3, 3))
+    other = graphs.write(tmp_path / LONG, BODY, w=graphs.ones(4, 3, 3, 3))
+    entries = [replace(entry, path=Path(LONG)) for entry in compare(base, [other], seconds=0.05, threads=1)]
+    found = replace(profile(other, latency=False), path=Path(LONG))
+    for printed in (
+        lambda: compare_command._print(entries, "cpu"),
+        lambda: profile_command._print(found, 10),
+        lambda: print_rows([found], None),
+    ):
         narrow(None)
-        whole = shown(*command)
+        printed()
+        whole = capsys.readouterr().out
         narrow(width)
-        found = shown(*command)
-        assert max(map(len, found.splitlines())) <= width, found
-        assert numbers(found) == numbers(whole)
-        assert words(LONG) in words(found)
+        printed()
+        fitted = capsys.readouterr().out
+        assert max(map(len, fitted.splitlines())) <= width, fitted
+        assert numbers(fitted) == numbers(whole)
+        assert words(LONG) in words(fitted)
 
 
 @pytest.mark.parametrize("command", ["models", "datasets", "techniques"])
