@@ -187,6 +187,28 @@ MUTATIONS = [
         ),
         # parity
         (
+            "fidelity: a file against itself",
+            "bridge/measure.py",
+            "first = open_session(original,",
+            "first = open_session(path,",
+            "tests/study/test_without_labels.py::test_fidelity_is_what_the_answers_say",
+        ),
+        (
+            "fidelity: the largest output alone",
+            "reduction/fidelity.py",
+            "shares = [gap / self._sizes[name]",
+            "shares = [sum(self._gaps.values()) / sum(self._sizes.values())] if 1 else [gap / self._sizes[name]",
+            "tests/reduction/test_fidelity.py::test_each_output_counts_the_same "
+            "tests/study/test_without_labels.py::test_fidelity_is_what_the_answers_say",
+        ),
+        (
+            "recurrent layers: states of the wrong step",
+            "reduction/recurrent.py",
+            "states[1:, direction] if backwards else states[:-1, direction]",
+            "states[:-1, direction] if backwards else states[1:, direction]",
+            "tests/reduction/test_recurrent.py::test_a_twin_takes_the_part_of_the_lost_one",
+        ),
+        (
             "parity: not looked at",
             "bridge/measure.py",
             "difference = parity(network, answers, probe.take(torch.arange(len(answers)))[0])",
