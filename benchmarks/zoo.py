@@ -233,8 +233,8 @@ training. Accuracy is top-1 on the whole test set, in percent. Made by `zoo.py`,
 30 and 50 % of the units of each group are gone, widths as they come (`--channel-align 1`). *Plain*: the least norms,
 not repaired. *Data-free*: the same, repaired from noise. *Ridge*: the least norms, and one plain ridge regression of
 what reads them, with {SAMPLES} images and penalty {PENALTY:g}; kept where it helps on held-out images. *Recovered*:
-by `onnxprune prune --data`, with the same {SAMPLES} images. *Regained*: of what ridge still loses. Ridge leaves
-recurrent layers as they are.
+by `onnxprune prune --data`, with the same {SAMPLES} images. *Regained*: of what ridge still loses. Both fit
+recurrent layers too.
 
 {markdown(["file", "gone", "MACs left", "whole", *COLUMNS, "regained"], lines)}
 

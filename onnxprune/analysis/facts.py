@@ -20,7 +20,7 @@ def facts_of(
 ) -> Facts:
     base, other = counts
     vector = vector_channels(device)
-    complete = base.complete and other.complete
+    complete = base.comparable and other.comparable
     misaligned = [_misaligned(part, vector) for part in counts]
     traffic = [_traffic(part) for part in counts]
     return Facts(

@@ -154,6 +154,7 @@ class Profile:
             **asdict(self.header),
             "batch": self.batch,
             **asdict(counts),
+            "macs_bound": counts.bound.strip(),
             "nodes": self.node_rows,
             "peak_node": peak and peak.name,
             "sparsity": counts.sparsity,

@@ -141,7 +141,7 @@ class Measured:
             f"{prefix}file_bytes": self.counts.file_bytes,
             f"{prefix}bytes_compressed": self.compressed,
             # a column of its own only where there is something to say: most rows have none
-            **({} if self.counts.complete else {f"{prefix}macs_missing": "; ".join(self.counts.notes)}),
+            **({} if self.counts.comparable else {f"{prefix}macs_missing": "; ".join(self.counts.notes)}),
         }
 
 

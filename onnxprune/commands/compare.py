@@ -109,7 +109,7 @@ def entry_json(entry: "Entry") -> dict[str, Any]:
         name: None if part is None else asdict(part)
         for name, part in (("facts", entry.facts), ("verdict", entry.verdict), ("outputs", entry.outputs))
     }
-    names = (*_COUNTS, "weight_bytes", "macs_by_type", "sparsity", "complete")
+    names = (*_COUNTS, "weight_bytes", "macs_by_type", "sparsity", "complete", "exact")
     counts = {name: getattr(entry.counts, name) for name in names}
     return {
         "model": str(entry.path),
@@ -133,7 +133,7 @@ def _as_csv(entries: "list[Entry]") -> str:
             {
                 "model": entry.path,
                 "batch": entry.batch,
-                **{name: getattr(entry.counts, name) for name in (*_COUNTS, "weight_bytes", "complete")},
+                **{name: getattr(entry.counts, name) for name in (*_COUNTS, "weight_bytes", "complete", "exact")},
                 "int8_macs": entry.counts.macs_by_type.get("int8", 0),
                 "latency_ms_median": entry.latency.median_ms,
                 "theoretical_speedup": facts and facts.theoretical,
@@ -181,8 +181,8 @@ def _print(entries: "list[Entry]", device: str) -> None:
 
 def _ratio(entry: "Entry", base: "Entry", name: str) -> str:
     number, reference = getattr(entry.counts, name), getattr(base.counts, name)
-    if name in _OF_MACS and not (entry.counts.complete and base.counts.complete):
-        return f"{number:,}" if entry.counts.complete else f"at least {number:,}"
+    if name in _OF_MACS and not (entry.counts.comparable and base.counts.comparable):
+        return f"{entry.counts.bound}{number:,}"
     return f"{number:,}" + (f" ({reference / number:.2f})" if number and entry is not base else "")
 
 

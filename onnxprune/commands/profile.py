@@ -176,7 +176,6 @@ def _print(found: "Profile", nodes: int | None) -> None:
 def _summary(found: "Profile") -> str:
     header, counts = found.header, found.counts
     opsets = ", ".join(f"{domain} {version}" for domain, version in header.opsets.items())
-    at_least = "" if counts.complete else "at least "
     peak = counts.peak_activation_bytes
     rows = [
         ("opset", f"{opsets}, IR {header.ir_version}, by {header.producer or 'an unnamed producer'}"),
@@ -185,8 +184,8 @@ def _summary(found: "Profile") -> str:
         ("params", f"{counts.params:,}, {counts.nonzero_params:,} of them not zero: sparsity {counts.sparsity:.2f} %"),
         ("file", f"{counts.file_bytes:,} bytes, of them weights {counts.weight_bytes:,}"),
         ("activations", "unknown" if peak is None else f"{peak:,} bytes at the peak{_while(counts.peak_node)}"),
-        ("MACs", f"{at_least}{counts.macs:,}  =  {at_least}{counts.flops:,} FLOPs (1 MAC = 2 FLOPs)"),
-        ("eff. MACs", f"{at_least}{counts.effective_macs:,} without multiplications by stored zeros"),
+        ("MACs", f"{counts.bound}{counts.macs:,}  =  {counts.bound}{counts.flops:,} FLOPs (1 MAC = 2 FLOPs)"),
+        ("eff. MACs", f"{counts.bound}{counts.effective_macs:,} without multiplications by stored zeros"),
     ]
     if counts.onnx_tool_ops is None:
         rows.append(("onnx-tool", f"no total: {counts.onnx_tool_note}"))

@@ -42,7 +42,8 @@ def print_rows(profiles: Sequence["Profile"], output: str | None) -> None:
         timed = any(row["latency_ms_median"] is not None for row in rows)
         times = [">median ms", ""] if timed else []
         headings = [">params", ">bytes", ">MACs", ">activations", ">batch", *times, "model"]
-        echo(columns(headings, [_cells(row, timed) for row in rows]))
+        bounds = [found.counts.bound for found in profiles]
+        echo(columns(headings, [_cells(row, bound, timed) for row, bound in zip(rows, bounds, strict=True)]))
 
 
 def _row(found: "Profile") -> dict[str, Any]:
@@ -57,6 +58,7 @@ def _row(found: "Profile") -> dict[str, Any]:
         "macs": counts.macs,
         "effective_macs": counts.effective_macs,
         "complete": counts.complete,
+        "exact": counts.exact,
         "peak_activation_bytes": counts.peak_activation_bytes,
         "latency_ms_median": first and first.latency.median_ms,
         "busy": first and first.disturbance.busy,
@@ -64,14 +66,14 @@ def _row(found: "Profile") -> dict[str, Any]:
     }
 
 
-def _cells(row: dict[str, Any], timed: bool) -> list[str]:
+def _cells(row: dict[str, Any], bound: str, timed: bool) -> list[str]:
     def number(name: str) -> str:
         return _MISSING if row[name] is None else f"{row[name]:,}"
 
     return [
         number("params"),
         number("file_bytes"),
-        ("" if row["complete"] else "at least ") + number("macs"),
+        bound + number("macs"),
         number("peak_activation_bytes"),
         number("batch"),
         *(_times(row) if timed else ()),

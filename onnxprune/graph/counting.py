@@ -90,6 +90,7 @@ def count_model(
         onnx_tool_note=note,
         uncounted=dict(sorted(uncounted.items())),
         complete=walk.complete and not uncounted,
+        exact=walk.exact,
         notes=(
             *(
                 f"{name}: not counted, as this operator is not known here (nodes: {number})"

@@ -118,6 +118,7 @@ class Counts:
         onnx_tool_note: why it is None.
         uncounted: operator type -> number of nodes that may multiply outside `macs`.
         complete: whether nothing that multiplies is missing from `macs`.
+        exact: whether no loop may end before the rounds that are counted.
         notes: what the counts leave open, a line each.
         index_limits: input -> what its integers must stay below, where they are indices.
     """
@@ -137,8 +138,21 @@ class Counts:
     onnx_tool_note: str | None
     uncounted: dict[str, int]
     complete: bool
+    exact: bool
     notes: tuple[str, ...]
     index_limits: dict[str, int]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the MACs are known, so that those of two files make a ratio."""
+        return self.complete and self.exact
+
+    @property
+    def bound(self) -> str:
+        """What stands before the MACs: nothing where they are known."""
+        return {(True, True): "", (False, True): "at least ", (True, False): "at most ", (False, False): "about "}[
+            self.complete, self.exact
+        ]
 
     @property
     def sparsity(self) -> float:

@@ -86,6 +86,7 @@ class Walk:
     Attributes:
         nodes: their counts; `positions` are their places in the main graph, None within subgraphs.
         complete: whether all MACs could be told.
+        exact: whether no loop may end before the rounds that are counted.
         gaps: what makes them open, where that is a shape that is not known or a loop of unknown length.
         activations: what lives from node to node; None where a shape is not known.
     """
@@ -95,6 +96,7 @@ class Walk:
         self.nodes: list[NodeCount] = []
         self.positions: list[int | None] = []
         self.complete = True
+        self.exact = True
         self.gaps: list[str] = []
         self._arrays: dict[str, np.ndarray] = {}
         self._bytes: dict[str, int] = {}
@@ -234,6 +236,7 @@ class Walk:
         rounds = scope.inferred.rounds.get(index)
         if rounds is not None and rounds.number is not None:
             if not rounds.exact:
+                self.exact = self.exact and not times
                 self._note(f"counted for {rounds.number} rounds, its condition may end it before")
             return rounds.number
         if times:

@@ -279,7 +279,7 @@ def _achieved(pruned: Pruned, final: Measured, base: dict[str, Any]) -> dict[str
     Shares of MACs are None where those of the base or of the point are not complete: they cannot be compared.
     """
     counts = final.counts
-    counted = counts.complete and "base_macs_missing" not in base
+    counted = counts.comparable and "base_macs_missing" not in base
     return {
         **_removed_shares(pruned),
         "dead_params": final.dead_params,

@@ -15,9 +15,10 @@ from onnxprune.cli import cli
 from onnxprune.commands import columns, console, listings
 from onnxprune.commands import compare as compare_command
 from onnxprune.commands import profile as profile_command
-from onnxprune.commands.cells import INT8_HEADINGS
+from onnxprune.commands.cells import int8_headings
 from onnxprune.commands.profile_rows import print_rows
 from onnxprune.commands.tables import _HEADINGS, _fitting
+from onnxprune.results.quality import ACCURACY
 
 LONG = "a-pruned-network-whose-name-is-longer-than-most.onnx"
 BODY = (
@@ -107,8 +108,9 @@ def test_sentences_are_wrapped_on_terminals_alone_and_names_of_files_stay_whole(
 
 
 def test_rows_stay_apart_and_no_cell_is_cut_where_there_are_controls_and_second_files() -> None:
-    cells = dict.fromkeys(_HEADINGS, "36.25 ± 37.91") | {"technique\n": "structured", "asked\n%": "90"}
-    headings = [*_HEADINGS[:-1], *INT8_HEADINGS, ""]
+    own = _HEADINGS[ACCURACY]
+    cells = dict.fromkeys(own, "36.25 ± 37.91") | {"technique\n": "structured", "asked\n%": "90"}
+    headings = [*own[:-1], *int8_headings(ACCURACY), ""]
     lines = [
         [{**cells, "criterion\n": criterion}.get(heading, "36.67 ± 37.32") for heading in headings]
         for criterion in ("l1", "l1, random")

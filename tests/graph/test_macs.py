@@ -203,6 +203,9 @@ def test_a_loop_that_may_end_before_is_said_so(path):
     counts = loop(path, condition="s = ReduceSum <keepdims = 0> (h)  k = Cast <to = 9> (s)  d = Identity (k)")
     assert counts.macs == 5 * ONE_ROUND + 2 * 4 * 3
     assert "its condition may end it before" in counts.notes[0]
+    assert counts.complete
+    assert not counts.comparable
+    assert counts.bound == "at most "
 
 
 def test_a_scan_goes_through_its_input(path):

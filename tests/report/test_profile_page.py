@@ -63,7 +63,13 @@ def test_small_nodes_are_told_together() -> None:
 
 def test_what_is_not_known_has_no_figure(document: dict[str, Any], tmp_path: Path) -> None:
     unknown = {"macs": 0, "live_bytes": None, "macs_per_byte": None, "bound": None}
-    open_ = {"roofline": None, "peak_activation_bytes": None, "peak_held": (), "peak_node": None, "complete": False}
+    open_ = {
+        "roofline": None,
+        "peak_activation_bytes": None,
+        "peak_held": (),
+        "peak_node": None,
+        "macs_bound": "at least",
+    }
     rows = [{**node, **unknown} for node in document["nodes"]]
     write({**document, **open_, "nodes": rows, "latency": [], "macs": 0}, tmp_path / "page.html")
     assert set(figures(tmp_path / "page.html").values()) == {None}
