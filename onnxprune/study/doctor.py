@@ -187,11 +187,12 @@ def _given_dataset(name: str, data_dir: Path, size: tuple[int, int] | None) -> F
     except InputError as error:
         return Finding(subject, "broken", str(error))
     named = ", ".join(found.classes[:_MOST_NAMED]) + (", ..." if len(found.classes) > _MOST_NAMED else "")
+    kinds = f"{len(found.classes)} classes: {named}" if found.labelled else "no labels: for a trained FILE.onnx"
     return Finding(
         subject,
         "ok",
         f"{len(found.train):,} images to train, {len(found.validation):,} to validate, {len(found.test):,} to test, of "
-        f"{'x'.join(map(str, found.input_shape))} (channels x height x width); {len(found.classes)} classes: {named}",
+        f"{'x'.join(map(str, found.input_shape))} (channels x height x width); {kinds}",
     )
 
 

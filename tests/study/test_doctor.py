@@ -5,6 +5,7 @@ from pathlib import Path
 
 import faults
 import pytest
+import trained
 from command_line import onnxprune, small_npz
 from packaging.requirements import Requirement
 from photos import photos
@@ -78,6 +79,10 @@ def test_data_of_ones_own_are_read_as_a_sweep_reads_them(tmp_path: Path) -> None
     assert found.state == "broken"
     assert "1 of 40 pictures cannot be used (cat/000.png" in found.text
     assert doctor._given_dataset(str(tmp_path / "none"), tmp_path, None).state == "broken"
+    unlabelled = doctor._given_dataset(str(trained.without_labels(tmp_path / "images.npz")), tmp_path, None)
+    assert unlabelled.state == "ok" and unlabelled.text.endswith(
+        "of 1x8x8 (channels x height x width); no labels: for a trained FILE.onnx"
+    )
     assert doctor._given_dataset(str(small_npz(tmp_path / "mine.npz")), tmp_path, None).state == "ok"
 
 
