@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 # set before PyTorch is imported, for subprocesses too: threads that wait for each other on a busy machine make small
 # networks many times slower than one thread is
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# hundreds of processes import the package: one compiles it for all, whatever the environment says of that
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # the pixels of pictures that tests make up are no use to anybody later
 _cache = tempfile.TemporaryDirectory(prefix="onnxprune-tests-")

@@ -136,7 +136,7 @@ def test_threads_take_turns() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A helper without the second that its start takes: it is ended again and again here."""
     end()
-    monkeypatch.setattr(helping, "start", warm.Helper)
+    monkeypatch.setattr(helping, "start", warm.Fresh)
     yield
     end()
 
