@@ -24,8 +24,10 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[2]
 
 _PRELOADED = (
-    "onnxprune.commands.tables onnxprune.report.page onnxprune.runtime.helper onnxprune.study.point "
-    "matplotlib.figure onnx_tool pandas PIL.Image pyarrow.parquet rich.table sklearn.datasets sklearn.model_selection "
+    "onnxprune.commands.study onnxprune.commands.tables onnxprune.report.page onnxprune.runtime.helper "
+    "onnxprune.schedules.one_shot onnxprune.study.local onnxprune.study.point "
+    "matplotlib.figure onnx_tool pandas PIL.Image pyarrow.dataset pyarrow.parquet rich.table sklearn.datasets.data "
+    "sklearn.model_selection "
     "torch._dynamo torch.onnx.utils torch.utils.flop_counter frozen"
 )
 _CONTEXT = multiprocessing.get_context("forkserver")
