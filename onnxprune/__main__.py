@@ -1,5 +1,21 @@
-"""`python -m onnxprune` is `onnxprune`."""
+"""Where the command line begins: `onnxprune`, which `python -m onnxprune` is too."""
 
-from onnxprune.cli import main
+import sys
+from typing import NoReturn
 
-main()
+from onnxprune.runtime import ahead
+
+WITH_HELPER = ("compare", "evaluate", "predict", "profile")  # commands that ask it first of all
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits."""
+    if len(sys.argv) > 2 and sys.argv[1] in WITH_HELPER and "--help" not in sys.argv:
+        ahead.begin()
+    from onnxprune.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    main()

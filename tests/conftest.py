@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 # set before PyTorch is imported, for subprocesses too: threads that wait for each other on a busy machine make small
 # networks many times slower than one thread is
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# hundreds of processes import the package: one compiles it for all, whatever the environment says of that
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # the pixels of pictures that tests make up are no use to anybody later
 _cache = tempfile.TemporaryDirectory(prefix="onnxprune-tests-")
@@ -23,9 +28,11 @@ if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
 
 # files side by side: these first, since the whole takes as long as what comes last
 LONGEST = [
-    "test_pruning.py", "test_pool.py", "test_resume.py", "test_coupling.py", "test_docs.py", "test_cluster.py",
-    "test_schedules.py", "test_parallel.py", "test_sweep.py", "test_elimination.py", "test_reference.py",
-    "test_page.py", "test_faults.py", "test_recovery.py", "test_rerun.py", "test_counts_of_models.py",
+    "test_page.py", "test_pruning.py", "test_resume.py", "test_faults.py", "test_deployment.py", "test_pool.py",
+    "test_coupling.py", "test_schedules.py", "test_docs.py", "test_helper.py", "test_comparison.py", "test_recovery.py",
+    "test_parallel.py", "test_cluster.py", "test_hostile_records.py", "test_mutants.py", "test_badfiles.py",
+    "test_cli.py", "test_extensions.py", "test_also.py", "test_cleaning.py", "test_extras.py", "test_sweep.py",
+    "test_profiling.py", "test_elimination.py", "test_reference.py", "test_rerun.py", "test_counts_of_models.py",
 ]  # fmt: skip
 
 

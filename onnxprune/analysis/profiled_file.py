@@ -123,7 +123,7 @@ def latency(target: Target, run: Run, seconds: float, limit: float) -> BatchLate
             moved = summarise(*interleave([transfer(session, feed)], seconds / 3))
     found = summarise(times)
     samples = 1000 * (run.batch or 1) / found.median_ms
-    return BatchLatency(run.batch, WARMUP_SECONDS, found, samples, moved, disturbance)
+    return BatchLatency(run.batch, min(WARMUP_SECONDS, seconds), found, samples, moved, disturbance)
 
 
 def kernels(target: Target, run: Run, seconds: float, limit: float) -> BatchKernels:

@@ -41,6 +41,10 @@ _HEADINGS = {
     )
     for quality, own in _OF_QUALITY.items()
 }  # fmt: skip
+_AVERAGED = (
+    "achieved_sparsity", "macs", "effective_macs", "nonzero_params", "file_bytes", "tl_seconds", "latency_ms_paired",
+    "speedup", "speedup_noise",
+)  # fmt: skip
 _LEFT = ("technique\n", "criterion\n", "")
 _NOT_FOR_PAPERS = ("acc before\n%", "fidelity\nbefore %", "loss\n", "non-zero\nparams", "TL\ns")
 # What goes first where the terminal is too narrow for all of it.
@@ -287,7 +291,7 @@ def _fitting(lines: list[list[str]], width: int) -> list[int]:
 
 
 def _cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
-    mean = seeds.mean(numeric_only=True)
+    mean = seeds[[name for name in _AVERAGED if name in seeds]].mean(numeric_only=True)
     timed = seeds["speedup"].notna().all()
     speedup = f"{mean['speedup']:.2f}x" if timed else MISSING
     if timed and abs(mean["speedup"] - 1) <= max(floor, mean["speedup_noise"]):

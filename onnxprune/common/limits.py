@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import signal
 import sys
 import threading
 import time
@@ -49,11 +50,44 @@ class _Late(BaseException):
 def time_limited(seconds: float) -> Iterator[None]:
     """Within the block, code in Python that takes more of the processor's time than this is interrupted.
 
-    Native code is not: it is looked at between its calls. Under a profiler, which looks there too, there is no limit.
+    Native code is not: it is looked at between its calls. Outside the main thread and where the system has no timer, so
+    that each call is looked at, there is no limit under a profiler, which does that too.
 
     Raises:
         TimeoutError: it took longer.
     """
+    main = threading.current_thread() is threading.main_thread()
+    timer = main and hasattr(signal, "setitimer") and signal.getsignal(signal.SIGPROF) == signal.SIG_DFL
+    try:
+        with _timer(seconds) if timer else _looks(seconds):
+            yield
+    except _Late:
+        raise TimeoutError(f"it takes over {seconds:g} s") from None
+
+
+@contextlib.contextmanager
+def _timer(seconds: float) -> Iterator[None]:
+    """Interrupts by a signal: again and again, since in a destructor its exception is lost."""
+    running = True
+
+    def late(*_: object) -> None:
+        if running:
+            raise _Late
+
+    signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 0.1)
+    try:
+        yield
+    finally:
+        running = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)  # and so is one that is on its way, which would end the process
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _looks(seconds: float) -> Iterator[None]:
+    """Interrupts a call; what is called takes half as long again."""
     if sys.getprofile() is not None:
         yield
         return
@@ -67,7 +101,5 @@ def time_limited(seconds: float) -> Iterator[None]:
     sys.setprofile(look)
     try:
         yield
-    except _Late:
-        raise TimeoutError(f"it takes over {seconds:g} s") from None
     finally:
         sys.setprofile(None)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).resolve().parents[2]  # what the package lies in, which may be installed nowhere
+ROOT = Path(__file__).resolve().parents[2]  # what the package lies in, which may be installed nowhere
 
 
 def start(function: str, *, environment: dict[str, str] | None = None, **how: Any) -> "subprocess.Popen[Any]":
@@ -19,7 +19,7 @@ def start(function: str, *, environment: dict[str, str] | None = None, **how: An
         how: arguments of `subprocess.Popen`: streams, text, process group.
     """
     module, _, name = function.partition(":")
-    paths = filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])
+    paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     return subprocess.Popen(
         [sys.executable, "-P", "-c", f"from {module} import {name}; {name}()"],
         env={**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(paths)},

@@ -1,6 +1,7 @@
 """What integers an input may hold, where they are indices into tensors of known sizes."""
 
 from collections.abc import Callable, Iterable, Mapping
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -58,7 +59,7 @@ def _follow(
     own = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in constants(graph)
-        if np.prod(tensor.dims) <= MAX_ELEMENTS and tensor.data_location != tensor.EXTERNAL
+        if prod(tensor.dims) <= MAX_ELEMENTS and tensor.data_location != tensor.EXTERNAL
     }
     evaluator = Evaluator(graph.node, model.opset_import, own, inferred.shapes)
 

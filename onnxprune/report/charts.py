@@ -191,7 +191,7 @@ def training_curves(
         epoch: list[int | None] = []
         loss: list[float | None] = []
         seed: list[int | None] = []
-        for row in of_sparsity.astype(object).to_dict("records"):
+        for row in of_sparsity[["folder", "schedule", "base_id", "seed"]].astype(object).to_dict("records"):
             curve = losses[row["folder"]]
             finetunes = "finetune_epochs" in SCHEDULES[row["schedule"]].settings
             first = 1 + (len(base_losses.get(row["base_id"], [])) if finetunes else 0)

@@ -10,7 +10,6 @@ import os
 import pickle
 import queue
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -23,7 +22,8 @@ import psutil
 
 from onnxprune.common import errors
 from onnxprune.common.errors import InputError, OnnxpruneError, described
-from onnxprune.common.processes import signal_of, start
+from onnxprune.common.processes import signal_of
+from onnxprune.runtime.ahead import helper_process
 
 try:
     import resource
@@ -130,6 +130,8 @@ def serve() -> None:
     if resource is not None:
         _limit(resource.RLIMIT_FSIZE, _LARGEST_FILE)
         _limit(resource.RLIMIT_CORE, 0)
+    # tabulate, which onnx-tool imports, does without this, which takes as long as half of onnx
+    sys.modules["wcwidth"] = None  # type: ignore[assignment]
     import onnxprune.graph.counting  # noqa: F401 - what most calls need, while there is none yet
 
     while True:
@@ -182,14 +184,7 @@ class _Helper:
         self.owner = os.getpid()
         self.used = False
         self._frames: queue.Queue[tuple[Any, ...] | None] = queue.Queue()
-        group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}  # Ctrl-C is the caller's
-        self._process = start(
-            "onnxprune.runtime.helper:serve",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            **group,
-        )
+        self._process = helper_process()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

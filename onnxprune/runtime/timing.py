@@ -94,15 +94,15 @@ def interleave(
     Args:
         runs: what to time, each a call.
         seconds: length of the measurement, all runs together; a longer one where `min_runs` rounds need it.
-        warmup_seconds: for each run, before the first round; at least three calls, where they take no longer than a
-            quarter of `longest` for all runs, and else at least one.
+        warmup_seconds: for each run, before the first round, though no more than `seconds`; at least three calls, where
+            they take no longer than a quarter of `longest` for all runs, and else at least one.
         enough: whether the times so far, of which there are `min_runs`, make more rounds unnecessary.
         longest: seconds from the first call after which no round begins, though there be fewer than `min_runs`, unless
             there are fewer than `LEAST_ROUNDS` or `seconds` ask for more.
     """
     begin = time.perf_counter()
     for run in runs:
-        end = time.perf_counter() + warmup_seconds
+        end = time.perf_counter() + min(warmup_seconds, seconds)
         for number in range(_WARMUP_RUNS):
             if number and time.perf_counter() > begin + _WARMUP_SHARE * longest:
                 break

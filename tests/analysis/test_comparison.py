@@ -202,7 +202,7 @@ SHAPES = {"input": (32, 3, 32, 32)}
 
 
 def test_files_are_compared_with_the_base(files):
-    base, same, zeros, small = compare(files[0], files[1:], shapes=SHAPES, threads=1, seconds=1)
+    base, same, zeros, small = compare(files[0], files[1:], shapes=SHAPES, threads=1, seconds=0.5)
     assert (base.facts, base.verdict, base.outputs) == (None, None, None)
     assert same.outputs.max_abs == 0
     assert same.outputs.same_top1 == 1
@@ -222,7 +222,7 @@ def run(*arguments):
     return called("compare", *arguments)
 
 
-OPTIONS = ("--input", "input:8x3x32x32", "--seconds", "0.3", "--threads", "1")
+OPTIONS = ("--input", "input:8x3x32x32", "--seconds", "0.1", "--threads", "1")
 
 
 def test_the_page_for_people(files):

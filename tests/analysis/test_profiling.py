@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 import onnxprune
 from onnxprune.analysis.profiling import profile
 from onnxprune.common.errors import InputError
+from onnxprune.runtime.roofline import Roofline
 
 
 @pytest.fixture
@@ -26,10 +27,18 @@ def path(tmp_path):
     return graphs.classifier(tmp_path / "model.onnx", w=weight)
 
 
+@pytest.fixture
+def known_roofline(monkeypatch):
+    """Not measured again by each test, which takes most of a second."""
+    roof = Roofline("cpu", 1, {"float32": 4e10}, 1e10, None)
+    monkeypatch.setattr("onnxprune.analysis.profiling._roofline", lambda *asked: roof)
+
+
 def run(*arguments, **settings):
     return called("profile", *arguments, **settings)
 
 
+@pytest.mark.usefixtures("known_roofline")
 def test_a_profile_says_what_the_file_is_costs_and_takes(path):
     found = profile(path, batch_sizes=(2, 4), threads=1, seconds=0.05, per_node_time=True)
     assert found.header.opsets == {"ai.onnx": 18, "custom": 1}
@@ -66,7 +75,7 @@ def test_the_page_for_people(path):
         "3,476 without multiplications by stored zeros",
         "256 more: Relu",
         "The heaviest 1 of 5 nodes",
-        "Latency in ms, by onnxruntime on cpu, 1 thread, after 0.2 s of warm-up",
+        "Latency in ms, by onnxruntime on cpu, 1 thread, after 0.1 s of warm-up",
         "Kernels of a run at batch 1",
         "2,048 bytes at the peak, while Relu 'r' runs",
         "GMAC/s of float32",
@@ -95,7 +104,7 @@ def test_json_holds_everything(path):
     assert sum(held["bytes"] for held in found["peak_held"]) == found["peak_activation_bytes"]
     first, second = found["latency"]
     assert (first["batch"], second["batch"]) == (1, 2)
-    assert first["warmup_seconds"] == 0.2
+    assert first["warmup_seconds"] == 0.1
     assert first["latency"]["runs"] >= 20
     assert first["latency"]["median_ms"] <= first["latency"]["p90_ms"]
 
@@ -109,6 +118,7 @@ def test_csv_has_a_row_for_each_node(path):
     assert not [cell for row in rows for cell in row.values() if cell.startswith("(")]
 
 
+@pytest.mark.usefixtures("known_roofline")
 def test_the_page_is_written_beside_what_is_printed(path, tmp_path):
     page = tmp_path / "new" / "page.html"
     done = run(path, "--batch-size", "1", "--threads", "1", "--seconds", "0.1", "--html", page)
@@ -146,6 +156,7 @@ def stateful(tmp_path):
     return graphs.write(tmp_path / "state.onnx", STATEFUL, w=graphs.ones(16, 4), known=np.array(16000), **integers)
 
 
+@pytest.mark.usefixtures("known_roofline")
 def test_a_value_decides_the_branch_and_a_name_binds_all_sizes(stateful):
     done = run(stateful, "--input", "x:3x16", "--input", "rate=16000", "--seconds", "0.1", "--json")
     found = json.loads(done.stdout)
@@ -154,6 +165,7 @@ def test_a_value_decides_the_branch_and_a_name_binds_all_sizes(stateful):
     assert json.loads(done.stdout)["macs"] == 0
 
 
+@pytest.mark.usefixtures("known_roofline")
 def test_several_batches_of_an_input_that_is_given(stateful):
     options = ("--input", "x:1x16", "--input", "rate=16000", "--batch-size", "1,8", "--seconds", "0.1", "--json")
     found = json.loads(run(stateful, *options).stdout)
@@ -161,6 +173,7 @@ def test_several_batches_of_an_input_that_is_given(stateful):
     assert found["macs"] == 16 * 4
 
 
+@pytest.mark.usefixtures("known_roofline")
 def test_arrays_from_a_file(stateful, tmp_path):
     np.savez(tmp_path / "in.npz", x=np.zeros((2, 16), np.float32), rate=np.array(16000))
     found = json.loads(run(stateful, "--input", tmp_path / "in.npz", "--seconds", "0.1", "--json").stdout)
@@ -192,6 +205,7 @@ def test_all_that_is_missing_is_asked_for_at_once(tmp_path):
     assert done.stderr.rstrip().endswith("give --input x:1x? --input z:1x?x?")
 
 
+@pytest.mark.usefixtures("known_roofline")
 def test_indices_are_random_within_their_table_and_other_integers_are_named(tmp_path):
     body = """g (int64[2, 9] ids, int64[2, 9] mask) => (float[2, 9, 4] y) {
         i = Identity (ids) e = Gather (table, i) f = Cast <to = 1> (mask) m = Unsqueeze (f, two) y = Mul (e, m)
@@ -217,6 +231,7 @@ def test_indices_are_random_within_their_table_and_other_integers_are_named(tmp_
         ("h = Add (ids, two) i = Where (is, h, two)", {}),
     ],
 )
+@pytest.mark.usefixtures("known_roofline")
 def test_an_index_behind_arithmetic_stays_within_its_table(tmp_path, nodes, limits):
     body = f"g (int64[2, 9] ids) => (float[2, 9, 4] y) {{ {nodes} y = Gather (table, i) }}"
     numbers = {name: np.array(value) for name, value in (("zero", 0), ("two", 2), ("three", 3))}
@@ -226,6 +241,7 @@ def test_an_index_behind_arithmetic_stays_within_its_table(tmp_path, nodes, limi
     assert found.missing == ()
 
 
+@pytest.mark.usefixtures("known_roofline")
 def test_no_batch_is_dropped_in_silence(path, monkeypatch):
     def probe(path, shapes, **how):
         if shapes["x"][0] > 1:
@@ -245,6 +261,7 @@ def test_a_size_of_zero_is_said(tmp_path):
     assert (counts.macs, counts.notes) == (0, ("input 'x' is [0, 4]: it has no elements",))
 
 
+@pytest.mark.usefixtures("known_roofline")
 def test_several_files_and_folders_are_one_table(path, tmp_path):
     body = "g (float[2, 4] x) => (float[2, 3] y) { y = MatMul (x, w) }"
     (tmp_path / "below").mkdir()
@@ -282,6 +299,7 @@ def test_long_names_do_not_break_the_table_and_equal_notes_are_one(tmp_path):
     assert "in all 3 nodes: 3 LSTM" in notes
 
 
+@pytest.mark.usefixtures("known_roofline")
 def test_several_inputs_integers_and_open_sizes(tmp_path):
     body = """g (int64[batch, length] ids, float[batch, length] mask) => (float[batch, length, 8] y) {
         e = Gather (table, ids)
@@ -362,6 +380,7 @@ def test_cuda_measures_transfers_apart(path):
     assert found.latencies[0].transfer.median_ms > 0
 
 
+@pytest.mark.usefixtures("known_roofline")
 def test_a_quantised_model_is_counted_and_run(tmp_path):
     weight = np.array([[3, 5], [3, 9], [4, 3], [3, 3]], np.uint8)
     body = """g (float[batch, 4] x) => (float[batch, 2] y) {
@@ -377,6 +396,7 @@ def test_a_quantised_model_is_counted_and_run(tmp_path):
     assert found.latencies
 
 
+@pytest.mark.usefixtures("known_roofline")
 def test_half_precision_inputs_run(tmp_path):
     node = helper.make_node("Relu", ["x"], ["y"])
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, (2, 4)) for name in ("x", "y")]

@@ -82,9 +82,9 @@ def test_what_is_missing_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("profile", "model.onnx"),
+        ("profile", "model.onnx", "--seconds", 0.1),
         ("compare", "model.onnx", "model.onnx", "--seconds", 0.1),
-        ("prune", "model.onnx", "--sparsity", 50, "--technique", "weight", "--output", "pruned.onnx"),
+        ("prune", "model.onnx", "--sparsity", 50, "--technique", "weight", "--output", "pruned.onnx", "--seconds", 0.1),
         ("results", "sweep", "--csv"),
         ("models",),
     ],

@@ -1,14 +1,17 @@
 """Sweeps in processes of their own, to be killed, stopped, starved and run at the same time."""
 
+import contextlib
 import ctypes
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import warm
 
 from onnxprune import cli
@@ -73,9 +76,25 @@ def run_command(command: list[str], first: Callable[[], None] | None = None) -> 
 
 def finish(command: list[str], log: Path, file_bytes: int | None = None, **how: Any) -> int:
     """Runs the command line to its end and returns its exit code."""
-    process = start(command, log, file_bytes, **how)
-    process.join(120)
-    assert process.exitcode is not None, "it hangs"
+    return ended(start(command, log, file_bytes, **how))
+
+
+def ended(process: Any) -> int:
+    """Waits for the end of a process, and returns its exit code.
+
+    Others may keep the machine busy for minutes: it hangs where it and its children have worked for a minute, or where
+    they sleep for one.
+    """
+    moved, last = time.monotonic(), -1.0
+    while process.exitcode is None:
+        process.join(0.5)
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            own = psutil.Process(process.pid)
+            family = [own, *own.children(recursive=True)]
+            worked = sum(sum(member.cpu_times()[:2]) for member in family)
+            if worked != last or any(member.status() == psutil.STATUS_RUNNING for member in family):
+                moved, last = time.monotonic(), worked
+            assert worked < 60 and time.monotonic() < moved + 60, "it hangs"
     return int(process.exitcode)
 
 

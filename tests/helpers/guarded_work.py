@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +17,12 @@ def add(one: int, other: int) -> int:
 
 def process() -> int:
     return os.getpid()
+
+
+def surroundings() -> tuple[int, int, list[str], list[str]]:
+    """Its number, its group, where it imports from, and the files that it has open."""
+    places = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208
+    return os.getpid(), os.getpgid(0), sys.path, [str(place.readlink()) for place in places if place.is_symlink()]
 
 
 def spin() -> None:

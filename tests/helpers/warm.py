@@ -24,8 +24,10 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[2]
 
 _PRELOADED = (
-    "onnxprune.commands.tables onnxprune.report.page onnxprune.runtime.helper onnxprune.study.point "
-    "matplotlib.figure onnx_tool pandas PIL.Image pyarrow.parquet rich.table sklearn.datasets sklearn.model_selection "
+    "onnxprune.commands.study onnxprune.commands.tables onnxprune.report.page onnxprune.runtime.helper "
+    "onnxprune.schedules.one_shot onnxprune.study.local onnxprune.study.point "
+    "matplotlib.figure onnx_tool pandas PIL.Image pyarrow.dataset pyarrow.parquet rich.table sklearn.datasets.data "
+    "sklearn.model_selection "
     "torch._dynamo torch.onnx.utils torch.utils.flop_counter frozen"
 )
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -108,27 +110,35 @@ def script(words: Sequence[str]) -> None:
     runpy.run_path(words[0], run_name="__main__")
 
 
-class Helper:
-    """In place of the fresh process that the helper is: with the part of Popen that its caller uses."""
+class Fresh:
+    """In place of the fresh process that a helper or a worker is: with the part of Popen that its caller uses."""
 
-    def __init__(self, function: str, **how: Any) -> None:
+    def __init__(self, function: str, text: bool = False, **how: Any) -> None:
         (asked, ask), (answers, answered) = os.pipe(), os.pipe()
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
             self._process = start(resolved, function, streams=[asked, answered, nowhere.fileno()])
         os.close(asked)
         os.close(answered)
         self.pid = self._process.pid
-        self.stdin, self.stdout = os.fdopen(ask, "wb"), os.fdopen(answers, "rb")
+        kind = "" if text else "b"
+        self.stdin, self.stdout = os.fdopen(ask, f"w{kind}"), os.fdopen(answers, f"r{kind}")
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
 
     def poll(self) -> int | None:
         return self._process.exitcode
 
-    def wait(self) -> int:
-        self._process.join()
-        return self._process.exitcode
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        return self.poll()
 
     def kill(self) -> None:
         self._process.kill()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
 
 def resolved(function: str) -> None:

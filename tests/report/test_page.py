@@ -438,7 +438,7 @@ def test_a_cleaned_model_is_not_linked(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shown(opened: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Opens a page at a width, in a colour scheme, and gives the browser; nothing may be complained of or fetched."""
+    """Opens the page at a width, in a colour scheme, and gives the browser."""
     runs = tmp_path_factory.mktemp("runs")
     sweep = hand_made(
         runs, "study", model="slp,cnn", technique="weight,structured,unstructured", sparsity="0:100:10", seeds=3
@@ -449,8 +449,8 @@ def shown(opened: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     page = runs / "report.html"
     write(read([sweep, other]), page)
 
-    def show(width: int = 1280, scheme: str = "light") -> Any:
-        return opened(page, width, scheme)
+    def show(width: int = 1280, scheme: str = "light", anew: bool = True) -> Any:
+        return opened(page, width, scheme, anew)
 
     return show
 
@@ -477,10 +477,18 @@ def press(browser: Any, element: Any, key: str) -> None:
     browser.switch_to.active_element.send_keys(getattr(Keys, key))
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "dark"),
+        (1280, "light"),
+        # a second each: what they tell of the width and of the colours, the first two tell
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_the_page_fits_its_window_and_its_colours_the_scheme(shown: Any, width: int, scheme: str) -> None:
-    browser = shown(width, scheme)
+    browser = shown(width, scheme, anew=False)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     charts = browser.execute_script(
         "return [...document.querySelectorAll('.chart')]"
@@ -490,6 +498,56 @@ def test_the_page_fits_its_window_and_its_colours_the_scheme(shown: Any, width: 
     for name, wide, ink in charts:
         assert 0 < wide <= width, name
         assert ink == {"light": "#1b1f24", "dark": "#e8eaed"}[scheme], name
+
+
+def test_tools_are_no_tab_stops_and_text_on_the_map_can_be_read(shown: Any) -> None:
+    browser = shown(anew=False)
+    assert browser.execute_script("return document.querySelectorAll('.modebar-btn').length") > 30
+    assert browser.execute_script("return document.querySelectorAll('.modebar-btn:not([tabindex=\"-1\"])').length") == 0
+    for _, colour in charts.SCALE:
+        assert contrast(str(colour), charts.ON_SCALE) >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_links_of_the_table_lead_to_the_models(shown: Any) -> None:
+    browser = shown(anew=False)
+    links = browser.execute_script("return [...document.querySelectorAll('#table a')].map(a => a.href)")
+    assert len(links) == 50
+    assert all(Path(unquote(urlparse(link).path)).is_file() for link in links)
+
+
+def test_what_files_hold_is_text_and_never_code(shown: Any) -> None:
+    browser = shown(anew=False)
+    assert HOSTILE in browser.execute_script("return document.body.textContent")
+    assert browser.execute_script("return window.hacked") is None
+    assert browser.execute_script("return document.images.length") == 0
+
+
+def test_figures_say_in_words_and_as_a_table_what_they_show(shown: Any) -> None:
+    browser = shown(anew=False)
+    labels = browser.execute_script("return [...document.querySelectorAll('.chart')].map(c => c.ariaLabel)")
+    assert len(labels) == 6 and all(labels)
+    assert labels[0].startswith("Accuracy and sparsity, test accuracy (%) against removed (%). weight")
+    details = browser.find_element("css selector", "figure .as-table")
+    browser.execute_script("arguments[0].open = true", details)
+    rows = browser.execute_async_script(
+        "const done = arguments[1], t = arguments[0];"
+        "setTimeout(() => done([...t.querySelectorAll('tbody tr')].map(r => r.cells[0].textContent)), 100)",
+        details,
+    )
+    assert sum("collapsed" in name for name in rows) == 3
+    assert len([name for name in rows if "collapsed" not in name and "base" not in name]) >= 3 * 10 + 2
 
 
 def test_every_point_is_in_the_figures_and_collapsed_ones_only_in_the_first(shown: Any) -> None:
@@ -623,42 +681,6 @@ def test_results_come_first_and_what_is_the_same_for_all_is_said_once(shown: Any
     assert sticky[0] == 0 and 90 < sticky[1] < 110
 
 
-def test_figures_say_in_words_and_as_a_table_what_they_show(shown: Any) -> None:
-    browser = shown()
-    labels = browser.execute_script("return [...document.querySelectorAll('.chart')].map(c => c.ariaLabel)")
-    assert len(labels) == 6 and all(labels)
-    assert labels[0].startswith("Accuracy and sparsity, test accuracy (%) against removed (%). weight")
-    details = browser.find_element("css selector", "figure .as-table")
-    browser.execute_script("arguments[0].open = true", details)
-    rows = browser.execute_async_script(
-        "const done = arguments[1], t = arguments[0];"
-        "setTimeout(() => done([...t.querySelectorAll('tbody tr')].map(r => r.cells[0].textContent)), 100)",
-        details,
-    )
-    assert sum("collapsed" in name for name in rows) == 3
-    assert len([name for name in rows if "collapsed" not in name and "base" not in name]) >= 3 * 10 + 2
-
-
-def test_tools_are_no_tab_stops_and_text_on_the_map_can_be_read(shown: Any) -> None:
-    browser = shown()
-    assert browser.execute_script("return document.querySelectorAll('.modebar-btn').length") > 30
-    assert browser.execute_script("return document.querySelectorAll('.modebar-btn:not([tabindex=\"-1\"])').length") == 0
-    for _, colour in charts.SCALE:
-        assert contrast(str(colour), charts.ON_SCALE) >= 4.5
-
-
-def contrast(one: str, other: str) -> float:
-    """As WCAG defines it."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-        red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
 def test_a_swipe_over_a_figure_scrolls_on_a_phone(shown: Any) -> None:
     browser = shown(390)
     try:
@@ -675,17 +697,3 @@ def test_a_swipe_over_a_figure_scrolls_on_a_phone(shown: Any) -> None:
         assert touch == "pan-x pan-y"
     finally:
         browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
-
-
-def test_the_links_of_the_table_lead_to_the_models(shown: Any) -> None:
-    browser = shown()
-    links = browser.execute_script("return [...document.querySelectorAll('#table a')].map(a => a.href)")
-    assert len(links) == 50
-    assert all(Path(unquote(urlparse(link).path)).is_file() for link in links)
-
-
-def test_what_files_hold_is_text_and_never_code(shown: Any) -> None:
-    browser = shown()
-    assert HOSTILE in browser.execute_script("return document.body.textContent")
-    assert browser.execute_script("return window.hacked") is None
-    assert browser.execute_script("return document.images.length") == 0

@@ -76,8 +76,16 @@ def test_what_is_not_known_has_no_figure(document: dict[str, Any], tmp_path: Pat
     assert "at least 0" in (tmp_path / "page.html").read_text()
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        # a second each: what they tell of the width and of the colours, the first two tell
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_the_page_fits_its_window_and_names_are_text(opened: Any, page: Path, width: int, scheme: str) -> None:
     browser = opened(page, width, scheme)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width

@@ -91,26 +91,27 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("file", "edit"),
-    [
-        *(pytest.param(store.METRICS, edit, id=f"record: {name}") for name, edit in RECORDS.items()),
-        *(pytest.param(store.CONFIG, edit, id=f"settings: {name}") for name, edit in CONFIGS.items()),
-    ],
-)
-def test_a_bad_folder_is_named_and_left_out_and_the_rest_comes(
-    tmp_path: Path, file: str, edit: Callable[[dict[str, Any]], Any]
-) -> None:
-    sweep = hand_made(tmp_path, "demo", technique="weight", sparsity="0,50")
-    (folder,) = sweep.glob("*-s50-*")
-    (folder / file).write_text(json.dumps(edit(json.loads((folder / file).read_text()))))
+def test_a_bad_folder_is_named_and_left_out_and_the_rest_comes(tmp_path: Path) -> None:
+    """Each of these in a folder of its own, of one sweep."""
+    bad = [
+        (file, edit) for file, edits in ((store.METRICS, RECORDS), (store.CONFIG, CONFIGS)) for edit in edits.values()
+    ]
+    sweep = hand_made(tmp_path, "demo", technique="weight", sparsity=list(range(len(bad) + 1)))
+    expected = {}
+    for share, (file, edit) in enumerate(bad, 1):
+        (folder,) = sweep.glob(f"*-s{share}-*")
+        (folder / file).write_text(json.dumps(edit(json.loads((folder / file).read_text()))))
+        expected[folder.name] = file
     said: list[str] = []
     table = store.result_table(sweep, said.append)
     assert list(table["sparsity"]) == [0]
-    (line,) = said
-    assert line.startswith(f"{folder.name} is left out: {file}")
-    assert line.isprintable()
-    assert len(line) < 1000
+    assert len(said) == len(bad)
+    for line in said:
+        name, _, reason = line.partition(" is left out: ")
+        assert reason.startswith(expected.pop(name))
+        assert line.isprintable()
+        assert len(line) < 1000
+    assert not expected
     assert [list(rows["sparsity"]) for rows in studies(sweep, [])] == [[0]]
     (source,) = read([sweep])
     assert source.left_out == said

@@ -19,6 +19,7 @@ from command_line import REPOSITORY, called
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from onnxprune.__main__ import WITH_HELPER
 from onnxprune.analysis.classifier import open_classifier
 from onnxprune.analysis.comparison import compare
 from onnxprune.analysis.profiling import profile
@@ -98,6 +99,36 @@ def test_a_signal_ends_the_wait_and_the_helper() -> None:
     assert done.stdout == "interrupted []\n", done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it is a copy of its caller")
+def test_one_that_was_begun_ahead_takes_the_first_call_and_is_like_any_other(tmp_path: Path) -> None:
+    code = (
+        "import os\n"
+        "from onnxprune.runtime import ahead\n"
+        "kept = open('kept', 'w')\n"
+        "os.set_inheritable(kept.fileno(), True)\n"
+        "ahead.begin()\n"
+        "begun = ahead._begun[0].pid\n"
+        "from onnxprune.runtime import helper\n"
+        "pid, group, path, files = helper.guarded('guarded_work:surroundings')\n"
+        "print(pid == begun, group == pid, os.getcwd() in path or '' in path, os.path.abspath('kept') in files)\n"
+        "try:\n"
+        "    helper.guarded('guarded_work:crash')\n"
+        "except helper.StoppedError as stopped:\n"
+        "    print(stopped)\n"
+        "print(helper.guarded('guarded_work:add', 1, 2))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    # the crash of one that was used before is tried again in another
+    assert done.stdout.splitlines() == ["True True False False", "its process crashed (SIGSEGV)", "3"], done.stderr
+
+
+def test_the_commands_that_begin_it_ahead_are_those_that_ask_it_first() -> None:
+    commands = REPOSITORY / "onnxprune" / "commands"
+    assert tuple(sorted(path.stem for path in commands.glob("*.py") if "warm_up()" in path.read_text())) == WITH_HELPER
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only there does the system end it")
 def test_it_does_not_outlive_its_caller(tmp_path: Path) -> None:
     code = (
@@ -136,7 +167,7 @@ def test_threads_take_turns() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A helper without the second that its start takes: it is ended again and again here."""
     end()
-    monkeypatch.setattr(helping, "start", warm.Helper)
+    monkeypatch.setattr("onnxprune.runtime.ahead.start", warm.Fresh)
     yield
     end()
 

@@ -60,12 +60,6 @@ def wait_for(folder: Path, pattern: str, process: Any) -> None:
         assert process.is_alive(), "it was over before anything could happen to it"
 
 
-def ended(process: Any) -> int:
-    process.join(120)
-    assert process.exitcode is not None, "it hangs"
-    return int(process.exitcode)
-
-
 def one_line(log: Path, words: str = "") -> None:
     said = log.read_text()
     assert "Traceback" not in said
@@ -101,7 +95,7 @@ def test_killed_two_hundred_times_with_its_group_or_by_worker(undisturbed: pd.Da
                 with contextlib.suppress(ProcessLookupError):  # it is none yet, or over
                     os.killpg(process.pid, signal.SIGKILL)
                     groups += 1
-        if ended(process) == 0:
+        if faults.ended(process) == 0:
             pd.testing.assert_frame_equal(made(runs), undisturbed)
             sweeps += 1
             shutil.rmtree(runs)
@@ -123,7 +117,7 @@ def test_stopped_and_continued_it_goes_on(undisturbed: pd.DataFrame, tmp_path: P
             os.kill(process.pid, signal.SIGCONT)
             stops += 1
     assert stops > 3
-    assert ended(process) == 0
+    assert faults.ended(process) == 0
     one_line(log)
     pd.testing.assert_frame_equal(made(tmp_path), undisturbed)
 
@@ -139,7 +133,7 @@ def test_a_terminal_that_is_closed_ends_it_in_order_and_nohup_does_not(
     process = faults.start(faults.arguments(runs), log)
     wait_for(runs, "slp-*/*/metrics.json", process)
     os.kill(process.pid, signal.SIGHUP)
-    assert ended(process) == 129
+    assert faults.ended(process) == 129
     one_line(log, "the same command continues a study from there")
     assert not faults.leftovers(runs)
     process = faults.start([*faults.arguments(runs), "--quiet"], log, first=_hang_up_is_ignored)
@@ -147,7 +141,7 @@ def test_a_terminal_that_is_closed_ends_it_in_order_and_nohup_does_not(
     while process.is_alive():
         os.kill(process.pid, signal.SIGHUP)
         process.join(0.05)
-    assert ended(process) == 0
+    assert faults.ended(process) == 0
     pd.testing.assert_frame_equal(made(runs), undisturbed)
 
 
@@ -162,7 +156,7 @@ def test_ctrl_c_twice_is_one_line(milliseconds: int, undisturbed: pd.DataFrame, 
         with contextlib.suppress(ProcessLookupError):  # it was quick
             os.kill(process.pid, signal.SIGINT)
         process.join(milliseconds / 1000)
-    assert ended(process) in (130, -signal.SIGINT)
+    assert faults.ended(process) in (130, -signal.SIGINT)
     one_line(log)
     resumed(runs, log, undisturbed)
 
@@ -173,7 +167,7 @@ def test_a_folder_that_is_deleted_meanwhile_ends_it_in_one_line(undisturbed: pd.
     wait_for(runs, "slp-*/*/model.onnx", process)
     while runs.exists():  # what is being written goes on meanwhile
         shutil.rmtree(runs, ignore_errors=True)
-    assert ended(process) == 1
+    assert faults.ended(process) == 1
     one_line(log, "Error: ")
     resumed(runs, log, undisturbed)
 
@@ -187,7 +181,7 @@ def test_a_folder_that_becomes_read_only_ends_it_in_one_line(undisturbed: pd.Dat
     folders = [runs, *(path for path in runs.rglob("*") if path.is_dir())]
     for folder in folders:
         folder.chmod(0o500)
-    assert ended(process) == 1
+    assert faults.ended(process) == 1
     one_line(log, "Error: cannot write to")
     for folder in folders:
         folder.chmod(0o700)
@@ -242,7 +236,7 @@ def test_a_limit_of_memory_ends_in_one_line(spare: int, undisturbed: pd.DataFram
     process = faults.start(faults.arguments(runs), log)
     wait_for(runs, "slp-*/*/model.onnx", process)
     _limit_memory(process.pid, spare)
-    ended(process)  # native code may have ended it
+    faults.ended(process)  # native code may have ended it
     one_line(log)
     resumed(runs, log, undisturbed, "--retry-failed")
 
@@ -259,7 +253,9 @@ def test_two_sweeps_in_a_folder_beside_one_that_watches(undisturbed: pd.DataFram
     wait_for(tmp_path, "slp-*/sweep.toml", first)
     (folder,) = tmp_path.glob("slp-*")
     watching = faults.start(["report", str(folder), "--watch"], logs[2])
-    assert [ended(process) for process in (first, second, watching)] == [0, 0, 0], [log.read_text() for log in logs]
+    assert [faults.ended(process) for process in (first, second, watching)] == [0, 0, 0], [
+        log.read_text() for log in logs
+    ]
     for log in logs:
         one_line(log)
     assert "6 of 6 done" in logs[2].read_text()
@@ -285,12 +281,12 @@ def _call_out(address: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="root alone makes namespaces")
 def test_without_a_network_it_gives_the_same_table_and_asks_for_none(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     log, asked, runs = (tmp_path / name for name in ("log.txt", "asked.txt", "runs"))
-    assert ended(warm.start(faults.cut_off, _call_out, "192.0.2.1", asked)) == 0
+    assert faults.ended(warm.start(faults.cut_off, _call_out, "192.0.2.1", asked)) == 0
     assert asked.read_text(), "it would not be seen"
     with log.open("w") as stream:
         process = warm.start(
             faults.cut_off, faults.run_command, faults.arguments(runs), asked, streams=[stream.fileno()] * 2
         )
-    assert ended(process) == 0, log.read_text()
+    assert faults.ended(process) == 0, log.read_text()
     assert asked.read_text() == ""
     pd.testing.assert_frame_equal(made(runs), undisturbed)

@@ -11,6 +11,7 @@ import faults
 import pandas as pd
 import psutil
 import pytest
+import warm
 
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import Reporter, Verbosity
@@ -94,7 +95,10 @@ def test_a_worker_that_dies_costs_nothing_and_one_that_always_dies_its_point(alo
     assert store.recorded_error(job.folder) == str(error)
 
 
-def test_while_one_is_timing_the_others_stand_still(alone: Path, tmp_path: Path) -> None:
+def test_while_one_is_timing_the_others_stand_still(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "start", warm.Fresh)
     plan = Sweep.parse({**PLAN.values, "latency_seconds": 0.2})
     stopped: list[int] = []
     ended = threading.Event()

@@ -24,7 +24,7 @@ from onnxprune.schedules import context, one_shot
 from onnxprune.settings.vocabulary import TECHNIQUES
 from onnxprune.training.recipe import Recipe
 
-KILLS = 10
+KILLS = 6
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,7 @@ def test_stopped_it_ends_says_how_to_go_on_and_does(number: int, code: int, undi
     while not list(tmp_path.glob("slp-*/*/metrics.json")):
         time.sleep(0.01)
     os.kill(process.pid, number)
-    process.join(60)  # of a busy machine
-    assert process.exitcode == code
+    assert faults.ended(process) == code
     said = (tmp_path / "log.txt").read_text()
     assert "the same command continues a study from there" in said
     assert "Traceback" not in said
@@ -160,10 +159,9 @@ def test_what_dead_processes_left_half_written_is_removed(runs: Path) -> None:
 def test_two_processes_share_a_sweep_and_run_no_point_twice(undisturbed: Path, tmp_path: Path) -> None:
     logs = [tmp_path / "first.txt", tmp_path / "second.txt"]
     processes = [faults.start(faults.arguments(tmp_path), log) for log in logs]
-    for process in processes:
-        process.join(60)
+    codes = [faults.ended(process) for process in processes]
     said = "".join(log.read_text() for log in logs)
-    assert [process.exitcode for process in processes] == [0, 0], said
+    assert codes == [0, 0], said
     pd.testing.assert_frame_equal(faults.untimed(tmp_path), faults.untimed(undisturbed))
     over = (", MACs ", ", not made again")  # the latter of a network that another point has made
     made = [line for line in said.splitlines() if line.startswith("point ") and any(word in line for word in over)]
@@ -173,17 +171,18 @@ def test_two_processes_share_a_sweep_and_run_no_point_twice(undisturbed: Path, t
 
 def test_a_process_that_dies_gives_its_point_to_the_one_that_waits(undisturbed: Path, tmp_path: Path) -> None:
     first = faults.start(faults.arguments(tmp_path), tmp_path / "first.txt")
-    while not list(tmp_path.glob("slp-*/.locks/*seed0*.lock")):
-        time.sleep(0.01)
+    # not of 0 %, a network that two points share: the other one would wait for it too
+    while not list(tmp_path.glob("slp-*/.locks/*-s50-*.lock")):
+        time.sleep(0.005)
     os.kill(first.pid, signal.SIGSTOP)  # in the middle of a point, which it keeps
     second = faults.start(faults.arguments(tmp_path), tmp_path / "second.txt")
     while len(list(tmp_path.glob("slp-*/*/metrics.json"))) < 5:
         time.sleep(0.01)
+        assert second.is_alive(), (tmp_path / "second.txt").read_text()
     second.join(1)
     assert second.is_alive(), "it did not wait"
     first.kill()
-    second.join(30)
-    assert second.exitcode == 0
+    assert faults.ended(second) == 0
     assert "waiting for another process" in (tmp_path / "second.txt").read_text()
     pd.testing.assert_frame_equal(faults.untimed(tmp_path), faults.untimed(undisturbed))
 
