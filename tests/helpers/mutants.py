@@ -44,6 +44,7 @@ onnxprune.analysis.profiling onnxprune.commands.compare onnxprune.commands.evalu
 onnxprune.commands.profile onnxprune.commands.profile_rows onnxprune.commands.prune onnxprune.commands.quantize
 onnxprune.quantization.quantize onnxprune.reduction.prune onnxprune.runtime.probe onnx_tool onnxruntime.quantization
 scipy.linalg scipy.stats sklearn.datasets"""
+_ALLOWED = ("onnxprune-timing", ".ses")  # the lock of timings, and onnxruntime's own note of its session
 _QUICK = ("--seconds=0.1", "--threads=1")
 _CONVENTION = ("--mean=0.3", "--std=0.3", "--threads=1")
 
@@ -192,7 +193,7 @@ def _outcome(number: int, words: tuple[str, ...], place: Path) -> Outcome:
     written = {path.name for path in place.iterdir()} - {"m.onnx", "out", "err", "tmp"}
     if kind == "result" and words[0] in ("prune", "quantize"):
         written = {name for name in written if not name.endswith(".onnx")}
-    written |= {path.name for path in (place / "tmp").iterdir() if not path.name.startswith("onnxprune-timing")}
+    written |= {path.name for path in (place / "tmp").iterdir() if not path.name.startswith(_ALLOWED)}
     return Outcome(number, words, kind, err if kind != "result" else "", seconds, memory, tuple(sorted(written)))
 
 

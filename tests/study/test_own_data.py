@@ -191,5 +191,5 @@ def test_a_border_is_no_part_of_a_picture(tmp_path: Path) -> None:
 
 
 def test_the_listing_says_what_else_may_be_given() -> None:
-    assert "or a FOLDER with\na folder of pictures (PNG, JPEG) for each class" in called("datasets").stdout
+    assert "or a FOLDER with a folder of pictures (PNG, JPEG) for each class" in called("datasets").stdout
     assert "FOLDER" not in called("datasets", "--json").stdout

@@ -231,7 +231,7 @@ def _initializer(path: Path, name: str) -> np.ndarray | None:
 
 @pytest.mark.parametrize(("complete", "base_complete"), [(True, True), (False, True), (True, False)])
 def test_nothing_is_compared_with_an_incomplete_count(complete: bool, base_complete: bool) -> None:
-    counts = SimpleNamespace(complete=complete, macs=25, effective_macs=20, params=5, nonzero_params=4)
+    counts = SimpleNamespace(comparable=complete, macs=25, effective_macs=20, params=5, nonzero_params=4)
     base = {"base_macs": 100, "base_effective_macs": 100, "base_params": 10, "base_nonzero_params": 10}
     base |= {} if base_complete else {"base_macs_missing": "Exp: not counted"}
     pruned = Pruned(torch.nn.Identity(), unit_masks={"layer": torch.tensor([1.0, 0.0])})

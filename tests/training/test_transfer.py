@@ -79,7 +79,7 @@ def test_a_network_of_which_no_layer_is_the_head_is_refused() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return super().forward(images.flatten(1)).reshape(-1, 2, 2).mean(2)
 
-    with pytest.raises(onnxprune.InputError, match="the head cannot be told"):
+    with pytest.raises(onnxprune.InputError, match="its head cannot be found"):
         heads(Answers(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), SHAPE)
 
 
