@@ -24,8 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import fuzz
 import numpy as np
@@ -216,9 +215,9 @@ def _run(words: tuple[str, ...], place: Path) -> NoReturn:
     os.environ["TMPDIR"] = str(place / "tmp")
     tempfile.tempdir = None
     from onnxprune import cli
-    from onnxprune.runtime import helper
+    from onnxprune.runtime import ahead
 
-    helper.start = _Forked  # type: ignore[assignment]
+    ahead.start = lambda function, **how: ahead.Forked()  # type: ignore[assignment,return-value]
     sys.argv = ["onnxprune", *words]
     try:
         cli.main()
@@ -232,46 +231,6 @@ def _run(words: tuple[str, ...], place: Path) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     os._exit(99)
-
-
-class _Forked:
-    """In place of a fresh Python: a helper forked from its caller, with the part of Popen that the caller uses."""
-
-    def __init__(self, function: str, **how: Any) -> None:
-        ours, theirs = os.pipe(), os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                os.setpgid(0, 0)
-                os.dup2(ours[0], 0)
-                os.dup2(theirs[1], 1)
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-                os.closerange(3, 256)
-                sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
-                resolve_name(function)()
-            finally:
-                os._exit(1)
-        os.close(ours[0])
-        os.close(theirs[1])
-        self.stdin, self.stdout = os.fdopen(ours[1], "wb"), os.fdopen(theirs[0], "rb")
-        self._code: int | None = None
-
-    def poll(self) -> int | None:
-        return self._code if self._code is not None else self._waited(os.WNOHANG)
-
-    def wait(self) -> int:
-        code = self._code if self._code is not None else self._waited(0)
-        assert code is not None
-        return code
-
-    def _waited(self, options: int) -> int | None:
-        which, status = os.waitpid(self.pid, options)
-        self._code = os.waitstatus_to_exitcode(status) if which else None
-        return self._code
-
-    def kill(self) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, 9)
 
 
 def _main() -> None:
