@@ -70,6 +70,12 @@ def test_the_fastest_that_satisfies_every_constraint_is_chosen() -> None:
     assert chosen(table, max_drop=2, min_speedup=2.9) == "point1"
 
 
+def test_a_speedup_beyond_theory_is_not_praised() -> None:
+    table = rows({"speedup": 2.0}, {"speedup": 9.0, "speedup_beyond_theory": True}, {"speedup": 3.0})
+    assert chosen(table, max_drop=2) == "point2"
+    assert chosen(table, max_drop=2, min_speedup=5) == "point1", "it alone is left"
+
+
 def test_the_test_accuracy_has_no_say() -> None:
     table = rows({"accuracy": 99.0, "validation_accuracy": 80.0, "speedup": 3}, {"accuracy": 10.0})
     assert chosen(table, max_drop=1) == "point1"
