@@ -44,6 +44,7 @@ def bake(classifier: Classifier, normalisation: Normalisation, out: Path) -> Bak
         RunError: what it answers differs from the plain file's.
     """
     picture = picture_shape(classifier)
+    classifier.check_batch(picture)
     taken = classifier.metadata.input_shape or picture
     pictures = np.random.default_rng(0).integers(0, 256, (classifier.batch or _IMAGES, *picture), np.uint8)
     images = np.stack([bordered(pixels, taken, picture) for pixels in pictures])

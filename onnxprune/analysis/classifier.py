@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 
 from onnxprune.analysis.evaluation import as_logits
+from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import identities
 from onnxprune.graph.baking import BAKED
@@ -21,6 +22,7 @@ from onnxprune.runtime.sizes import SECONDS, bytes_around, run_memory
 
 _MOST_VALUES = 2**22  # of a batch's images, 16 MiB: bounds the memory of large images
 _MOST_IMAGES = 500
+_COPIES = 8  # of a batch of bytes: as they are, as floats, normalised
 _MOST_BYTES = 2**24  # of images that are handed over at once
 _SECONDS_AN_IMAGE = 3  # of the processor, for the largest networks there are
 
@@ -49,15 +51,26 @@ class Classifier:
         """(C, H, W) of an image; None for a size that the file leaves open."""
         return self.image.shape
 
+    def check_batch(self, shape: tuple[int, ...]) -> None:
+        """Raises an InputError where the file takes images of this shape (C, H, W) in larger batches alone than fit the
+        memory."""
+        if self.batch is not None and self.batch * math.prod(shape) > available_memory() // _COPIES:
+            raise InputError(
+                f"{self.path}: takes batches of {self.batch:,} images only, which do not fit the memory: export it "
+                "with another batch size"
+            )
+
     def logits(self, images: np.ndarray, normalisation: Normalisation) -> np.ndarray:
         """Logits (N, classes), float32, of uint8 images (N, C, H, W).
 
         A file that ends in a softmax gives probabilities; their logarithms are logits too.
 
         Raises:
-            InputError: the file does not take such images, or does not answer with a row of numbers for each.
+            InputError: the file does not take such images, or no batches that fit the memory, or does not answer with
+                a row of numbers for each.
         """
         normalisation.check_channels(images.shape[1])
+        self.check_batch(images.shape[1:])
         count = len(images)
         size = self.batch or max(1, min(_MOST_IMAGES, _MOST_VALUES // math.prod(images.shape[1:])))
         if self.batch and count % self.batch:

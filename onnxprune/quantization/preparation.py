@@ -18,11 +18,11 @@ from onnxprune.graph.counting import count
 from onnxprune.graph.network import Network, attribute, label_of, opset, read, set_attribute
 from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.tensors import Shape
+from onnxprune.runtime.session import FATAL
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "LSTM", "GRU", "RNN", "MatMul")
 _OPSET = 13  # before, weights have one scale for all channels
 _LARGEST = 2**31 - 2**24  # bytes of weights: models are handed to onnxruntime in one piece
-_FATAL = 4
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _optimised(path: Path, network: Network) -> ModelProto:
                 f"({one_line(error)})"
             ) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL
+    options.log_severity_level = FATAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "optimised.onnx"

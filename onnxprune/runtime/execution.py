@@ -15,8 +15,8 @@ from onnxprune.common.interruption import interruptible
 from onnxprune.graph.network import Network
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.random_inputs import Inputs
+from onnxprune.runtime.session import FATAL
 
-_FATAL = 4
 _PROTOBUF_LIMIT = 2**31 - 2**20
 
 
@@ -63,7 +63,7 @@ def open_network(
         InputError: onnxruntime does not take it.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL
+    options.log_severity_level = FATAL
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:

@@ -14,7 +14,10 @@ from onnxprune.graph.images import ImageInput
 
 FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
-_FATAL = 4  # onnxruntime's severities: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
+FATAL = 4  # onnxruntime's severities: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
+# What goes wrong comes back as an exception; onnxruntime's log lines would only repeat it on the terminal. Said once,
+# also for what onnxruntime opens itself, as its quantiser does.
+onnxruntime.set_default_logger_severity(FATAL)
 
 # float32 files compute in float32: onnxruntime's default of TF32 would change the third digit of the logits.
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
@@ -39,8 +42,6 @@ def open_session(
     """
     if not path.is_file():
         raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-    # What goes wrong comes back as an exception; onnxruntime's log lines would only repeat it on the terminal.
-    onnxruntime.set_default_logger_severity(_FATAL)
     if device == "cuda":
         _prepare_cuda()
     options = _options(threads)
@@ -163,7 +164,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = _FATAL
+    options.log_severity_level = FATAL
     # Threads that wait for work spin within a run, as in deployment, but stop when it ends: left spinning they
     # took the cores from the session timed next (DenseNet-121, two threads, interleaved: 11 ms instead of 4).
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -103,6 +104,17 @@ def test_a_fixed_batch_takes_any_number_of_pictures(tmp_path: Path) -> None:
         square(label).save(path)
     found = predict(open_classifier(model), paths)
     assert [entry.top[0][0] for entry in found] == NAMED["classes"]
+
+
+@pytest.mark.parametrize("batch", [2**24, 2**45])
+def test_a_fixed_batch_that_fits_no_memory_is_one_line(batch: int, tmp_path: Path) -> None:
+    model = classifier(tmp_path / "m.onnx", square_finder(), (batch, 1, 12, 12), metadata=NAMED)
+    square(0).save(tmp_path / "a.png")
+    with (
+        mock.patch("onnxprune.analysis.classifier.available_memory", lambda: 2**33),
+        pytest.raises(InputError, match=rf"takes batches of {batch:,} images only"),
+    ):
+        predict(open_classifier(model), [tmp_path / "a.png"])
 
 
 def test_the_command_prints_a_line_a_picture(model: Path, tmp_path: Path) -> None:

@@ -1,8 +1,13 @@
+import subprocess
+import sys
+
 import graphs
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from command_line import REPOSITORY
 
 from onnxprune.common.errors import InputError
 from onnxprune.runtime.session import open_session, run_batched
@@ -60,6 +65,22 @@ def test_session_options(tmp_path):
     assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"
     assert session.get_providers() == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("module", ["onnxprune.runtime.execution", "onnxprune.quantization.calibration"])
+def test_onnxruntime_prints_nothing_whatever_opens_a_file(module, tmp_path):
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 13]> g (float[n, 2, 3] x, float[6, 4] w) => (float[n, 4] y) '
+        "<float[m, 3] flat> { flat = Flatten (x) y = MatMul (flat, w) }"
+    )  # it declares another shape than it has, which onnxruntime warns of
+    onnx.save(model, tmp_path / "m.onnx")
+    code = f"import onnxruntime, {module}; onnxruntime.InferenceSession({str(tmp_path / 'm.onnx')!r})"
+    plain, told = (
+        subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+        for text in (code.replace(f", {module}", ""), code)
+    )
+    assert "MergeShapeInfo" in plain.stderr
+    assert told.stdout == told.stderr == ""
 
 
 def test_images_of_another_shape_are_named(tmp_path, capfd):
