@@ -67,7 +67,7 @@ def test_session_options(tmp_path):
     assert session.get_providers() == ["CPUExecutionProvider"]
 
 
-@pytest.mark.parametrize("module", ["onnxprune.runtime.execution", "onnxprune.quantization.calibration"])
+@pytest.mark.parametrize("module", ["onnxprune.runtime.execution", "onnxprune.quantization.quantize"])
 def test_onnxruntime_prints_nothing_whatever_opens_a_file(module, tmp_path):
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 13]> g (float[n, 2, 3] x, float[6, 4] w) => (float[n, 4] y) '
