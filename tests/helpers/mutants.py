@@ -202,7 +202,7 @@ def _kind(code: int, out: str, err: str) -> str:
     if code == 0:
         return "result" if out and "Traceback" not in err else "failed"
     errors = [line for line in err.splitlines() if line.startswith("Error: ")]
-    others = [line for line in err.splitlines() if not line.startswith(("Error: ", "Warning: "))]
+    others = [line for line in err.splitlines() if not line.startswith(("Error: ", "Note: ", "Warning: "))]
     return "refused" if code in (1, 2) and len(errors) == 1 and not others and not out else "failed"
 
 
