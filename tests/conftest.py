@@ -50,3 +50,10 @@ def pytest_collection_finish() -> None:
 def brief_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of a plan is told by one update, not by a second of them."""
     monkeypatch.setattr("onnxprune.study.forecast._PROBE_SECONDS", 0.001)
+
+
+@pytest.fixture(autouse=True)
+def brief_latency_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `deploy` times for the card is timed for a moment; where no test has imported it, nothing is."""
+    if deployment := sys.modules.get("onnxprune.delivery.deployment"):
+        monkeypatch.setattr(deployment, "_TIMING_SECONDS", 0.02)
