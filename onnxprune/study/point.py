@@ -157,7 +157,7 @@ def _record(run: PointRun, context: PruningContext, pruned: Pruned) -> dict[str,
     validation = judged(run.model_path, dataset.validation, dataset, run.device, final.batch, base.onnx_path)
     metrics = {
         **base.metrics,
-        **_before_columns(before),
+        **_before_columns(before, final),
         **final.quality_columns(),
         f"validation_{quality.name}": validation.percent,
         f"base_{quality.name}_change": final.test.percent - base.metrics[f"base_{quality.name}"],
@@ -245,12 +245,11 @@ def _whole_cost(context: PruningContext, training: TrainingCost) -> dict[str, An
     }
 
 
-def _before_columns(before: Measured | None) -> dict[str, Any]:
+def _before_columns(before: Measured | None, final: Measured) -> dict[str, Any]:
     """Of the pruned network before training; None where the schedule prunes while it trains."""
     prefix = "before_finetuning_"
     if before is None:
-        names = ("accuracy", "top5_accuracy", "cross_entropy", "parity_max_abs_diff")
-        return {f"{prefix}{name}": None for name in names}
+        return {f"{prefix}{name}": None for name in (*final.test.columns, "parity_max_abs_diff")}
     return {**before.quality_columns(prefix), f"{prefix}parity_max_abs_diff": before.parity}
 
 

@@ -173,6 +173,18 @@ def test_search_adaptive_and_sensitivity_look_at_the_validation_images(
     assert found["achieved_sparsity"] > 0
 
 
+def test_a_schedule_that_prunes_while_it_trains_has_nothing_before(folder: Path) -> None:
+    sweep = (
+        "sweep", "--model", folder / "two.onnx", "--dataset", folder / "images.npz", *PIXELS, "--technique=structured",
+        "--sparsity=50", "--schedule=agp", "--control=random", "--latency-seconds=0", "--out", folder / "gradual",
+    )  # fmt: skip
+    done = called(*sweep, "--workers=1", "--name=agp")
+    assert done.returncode == 0, done.stderr
+    assert "structured" in done.stdout
+    page = (folder / "gradual/agp/report.html").read_text()
+    assert "test fidelity (%)" in page
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     {
