@@ -85,7 +85,8 @@ def over_seeds(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
         found.append(
             (sparsity, same["x"].mean(), values.mean(), std, len(same), low, high, bool(same["collapsed"].any()))
         )
-    return pd.DataFrame(found, columns=["sparsity", "x", "y", "std", "seeds", "low", "high", "collapsed"])
+    names = ["sparsity", "x", "y", "std", "seeds", "low", "high", "collapsed"]
+    return pd.DataFrame(found, columns=names).astype({"collapsed": bool})  # of no rows too
 
 
 def error_bars(points: pd.DataFrame, y: str = "y", low: str = "low", high: str = "high") -> tuple[pd.Series, pd.Series]:

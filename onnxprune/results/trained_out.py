@@ -19,7 +19,7 @@ def gain_of_control(rows: "pd.DataFrame") -> float | None:
     two independent shares. A control is the base with the fine-tuning that every point has, and nothing removed.
     """
     finetunes = rows["schedule"].map(lambda name: "finetune_epochs" in SCHEDULES[name].settings).astype(bool)
-    controls = rows[(rows["sparsity"] == 0) & (rows["control"] == "none") & finetunes]
+    controls = rows[(rows["sparsity"] == 0) & (rows["control"] == "none") & finetunes & rows["accuracy"].notna()]
     if not len(controls):
         return None
     mean = controls[["accuracy", "base_accuracy"]].mean() / 100

@@ -242,3 +242,22 @@ def test_accuracy_is_not_told_of_data_without_labels(folder: Path, tmp_path: Pat
     refused = called("evaluate", str(path), "--dataset", str(folder / "images.npz"), *PIXELS)
     assert refused.returncode == 2
     assert "images has no labels" in refused.stderr
+
+
+def test_data_with_and_without_labels_may_be_in_one_sweep(folder: Path, tmp_path: Path) -> None:
+    model, labelled = trained.mlp(tmp_path / "mlp.onnx"), trained.dataset(tmp_path / "digits8.npz")
+    done = called(
+        "sweep", "--model", model, "--dataset", f"{labelled},{folder / 'images.npz'}", *PIXELS, "--technique=weight",
+        "--sparsity=0,50", "--finetune-epochs=0", "--latency-seconds=0.02", "--also=int8", "--out", tmp_path / "runs",
+        "--name=both", "--workers=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "acc: top-1 accuracy" in done.stdout and "fidelity: how close" in done.stdout
+    both = tmp_path / "runs/both"
+    page = (both / "report.html").read_text()
+    assert "within 1 point of accuracy or fidelity" in page
+    for figure in ((), ("--y", "fidelity")):
+        assert called("plot", both, "--out", tmp_path / "f.png", *figure).returncode == 0
+    entries = json.loads(called("deploy", both, "--max-drop=20", "--out", tmp_path / "out", "--json").stdout)
+    assert [entry["accuracy"] is None for entry in entries] == [False, True]
+    assert called("results", both, "--latex").returncode == 0
