@@ -133,26 +133,27 @@ def rows(
     for cut in graph.cuts:
         if (cut.node, cut.position, cut.role) == (product.node, product.weight, "producer"):
             made = keep[cut.labels]
-    inputs = [(original.value(batch, was.input[0]), now.value(batch, node.input[0])) for batch in range(len(now))]
     directions = len(product.matrix(original.network))
-    states = _states(now.network, node, [after for _, after in inputs]) if product.weight == _STATES else None
+    states = _states(now, node) if product.weight == _STATES else None
     found = []
-    for batch, (before, after) in enumerate(inputs):
-        if states is None:
-            read = [_by_direction(value, directions) for value in (before, after)]
-            wanted = product.of(original.network, read[0])[:, :, made]
-        else:
+    for batch in range(len(now)):
+        before, after = original.value(batch, was.input[0]), now.value(batch, node.input[0])
+        given = [_by_direction(value, directions) for value in (before, after)]
+        read = given
+        if states is not None:
             read = [_before(value, node) for value in (original.value(batch, was.output[0]), next(states))]
-            wanted = product.of(original.network, read[0])[:, :, made]
+        count = read[0].shape[1]
+        chosen = np.sort(random.choice(count, min(count, max(1, most // len(now))), replace=False))
+        read = [rows[:, chosen] for rows in read]
+        wanted = product.of(original.network, read[0])[:, :, made]
+        if states is not None:
             first = Product(product.node, _INPUTS)
-            given = [_after(_by_direction(value, directions), len(value), node) for value in (before, after)]
+            given = [_after(rows, len(before), node)[:, chosen] for rows in given]
             missing = first.of(original.network, given[0])[:, :, made] - first.of(now.network, given[1])
             if operator_type(node) == "GRU":  # the two are not added in its last gate, but after another product
                 missing[:, :, 2 * missing.shape[2] // 3 :] = 0
             wanted += missing
-        count = wanted.shape[1]
-        chosen = np.sort(random.choice(count, min(count, max(1, most // len(now))), replace=False))
-        found.append(Rows(read[1][:, chosen], wanted[:, chosen].astype(after.dtype), None))
+        found.append(Rows(read[1], wanted.astype(after.dtype), None))
     return found
 
 
@@ -186,14 +187,15 @@ def _backwards(node: NodeProto, directions: int) -> list[bool]:
     return [attribute(node, "direction", b"forward") == b"reverse" or place == 1 for place in range(directions)]
 
 
-def _states(network: Network, node: NodeProto, fed: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """The hidden states that a layer gives as it is now, for each of its inputs."""
+def _states(now: Stages, node: NodeProto) -> Iterator[np.ndarray]:
+    """The hidden states that a layer gives as it is now, for each batch."""
+    network = now.network
     part = Network(ModelProto(), dict(network.weights))
     part.model.CopyFrom(network.model)
     del part.model.graph.input[:], part.model.graph.output[:]
-    kind = helper.np_dtype_to_tensor_dtype(fed[0].dtype)
+    kind = helper.np_dtype_to_tensor_dtype(now.value(0, node.input[0]).dtype)
     part.model.graph.input.append(helper.make_tensor_value_info(node.input[0], kind, None))
     part.replace_nodes([node])
     with open_network(part, [node.output[0]]) as session:
-        for value in fed:
-            yield run(session, {node.input[0]: value})[node.output[0]]
+        for batch in range(len(now)):
+            yield run(session, {node.input[0]: now.value(batch, node.input[0])})[node.output[0]]
