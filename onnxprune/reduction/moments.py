@@ -121,7 +121,7 @@ def factor(matrix: np.ndarray, damping: float) -> tuple[np.ndarray, bool]:
     """
     if not np.isfinite(matrix).all():
         raise np.linalg.LinAlgError("not finite")
-    mean = max(float(np.trace(matrix)) / len(matrix), 1e-12)
+    mean = max(float(np.abs(np.diagonal(matrix)).mean()), 1e-12)  # negative where it is all rounding
     for tenfold in range(_MOST_TENFOLD):
         damped = matrix.copy()
         damped[np.diag_indices_from(damped)] += damping * mean * 10**tenfold

@@ -38,6 +38,13 @@ def test_a_group_whose_inputs_never_change_keeps_its_weights() -> None:
     assert (found[1] == 1).all()
 
 
+@pytest.mark.parametrize("diagonal", [[-1e30, 1e-3], [-1e34, 1e34, -1e20], [0.0, 0.0]])
+def test_a_diagonal_that_is_all_rounding_is_damped_away(diagonal: list[float]) -> None:
+    lower = np.tril(factor(np.diag(diagonal), 1e-5)[0])
+    assert np.isfinite(lower).all()
+    assert (np.diagonal(lower) > 0).all()
+
+
 def test_a_matrix_that_rounding_left_indefinite_is_damped_until_it_is_not() -> None:
     random = np.random.default_rng(0)
     x = (1000 + 1e-3 * random.standard_normal((64, 40))).astype(np.float32)
