@@ -20,6 +20,7 @@ from onnxprune.commands.options import (
     machine_readable,
     print_rows,
 )
+from onnxprune.common.output import printable
 from onnxprune.common.widths import DEFAULT_STEP
 
 if TYPE_CHECKING:
@@ -201,6 +202,8 @@ def _print(report: "PruneReport") -> None:
     for lines in (_frozen(report.groups), _recovery(report), _without_data(report)):
         if lines:
             prose("\n" + "\n".join(lines))
+    if report.not_compared is not None:
+        prose(f"Note: not compared with the original: {printable(report.not_compared)}")
     print_verdicts(report.comparison)
 
 

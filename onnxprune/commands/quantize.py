@@ -19,6 +19,7 @@ from onnxprune.commands.options import (
     machine_readable,
     print_rows,
 )
+from onnxprune.common.output import printable
 
 if TYPE_CHECKING:
     from onnxprune.quantization.result import LayerReport, QuantizeReport
@@ -171,6 +172,8 @@ def _print(report: "QuantizeReport") -> None:
     for lines in (_kept(report), _without_data(report)):
         if lines:
             prose("\n" + "\n".join(lines))
+    if report.not_compared is not None:
+        prose(f"Note: not compared with the original: {printable(report.not_compared)}")
     print_verdicts(report.comparison)
 
 

@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 
 from onnxprune.analysis.comparison import compare
-from onnxprune.common.errors import RunError
+from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.files import compressed_bytes, digest
 from onnxprune.graph.files import files_of
 from onnxprune.graph.metadata import parse
@@ -104,8 +105,11 @@ def quantize(
     report = _quantize(path, target, prepared, settings, given, shapes, advance)
     if latency:
         advance("comparing", 0, 1)
-        entries = compare(path, [target], batch_sizes=batch_sizes, shapes=shapes, threads=threads, seconds=seconds)
-        report = replace(report, comparison=tuple(entries))
+        how: dict[str, Any] = {"batch_sizes": batch_sizes, "shapes": shapes, "threads": threads, "seconds": seconds}
+        try:
+            report = replace(report, comparison=tuple(compare(path, [target], **how)))
+        except InputError as error:  # the file is there and checked: that the two cannot be timed does not undo it
+            report = replace(report, not_compared=str(error))
     return report
 
 

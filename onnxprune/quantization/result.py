@@ -65,7 +65,8 @@ class QuantizeReport:
         fidelity: to the original on held-out samples; None without samples.
         accuracy: None without labels.
         samples: what the samples were; None without.
-        comparison: original and quantised file, timed; empty where that was not asked for.
+        comparison: original and quantised file, timed; empty where that was not asked for, or not possible.
+        not_compared: why they could not be compared, where that was asked for; None where they were.
     """
 
     source: Path
@@ -80,6 +81,7 @@ class QuantizeReport:
     accuracy: Accuracy | None
     samples: str | None
     comparison: tuple[Entry, ...] = ()
+    not_compared: str | None = None
 
     @property
     def converted_share(self) -> float:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -126,10 +127,11 @@ def prune(
     )
     if latency and report.output is not None:
         advance("comparing", 0, 1)
-        entries = compare(
-            path, [report.output], batch_sizes=batch_sizes, shapes=shapes, threads=threads, seconds=seconds
-        )
-        report = replace(report, comparison=tuple(entries))
+        how: dict[str, Any] = {"batch_sizes": batch_sizes, "shapes": shapes, "threads": threads, "seconds": seconds}
+        try:
+            report = replace(report, comparison=tuple(compare(path, [report.output], **how)))
+        except InputError as error:  # the file is there and checked: that the two cannot be timed does not undo it
+            report = replace(report, not_compared=str(error))
     return report
 
 

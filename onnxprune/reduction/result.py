@@ -101,7 +101,8 @@ class PruneReport:
         fidelity_plain, fidelity: to the original on held-out samples, before and after recovery; None without samples.
         accuracy: None without labels.
         samples: what the samples were; None without.
-        comparison: original and pruned file, timed; empty where that was not asked for.
+        comparison: original and pruned file, timed; empty where that was not asked for, or not possible.
+        not_compared: why they could not be compared, where that was asked for; None where they were.
     """
 
     source: Path
@@ -119,6 +120,7 @@ class PruneReport:
     accuracy: Accuracy | None
     samples: str | None
     comparison: tuple[Entry, ...] = ()
+    not_compared: str | None = None
 
     @property
     def recovered(self) -> Mapping[str, int]:

@@ -152,6 +152,16 @@ def test_the_most_sensitive_layers_stay_until_no_more_is_lost_on_validation(
         quantized(path, data=samples, max_drop=10)
 
 
+def test_what_cannot_be_compared_is_quantised_all_the_same(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **how: object) -> None:
+        raise InputError("its shapes do not fit together")
+
+    monkeypatch.setattr("onnxprune.quantization.quantize.compare", refused)
+    report = quantized(mlp, data=trained.unlabelled(), latency=True)
+    assert report.output.is_file()
+    assert report.not_compared == "its shapes do not fit together"
+
+
 def test_where_no_choice_loses_so_little_nothing_is_written(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([100.0, *[50.0] * 9])
     monkeypatch.setattr(sensitivity, "deciding_score", lambda network, original, samples: next(scores))

@@ -282,6 +282,17 @@ def test_a_largest_drop_takes_what_it_may(mlp: Path) -> None:
     assert reports[1].after.macs < reports[0].after.macs < reports[0].before.macs
 
 
+def test_what_cannot_be_compared_is_pruned_all_the_same(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **how: object) -> None:
+        raise InputError("its shapes do not fit together")
+
+    monkeypatch.setattr("onnxprune.reduction.prune.compare", refused)
+    report = prune(mlp, sparsity=50, latency=True)
+    assert report.output is not None and report.output.is_file()
+    assert report.comparison == ()
+    assert report.not_compared == "its shapes do not fit together"
+
+
 def test_without_scores_a_largest_drop_is_of_fidelity(mlp: Path, tmp_path: Path) -> None:
     model = onnx.load(mlp)
     model.graph.node.append(onnx.helper.make_node("Unsqueeze", ["scores", "axis"], ["boxes"]))
