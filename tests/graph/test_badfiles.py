@@ -6,6 +6,7 @@ import sys
 
 import fuzz
 import graphs
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -130,11 +131,14 @@ def test_a_crash_beneath_python_is_an_error_with_a_line(path, monkeypatch):
         probe(path)
 
 
-def test_a_probe_has_limits(path):
+def test_a_probe_has_limits(path, tmp_path):
     with pytest.raises(InputError, match="in time"):
         probe(path, seconds=0.01)
+    body = "g (float[1] x) => (float[67108864] y) { c = ConstantOfShape (size) y = Add (x, c) }"
+    large = graphs.write(tmp_path / "large.onnx", body, size=np.array([2**26]))  # 256 MiB, and as much again
     with pytest.raises(InputError, match="of memory"):
-        probe(path, memory=2**20)
+        probe(large, {"x": (1,)}, memory=2**27)
+    probe(path, memory=2**27)
 
 
 def test_a_probe_tells_what_does_not_fit(path):
