@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from onnxprune.runtime import ahead
 
-WITH_HELPER = ("compare", "evaluate", "predict", "profile")  # commands that ask it first of all
+WITH_HELPER = ("compare", "evaluate", "predict", "profile", "prune", "quantize")  # commands that ask it first of all
 
 
 def main() -> NoReturn:

@@ -1,7 +1,6 @@
 """Compares ONNX files with a base: what they cost, what they gain when they are run, and why not more."""
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from onnxprune.analysis.quantised import has_int8, quantised
 from onnxprune.analysis.verdict import Facts, Verdict, judge
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.files import identities
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.counting import count_model
 from onnxprune.graph.counts import Counts
 from onnxprune.graph.files import load
@@ -266,7 +266,7 @@ def _answer(path: Path, session: Any, feed: Inputs) -> list[Any]:
 
 def _nothing(device: str, threads: int) -> Callable[[], Any]:
     """A run that does nothing but what every run does."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         path = Path(folder) / "nothing.onnx"
         onnx.save(onnx.parser.parse_model(_NOTHING), path)
         session = open_session(path, device=device, threads=threads)

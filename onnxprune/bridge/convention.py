@@ -7,7 +7,7 @@ import numpy as np
 
 from onnxprune.analysis.classifier import scores
 from onnxprune.analysis.evaluation import as_logits, score
-from onnxprune.bridge.graph_input import SECONDS_TO_OPEN, image_input, image_layout
+from onnxprune.bridge.graph_input import image_input, image_layout
 from onnxprune.common.errors import InputError
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.graph.images import ImageInput
@@ -15,6 +15,7 @@ from onnxprune.graph.metadata import Normalisation, parse
 from onnxprune.graph.network import metadata, read
 from onnxprune.models.onnx_file import digest
 from onnxprune.runtime.probe import probe
+from onnxprune.runtime.sizes import SECONDS_TO_OPEN
 
 _IMAGES = 1000  # of the training split, on which normalisations are tried
 _LEAST = 2.0  # times chance: less says that none of them is right

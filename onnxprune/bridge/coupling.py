@@ -6,7 +6,6 @@ the names of the weights.
 """
 
 import copy
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from onnxprune.bridge.export import export
 from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.common.errors import InputError, StorageError, one_line
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, attribute, read
 from onnxprune.graph.nodes import operator_type
@@ -181,7 +181,7 @@ def followed(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[ChannelG
     Raises:
         InputError: it cannot be exported, or its channels cannot be followed.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         path = Path(folder) / "network.onnx"
         _export_named(network, path, input_shape)
         prepared = _followed(path, network)

@@ -17,7 +17,7 @@ from onnxprune.graph.metadata import Normalisation
 from onnxprune.graph.network import metadata
 from onnxprune.quantization.conversion import Converter, kinds_of
 from onnxprune.quantization.preparation import prepare
-from onnxprune.quantization.quantize import provenance
+from onnxprune.quantization.quantized_network import provenance
 from onnxprune.quantization.settings import QuantizeSettings
 from onnxprune.reduction.samples import as_input, batch_places
 

@@ -11,7 +11,7 @@ import torch
 from onnx import NodeProto
 from torch import Tensor, nn
 
-from onnxprune.bridge.graph_input import SECONDS_TO_OPEN, image_input, image_layout
+from onnxprune.bridge.graph_input import image_input, image_layout
 from onnxprune.bridge.graph_network import GraphNetwork, Parameter, Plan
 from onnxprune.bridge.operators import NUMBERS, OPERATORS, Call
 from onnxprune.common.errors import InputError
@@ -19,8 +19,10 @@ from onnxprune.graph.images import ImageInput, Layout
 from onnxprune.graph.network import Network, attribute, label_of, live_nodes, opset, read, reads
 from onnxprune.graph.nodes import operator_type
 from onnxprune.models.onnx_file import digest
-from onnxprune.reduction.preparation import Prepared, prepare
+from onnxprune.reduction.preparation import Prepared
+from onnxprune.runtime.long_work import work_in_helper
 from onnxprune.runtime.probe import probe
+from onnxprune.runtime.sizes import SECONDS_TO_OPEN
 
 _MASK = 50.0  # a constant of an attention score that is as large as this is a mask
 _WEIGHT = re.compile(r"(.+)\.weight(?:\.transposed)?(?:_\d+)?")
@@ -83,12 +85,13 @@ def read_network(path: Path, shape: tuple[int, int, int], classes: int | None = 
 
 @functools.lru_cache(maxsize=2)
 def _prepared(path: Path, _content: str, shape: tuple[int, int, int]) -> Prepared:
-    """A file's graph, followed once."""
+    """A file's graph, followed once, in the helper process."""
     probe(path, seconds=SECONDS_TO_OPEN)
     image = image_input(read(path), str(path))
     shapes = image.shapes(image_layout(image, shape, str(path)))
     probe(path, seconds=SECONDS_TO_OPEN, counted=shapes, fresh=False)
-    return prepare(path, shapes)
+    prepared: Prepared = work_in_helper("onnxprune.reduction.preparation:prepare", path, shapes)
+    return prepared
 
 
 def _all_answers(prepared: Prepared, path: Path) -> dict[str, int]:

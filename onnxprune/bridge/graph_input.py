@@ -6,8 +6,6 @@ from onnxprune.common.errors import InputError
 from onnxprune.graph.images import ImageInput, Layout
 from onnxprune.graph.network import Network
 
-SECONDS_TO_OPEN = 30  # of the processor, for a file
-
 
 def image_input(network: Network, where: str) -> ImageInput:
     """The one input of a network.

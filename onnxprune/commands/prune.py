@@ -146,6 +146,9 @@ def prune(
       onnxprune prune model.onnx --sparsity 50 --data inputs.npz
       onnxprune prune model.onnx --target macs=0.5 --data pictures --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
     """
+    from onnxprune.runtime.helper import warm_up
+
+    warm_up()
     from onnxprune.common.progress import Stages, Verbosity
     from onnxprune.reduction import prune as pruning
 

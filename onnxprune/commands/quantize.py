@@ -119,6 +119,9 @@ def quantize(
       onnxprune quantize model.onnx --data fmnist --mean 0.286 --std 0.353 --max-drop 0.5
       onnxprune quantize model.onnx --dynamic
     """
+    from onnxprune.runtime.helper import warm_up
+
+    warm_up()
     from onnxprune.common.progress import Stages, Verbosity
     from onnxprune.quantization import quantize as quantization
 

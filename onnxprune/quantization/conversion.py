@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ from onnx import ModelProto
 
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.output import silenced
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.network import Network, read
 from onnxprune.quantization.calibration import calibrate, method
 from onnxprune.quantization.preparation import Prepared
@@ -48,7 +48,7 @@ class Converter:
         self._prepared = prepared
         self._settings = settings
         self._path = path
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
+        self._folder = temporary_folder()
         place = Path(self._folder.name)
         self._model, self._ranges, self._made = place / "model.onnx", place / "ranges.json", place / "made.onnx"
         if settings.type == "int8":

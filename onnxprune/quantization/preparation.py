@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import onnxruntime
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.common.errors import InputError, one_line
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.counting import count
 from onnxprune.graph.network import Network, attribute, label_of, opset, read, set_attribute
 from onnxprune.graph.nodes import operator_type
@@ -158,7 +158,7 @@ def _optimised(path: Path, network: Network) -> ModelProto:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         target = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(target)
         try:

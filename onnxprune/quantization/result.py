@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnxprune.analysis.comparison import Entry
+from onnxprune.common.files import compressed_bytes
 from onnxprune.common.plain import plain
+from onnxprune.graph.files import files_of
 from onnxprune.quantization.settings import QuantizeSettings
 from onnxprune.reduction.fidelity import Fidelity
 
@@ -42,6 +44,11 @@ class FileSize:
 
     bytes: int
     bytes_compressed: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileSize:
+        files = files_of(path)
+        return cls(sum(file.stat().st_size for file in files), sum(compressed_bytes(file) for file in files))
 
 
 class Accuracy(NamedTuple):

@@ -1,6 +1,6 @@
 """Which layers stay in float32: the fewest that lose no more than allowed, most sensitive first."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onnxprune.common.errors import InputError, RunError
@@ -8,9 +8,8 @@ from onnxprune.quantization.conversion import Converter
 from onnxprune.quantization.preparation import Prepared
 from onnxprune.reduction.fidelity import answers, compare_answers, deciding_score
 from onnxprune.reduction.samples import Samples
+from onnxprune.runtime.long_work import Advance
 from onnxprune.runtime.random_inputs import Inputs
-
-Advance = Callable[[str, int, int], None]
 
 _BATCHES = 8  # of samples that a single layer is judged by
 

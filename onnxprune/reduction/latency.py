@@ -1,11 +1,11 @@
 """Time as a cost: of each node of a network, and of a whole network beside another."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.network import Network, label_of
 from onnxprune.runtime.kernels import time_nodes
 from onnxprune.runtime.lock import timing_lock
@@ -20,7 +20,7 @@ _LONGEST = 15.0  # of one measurement, of which a search makes several
 
 def node_times(network: Network, feed: Inputs, threads: int) -> dict[int, float]:
     """Milliseconds of each node with weights, by its place: a fused kernel counts for the node it is named after."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         path = Path(folder) / "model.onnx"
         network.save(path)
         shapes = {name: value.shape for name, value in feed.items()}
@@ -45,7 +45,7 @@ def relative_latency(
     Args:
         say: gets a line where another process is timing and is waited for.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         runs = []
         for number, network in enumerate((original, pruned)):
             path = Path(folder) / f"{number}.onnx"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,8 @@ from onnxprune.reduction.selection import Ranking, rank_groups
 from onnxprune.reduction.sensitivity import Sensitivity
 from onnxprune.reduction.settings import FROM_SAMPLES, PruneSettings
 from onnxprune.runtime.execution import open_network, run
+from onnxprune.runtime.long_work import Advance
 from onnxprune.runtime.random_inputs import Inputs
-
-Advance = Callable[[str, int, int], None]  # told what is being done, how much of it is done, and how much there is
 
 _MOST_WORK = 5e11  # multiplications to repair from noise: without data, pruning takes seconds
 _POWERS = (0.25, 0.5, 0.75, 1.0)  # of how much larger losses are together, for another allocation

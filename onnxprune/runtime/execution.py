@@ -1,7 +1,6 @@
 """Runs networks, or parts of them, and looks at every tensor on the way."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,16 @@ from onnx import ModelProto, ValueInfoProto
 
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.interruption import interruptible
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.network import Network
 from onnxprune.graph.tensors import Shape
+from onnxprune.runtime.helper import within_stage
 from onnxprune.runtime.random_inputs import Inputs
 from onnxprune.runtime.session import FATAL
 
 _PROTOBUF_LIMIT = 2**31 - 2**20
+_SECONDS = 10.0  # of the processor, for a run
+_SECONDS_A_SAMPLE = 3.0  # beside that
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def _serialised(network: Network, stack: contextlib.ExitStack) -> bytes | str:
     if sum(value.nbytes for value in network.weights.values()) <= _PROTOBUF_LIMIT:
         model: ModelProto = network.proto()
         return bytes(model.SerializeToString())
-    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    folder = stack.enter_context(temporary_folder())
     path = Path(folder) / "model.onnx"
     network.save(path)
     return str(path)
@@ -102,7 +105,9 @@ def run(session: onnxruntime.InferenceSession, feed: Mapping[str, np.ndarray]) -
     """
     names = [value.name for value in session.get_outputs()]
     taken = {value.name: feed[value.name] for value in session.get_inputs()}
+    samples = max((len(value) for value in taken.values() if np.ndim(value)), default=1)
     try:
-        return dict(zip(names, interruptible(lambda: session.run(names, taken)), strict=True))
+        with within_stage("a run", _SECONDS + _SECONDS_A_SAMPLE * samples):
+            return dict(zip(names, interruptible(lambda: session.run(names, taken)), strict=True))
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise InputError(f"onnxruntime cannot run the model: {one_line(error)}") from error

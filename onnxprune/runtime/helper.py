@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, BinaryIO
 
@@ -23,6 +24,7 @@ import psutil
 from onnxprune.common import errors
 from onnxprune.common.errors import InputError, OnnxpruneError, described
 from onnxprune.common.processes import signal_of
+from onnxprune.common.temporary import keep_temporary_folders_in, temporary_folder
 from onnxprune.runtime.ahead import helper_process
 
 try:
@@ -31,7 +33,6 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 GIB = 2**30
-_LARGEST_FILE = GIB  # that it may write
 _SPARE = GIB // 4  # of address space
 _FAT = GIB  # resident bytes with which it is not kept
 _START = 60.0  # seconds of the processor's time for imports
@@ -46,12 +47,15 @@ class Limits:
     Attributes:
         memory: resident bytes beside those it begins with.
         threads: how many compute: each has the seconds of its own.
-        address_space: whether the system too refuses more; not for CUDA, which reserves far more than it uses.
+        address_space: whether the system too refuses more; not for CUDA, which reserves far more than it uses, nor
+            where files are mapped into memory.
+        file_bytes: of a file that it writes.
     """
 
     memory: int = 4 * GIB
     threads: int = 1
     address_space: bool = True
+    file_bytes: int = GIB
 
 
 class StoppedError(Exception):
@@ -64,7 +68,7 @@ _answers: BinaryIO | None = None
 _end = math.inf  # of the stage, by the processor's time
 _base = 0  # resident bytes with which the call began
 _most = math.inf  # that there may be
-_stage = ("", 0.0)
+_stage = ("", 0.0, False)  # what, its seconds, whether it is quiet
 _limits = Limits()
 
 
@@ -83,13 +87,13 @@ def stage(what: str, seconds: float, *, memory: int | None = None, quiet: bool =
     memory = min(memory or _limits.memory, _limits.memory)
     _send("stage", what, seconds, quiet, memory)
     _most = max(_peak(), _base + memory)
-    _end, _stage = time.process_time() + _limits.threads * seconds, (what, seconds)
+    _end, _stage = time.process_time() + _limits.threads * seconds, (what, seconds, quiet)
 
 
 def _check() -> None:
     """What the caller, who looks now and then, may not have seen."""
     if _answers is not None and time.process_time() > _end:
-        raise StoppedError(_too_long(*_stage))
+        raise StoppedError(_too_long(*_stage[:2]))
     if _answers is not None and _peak() > _most:
         raise StoppedError(_too_much(_stage[0], _limits.memory))
 
@@ -110,9 +114,20 @@ def _too_long(what: str, seconds: float) -> str:
     return f"{what} does not finish in time, {seconds:.3g} s"
 
 
-def say(line: str) -> None:
-    """Tells people something, by the caller."""
-    _send("say", line)
+@contextlib.contextmanager
+def within_stage(what: str, seconds: float) -> Iterator[None]:
+    """A stage in the middle of another, which then begins anew; nothing outside a helper."""
+    outer, outer_seconds, quiet = _stage
+    stage(what, seconds)
+    try:
+        yield
+    finally:
+        stage(outer, outer_seconds, quiet=quiet)
+
+
+def say(*message: Any) -> None:
+    """Tells the caller something, for people."""
+    _send("say", *message)
 
 
 def _send(*message: Any) -> None:
@@ -123,12 +138,11 @@ def _send(*message: Any) -> None:
 
 def serve() -> None:
     """The helper: answers calls on standard input until that ends."""
-    global _answers, _base, _end, _limits, _most
+    global _answers, _base, _end, _limits, _most, _stage
     _end_with_the_caller()
     _answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints is not for the caller
     if resource is not None:
-        _limit(resource.RLIMIT_FSIZE, _LARGEST_FILE)
         _limit(resource.RLIMIT_CORE, 0)
     # tabulate, which onnx-tool imports, does without this, which takes as long as half of onnx
     sys.modules["wcwidth"] = None  # type: ignore[assignment]
@@ -136,17 +150,21 @@ def serve() -> None:
 
     while True:
         try:
-            function, arguments, _limits = pickle.load(sys.stdin.buffer)
+            function, arguments, _limits, scratch = pickle.load(sys.stdin.buffer)
         except EOFError:
             os._exit(0)  # tearing sessions down may crash where running them did not
         answer: tuple[Any, ...]
         try:
+            keep_temporary_folders_in(Path(scratch))
             work = resolve_name(function)
+            if resource is not None:
+                _limit(resource.RLIMIT_FSIZE, _limits.file_bytes)
             now = psutil.Process().memory_info()
             if resource is not None and _limits.address_space:
                 # wider than our own limit: what is beyond that is to be told as such
                 _limit(resource.RLIMIT_AS, now.vms + 2 * _limits.memory + _SPARE)
-            _base, _end, _most = now.rss, math.inf, max(_peak(), now.rss + _limits.memory)
+            _base, _end, _stage = now.rss, math.inf, ("it", _START, False)
+            _most = max(_peak(), now.rss + _limits.memory)
             _send("ready", now.rss)
             answer = ("done", work(*arguments))
             _check()
@@ -208,15 +226,20 @@ class _Helper:
                 assert pipe is not None
                 pipe.close()
 
-    def call(self, function: str, arguments: tuple[Any, ...], limits: Limits, tell: Callable[[str], None]) -> Any:
+    def call(
+        self, function: str, arguments: tuple[Any, ...], limits: Limits, scratch: str, tell: Callable[..., None]
+    ) -> Any:
         """
+        Args:
+            scratch: the folder of its temporary files.
+
         Raises:
             StoppedError: it went beyond a limit.
             _EndedError: it ended.
         """
         assert self._process.stdin is not None
         try:
-            pickle.dump((function, arguments, limits), self._process.stdin)
+            pickle.dump((function, arguments, limits, scratch), self._process.stdin)
             self._process.stdin.flush()
         except OSError:
             raise _EndedError(self._ending()) from None
@@ -233,7 +256,7 @@ class _Helper:
             kind, *rest = frame
             if kind == "ready":
                 watch.base = rest[0]
-                watch.begin("it", _START)
+                watch.begin("it", _START, False)
             elif kind == "stage":
                 watch.begin(*rest)
             elif kind == "say":
@@ -303,7 +326,7 @@ class _Watch:
             return
         if self.base is not None:
             more = resident - self.base
-            limit = min(self._memory, psutil.virtual_memory().available * 9 // 10 + more)
+            limit = min(self._memory, (psutil.virtual_memory().available + more) * 9 // 10)
             if more > limit:
                 raise StoppedError(_too_much(self._what, limit))
         used, now = self._cpu(), time.monotonic()
@@ -323,7 +346,7 @@ def guarded(
     function: str,
     *arguments: Any,
     limits: Limits | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Callable[..., None] = lambda *message: None,
     fresh: bool = False,
 ) -> Any:
     """What a function gives that is called in the helper process.
@@ -338,12 +361,13 @@ def guarded(
         StoppedError: it went beyond a limit, or crashed.
         OnnxpruneError: the function did.
     """
-    with _lock:
+    # its temporary files are the caller's to remove: it may be killed
+    with _lock, temporary_folder() as scratch:
         while True:
             helper = _Helper() if fresh else _taken()
             reused = helper.used
             try:
-                found = helper.call(function, arguments, limits or Limits(), tell)
+                found = helper.call(function, arguments, limits or Limits(), scratch, tell)
             except OnnxpruneError:
                 _keep(helper)
                 raise

@@ -1,7 +1,6 @@
 """Times of single kernels, by onnxruntime's own profiler."""
 
 import json
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.runtime.random_inputs import random_inputs
 from onnxprune.runtime.runs import bound_run
 from onnxprune.runtime.session import open_session
@@ -101,7 +101,7 @@ def _events(
     limits: Mapping[str, int] | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
     """The profiler's events of nodes in all runs but the first, which warms up, and the number of runs with it."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         session = open_session(path, device=device, threads=threads, profile_to=Path(folder))
         run = bound_run(session, random_inputs(session, shapes, values=values, limits=limits), device)
         first = time.perf_counter()

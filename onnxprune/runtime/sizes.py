@@ -5,6 +5,7 @@ from pathlib import Path
 from onnxprune.runtime.helper import GIB
 
 SECONDS = 4.0  # of the processor, for what is done once with a small file
+SECONDS_TO_OPEN = 30.0  # likewise, where long work comes next
 MEMORY = 17 * GIB // 10  # resident bytes, likewise
 MOST_MEMORY = 4 * GIB  # of a run whose tensors are known to be large
 

@@ -5,7 +5,6 @@ all. Beyond a limit it is kept on disk, so that memory stays bounded.
 """
 
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ from types import TracebackType
 import numpy as np
 from onnx import ModelProto, helper
 
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.network import Network, reads
 from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.random_inputs import Inputs
@@ -30,7 +30,7 @@ class Stages:
     def __init__(self, network: Network, batches: Sequence[Inputs]) -> None:
         self.network = network
         self.place = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
+        self._folder = temporary_folder()
         self._live: list[dict[str, np.ndarray | Path]] = [dict(batch) for batch in batches]
         self._numbers: dict[str, int] = {}  # names may hold what no path can
         self._readers: dict[str, int] = {}

@@ -1,7 +1,6 @@
 """In which steps of channels the time of convolutions falls, measured with this machine's onnxruntime."""
 
 import functools
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.runtime.lock import timing_lock
 from onnxprune.runtime.runs import fresh_run
 from onnxprune.runtime.timing import interleave
@@ -34,7 +34,7 @@ def measured_step(threads: int = 1, say: Callable[[str], None] = lambda line: No
         say: gets a line where another process is timing and is waited for.
     """
     widths = sorted({width for pair in _PAIRS.values() for width in pair})
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         runs = []
         for width in widths:
             path = Path(folder) / f"{width}.onnx"

@@ -1,6 +1,5 @@
 """Whether points can be pruned as they ask, seen on untrained networks before anything is trained."""
 
-import tempfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from onnxprune.common.errors import InputError, RunError, StorageError, described
 from onnxprune.common.output import silenced
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.settings.point import Point
 from onnxprune.study.jobs import Materials
@@ -68,7 +68,7 @@ def _exported(
     if weights is not None:
         load_weights(network, weights, classes, lambda: heads(network, shape))
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             export(network, Path(folder) / "network.onnx", shape)
     except (OSError, StorageError):
         raise

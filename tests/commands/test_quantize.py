@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import here
 import numpy as np
 import pytest
 import trained
@@ -19,7 +20,7 @@ from onnxprune.quantization import quantize as quantization
 
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the command in this process."""
-    monkeypatch.setattr(quantization, "probe", lambda path, **limits: None)
+    here.without_helper(monkeypatch, quantization)
     monkeypatch.setattr("sys.argv", ["onnxprune", "quantize", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         main()

@@ -3,10 +3,12 @@
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from onnxprune.common.errors import RunError
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.runtime import helper as helping
 
 
@@ -29,6 +31,31 @@ def spin() -> None:
     helping.stage("spinning", 0.2)
     while True:
         pass
+
+
+def spin_within(seconds: float) -> None:
+    """Spins in a stage of so many seconds that is within another, and then in that one."""
+    helping.stage("the outer one", 0.2)
+    with helping.within_stage("the inner one", seconds):
+        end = time.process_time() + 0.4
+        while time.process_time() < end:
+            pass
+    while True:
+        pass
+
+
+def hold() -> int:
+    """Holds 150 MB for a second."""
+    helping.stage("holding", 10)
+    held = bytearray(150_000_000).replace(b"\0", b"1")
+    time.sleep(1)
+    return len(held)
+
+
+def temporary() -> str:
+    """The path of a folder that it does not close."""
+    with temporary_folder() as folder:
+        return tempfile.mkdtemp(dir=Path(folder).parent)
 
 
 def wait() -> None:

@@ -6,7 +6,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import graphs
 import guarded_work
@@ -14,11 +16,13 @@ import numpy as np
 import onnx
 import psutil
 import pytest
+import trained
 import warm
 from command_line import REPOSITORY, called
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+import onnxprune
 from onnxprune.__main__ import WITH_HELPER
 from onnxprune.analysis.classifier import open_classifier
 from onnxprune.analysis.comparison import compare
@@ -315,10 +319,63 @@ def test_a_file_that_changes_while_it_is_profiled_is_told(
         profile(path, seconds=0.1, threads=1)
 
 
+def test_a_stage_within_another_has_a_limit_of_its_own() -> None:
+    with pytest.raises(StoppedError, match=r"the inner one does not finish in time, 0\.2 s"):
+        guarded("guarded_work:spin_within", 0.2)
+    with pytest.raises(StoppedError, match=r"the outer one does not finish in time, 0\.2 s"):
+        guarded("guarded_work:spin_within", 2.0)
+
+
+def test_it_leaves_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert guarded("guarded_work:hold") == 150_000_000
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000_000))
+    with pytest.raises(StoppedError, match="holding takes over"):
+        guarded("guarded_work:hold")
+
+
+def test_what_it_leaves_on_disk_is_removed() -> None:
+    assert not Path(guarded("guarded_work:temporary")).exists()
+
+
+def test_prune_and_quantize_work_in_the_helper(tmp_path: Path) -> None:
+    """It is killed at their first step, in the one that tried the file and again in a new one."""
+    path, data = trained.mlp(tmp_path / "mlp.onnx"), trained.unlabelled()
+    steps = []
+    end()
+    others = {*psutil.Process().children()}
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what != "reading the file":
+            steps.append(what)
+            for process in {*psutil.Process().children()} - others:
+                process.kill()
+
+    for work in (partial(onnxprune.prune, sparsity=50), onnxprune.quantize):
+        with pytest.raises(InputError, match=r"mlp\.onnx: given up: its process crashed \(SIGKILL\)"):
+            work(path, data=data, output=tmp_path / "out.onnx", advance=kill)
+    assert steps == ["judging units", "judging units", "calibrating", "calibrating"]
+    assert [file.name for file in tmp_path.iterdir()] == ["mlp.onnx"]
+
+
+@pytest.mark.slow  # 40 s of a processor: its runs have no limit below that
+def test_a_loop_that_the_samples_make_endless_ends_the_work(tmp_path: Path) -> None:
+    text = """g (float[n,8] x) => (float[n,3] y) {
+        h = MatMul (x, w) r = Relu (h) s = MatMul (r, v)
+        most = ReduceMax <keepdims = 0> (x) count = Cast <to = 7> (most) go = Identity (yes) start = Identity (one)
+        sum = Loop (count, go, start) <body = b (int64 i, bool c, float a) => (bool d, float e) {
+            d = Identity (c) e = Sin (a) }>
+        y = Add (s, sum) }"""
+    weights = {"w": graphs.ones(8, 16), "v": graphs.ones(16, 3), "one": np.float32(1), "yes": np.bool_(True)}
+    path = graphs.write(tmp_path / "loop.onnx", text, **{name: np.asarray(value) for name, value in weights.items()})
+    often = {"x": np.full((2, 8), 4e18, np.float32)}
+    with pytest.raises(InputError, match=r"given up: a run does not finish in time, 13 s"):
+        onnxprune.prune(path, sparsity=50, data=often, output=tmp_path / "out.onnx")
+
+
 def test_prune_of_an_endless_loop_is_one_line(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxprune.reduction import prune as pruning
 
-    monkeypatch.setattr(pruning, "_SECONDS_TO_OPEN", 0.5)
+    monkeypatch.setattr(pruning, "SECONDS_TO_OPEN", 0.5)
     body = loop(tmp_path / "loop.onnx", ENDLESS)
     done = called("prune", body, "--sparsity", "50", "--input", "x:1x1x2x2", "--threads", 1)
     assert (done.returncode, done.stdout) == (2, "")

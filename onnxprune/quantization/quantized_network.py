@@ -1,0 +1,196 @@
+"""The quantised network of a file, and what is known of it: converts, decides what stays in float32, and measures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from onnxprune.common.errors import RunError
+from onnxprune.common.files import digest
+from onnxprune.graph.metadata import parse
+from onnxprune.graph.network import Network, metadata
+from onnxprune.graph.shapes import input_shapes
+from onnxprune.graph.tensors import Shape
+from onnxprune.quantization.conversion import Converter, kinds_of
+from onnxprune.quantization.preparation import Prepared, prepare
+from onnxprune.quantization.result import Accuracy, FileSize, LayerReport, QuantizeReport
+from onnxprune.quantization.sensitivity import layers_to_keep
+from onnxprune.quantization.settings import QuantizeSettings
+from onnxprune.reduction.fidelity import accuracy, answers, check_answers, compare_answers, deciding_score
+from onnxprune.reduction.samples import Data, Samples, read_samples
+from onnxprune.runtime.execution import open_network, run
+from onnxprune.runtime.long_work import Advance
+from onnxprune.runtime.random_inputs import random_inputs
+from onnxprune.version import __version__
+
+_STALE = ("accuracy",)  # properties of a file that no longer hold once it is quantised
+
+
+def quantize_file(
+    path: Path,
+    output: Path,
+    settings: QuantizeSettings,
+    data: Data | None,
+    data_dir: Path | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    shapes: Mapping[str, Shape] | None,
+    advance: Advance,
+) -> tuple[QuantizeReport, Network]:
+    """Quantises an ONNX file, and gives the report so far with the network, shown to run.
+
+    Args:
+        output: where it will be written.
+        data, data_dir, mean, std: samples to calibrate and judge by, see `onnxprune.reduction.samples.read_samples`.
+        shapes: input name -> shape with the batch, where the file leaves more than the batch open.
+
+    Raises:
+        InputError: the file, the samples or the settings cannot be used.
+        RunError: the result does not run or loses more than allowed.
+    """
+    prepared = prepare(path, kinds_of(settings), shapes)
+    samples = None
+    if data is not None:
+        samples = read_samples(
+            data,
+            prepared.source,
+            parse(metadata(prepared.source.model)),
+            count=settings.samples,
+            mean=mean,
+            std=std,
+            data_dir=data_dir,
+            seed=settings.seed,
+        )
+        check_answers(path, prepared.source, samples)
+    asked = prepared.nodes_of(settings.keep, path)
+    errors: Mapping[str, float] = {}
+    sensitive: tuple[str, ...] = ()
+    advance("calibrating" if settings.calibrated else "converting", 0, 1)
+    with Converter(prepared, settings, samples.fitting if samples else (), path) as converter:
+        if settings.max_drop is not None and samples is not None:
+            sensitive, errors = layers_to_keep(path, converter, prepared, samples, asked, settings.max_drop, advance)
+        network = converter.convert((*asked, *sensitive))
+    report = QuantizeReport(
+        source=path,
+        output=output,
+        replaced=output.exists(),
+        settings=settings,
+        before=FileSize.of(path),
+        after=FileSize(0, 0),
+        layers=_layers(prepared, settings, asked, sensitive, errors),
+        drop=None,
+        fidelity=None,
+        accuracy=None,
+        samples=samples.source if samples else None,
+    )
+    if samples is None:
+        _check_run(path, network, shapes, settings.seed)
+    else:
+        report = _measured(report, prepared.source, network, samples, advance)
+    properties = {name: value for name, value in metadata(prepared.source.model).items() if name not in _STALE}
+    if report.accuracy is not None:
+        properties["accuracy"] = f"{report.accuracy.quantized:.4f}"
+    kept = [layer.layer for layer in report.layers if layer.reason]
+    onnx.helper.set_model_props(network.model, {**properties, **provenance(path, settings, kept)})
+    return report, network
+
+
+def provenance(path: Path, settings: QuantizeSettings, kept: Sequence[str]) -> dict[str, str]:
+    """What a quantised file says of how it was made of the one at `path`.
+
+    Args:
+        kept: layers that stay in float32.
+    """
+    asked = {
+        "calibration": settings.calibration if settings.calibrated else None,
+        "keep": list(settings.keep),
+        "max_drop": settings.max_drop,
+        "samples": settings.samples if settings.calibrated else None,
+        "seed": settings.seed,
+    }
+    return {
+        "quantized_from": path.name,
+        "quantized_from_sha256": digest(path) or "",
+        "quantized_by": f"onnxprune {__version__}, onnxruntime {onnxruntime.__version__}",
+        "quantization": settings.title,
+        "quantize_settings": json.dumps({name: value for name, value in asked.items() if value is not None}),
+        "float32_layers": json.dumps(list(kept)),
+    }
+
+
+def _layers(
+    prepared: Prepared,
+    settings: QuantizeSettings,
+    asked: Sequence[str],
+    sensitive: Sequence[str],
+    errors: Mapping[str, float],
+) -> tuple[LayerReport, ...]:
+    whole = max(1, prepared.macs)
+    found = []
+    for layer in prepared.layers:
+        reason = layer.obstacle or ""
+        if not reason and layer.node in asked:
+            reason = "asked for"
+        elif not reason and layer.node in sensitive:
+            reason = "sensitive"
+        found.append(
+            LayerReport(
+                layer=layer.name,
+                operator=layer.operator,
+                type="float32" if reason else settings.type,
+                macs_share=layer.macs / whole,
+                reason=reason,
+                error_alone=errors.get(layer.node),
+            )
+        )
+    return tuple(found)
+
+
+def _check_run(path: Path, network: Network, shapes: Mapping[str, Shape] | None, seed: int) -> None:
+    """Raises a RunError where the result does not run, or not to finite numbers, on random inputs."""
+    sizes = input_shapes(path, network.model.graph, network.fixed_batch or 1, shapes)
+    with open_network(network) as session:
+        found = run(session, random_inputs(session, sizes, seed))
+    _check_finite(path, [found])
+
+
+def _check_finite(path: Path, found: Sequence[Mapping[str, np.ndarray]]) -> None:
+    floats = [
+        value for answer in found for value in answer.values() if getattr(value, "dtype", np.dtype(int)).kind == "f"
+    ]
+    if not all(np.isfinite(value).all() for value in floats):
+        raise RunError(
+            f"{path}: quantised, its outputs are not finite numbers: numbers on the way exceed the type; leave the "
+            "layers that make them in float32 with --keep"
+        )
+
+
+def _measured(
+    report: QuantizeReport, source: Network, network: Network, samples: Samples, advance: Advance
+) -> QuantizeReport:
+    """With fidelity to the original and what was lost, and accuracy where there are labels."""
+    found = answers(network, samples.held_out)
+    _check_finite(report.source, found)
+    advance("measuring what is lost", 0, 1)
+    whole, left = (deciding_score(each, source, samples) for each in (source, network))
+    report = replace(
+        report,
+        fidelity=compare_answers(answers(source, samples.held_out), found),
+        drop=None if whole is None or left is None else whole - left,
+    )
+    if samples.test is None:
+        return report
+    scores = []
+    for number, each in enumerate((source, network)):
+        advance("measuring accuracy", number, 2)
+        score = accuracy(each, samples.test)
+        if score is None:
+            return report
+        scores.append(score)
+    return replace(report, accuracy=Accuracy(*scores))

@@ -1,0 +1,233 @@
+"""The pruned network of a file, and what is known of it: decides, cuts, checks, repairs and measures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxprune.common.errors import InputError
+from onnxprune.common.files import digest
+from onnxprune.graph.metadata import parse
+from onnxprune.graph.network import Network, label_of, metadata
+from onnxprune.graph.tensors import Shape
+from onnxprune.reduction import single_weights
+from onnxprune.reduction.fidelity import Fidelity, accuracy, answers, check_answers, compare_answers
+from onnxprune.reduction.preparation import Prepared, prepare
+from onnxprune.reduction.result import Accuracy, GroupReport, LayerReport, PruneReport, Repair, Size
+from onnxprune.reduction.samples import Data, Samples, read_samples
+from onnxprune.reduction.settings import FROM_SAMPLES, UNITS, PruneSettings
+from onnxprune.reduction.units import Outcome, UnitPruning
+from onnxprune.runtime.long_work import Advance
+from onnxprune.version import __version__
+
+# properties of a file that no longer hold once it is pruned
+_STALE = ("accuracy", "sparsity", "technique", "criterion", "schedule", "granularity", "spec_hash", "seed")
+
+
+def prune_file(
+    path: Path,
+    settings: PruneSettings,
+    makes: bool,
+    data: Data | None,
+    data_dir: Path | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    shapes: Mapping[str, Shape] | None,
+    advance: Advance,
+) -> tuple[PruneReport, Network | None]:
+    """Prunes an ONNX file, and gives the report so far with the network, shown to be what was asked for.
+
+    Args:
+        makes: whether the network is made; else nothing is repaired, and it is None.
+        data, data_dir, mean, std: samples to judge and repair by, see `onnxprune.reduction.samples.read_samples`.
+        shapes: input name -> shape, where the file leaves more than the batch open.
+
+    Raises:
+        InputError: the file, the samples or the settings cannot be used.
+        RunError: the result fails its check.
+    """
+    prepared = prepare(path, shapes, settings.seed)
+    properties = metadata(prepared.source.model)
+    samples = None
+    if data is not None:
+        samples = read_samples(
+            data,
+            prepared.source,
+            parse(properties),
+            count=settings.samples,
+            mean=mean,
+            std=std,
+            data_dir=data_dir,
+            seed=settings.seed,
+        )
+        check_answers(path, prepared.source, samples)
+    work = _units if settings.technique in UNITS else _weights
+    report, plain, network = work(path, prepared, settings, samples, advance, makes)
+    if not makes:
+        return report, None
+    if samples is not None:
+        report = _measured(report, prepared.source, plain, network, samples, advance)
+    kept = {name: value for name, value in metadata(network.model).items() if name not in _STALE}
+    onnx.helper.set_model_props(network.model, {**kept, **_provenance(path, report)})
+    return report, network
+
+
+def _units(
+    path: Path, prepared: Prepared, settings: PruneSettings, samples: Samples | None, advance: Advance, makes: bool
+) -> tuple[PruneReport, Network, Network]:
+    """Removes whole units: the report so far, and the network before and after recovery."""
+    graph = prepared.graph
+    pruning = UnitPruning(path, prepared, settings, samples, advance, recovers=makes)
+    if makes and not pruning.can_go:
+        reasons = sorted({group.frozen.reason for group in graph.groups if group.frozen})
+        raise InputError(
+            f"{path}: no unit of it can be removed: {'; '.join(reasons[:3]) or 'it has no layers with weights'}"
+        )
+    made = pruning.outcome()
+    groups = tuple(_group(prepared, pruning, made, place) for place in range(len(graph.groups)))
+    nodes = made.network.nodes
+    repairs = tuple(Repair(label_of(nodes[fit.node]), fit.method, fit.before, fit.after) for fit in made.fits)
+    report = _report(path, prepared, settings, samples, made.network, made.keep)
+    return replace(report, groups=groups, check=made.check, repairs=repairs), made.plain, made.network
+
+
+def _group(prepared: Prepared, pruning: UnitPruning, made: Outcome, place: int) -> GroupReport:
+    graph = prepared.graph
+    group = graph.groups[place]
+    mine = np.zeros(graph.count, bool)
+    mine[np.concatenate(group.units)] = True
+    macs = sum(product.macs for product in graph.products if any(mine[labels].any() for labels in product.factors))
+    gone = len(made.removed.get(place, ()))
+    return GroupReport(
+        producers=group.producers,
+        units=len(group.units),
+        kept=len(group.units) - gone,
+        width=group.width,
+        frozen=group.frozen.reason if group.frozen else None,
+        frozen_by=group.frozen.node if group.frozen else "",
+        macs_share=macs / max(graph.macs(np.ones(graph.count, bool)), 1.0),
+        error_added=pruning.error_added(place, gone) if gone else None,
+    )
+
+
+def _weights(
+    path: Path, prepared: Prepared, settings: PruneSettings, samples: Samples | None, advance: Advance, makes: bool
+) -> tuple[PruneReport, Network, Network]:
+    """Puts zeros in place of single weights: likewise."""
+    source = prepared.graph.network
+    names = single_weights.prunable(source)
+    if not names:
+        raise InputError(f"{path}: it has no layers with weights")
+    share, scope = (settings.sparsity or 0) / 100, "global" if settings.technique == "unstructured" else "layer"
+    criterion = str(settings.criterion)
+    scores = single_weights.scores(source, criterion, settings.seed)
+    plain = network = single_weights.apply(source, single_weights.magnitude_masks(scores, share, scope))
+    if samples is not None and criterion in FROM_SAMPLES and makes:
+        network, _ = single_weights.prune_by_samples(
+            prepared.graph,
+            samples.batches,
+            share,
+            scope,
+            criterion,
+            bool(settings.recovery),
+            lambda done, total: advance("pruning layers", done, total),
+            settings.seed,
+        )
+    nodes = network.nodes
+    layers = []
+    for node, position in names.values():
+        value = network.weights[nodes[node].input[position]]
+        layers.append(LayerReport(label_of(nodes[node]), value.size, value.size - int(np.count_nonzero(value))))
+    report = _report(path, prepared, settings, samples, network, np.ones(prepared.graph.count, bool))
+    return replace(report, layers=tuple(layers)), plain, network
+
+
+def _report(
+    path: Path,
+    prepared: Prepared,
+    settings: PruneSettings,
+    samples: Samples | None,
+    network: Network,
+    keep: np.ndarray,
+) -> PruneReport:
+    """What is known of a pruned network before anything is measured on samples."""
+    whole = np.ones(prepared.graph.count, bool)
+    return PruneReport(
+        source=path,
+        output=None,
+        replaced=False,
+        settings=settings,
+        before=_size(prepared, prepared.source, whole),
+        after=_size(prepared, network, keep),
+        groups=(),
+        layers=(),
+        check=0.0,
+        repairs=(),
+        fidelity_plain=None,
+        fidelity=None,
+        accuracy=None,
+        samples=samples.source if samples else None,
+    )
+
+
+def _size(prepared: Prepared, network: Network, keep: np.ndarray) -> Size:
+    floating = [value for value in network.weights.values() if value.dtype.kind == "f"]
+    return Size(
+        macs=round(prepared.graph.macs(keep) / prepared.batch),
+        params=sum(value.size for value in floating),
+        nonzero_params=sum(int(np.count_nonzero(value)) for value in floating),
+        bytes=network.model.ByteSize() + sum(value.nbytes for value in network.weights.values()),
+    )
+
+
+def _measured(
+    report: PruneReport, source: Network, plain: Network, network: Network, samples: Samples, advance: Advance
+) -> PruneReport:
+    """With fidelity to the original, and accuracy where there are labels."""
+    original = answers(source, samples.held_out)
+
+    def fidelity(pruned: Network) -> Fidelity:
+        return compare_answers(original, answers(pruned, samples.held_out))
+
+    report = replace(report, fidelity_plain=fidelity(plain), fidelity=fidelity(network))
+    if samples.test is None:
+        return report
+    scores = []
+    for number, item in enumerate((source, plain, network)):
+        advance("measuring accuracy", number, 3)
+        score = accuracy(item, samples.test)
+        if score is None:
+            return report
+        scores.append(score)
+    return replace(report, accuracy=Accuracy(*scores))
+
+
+def _provenance(path: Path, report: PruneReport) -> dict[str, str]:
+    """What the file says of how it was made."""
+    settings = report.settings
+    asked = {
+        "sparsity": settings.sparsity,
+        "target": settings.target and f"{settings.target[0]}={settings.target[1]:g}",
+        "max_drop": settings.max_drop,
+        "channel_align": settings.align,
+        "recovery": list(settings.recovery),
+        "samples": settings.samples if report.samples else 0,
+        "seed": settings.seed,
+    }
+    found = {
+        "pruned_from": path.name,
+        "pruned_from_sha256": digest(path) or "",
+        "pruned_by": f"onnxprune {__version__}",
+        "technique": settings.technique,
+        "criterion": str(settings.criterion),
+        "sparsity": f"{100 * report.share_gone:.4f}" if settings.sparsity is None else f"{settings.sparsity:g}",
+        "prune_settings": json.dumps({name: value for name, value in asked.items() if value is not None}),
+    }
+    if report.accuracy is not None:
+        found["accuracy"] = f"{report.accuracy.recovered:.4f}"
+    return found
