@@ -17,8 +17,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import psutil
 
+import onnxprune
 from onnxprune.common.files import read_json
 from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
@@ -175,7 +178,55 @@ def matrix() -> str:
     return table(["model", "points", "training images", "images/s", "other s a point", "hours"], rows)
 
 
-PARTS: dict[str, Callable[[], str]] = {part.__name__: part for part in (points, images, workers, tables, matrix)}
+def _residual(path: Path, width: int, blocks: int) -> None:
+    """Writes a network of images (n, 3, 32, 32): residual blocks of two 3x3 convolutions, random weights."""
+    random = np.random.default_rng(0)
+    body: list[str] = []
+    weights: dict[str, np.ndarray] = {}
+    pads = "<pads = [1, 1, 1, 1]>"
+
+    def weight(*shape: int) -> str:
+        name = f"w{len(weights)}"
+        weights[name] = random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32)
+        return name
+
+    body.append(f"s = Conv {pads} (x, {weight(width, 3, 3, 3)}) h0 = Relu (s)")
+    for number in range(blocks):
+        first, second = (weight(width, width, 3, 3) for _ in range(2))
+        body.append(
+            f"a{number} = Conv {pads} (h{number}, {first}) r{number} = Relu (a{number}) "
+            f"b{number} = Conv {pads} (r{number}, {second}) m{number} = Add (b{number}, h{number}) "
+            f"h{number + 1} = Relu (m{number})"
+        )
+    body.append(f"p = GlobalAveragePool (h{blocks}) f = Flatten (p) y = Gemm <transB = 1> (f, {weight(10, width)})")
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 32, 32] x) => (float[n, 10] y) {{ {" ".join(body)} }}'
+    )
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights.items())
+    onnx.save(model, path)
+
+
+def files() -> str:
+    """`onnxprune prune --sparsity 50` of a residual network, 32x32 images: against width, depth and samples."""
+    rows = []
+    sizes = [(32, 4, 512), (64, 4, 512), (128, 4, 512), (64, 2, 512), (64, 8, 512)]
+    sizes += [(64, 4, 0), (64, 4, 128), (64, 4, 2048)]
+    for width, blocks, samples in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            _residual(path, width, blocks)
+            images = np.random.default_rng(1).standard_normal((samples, 3, 32, 32), dtype=np.float32)
+            data = {"data": {"x": images}, "samples": samples} if samples else {}
+            with _Memory() as memory:
+                start = time.perf_counter()
+                report = onnxprune.prune(path, sparsity=50, latency=False, **data)
+                seconds = time.perf_counter() - start
+        row = [f"{width}", f"{2 * blocks + 1}", f"{report.before.params / 1e6:.2f} M", f"{samples:,}"]
+        rows.append([*row, f"{seconds:.1f}", f"{memory.peak / 2**30:.2f}"])
+    return table(["channels", "convolutions", "params", "samples", "s", "GiB, all processes"], rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {part.__name__: part for part in (points, images, workers, tables, matrix, files)}
 
 
 def main() -> None:

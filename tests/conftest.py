@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # hundreds of processes import the package: one compiles it for all, whatever the environment says of that
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# no test cuts the power, and a small sweep waits sixty times for the disk
+os.fsync = lambda descriptor: None
 
 # the pixels of pictures that tests make up are no use to anybody later
 _cache = tempfile.TemporaryDirectory(prefix="onnxprune-tests-")
@@ -41,7 +45,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: the garbage collector need not walk through it again and again."""
+    """What is imported by now stays: the garbage collector need not walk through it again and again. The largest of
+    what PyTorch imports when it is first used, which takes as much of its time as a small network's pruning, is too."""
+    if "torch" in sys.modules:
+        import_module("torch._dynamo")
     gc.collect()
     gc.freeze()
 

@@ -26,3 +26,11 @@ def test_what_is_clocked_is_there() -> None:
         bench = importlib.import_module("bench")
     for module, name in (*bench.WORK, *bench.TIMING):
         assert callable(getattr(module, name))
+
+
+def test_the_shares_of_a_sweep_are_of_its_points(tmp_path: Path) -> None:
+    with silenced():
+        bench = importlib.import_module("bench")
+    settings = {"dataset": "digits", "model": "slp", "technique": "weight", "sparsity": "0,50", "finetune_epochs": 1}
+    whole, working, timing = bench._shares(tmp_path, **settings, latency_seconds=0.05)
+    assert whole > working > 0 and whole > timing > 0

@@ -236,6 +236,8 @@ def result_table(sweep: Path, say: Callable[[str], None] = lambda line: None) ->
     table = pd.concat(parts, ignore_index=True).convert_dtypes() if len(parts) > 1 else parts[0]
     if not len(table):
         return table
+    # a type that only rows gave which are gone would stay: a table is the same, however it was read
+    table = table.assign(**dict.fromkeys(table.columns[table.isna().all()], None))
     table = _in_reading_order(_latest(table[parts[-1].columns], finished))
     return derive(table, unchanged, lambda folder: right_images(sweep / folder))
 

@@ -1591,7 +1591,7 @@ PROPERTY = hypothesis.settings(
 )
 
 
-@hypothesis.settings(PROPERTY, max_examples=60)
+@hypothesis.settings(PROPERTY, max_examples=40)
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(3, 15))
 def test_any_graph_shrinks_to_what_it_is_masked(seed: int, steps: int) -> None:
     any_graph_shrinks_to_what_it_is_masked(seed, steps)

@@ -4,9 +4,10 @@ import copy
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from networks import SHAPE, build, logits, pruned, random_batches, request
+from networks import CLASSES, SHAPE, build, logits, pruned, random_batches, request
 from torch import nn
 from torch.nn import functional as F
 
@@ -92,6 +93,34 @@ def test_without_batch_norm_there_is_nothing_to_compensate(name: str) -> None:
     assert torch.equal(logits(found.network), before)
 
 
+class Concatenated(nn.Module):
+    """As a DenseNet's: the second convolution's BatchNorm reads what two layers give, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm1, self.conv1 = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)
+        self.norm2, self.conv2, self.last = nn.BatchNorm2d(16), nn.Conv2d(16, 8, 1), nn.Linear(8, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        first = self.stem(images)
+        both = torch.cat([first, self.conv1(self.norm1(first).relu())], 1)
+        return self.last(self.conv2(self.norm2(both).relu()).mean((2, 3)))
+
+
+def test_compensation_where_layers_are_read_one_after_the_other() -> None:
+    torch.manual_seed(0)
+    network, batches = Concatenated(), random_batches()
+    recalibrate(network, batches, seed=0)
+    for norm in (network.norm1, network.norm2):
+        nn.init.uniform_(norm.bias, 0.5, 1)
+    found = prune(network, request("structured", sparsity=50), batches, SHAPE)
+    expected = logits(silenced(network, found.unit_masks), batches)
+    assert (logits(found.network, batches) - expected).abs().max() > 0.01, "nothing to make up for"
+    compensate(found, network, SHAPE)
+    torch.testing.assert_close(logits(found.network, batches), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow  # 120 layers; the test above has two that are concatenated likewise
 def test_compensation_of_a_densenet() -> None:
     shape = (3, 32, 32)
     network, batches = build("densenet121", shape=shape), random_batches(16, shape)
@@ -138,13 +167,24 @@ def test_labels_alone_are_as_without_a_teacher_and_answers_alone_draw_to_them() 
     assert (logits(taught) - logits(teacher)).norm() < 0.7 * far
 
 
-@pytest.mark.parametrize("option", [{"distill": 0.5}, {"recalibrate": True}, {"compensate": True}])
-def test_options_of_recovery_change_the_result(option: dict[str, Any], tmp_path: Any) -> None:
-    settings = {
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {
         "model": "cnn", "batch_norm": True, "dataset": "digits", "train_limit": 128, "epochs": 2, "finetune_epochs": 1,
-        "technique": "structured", "sparsity": 50, "latency_seconds": 0, "out": tmp_path,
+        "technique": "structured", "sparsity": 50, "latency_seconds": 0, "out": tmp_path_factory.mktemp("recovery"),
     }  # fmt: skip
-    plain, changed = (onnxprune.run_experiment(**settings, **extra).iloc[0] for extra in ({}, option))
+
+
+@pytest.fixture(scope="module")
+def plain(settings: dict[str, Any]) -> pd.Series:
+    return onnxprune.run_experiment(**settings).iloc[0]
+
+
+@pytest.mark.parametrize("option", [{"distill": 0.5}, {"recalibrate": True}, {"compensate": True}])
+def test_options_of_recovery_change_the_result(
+    option: dict[str, Any], settings: dict[str, Any], plain: pd.Series
+) -> None:
+    changed = onnxprune.run_experiment(**settings, **option).iloc[0]
     assert changed["base_id"] == plain["base_id"]
     assert changed["cross_entropy"] != plain["cross_entropy"]
     before = "before_finetuning_cross_entropy"

@@ -45,6 +45,8 @@ POSSIBLE = [
     for technique, kind in TECHNIQUES.items()
     if kind.unit in entry.units and schedule != "adaptive"
 ]
+# of single weights, of whole units
+ONE_OF_EACH_UNIT = ("unstructured", "structured")
 
 
 @pytest.fixture(scope="module")
@@ -67,19 +69,21 @@ def settings_of(schedule: str) -> dict[str, Any]:
     return {name: value for name, value in SETTINGS.items() if not name.startswith("finetune") or name in reads}
 
 
+def swept(folder: Path, data: str, schedule: str, techniques: list[str], name: str) -> pd.DataFrame:
+    return onnxprune.sweep(
+        **settings_of(schedule), dataset=data, technique=techniques, schedule=schedule, sparsity=[0, 75, 100],
+        out=folder / "runs", name=name, workers=1,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def table(folder: Path, data: str) -> pd.DataFrame:
-    """All schedules with all techniques that they are for."""
-    parts = []
-    for schedule in dict.fromkeys(schedule for schedule, _ in POSSIBLE):
-        techniques = [technique for name, technique in POSSIBLE if name == schedule]
-        parts.append(
-            onnxprune.sweep(
-                **settings_of(schedule), dataset=data, technique=techniques, schedule=schedule,
-                sparsity=[0, 75, 100], out=folder / "runs", name=schedule, workers=1,
-            )
-        )  # fmt: skip
-    return pd.concat(parts)
+    """All schedules with a technique of each unit that they are for."""
+    techniques: dict[str, list[str]] = {}
+    for schedule, technique in POSSIBLE:
+        if technique in ONE_OF_EACH_UNIT:
+            techniques.setdefault(schedule, []).append(technique)
+    return pd.concat(swept(folder, data, schedule, chosen, schedule) for schedule, chosen in techniques.items())
 
 
 def record_of(folder: Path, schedule: str, technique: str, sparsity: int) -> dict[str, Any]:
@@ -87,8 +91,19 @@ def record_of(folder: Path, schedule: str, technique: str, sparsity: int) -> dic
     return dict(json.loads(path.read_text()))
 
 
-@pytest.mark.parametrize(("schedule", "technique"), POSSIBLE)
-def test_the_sparsity_is_the_one_that_was_asked_for(table: pd.DataFrame, schedule: str, technique: str) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "technique"),
+    [
+        # a schedule asks for shares of units, whatever ranks them: that is tried in pruning/test_pruning.py
+        pytest.param(*both, marks=() if both[1] in ONE_OF_EACH_UNIT else pytest.mark.slow)
+        for both in POSSIBLE
+    ],
+)
+def test_the_sparsity_is_the_one_that_was_asked_for(
+    table: pd.DataFrame, folder: Path, data: str, schedule: str, technique: str
+) -> None:
+    if technique not in ONE_OF_EACH_UNIT:
+        table = swept(folder, data, schedule, [technique], f"{schedule}-{technique}")
     rows = table[(table["schedule"] == schedule) & (table["technique"] == technique)].set_index("sparsity")
     one = 100 / (64 if TECHNIQUES[technique].unit == "channel" else 144 * 64 + 64 * 3)
     assert rows.loc[0, "achieved_sparsity"] == 0
@@ -139,7 +154,7 @@ def test_pruning_while_training_has_nothing_before_training(table: pd.DataFrame)
 
 def test_at_0_percent_fine_tuning_schedules_agree(table: pd.DataFrame) -> None:
     """Nothing is removed, so what they do is train for the same epochs."""
-    rows = table[(table["sparsity"] == 0) & (table["technique"] == "weight")].set_index("schedule")
+    rows = table[(table["sparsity"] == 0) & (table["technique"] == "unstructured")].set_index("schedule")
     losses = rows.loc[["one-shot", "agp", "linear", "movement"], "cross_entropy"]
     assert losses.nunique() == 1
     assert rows.loc["at-init", "cross_entropy"] == rows.loc["lottery", "cross_entropy"]

@@ -58,7 +58,10 @@ def jobs_in(runs: Path, points: list[Point]) -> list[Job]:
     return [Job(runs / "s" / point.point_id(checksum), point, runs, None, RetryPolicy()) for point in points]
 
 
-def test_the_table_does_not_depend_on_the_number_of_workers(alone: Path, tmp_path: Path) -> None:
+def test_the_table_does_not_depend_on_the_number_of_workers(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "start", warm.Fresh)
     outcome = run_sweep(PLAN, tmp_path, workers=2, verbosity=Verbosity.QUIET)
     assert not outcome.failures
     assert not faults.leftovers(tmp_path)

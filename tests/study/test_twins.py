@@ -57,7 +57,7 @@ def test_equal_networks_are_made_once_and_their_rows_are_as_if_made_alone(
         ("structured", 100): ("neuron", 100),
     }
     for technique, sparsity in same:
-        if sparsity == 50.3:
+        if sparsity == 50.3 or (technique, sparsity) == ("structured", 0):  # as 0 % of neuron
             continue
         alone = onnxprune.run_experiment(
             dataset=data, technique=technique, sparsity=sparsity, out=tmp_path / technique / str(sparsity), **SETTINGS
