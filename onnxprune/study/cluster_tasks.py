@@ -1,4 +1,5 @@
-"""What runs on the nodes of a Ray cluster: bases and points as tasks, and a gate a node for what is timed."""
+"""What runs on the nodes of a Ray cluster: bases and points as tasks, a gate on each node for what is timed, and a
+register of who makes which network."""
 
 import contextlib
 import os
@@ -27,13 +28,32 @@ Files = dict[str, bytes]
 Events = list[tuple[str, tuple[Any, ...]]]
 
 
+class MadeElsewhere(BaseException):
+    """Ends a task whose network another point makes, or has made: the driver gives it again with what that made."""
+
+    def __init__(self, identity: str, maker: str) -> None:
+        super().__init__(identity, maker)
+        self.identity, self.maker = identity, maker
+
+
+@dataclass
+class Twin:
+    """A point that has made a network, as its twins are given it."""
+
+    identity: str
+    maker: str
+    files: Files
+
+
 @dataclass
 class Made:
-    """What a task hands back: the folder it worked in, what it told its listener, and its error, if any."""
+    """What a task hands back: the folder it worked in, what it told its listener, and its error, if any; or who makes
+    its network."""
 
     files: Files
     events: Events
     error: str | None
+    same_as: "MadeElsewhere | None" = None
 
 
 class _Recorder:
@@ -74,9 +94,12 @@ def base_task(point: Point, dataset: Dataset, threads: int) -> Made:
 
 
 @ray.remote
-def point_task(job: Job, base_id: str, dataset: Dataset, base: Files, namespace: str) -> Made:
+def point_task(
+    job: Job, base_id: str, dataset: Dataset, base: Files, twin: Twin | None, networks: Any, namespace: str
+) -> Made:
     point = job.point
     with silenced():
+        from onnxprune.study import twins
         from onnxprune.study.point import PointRun, run_point
     loaded = _load_base(point, base_id, dataset, base)
     gate = _gate(namespace)
@@ -92,15 +115,26 @@ def point_task(job: Job, base_id: str, dataset: Dataset, base: Files, namespace:
         finally:
             gate.leave.remote(own)
 
+    def find_twin(folder: Path, identity: str, claim: contextlib.ExitStack) -> twins.Twin | None:
+        maker = networks.maker.remote(identity, folder.name).future().result()
+        if maker != folder.name and (twin is None or twin.maker != maker):
+            raise MadeElsewhere(identity, maker)
+        return twins.find_twin(folder, identity, claim)
+
     try:
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as sweep:
             folder = Path(sweep) / job.folder.name
+            if twin is not None:
+                store.receive(folder.with_name(twin.maker), twin.files)
+                twins.note_maker(folder.with_name(twin.maker), twin.identity)
             return _made(
                 folder,
                 lambda listener: run_point(
-                    PointRun(point, loaded, dataset, folder, listener, exclusive), RetryPolicy()
+                    PointRun(point, loaded, dataset, folder, listener, exclusive, find_twin), RetryPolicy()
                 ),
             )
+    except MadeElsewhere as same:
+        return Made({}, [], None, same)
     finally:
         gate.unregister.remote(own)
 
@@ -130,6 +164,25 @@ def _load_base(point: Point, base_id: str, dataset: Dataset, files: Files) -> An
         store.receive(Path(runs.name) / BASES / base_id, files)
         _loaded = (base_id, load_base(point, dataset, Path(runs.name)), runs)
     return _loaded[1]
+
+
+class Networks:
+    """Who makes which network.
+
+    Args:
+        makers: those known from before: identity of the network -> name of the point.
+    """
+
+    def __init__(self, makers: dict[str, str]) -> None:
+        self._makers = makers
+
+    def maker(self, identity: str, name: str) -> str:
+        """The point that makes a network: the first that has asked."""
+        return self._makers.setdefault(identity, name)
+
+    def forget(self, name: str) -> None:
+        """A point has failed: the next one that asks makes its network."""
+        self._makers = {identity: maker for identity, maker in self._makers.items() if maker != name}
 
 
 class _Gate:

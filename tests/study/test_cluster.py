@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,12 +20,15 @@ from ray.cluster_utils import Cluster as TwoNodes
 
 import onnxprune
 from onnxprune.cli import cli
+from onnxprune.common.files import read_json
 from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
+from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import cluster_tasks
 from onnxprune.study.cluster import ClusterSettings
 from onnxprune.study.controller import Outcome, run_sweep
+from onnxprune.study.jobs import data_settings
 
 STUDY = {**SETTINGS, "technique": "weight,neuron", "sparsity": "0,50,90", "seeds": 2}
 SMALL = {**STUDY, "sparsity": "50"}
@@ -109,6 +113,64 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(nodes: TwoNodes, tmp_path: 
     base = on(nodes, tmp_path, {**plan, "learning_rate": 1e6, "epochs": 5})
     assert len(base.failures) == 4
     assert any("its base" in reason for reason in base.failures.values())
+
+
+@pytest.mark.slow
+def test_equal_networks_are_made_once_whoever_runs_them(nodes: TwoNodes, tmp_path: Path) -> None:
+    plan = {**STUDY, "technique": "weight,neuron,structured", "sparsity": "0,50,50.3", "seeds": 1, "name": "study"}
+    local = run_sweep(Sweep.parse(plan), tmp_path / "local", workers=1, verbosity=Verbosity.QUIET)
+    first = run_sweep(
+        Sweep.parse({**plan, "sparsity": "50", "technique": "neuron"}), tmp_path, workers=1, verbosity=Verbosity.QUIET
+    )
+    there = on(nodes, tmp_path, plan)
+    assert there.failures == {}
+    pd.testing.assert_frame_equal(untimed(there.table), untimed(local.table))
+    copies = {
+        name: record["twin"]
+        for name in there.table["folder"]
+        if "twin" in (record := read_json(there.folder / name / store.METRICS))
+    }
+    assert len(copies) == there.table["same_as"].notna().sum() >= 3, "0 % of three techniques is one, and so is 50.3 %"
+    (made_here,) = first.table["folder"]
+    assert made_here in copies.values(), "what was made on this machine is not made again"
+    for name, maker in copies.items():
+        assert (there.folder / name / store.RIGHT).read_bytes() == (there.folder / maker / store.RIGHT).read_bytes()
+    # and this machine knows what was made there
+    for name in copies:
+        shutil.rmtree(there.folder / name)
+    run_sweep(Sweep.parse(plan), tmp_path, workers=1, verbosity=Verbosity.QUIET)
+    for name in copies:
+        assert "twin" in read_json(there.folder / name / store.METRICS)
+
+
+@pytest.mark.slow
+def test_what_waits_for_a_network_that_fails_makes_it_itself(nodes: TwoNodes, tmp_path: Path) -> None:
+    plan = {**STUDY, "sparsity": "0", "seeds": 1, "finetune_learning_rate": 1e6, "finetune_epochs": 5}
+    found = on(nodes, tmp_path, plan)
+    assert len(found.failures) == 2
+    assert all("diverged" in reason for reason in found.failures.values())
+
+
+def test_the_first_that_asks_makes_a_network_until_it_fails() -> None:
+    networks = cluster_tasks.Networks({"known": "before"})
+    assert networks.maker("known", "first") == "before"
+    assert networks.maker("new", "first") == "first"
+    assert networks.maker("new", "second") == "first"
+    networks.forget("first")
+    assert networks.maker("new", "second") == "second"
+    assert networks.maker("known", "second") == "before"
+
+
+def test_data_are_told_apart_by_how_a_file_takes_them() -> None:
+    """What is sent to the nodes once is normalised for a trained file, and not for other networks."""
+
+    def given(model: str, **changes: Any) -> Any:
+        return data_settings(Point(model=model, dataset="digits", **changes))
+
+    file = "model.onnx"
+    networks = [given("slp"), given("slp", train_limit=20), given(file), given(file, mean="0.1"), given(file, std="2")]
+    assert len({*networks}) == len(networks)
+    assert given("slp", technique="neuron") == given("slp", seed=1) == given("slp")
 
 
 @pytest.mark.parametrize(
