@@ -14,6 +14,7 @@ from typing import Any
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
+from onnxprune.common.sent_files import sent_or_here
 from onnxprune.common.widths import DEFAULT_STEP
 from onnxprune.data.registry import DATASETS, canonical_name, title_of
 from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, own_files, reference
@@ -345,7 +346,7 @@ def _weights_digest(weights: str | None) -> list[str]:
     """What ids say of a file of weights: its content, wherever it is."""
     if weights is None or weights == IMAGENET:
         return []
-    found = digest(Path(weights))
+    found = digest(sent_or_here(weights))
     if found is None:
         raise InputError(f"cannot read the weights {weights}: they are no file, or not yours to read")
     return [found]

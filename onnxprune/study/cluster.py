@@ -1,9 +1,9 @@
 """Bases and points as tasks of a Ray cluster: a base first, then the points that start from it.
 
-Data and bases travel through Ray's object store. A task works in a folder of its own on its node and hands back the
-files it made; this process, the driver, alone writes results, claims folders and knows what is done. What a lost node
-was doing Ray does again on another one. While a point is timed, the other points on its node are suspended. A point
-whose network another one makes ends there, waits for that one, and is then given what it made.
+Data, bases and the user's own files travel through Ray's object store. A task works in a folder of its own on its node
+and hands back the files it made; this process, the driver, alone writes results, claims folders and knows what is done.
+What a lost node was doing Ray does again on another one. While a point is timed, the other points on its node are
+suspended. A point whose network another one makes ends there, waits for that one, and is then given what it made.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy, done_before, unfinished
 from onnxprune.settings.point import BASES, Point
 from onnxprune.study.cluster_tasks import Events, Made, MadeElsewhere, Networks, Twin, base_task, point_task
-from onnxprune.study.jobs import Job, Materials, data_settings
+from onnxprune.study.jobs import Job, Materials, check_unchanged, data_settings
 from onnxprune.study.ray_library import ray
 from onnxprune.study.twins import note_maker, noted_makers
 
@@ -66,6 +66,7 @@ class _Group:
     runs: Path
     base: Any = None  # its files, in the object store
     dataset: Any = None  # likewise
+    sent: Any = None  # likewise: the user's own files that the settings name
 
 
 class Cluster:
@@ -199,7 +200,13 @@ class Cluster:
     ) -> RunError | None:
         """Hands a base to Ray, unless it is there already; returns why it cannot be had."""
         folder = group.runs / BASES / base_id
-        group.dataset = self._dataset(group.first)
+        try:
+            check_unchanged(group.first, self._materials, base_id=base_id)
+            sent = {str(path): path.read_bytes() for path in group.first.source_files()}
+            check_unchanged(group.first, self._materials, base_id=base_id)  # it is what was read
+        except RunError as error:
+            return error
+        group.dataset, group.sent = self._dataset(group.first), ray.put(sent)
         claim = ExitStack()
         claim.enter_context(store.claimed(folder))
         try:
@@ -217,7 +224,8 @@ class Cluster:
             num_gpus=group.first.devices if group.first.device == "cuda" else 0,
             max_retries=_RETRIES,
         )
-        running[task.remote(group.first, group.dataset, self._threads)] = _Running(folder, base_id, None, claim)
+        reference = task.remote(group.first, base_id, group.dataset, group.sent, self._threads)
+        running[reference] = _Running(folder, base_id, None, claim)
         return None
 
     def _begin(
@@ -242,7 +250,8 @@ class Cluster:
             max_retries=_RETRIES,
         )
         twin, networks = self._twins.maker_of(job.folder), self._twins.networks
-        reference = task.remote(job, base_id, group.dataset, group.base, twin, networks, self._namespace)
+        data = (group.dataset, group.sent, group.base)
+        reference = task.remote(job, base_id, *data, twin, networks, self._namespace)
         running[reference] = _Running(job.folder, base_id, job, claim)
         return None
 

@@ -12,8 +12,9 @@ from typing import Any, SupportsFloat
 
 import psutil
 
-from onnxprune.common.errors import RunError, StorageError
+from onnxprune.common.errors import InputError, RunError, StorageError
 from onnxprune.common.output import silenced
+from onnxprune.common.sent_files import keep_sent
 from onnxprune.data.dataset import Dataset
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy
@@ -82,21 +83,23 @@ class _Recorder:
 
 
 @ray.remote
-def base_task(point: Point, dataset: Dataset, threads: int) -> Made:
+def base_task(point: Point, base_id: str, dataset: Dataset, sent: Files, threads: int) -> Made:
+    keep_sent(sent)
     with silenced():
         import torch
 
         from onnxprune.study.base import ensure_base
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as runs:
-        folder = Path(runs) / BASES / point.base_id(dataset.checksum)
+        folder = Path(runs) / BASES / base_id
         return _made(folder, lambda listener: ensure_base(point, dataset, Path(runs), listener, RetryPolicy()))
 
 
 @ray.remote
 def point_task(
-    job: Job, base_id: str, dataset: Dataset, base: Files, twin: Twin | None, networks: Any, namespace: str
+    job: Job, base_id: str, dataset: Dataset, sent: Files, base: Files, twin: Twin | None, networks: Any, namespace: str
 ) -> Made:
+    keep_sent(sent)
     point = job.point
     with silenced():
         from onnxprune.study import twins
@@ -146,7 +149,7 @@ def _made(folder: Path, work: Any) -> Made:
         work(recorder)
     except StorageError:
         raise  # of the node's disk: the task is tried elsewhere
-    except RunError as caught:
+    except (InputError, RunError) as caught:  # a module of the user's that is not installed on this node, say
         error = str(caught)
     return Made(store.contents(folder), recorder.events, error)
 

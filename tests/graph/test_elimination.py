@@ -64,11 +64,7 @@ def exported(network: nn.Module, path: Path, shape: tuple[int, int, int]) -> Pat
 
 @pytest.mark.parametrize(
     ("name", "share"),
-    [
-        pytest.param(*name.values, share, marks=name.marks)
-        for name in SMALL
-        for share in (0.9, 0.99, 1.0)
-    ],
+    [pytest.param(*name.values, share, marks=name.marks) for name in SMALL for share in (0.9, 0.99, 1.0)],
 )
 def test_the_answers_stay_and_the_file_shrinks(name: str, share: float, tmp_path: Path) -> None:
     path = exported(thinned(name, share), tmp_path / "model.onnx", shape_of(name))

@@ -26,7 +26,7 @@ from onnxprune.results import store
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import cluster_tasks
-from onnxprune.study.cluster import ClusterSettings
+from onnxprune.study.cluster import Cluster, ClusterSettings
 from onnxprune.study.controller import Outcome, run_sweep
 from onnxprune.study.jobs import data_settings
 
@@ -149,6 +149,66 @@ def test_what_waits_for_a_network_that_fails_makes_it_itself(nodes: TwoNodes, tm
     found = on(nodes, tmp_path, plan)
     assert len(found.failures) == 2
     assert all("diverged" in reason for reason in found.failures.values())
+
+
+OF_YOUR_OWN = {"dataset": "digits", "technique": "weight,neuron", "sparsity": "50", "latency_seconds": 0}
+OWN = """
+import math
+from torch import nn
+
+def build(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), 8), nn.ReLU(), nn.Linear(8, classes))
+"""
+
+
+@pytest.mark.slow
+def test_files_of_your_own_are_sent_to_the_nodes(
+    nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nodes work in other folders: they find neither file by its name."""
+    monkeypatch.chdir(tmp_path)
+    Path("mynet.py").write_text(OWN)
+    plan = {**OF_YOUR_OWN, "model": "mynet.py:build"}
+    first = on(nodes, tmp_path / "there", plan)
+    assert first.failures == {}
+    local = run_sweep(Sweep.parse(plan), tmp_path / "local", workers=1, verbosity=Verbosity.QUIET)
+    pd.testing.assert_frame_equal(untimed(first.table), untimed(local.table))
+    (base,) = (tmp_path / "local" / "bases").glob(f"*/{store.CHECKPOINT}")
+    shutil.copy(base.with_name(store.MODEL), "model.onnx")
+    shutil.copy(base, "weights.safetensors")
+    for more in ({"weights": "weights.safetensors"}, {"model": "model.onnx"}):
+        found = on(nodes, tmp_path / "there", {**plan, **more})
+        assert (len(found.table), found.failures) == (2, {})
+
+
+@pytest.mark.slow
+def test_a_package_that_the_nodes_lack_is_one_line(
+    nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine_alone.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = on(nodes, tmp_path, {**OF_YOUR_OWN, "model": "mine_alone:build"})
+    assert any("there is no module mine_alone" in reason for reason in found.failures.values())
+    assert not any("lost by the cluster" in reason for reason in found.failures.values())
+
+
+@pytest.mark.slow
+def test_a_file_that_changes_after_the_plan_is_made_fails_its_points(
+    nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "mynet.py"
+    own.write_text(OWN)
+    begin = Cluster._begin_base
+
+    def changed(*arguments: Any) -> Any:
+        own.write_text(OWN + "# another one\n")
+        return begin(*arguments)
+
+    monkeypatch.setattr(Cluster, "_begin_base", changed)
+    plan = {**OF_YOUR_OWN, "model": f"{own}:build"}
+    found = on(nodes, tmp_path, plan)
+    assert len(found.failures) == 1 + 2, "the base and its points"
+    assert any("changed while the study ran" in reason for reason in found.failures.values())
 
 
 def test_the_first_that_asks_makes_a_network_until_it_fails() -> None:
