@@ -52,7 +52,6 @@ def pytest_collection_finish() -> None:
     what PyTorch imports when it is first used, which takes as much of its time as a small network's pruning, is too."""
     if "torch" in sys.modules:
         import_module("torch._dynamo")
-    gc.collect()
     gc.freeze()
     gc.enable()
 
