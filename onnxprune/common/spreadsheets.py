@@ -26,7 +26,7 @@ def csv_of(table: "pd.DataFrame") -> str:
         name: column.map(defused, na_action="ignore")
         for name, column in table.items()
         if not is_numeric_dtype(column)
-        and any(defused(value) is not value for value in column.dropna().unique() if isinstance(value, str))
+        and any(defused(value) is not value for value in column.unique() if isinstance(value, str))
     }
     text: str = (
         table.assign(**{str(name): column for name, column in texts.items()})
