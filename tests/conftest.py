@@ -53,6 +53,7 @@ def pytest_collection_finish() -> None:
     if "torch" in sys.modules:
         import_module("torch._dynamo")
     gc.freeze()
+    gc.set_threshold(10_000)  # as the command line has it
     gc.enable()
 
 
