@@ -248,8 +248,11 @@ def _latest(table: "pd.DataFrame", written: Mapping[str, int]) -> "pd.DataFrame"
     Args:
         written: folder -> when its record was, in nanoseconds.
     """
-    ordered = table.assign(written=table["folder"].map(written)).sort_values("written", kind="stable")
-    return table.loc[ordered.drop_duplicates([*FIELDS], keep="last").index]
+    settings = table[[*FIELDS]]
+    if not settings.duplicated().any():
+        return table
+    order = table["folder"].map(written).sort_values(kind="stable").index
+    return table.loc[settings.loc[order].drop_duplicates(keep="last").index]
 
 
 def _derived_rows(sweep: Path) -> "tuple[pd.DataFrame, int]":

@@ -14,7 +14,7 @@ from torch import nn
 from onnxprune.bridge.export import export
 from onnxprune.graph.counting import count
 from onnxprune.graph.elimination import eliminate_dead_units
-from onnxprune.models.densenet import remove_layers, removable_layers
+from onnxprune.models.densenet import removable_layers, remove_layers
 
 NETWORKS = ["slp", "cnn", "cnn+norm", "dense", "densenet121"]
 # 120 layers take seconds each time

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from faults import SETTINGS, TIMED
-from ray.cluster_utils import Cluster as TwoNodes
+from ray.cluster_utils import Cluster as Nodes
 
 import onnxprune
 from onnxprune.cli import cli
@@ -50,12 +50,18 @@ def test_ray_sends_nothing_to_its_makers() -> None:
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[TwoNodes]:
-    """Two nodes of one processor each."""
-    found = TwoNodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    found.add_node(num_cpus=1)
+def node() -> Iterator[Nodes]:
+    """One node, of one processor."""
+    found = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     yield found
     found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes(node: Nodes) -> Nodes:
+    """Two nodes of one processor each."""
+    node.add_node(num_cpus=1)
+    return node
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run_sweep(Sweep.parse(STUDY), tmp_path_factory.mktemp("local"), workers=1, verbosity=Verbosity.QUIET)
 
 
-def on(nodes: TwoNodes, runs: Path, plan: dict[str, Any] = STUDY, **how: Any) -> Outcome:
+def on(nodes: Nodes, runs: Path, plan: dict[str, Any] = STUDY, **how: Any) -> Outcome:
     return run_sweep(
         Sweep.parse(plan),
         runs,
@@ -75,7 +81,7 @@ def on(nodes: TwoNodes, runs: Path, plan: dict[str, Any] = STUDY, **how: Any) ->
 
 
 @pytest.mark.slow  # Ray starts two nodes, and they their workers
-def test_the_table_is_that_of_this_machine(nodes: TwoNodes, tmp_path: Path) -> None:
+def test_the_table_is_that_of_this_machine(nodes: Nodes, tmp_path: Path) -> None:
     local = run_sweep(Sweep.parse(SMALL), tmp_path / "local", workers=1, verbosity=Verbosity.QUIET)
     there = on(nodes, tmp_path / "there", SMALL)
     assert there.failures == {}
@@ -89,7 +95,7 @@ def test_the_table_is_that_of_this_machine(nodes: TwoNodes, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_each_executor_goes_on_where_the_other_stopped(nodes: TwoNodes, local: Outcome, tmp_path: Path) -> None:
+def test_each_executor_goes_on_where_the_other_stopped(nodes: Nodes, local: Outcome, tmp_path: Path) -> None:
     half = {**STUDY, "seeds": 1, "name": "both"}
     run_sweep(Sweep.parse(half), tmp_path, workers=1, verbosity=Verbosity.QUIET)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob(store.METRICS)}
@@ -101,7 +107,7 @@ def test_each_executor_goes_on_where_the_other_stopped(nodes: TwoNodes, local: O
 
 
 @pytest.mark.slow
-def test_what_fails_is_recorded_and_the_rest_goes_on(nodes: TwoNodes, tmp_path: Path) -> None:
+def test_what_fails_is_recorded_and_the_rest_goes_on(nodes: Nodes, tmp_path: Path) -> None:
     plan = {**STUDY, "seeds": 1, "technique": "weight", "finetune_learning_rate": 1e6, "finetune_epochs": 5}
     found = on(nodes, tmp_path, {**plan, "sparsity": "50,100"})
     ((name, reason),) = found.failures.items()
@@ -238,10 +244,10 @@ def test_data_are_told_apart_by_how_a_file_takes_them() -> None:
     [({"threads": 64}, "no node of the cluster has more than 1"), ({"device": "cuda"}, "--num-gpus")],
 )
 def test_what_a_cluster_cannot_do_is_refused_before_anything_runs(
-    settings: dict[str, Any], words: str, nodes: TwoNodes, tmp_path: Path
+    settings: dict[str, Any], words: str, node: Nodes, tmp_path: Path
 ) -> None:
     with pytest.raises(onnxprune.InputError, match=words):
-        on(nodes, tmp_path / "runs", {**STUDY, **settings})
+        on(node, tmp_path / "runs", {**STUDY, **settings})
     assert not (tmp_path / "runs").exists()
 
 
@@ -299,7 +305,7 @@ def test_a_gate_suspends_the_others_and_survives_the_one_inside(monkeypatch: pyt
 
 @pytest.mark.slow
 def test_a_node_that_dies_in_the_middle_loses_nothing(local: Outcome, tmp_path: Path) -> None:
-    nodes = TwoNodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     doomed = nodes.add_node(num_cpus=1)
     killed = []
 
