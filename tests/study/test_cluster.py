@@ -122,7 +122,7 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(nodes: Nodes, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_equal_networks_are_made_once_whoever_runs_them(nodes: TwoNodes, tmp_path: Path) -> None:
+def test_equal_networks_are_made_once_whoever_runs_them(nodes: Nodes, tmp_path: Path) -> None:
     plan = {**STUDY, "technique": "weight,neuron,structured", "sparsity": "0,50,50.3", "seeds": 1, "name": "study"}
     local = run_sweep(Sweep.parse(plan), tmp_path / "local", workers=1, verbosity=Verbosity.QUIET)
     first = run_sweep(
@@ -150,7 +150,7 @@ def test_equal_networks_are_made_once_whoever_runs_them(nodes: TwoNodes, tmp_pat
 
 
 @pytest.mark.slow
-def test_what_waits_for_a_network_that_fails_makes_it_itself(nodes: TwoNodes, tmp_path: Path) -> None:
+def test_what_waits_for_a_network_that_fails_makes_it_itself(nodes: Nodes, tmp_path: Path) -> None:
     plan = {**STUDY, "sparsity": "0", "seeds": 1, "finetune_learning_rate": 1e6, "finetune_epochs": 5}
     found = on(nodes, tmp_path, plan)
     assert len(found.failures) == 2
@@ -168,9 +168,7 @@ def build(input_shape, classes):
 
 
 @pytest.mark.slow
-def test_files_of_your_own_are_sent_to_the_nodes(
-    nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_your_own_are_sent_to_the_nodes(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The nodes work in other folders: they find neither file by its name."""
     monkeypatch.chdir(tmp_path)
     Path("mynet.py").write_text(OWN)
@@ -189,7 +187,7 @@ def test_files_of_your_own_are_sent_to_the_nodes(
 
 @pytest.mark.slow
 def test_a_package_that_the_nodes_lack_is_one_line(
-    nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine_alone.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
@@ -200,7 +198,7 @@ def test_a_package_that_the_nodes_lack_is_one_line(
 
 @pytest.mark.slow
 def test_a_file_that_changes_after_the_plan_is_made_fails_its_points(
-    nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "mynet.py"
     own.write_text(OWN)
