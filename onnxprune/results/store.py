@@ -284,11 +284,8 @@ def _fits(column: "pd.Series", kind: type) -> bool:
     """Whether a column is of the kind that records give, or empty."""
     from pandas.api import types
 
-    if column.isna().all():
-        return True
-    if kind is bool:
-        return types.is_bool_dtype(column)
-    return types.is_string_dtype(column) if kind is str else types.is_numeric_dtype(column)
+    is_so = {bool: types.is_bool_dtype, str: types.is_string_dtype}.get(kind, types.is_numeric_dtype)
+    return bool(is_so(column) or column.isna().all())
 
 
 def _finished_folders(sweep: Path) -> Iterator[tuple[str, int]]:
