@@ -32,7 +32,7 @@ def with_variants(table: pd.DataFrame) -> pd.DataFrame:
         found.append(_replaced(pruned, "int8_", variant=INT8))
     if f"base_int8_{quality}" in table:
         bases = table[table[f"base_int8_{quality}"].notna()].drop_duplicates("base_id")
-        dense = {name: bases[f"base_{name}"] for name in _OF_THE_NETWORK}
+        dense: dict[str, Any] = {name: bases[f"base_{name}"] for name in _OF_THE_NETWORK}
         dense |= {"achieved_sparsity": 0.0, "theoretical_speedup": 1.0}
         found.append(_replaced(bases, "base_int8_", variant=INT8_ALONE, **dense))
     return pd.concat(found, ignore_index=True) if len(found) > 1 else found[0].reset_index(drop=True)
