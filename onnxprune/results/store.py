@@ -284,11 +284,11 @@ def _fits(column: "pd.Series", kind: type) -> bool:
     """Whether a column is of the kind that records give, or empty."""
     from pandas.api import types
 
-    if column.isna().all():
-        return True
     if kind is bool:
-        return types.is_bool_dtype(column)
-    return types.is_string_dtype(column) if kind is str else types.is_numeric_dtype(column)
+        fits = types.is_bool_dtype(column)
+    else:
+        fits = types.is_string_dtype(column) if kind is str else types.is_numeric_dtype(column)
+    return fits or bool(column.isna().all())
 
 
 def _finished_folders(sweep: Path) -> Iterator[tuple[str, int]]:

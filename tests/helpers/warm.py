@@ -98,7 +98,7 @@ def command(words: Sequence[str]) -> None:
         del sys.modules[name]
     sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = ["onnxprune", *words]
-    from onnxprune.cli import main
+    from onnxprune.__main__ import main
 
     main()
 
