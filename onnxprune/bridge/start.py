@@ -1,6 +1,5 @@
 """The network that a point starts from."""
 
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -8,7 +7,7 @@ from torch import nn
 from onnxprune.bridge.coupling import heads
 from onnxprune.bridge.graph_builder import read_network
 from onnxprune.data.dataset import Dataset
-from onnxprune.models import MODELS
+from onnxprune.models import MODELS, onnx_file
 from onnxprune.settings.point import Point
 from onnxprune.training.device import select_device
 from onnxprune.training.transfer import load_weights
@@ -27,7 +26,7 @@ def make_network(
     """
     model = MODELS[name]
     if model.trained:
-        return read_network(Path(model.module), input_shape, classes)
+        return read_network(onnx_file.source(model.module), input_shape, classes)
     return model.build(input_shape, classes, seed, **options).eval()
 
 

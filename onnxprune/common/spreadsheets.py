@@ -20,10 +20,13 @@ def defused(value: Any) -> Any:
 
 def csv_of(table: "pd.DataFrame") -> str:
     """A table as CSV, with its texts and headings defused."""
+    from pandas.api.types import is_numeric_dtype
+
     texts = {
         name: column.map(defused, na_action="ignore")
         for name, column in table.items()
-        if any(defused(value) is not value for value in column.dropna().unique() if isinstance(value, str))
+        if not is_numeric_dtype(column)
+        and any(defused(value) is not value for value in column.unique() if isinstance(value, str))
     }
     text: str = (
         table.assign(**{str(name): column for name, column in texts.items()})

@@ -139,20 +139,22 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A configuration: the rows of its seeds, those of them that satisfy the constraints, and the mean of the numbers
-    of all."""
+    """A configuration: the rows of its seeds and where they are, those of them that satisfy the constraints, and the
+    mean of the numbers of all."""
 
-    rows: pd.DataFrame
+    positions: list[int]
+    rows: list[dict[str, Any]]
     fitting: list[dict[str, Any]]
     mean: dict[str, Any]
 
     @classmethod
     def of(
-        cls, rows: pd.DataFrame, records: list[dict[str, Any]], numbers: list[str], wanted: list[Constraint]
+        cls, positions: list[int], records: list[dict[str, Any]], numbers: list[str], wanted: list[Constraint]
     ) -> "_Candidate":
-        mean = {**records[0], **{name: _mean([row[name] for row in records]) for name in numbers}}
-        fitting = [row for row in records if all(constraint.holds(row) for constraint in wanted)]
-        return cls(rows, fitting, mean)
+        rows = [records[position] for position in positions]
+        mean = {**rows[0], **{name: _mean([row[name] for row in rows]) for name in numbers}}
+        fitting = [row for row in rows if all(constraint.holds(row) for constraint in wanted)]
+        return cls(positions, rows, fitting, mean)
 
 
 def choose(table: pd.DataFrame, wanted: list[Constraint], variants: Collection[str] = VARIANTS) -> Choice:
@@ -175,12 +177,12 @@ def choose(table: pd.DataFrame, wanted: list[Constraint], variants: Collection[s
     files = with_variants(table)
     records, numbers = _records(files), [str(name) for name in files.select_dtypes(["number", "bool"])]
     found = [
-        _Candidate.of(rows, [records[position] for position in rows.index], numbers, wanted)
-        for _, part in files[files["variant"].isin(variants)].groupby("variant", sort=False)
-        for rows in configurations(part)
+        _Candidate.of(positions, records, numbers, wanted)
+        for positions in configurations(files)
+        if records[positions[0]]["variant"] in variants
     ]
     study = f"{found[0].mean['model']} on {found[0].mean['dataset']}"
-    sound = [entry for entry in found if not entry.rows["collapsed"].any()]
+    sound = [entry for entry in found if not _is_so_of_any(entry.rows, "collapsed")]
     if not sound:
         raise RunError(f"{study}: every network of the sweep has collapsed: it answers the same to nearly every image")
     fitting = [entry for entry in sound if all(constraint.holds(entry.mean) for constraint in wanted)]
@@ -201,18 +203,19 @@ def choose(table: pd.DataFrame, wanted: list[Constraint], variants: Collection[s
         by = "speedup"
         floor = timings.noise(table)  # as the printed table of the sweep has it
         # one beyond theory says more of the measurement than of the network
-        believed = [entry for entry in candidates if not _beyond_theory(entry.rows)] or candidates
+        believed = [entry for entry in candidates if not _is_so_of_any(entry.rows, "speedup_beyond_theory")]
+        believed = believed or candidates
         fastest = max(entry.mean["speedup"] for entry in believed)
         tied = [entry for entry in believed if entry.mean["speedup"] * (1 + floor) >= fastest]
     best = max(tied, key=lambda entry: _merit(entry.mean))
     alone = next((entry.mean for entry in found if entry.mean["variant"] == INT8_ALONE), None)
     lacks = [constraint.text for constraint in wanted if alone is not None and not constraint.holds(alone)]
     row = max(best.fitting, key=_merit)
-    return Choice(row, best.rows, len(candidates), len(found), by, len(tied), alone, tuple(lacks))
+    return Choice(row, files.iloc[best.positions], len(candidates), len(found), by, len(tied), alone, tuple(lacks))
 
 
-def _beyond_theory(rows: pd.DataFrame) -> bool:
-    return "speedup_beyond_theory" in rows and bool(rows["speedup_beyond_theory"].isin([True]).any())
+def _is_so_of_any(rows: list[dict[str, Any]], column: str) -> bool:
+    return any(row.get(column) in (True,) for row in rows)  # what is missing is NaN, whose truth value is true
 
 
 def _counts_miss_something(row: Mapping[str, Any]) -> bool:

@@ -1,5 +1,7 @@
 """The files that a study gives beside its points' own: in 8 bits, of points and of bases."""
 
+from typing import Any
+
 import pandas as pd
 
 from onnxprune.results import store
@@ -27,18 +29,19 @@ def with_variants(table: pd.DataFrame) -> pd.DataFrame:
     quality = quality_of_study(table).name
     if f"int8_{quality}" in table:
         pruned = table[table[f"int8_{quality}"].notna()]
-        found.append(_replaced(pruned, "int8_").assign(variant=INT8, file=store.INT8_MODEL))
+        found.append(_replaced(pruned, "int8_", variant=INT8))
     if f"base_int8_{quality}" in table:
         bases = table[table[f"base_int8_{quality}"].notna()].drop_duplicates("base_id")
-        dense = bases.assign(
-            **{name: bases[f"base_{name}"] for name in _OF_THE_NETWORK}, achieved_sparsity=0.0, theoretical_speedup=1.0
-        )
-        found.append(_replaced(dense, "base_int8_").assign(variant=INT8_ALONE, file=store.INT8_MODEL))
-    return pd.concat(found, ignore_index=True)
+        dense: dict[str, Any] = {name: bases[f"base_{name}"] for name in _OF_THE_NETWORK}
+        dense |= {"achieved_sparsity": 0.0, "theoretical_speedup": 1.0}
+        found.append(_replaced(bases, "base_int8_", variant=INT8_ALONE, **dense))
+    return pd.concat(found, ignore_index=True) if len(found) > 1 else found[0].reset_index(drop=True)
 
 
-def _replaced(rows: pd.DataFrame, prefix: str) -> pd.DataFrame:
-    """With the columns of this prefix in place of those without it; how many MACs are in 8 bits is no such column."""
+def _replaced(rows: pd.DataFrame, prefix: str, **others: Any) -> pd.DataFrame:
+    """With the columns of this prefix in place of those without it, and others; how many MACs are in 8 bits is no such
+    column."""
     names = [str(name).removeprefix(prefix) for name in rows if str(name).startswith(prefix)]
     known = {name: rows[f"{prefix}{name}"] for name in names if name in rows and name != "macs"}
-    return rows.assign(**dict.fromkeys(name for name in _UNKNOWN if name in rows), **known)
+    unknown = dict.fromkeys(name for name in _UNKNOWN if name in rows)
+    return rows.assign(**{**others, **unknown, **known}, file=store.INT8_MODEL)

@@ -178,7 +178,7 @@ MODELS: Registry[Model] = _Models(
             "DenseNet-121",
             "torchvision's DenseNet-121, images of at least 32x32 (--stem imagenet|small)",
             "onnxprune.models.densenet",
-            micro_batch=64,
+            micro_batch=256,
             recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05),
             minimum_size=32,
             options=("stem",),

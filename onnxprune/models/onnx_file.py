@@ -6,6 +6,7 @@ from pathlib import Path
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest as digest_of
+from onnxprune.common.sent_files import sent_or_here
 
 _FILE = ".onnx"
 
@@ -21,7 +22,7 @@ def source(name: str) -> Path:
     Raises:
         InputError: it is not there.
     """
-    path = Path(name)
+    path = sent_or_here(name)
     if not path.is_file():
         raise InputError(f"model '{name}': {'not a file' if path.exists() else 'no such file'}")
     return path

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.errors import InputError, described
 from onnxprune.common.files import digest as digest_of
+from onnxprune.common.sent_files import sent_or_here
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,9 +66,10 @@ def source(reference: str) -> Path:
     if not name.isidentifier() or not where:
         raise InputError(f"model '{reference}': expected FILE.py:NAME or package.module:NAME")
     if where.endswith(_FILE):
-        if not Path(where).is_file():
+        path = sent_or_here(where)
+        if not path.is_file():
             raise InputError(f"model '{reference}': no such file {where}")
-        return Path(where)
+        return path
     try:
         found = find_spec(where)
     except (Exception, SystemExit) as error:  # the packages it is in are imported

@@ -87,7 +87,8 @@ def accuracy_over_cost(
 
 def _means(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The means over the seeds of each configuration."""
-    return pd.DataFrame([each[columns].astype(float).mean() for each in configurations(rows)], columns=columns)
+    numbers = rows[columns].astype(float)
+    return pd.DataFrame([numbers.iloc[positions].mean() for positions in configurations(rows)], columns=columns)
 
 
 def speedup_measured(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look]) -> go.Figure:

@@ -1,6 +1,7 @@
 """Templates of pages, filled: each is one file of HTML that asks nothing of a network."""
 
 import json
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,16 @@ def filled(template: str, *, data: Any, **values: Any) -> str:
         data: what the scripts of the page read: anything that JSON has, and plotly's figures.
         values: what the template names.
     """
+    return (
+        _environment()
+        .get_template(template)
+        .render(**values, plotly=Markup(get_plotlyjs()), data=Markup(_embedded(data)))
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """It keeps the templates that it has compiled."""
     environment = Environment(
         loader=PackageLoader("onnxprune.report", "."),
         autoescape=True,
@@ -30,9 +41,7 @@ def filled(template: str, *, data: Any, **values: Any) -> str:
     environment.filters["number"] = _number
     environment.filters["compact"] = compact
     environment.filters["decimals"] = lambda value, form: "-" if value is None else form % value
-    return environment.get_template(template).render(
-        **values, plotly=Markup(get_plotlyjs()), data=Markup(_embedded(data))
-    )
+    return environment
 
 
 def _embedded(value: Any) -> str:

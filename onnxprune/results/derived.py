@@ -34,19 +34,21 @@ def derive(table: pd.DataFrame, known: pd.DataFrame, right_images: Callable[[str
         known: what was derived before, by folder, of the rows whose records have not changed since.
         right_images: of a folder, whether each test image (N,) is right; None where that is not known.
     """
-    found = table.drop(columns=[name for name in DERIVED if name in table]).reset_index(drop=True)
-    images = _numbers(found, "test_images")
+    own = table.drop(columns=[name for name in DERIVED if name in table]).reset_index(drop=True)
+    found = own[["folder"]].copy()
+    images = _numbers(own, "test_images")
     for column in ("accuracy", "base_accuracy"):
-        intervals = [_wilson(value, count) for value, count in zip(_numbers(found, column), images, strict=True)]
+        intervals = [_wilson(value, count) for value, count in zip(_numbers(own, column), images, strict=True)]
         found[f"{column}_low"], found[f"{column}_high"] = np.reshape(intervals, (-1, 2)).T
-    controls = control_rows(found)
+    controls = control_rows(own)
     present = controls.dropna().astype(int)
-    found["control_point"] = pd.Series(found["folder"].to_numpy()[present], present.index, dtype=object)
-    found["control_accuracy"] = pd.Series(_numbers(found, "accuracy")[present], present.index, dtype=float)
-    found["accuracy_change"] = found["accuracy"] - found["control_accuracy"]
-    found["latency_ms_paired"] = paired_latency(found)
-    found["same_as"] = _same_as(found)
-    return _with_pairs(found, known, cache(right_images)).convert_dtypes()
+    found["control_point"] = pd.Series(own["folder"].to_numpy()[present], present.index, dtype=object)
+    found["control_accuracy"] = pd.Series(_numbers(own, "accuracy")[present], present.index, dtype=float)
+    found["accuracy_change"] = own["accuracy"] - found["control_accuracy"]
+    found["latency_ms_paired"] = paired_latency(own)
+    found["same_as"] = _same_as(own)
+    pairs = _pairs(found, images, known, cache(right_images))
+    return own.join([found.drop(columns="folder").convert_dtypes(), pairs])
 
 
 def control_rows(table: pd.DataFrame) -> pd.Series:
@@ -109,21 +111,28 @@ def _wilson(accuracy: float, images: float) -> tuple[float, float]:
     return statistics.wilson(accuracy * images / 100, int(images))
 
 
-def _with_pairs(table: pd.DataFrame, known: pd.DataFrame, right: Callable[[str], np.ndarray | None]) -> pd.DataFrame:
-    """The table with how each row and its control differ, image by image."""
-    before: dict[Any, Any] = known.to_dict("index") if {*_PAIRED, "control_point"} <= {*known.columns} else {}
+def _pairs(
+    table: pd.DataFrame, images: np.ndarray, known: pd.DataFrame, right: Callable[[str], np.ndarray | None]
+) -> pd.DataFrame:
+    """How each row and its control differ, image by image.
+
+    Args:
+        images: (rows,), how many the row is about.
+    """
+    before: dict[Any, Any] = {}
+    if {*_PAIRED, "control_point"} <= {*known.columns}:
+        before = known[[*_PAIRED, "control_point"]].to_dict("index")
     rows = []
-    for folder, control, images in zip(
-        table["folder"], table["control_point"], _numbers(table, "test_images"), strict=True
-    ):
+    for folder, control, count in zip(table["folder"], table["control_point"], images, strict=True):
         pair: Any = None
         if isinstance(control, str) and control in before and before.get(folder, {}).get("control_point") == control:
             pair = tuple(before[folder][name] for name in _PAIRED)
         elif isinstance(control, str):
             pair = discordant(right(control), right(folder))
-        rows.append(_compared(pair, folder == control, images))
+        rows.append(_compared(pair, folder == control, count))
     names = [*_PAIRED, "accuracy_change_low", "accuracy_change_high", "accuracy_change_p_value"]
-    return table.join(pd.DataFrame(rows, table.index, names, dtype="Float64")).astype(dict.fromkeys(_PAIRED, "Int64"))
+    found = pd.DataFrame(rows, table.index, names, dtype="Float64").convert_dtypes()
+    return found.astype(dict.fromkeys(_PAIRED, "Int64"))
 
 
 def _compared(pair: Any, itself: bool, images: float) -> tuple[Any, ...]:

@@ -8,16 +8,19 @@ from onnxprune.results.statistics import Difference, Interval, mean_interval, pa
 from onnxprune.settings.point import FIELDS
 
 
-def configurations(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each combination of settings but the seed, in the table's order; of a table without seeds each row
-    is one."""
-    names = [name for name in ("sweep", *FIELDS) if name in table and name != "seed"]
+def configurations(table: pd.DataFrame) -> list[list[int]]:
+    """The positions of the rows of each combination of settings but the seed, in the table's order; of a table without
+    seeds each row is one."""
     if "seed" not in table:
-        return [table.iloc[[position]] for position in range(len(table))]
+        return [[position] for position in range(len(table))]
+    names = [name for name in ("sweep", "variant", *FIELDS) if name in table and name != "seed"]
     varying = [name for name in names if table[name].nunique(dropna=False) > 1]
     if not varying:
-        return [table]
-    return [rows for _, rows in table.groupby(varying, sort=False, dropna=False)]
+        return [list(range(len(table)))]
+    found: dict[int, list[int]] = {}
+    for position, number in enumerate(table.groupby(varying, sort=False, dropna=False).ngroup()):
+        found.setdefault(number, []).append(position)
+    return list(found.values())
 
 
 def accuracy_interval(rows: pd.DataFrame) -> Interval:

@@ -248,8 +248,11 @@ def _latest(table: "pd.DataFrame", written: Mapping[str, int]) -> "pd.DataFrame"
     Args:
         written: folder -> when its record was, in nanoseconds.
     """
-    ordered = table.assign(written=table["folder"].map(written)).sort_values("written", kind="stable")
-    return table.loc[ordered.drop_duplicates([*FIELDS], keep="last").index]
+    settings = table[[*FIELDS]]
+    if not settings.duplicated().any():
+        return table
+    order = table["folder"].map(written).sort_values(kind="stable").index
+    return table.loc[settings.loc[order].drop_duplicates(keep="last").index]
 
 
 def _derived_rows(sweep: Path) -> "tuple[pd.DataFrame, int]":
@@ -281,11 +284,11 @@ def _fits(column: "pd.Series", kind: type) -> bool:
     """Whether a column is of the kind that records give, or empty."""
     from pandas.api import types
 
-    if column.isna().all():
-        return True
     if kind is bool:
-        return types.is_bool_dtype(column)
-    return types.is_string_dtype(column) if kind is str else types.is_numeric_dtype(column)
+        fits = types.is_bool_dtype(column)
+    else:
+        fits = types.is_string_dtype(column) if kind is str else types.is_numeric_dtype(column)
+    return fits or bool(column.isna().all())
 
 
 def _finished_folders(sweep: Path) -> Iterator[tuple[str, int]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
+from onnxprune.common.sent_files import sent_or_here
 from onnxprune.common.widths import DEFAULT_STEP
 from onnxprune.data.registry import DATASETS, canonical_name, title_of
 from onnxprune.models import MODELS, OPTIONS, model_title, own_digest, own_files, reference
@@ -32,7 +33,7 @@ from onnxprune.settings.values import (
 )
 from onnxprune.settings.vocabulary import CONTROLS, GRANULARITIES, SCHEDULES, TECHNIQUES
 
-SCHEMA = 4  # part of every id: raised when the same settings come to mean another result, as by another default
+SCHEMA = 5  # part of every id: raised when the same settings come to mean another result, as by another default
 
 MAX_NAME = 100  # characters: with what ids add it stays below the 255 that file systems allow
 
@@ -345,7 +346,7 @@ def _weights_digest(weights: str | None) -> list[str]:
     """What ids say of a file of weights: its content, wherever it is."""
     if weights is None or weights == IMAGENET:
         return []
-    found = digest(Path(weights))
+    found = digest(sent_or_here(weights))
     if found is None:
         raise InputError(f"cannot read the weights {weights}: they are no file, or not yours to read")
     return [found]

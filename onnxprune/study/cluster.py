@@ -1,15 +1,16 @@
 """Bases and points as tasks of a Ray cluster: a base first, then the points that start from it.
 
-Data and bases travel through Ray's object store. A task works in a folder of its own on its node and hands back the
-files it made; this process, the driver, alone writes results, claims folders and knows what is done. What a lost node
-was doing Ray does again on another one. While a point is timed, the other points on its node are suspended.
+Data, bases and the user's own files travel through Ray's object store. A task works in a folder of its own on its node
+and hands back the files it made; this process, the driver, alone writes results, claims folders and knows what is done.
+What a lost node was doing Ray does again on another one. While a point is timed, the other points on its node are
+suspended. A point whose network another one makes ends there, waits for that one, and is then given what it made.
 """
 
 import contextlib
 import logging
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,13 @@ from onnxprune.common.errors import BusyError, InputError, RunError, StorageErro
 from onnxprune.common.files import make_folder
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Listener
-from onnxprune.models import MODELS
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy, done_before, unfinished
 from onnxprune.settings.point import BASES, Point
-from onnxprune.study.cluster_tasks import Events, Made, base_task, point_task
-from onnxprune.study.jobs import Job, Materials
+from onnxprune.study.cluster_tasks import Events, Made, MadeElsewhere, Networks, Twin, base_task, point_task
+from onnxprune.study.jobs import Job, Materials, check_unchanged, data_settings
 from onnxprune.study.ray_library import ray
+from onnxprune.study.twins import note_maker, noted_makers
 
 _RETRIES = 3  # of a task whose node or process is lost
 
@@ -65,6 +66,7 @@ class _Group:
     runs: Path
     base: Any = None  # its files, in the object store
     dataset: Any = None  # likewise
+    sent: Any = None  # likewise: the user's own files that the settings name
 
 
 class Cluster:
@@ -81,6 +83,7 @@ class Cluster:
     """
 
     _listener: Listener
+    _twins: "_Twins"
 
     def __init__(
         self,
@@ -143,6 +146,8 @@ class Cluster:
         bases = deque(states)
         ready: deque[str] = deque()
         running: dict[Any, _Running] = {}
+        problem: RunError | MadeElsewhere | None
+        self._twins = _Twins({job.folder.parent for jobs in groups.values() for job in jobs})
         try:
             while bases or ready or running:
                 while len(running) < self._most and (ready or bases):
@@ -169,10 +174,18 @@ class Cluster:
                 group = states[task.base_id]
                 problem = self._end(reference, task)
                 if task.job is not None:
-                    if not group.jobs and all(other.base_id != task.base_id for other in running.values()):
+                    working = {other.folder for other in running.values()}
+                    for other_base, twin in self._twins.over(task.base_id, task.job, problem, working):
+                        states[other_base].jobs.append(twin)
+                        if other_base not in ready:
+                            ready.append(other_base)
+                    if isinstance(problem, MadeElsewhere):
+                        continue
+                    in_use = {*(other.base_id for other in running.values()), *self._twins.bases}
+                    if not group.jobs and task.base_id not in in_use:
                         group.base = None  # the object store may forget it
                     yield task.job, problem
-                elif problem is not None:
+                elif isinstance(problem, RunError):
                     yield task.base_id, problem
                 else:
                     group.base = ray.put(store.contents(task.folder))
@@ -187,7 +200,13 @@ class Cluster:
     ) -> RunError | None:
         """Hands a base to Ray, unless it is there already; returns why it cannot be had."""
         folder = group.runs / BASES / base_id
-        group.dataset = self._dataset(group.first)
+        try:
+            check_unchanged(group.first, self._materials, base_id=base_id)
+            sent = {str(path): path.read_bytes() for path in group.first.source_files()}
+            check_unchanged(group.first, self._materials, base_id=base_id)  # it is what was read
+        except RunError as error:
+            return error
+        group.dataset, group.sent = self._dataset(group.first), ray.put(sent)
         claim = ExitStack()
         claim.enter_context(store.claimed(folder))
         try:
@@ -205,7 +224,8 @@ class Cluster:
             num_gpus=group.first.devices if group.first.device == "cuda" else 0,
             max_retries=_RETRIES,
         )
-        running[task.remote(group.first, group.dataset, self._threads)] = _Running(folder, base_id, None, claim)
+        reference = task.remote(group.first, base_id, group.dataset, group.sent, self._threads)
+        running[reference] = _Running(folder, base_id, None, claim)
         return None
 
     def _begin(
@@ -229,12 +249,14 @@ class Cluster:
             num_gpus=self._gpus(job.point),
             max_retries=_RETRIES,
         )
-        reference = task.remote(job, base_id, group.dataset, group.base, self._namespace)
+        twin, networks = self._twins.maker_of(job.folder), self._twins.networks
+        data = (group.dataset, group.sent, group.base)
+        reference = task.remote(job, base_id, *data, twin, networks, self._namespace)
         running[reference] = _Running(job.folder, base_id, job, claim)
         return None
 
-    def _end(self, reference: Any, task: _Running) -> RunError | None:
-        """Takes what a task made into its folder; returns its error."""
+    def _end(self, reference: Any, task: _Running) -> RunError | MadeElsewhere | None:
+        """Takes what a task made into its folder; returns its error, or who makes its network."""
         with task.claim:
             try:
                 made: Made = ray.get(reference)
@@ -243,8 +265,13 @@ class Cluster:
                 make_folder(task.folder)
                 store.write_error(task.folder, reason, str(error))
                 return RunError(reason)
+            if made.same_as is not None:
+                return made.same_as
             try:
                 store.receive(task.folder, made.files)
+                record = store.finished_record(task.folder)
+                if task.job is not None and record is not None and "twin" not in record:
+                    note_maker(task.folder, record["metrics"]["network_id"])
             except (OSError, StorageError) as error:
                 return unfinished(task.folder, error)
         self._tell(made.events)
@@ -261,10 +288,59 @@ class Cluster:
 
     def _dataset(self, point: Point) -> Any:
         """The data of a point in the object store, put there once."""
-        settings = (point.dataset, point.picture_size, *point.sample, MODELS[point.model].minimum_size)
+        settings = data_settings(point)
         if settings not in self._data:
             self._data[settings] = ray.put(self._materials.dataset(point))
         return self._data[settings]
+
+
+class _Twins:
+    """Points whose network another point makes: they wait for that one.
+
+    Args:
+        sweeps: folders that the points are in.
+    """
+
+    def __init__(self, sweeps: Iterable[Path]) -> None:
+        known = {identity: name for sweep in sweeps for identity, name in noted_makers(sweep).items()}
+        # what one that is started again has forgotten is made once more, which is all
+        how = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+        self.networks: Any = ray.remote(Networks).options(**how).remote(known)
+        self._makers: dict[Path, MadeElsewhere] = {}
+        self._waiting: dict[Path, list[tuple[str, Job]]] = {}
+
+    @property
+    def bases(self) -> set[str]:
+        """Those that the waiting ones start from."""
+        return {base_id for waiting in self._waiting.values() for base_id, _ in waiting}
+
+    def maker_of(self, folder: Path) -> Twin | None:
+        """The finished point that has made the network of another one, as far as is known."""
+        same = self._makers.get(folder)
+        if same is None or store.finished_record(folder.with_name(same.maker)) is None:
+            return None
+        return Twin(same.identity, same.maker, store.contents(folder.with_name(same.maker)))
+
+    def over(
+        self, base_id: str, job: Job, problem: RunError | MadeElsewhere | None, working: set[Path]
+    ) -> list[tuple[str, Job]]:
+        """Points that are to be given to Ray again, with the bases they start from, now that a task has ended.
+
+        Args:
+            working: folders of the tasks that have not.
+        """
+        if not isinstance(problem, MadeElsewhere):
+            if problem is not None:
+                self.networks.forget.remote(job.folder.name)
+            return self._waiting.pop(job.folder, [])
+        self._makers[job.folder] = problem
+        maker = job.folder.with_name(problem.maker)
+        if maker in working:
+            self._waiting.setdefault(maker, []).append((base_id, job))
+            return []
+        if store.finished_record(maker) is None:  # it has failed, or its files were damaged and set aside
+            self.networks.forget.remote(problem.maker)
+        return [(base_id, job)]
 
 
 def _connect(address: str | None) -> None:

@@ -1,4 +1,5 @@
-"""What runs on the nodes of a Ray cluster: bases and points as tasks, and a gate a node for what is timed."""
+"""What runs on the nodes of a Ray cluster: bases and points as tasks, a gate on each node for what is timed, and a
+register of who makes which network."""
 
 import contextlib
 import os
@@ -11,8 +12,9 @@ from typing import Any, SupportsFloat
 
 import psutil
 
-from onnxprune.common.errors import RunError, StorageError
+from onnxprune.common.errors import InputError, RunError, StorageError
 from onnxprune.common.output import silenced
+from onnxprune.common.sent_files import keep_sent
 from onnxprune.data.dataset import Dataset
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy
@@ -27,13 +29,32 @@ Files = dict[str, bytes]
 Events = list[tuple[str, tuple[Any, ...]]]
 
 
+class MadeElsewhere(BaseException):
+    """Ends a task whose network another point makes, or has made: the driver gives it again with what that made."""
+
+    def __init__(self, identity: str, maker: str) -> None:
+        super().__init__(identity, maker)
+        self.identity, self.maker = identity, maker
+
+
+@dataclass
+class Twin:
+    """A point that has made a network, as its twins are given it."""
+
+    identity: str
+    maker: str
+    files: Files
+
+
 @dataclass
 class Made:
-    """What a task hands back: the folder it worked in, what it told its listener, and its error, if any."""
+    """What a task hands back: the folder it worked in, what it told its listener, and its error, if any; or who makes
+    its network."""
 
     files: Files
     events: Events
     error: str | None
+    same_as: "MadeElsewhere | None" = None
 
 
 class _Recorder:
@@ -62,21 +83,26 @@ class _Recorder:
 
 
 @ray.remote
-def base_task(point: Point, dataset: Dataset, threads: int) -> Made:
+def base_task(point: Point, base_id: str, dataset: Dataset, sent: Files, threads: int) -> Made:
+    keep_sent(sent)
     with silenced():
         import torch
 
         from onnxprune.study.base import ensure_base
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as runs:
-        folder = Path(runs) / BASES / point.base_id(dataset.checksum)
+        folder = Path(runs) / BASES / base_id
         return _made(folder, lambda listener: ensure_base(point, dataset, Path(runs), listener, RetryPolicy()))
 
 
 @ray.remote
-def point_task(job: Job, base_id: str, dataset: Dataset, base: Files, namespace: str) -> Made:
+def point_task(
+    job: Job, base_id: str, dataset: Dataset, sent: Files, base: Files, twin: Twin | None, networks: Any, namespace: str
+) -> Made:
+    keep_sent(sent)
     point = job.point
     with silenced():
+        from onnxprune.study import twins
         from onnxprune.study.point import PointRun, run_point
     loaded = _load_base(point, base_id, dataset, base)
     gate = _gate(namespace)
@@ -92,15 +118,26 @@ def point_task(job: Job, base_id: str, dataset: Dataset, base: Files, namespace:
         finally:
             gate.leave.remote(own)
 
+    def find_twin(folder: Path, identity: str, claim: contextlib.ExitStack) -> twins.Twin | None:
+        maker = networks.maker.remote(identity, folder.name).future().result()
+        if maker != folder.name and (twin is None or twin.maker != maker):
+            raise MadeElsewhere(identity, maker)
+        return twins.find_twin(folder, identity, claim)
+
     try:
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as sweep:
             folder = Path(sweep) / job.folder.name
+            if twin is not None:
+                store.receive(folder.with_name(twin.maker), twin.files)
+                twins.note_maker(folder.with_name(twin.maker), twin.identity)
             return _made(
                 folder,
                 lambda listener: run_point(
-                    PointRun(point, loaded, dataset, folder, listener, exclusive), RetryPolicy()
+                    PointRun(point, loaded, dataset, folder, listener, exclusive, find_twin), RetryPolicy()
                 ),
             )
+    except MadeElsewhere as same:
+        return Made({}, [], None, same)
     finally:
         gate.unregister.remote(own)
 
@@ -112,7 +149,7 @@ def _made(folder: Path, work: Any) -> Made:
         work(recorder)
     except StorageError:
         raise  # of the node's disk: the task is tried elsewhere
-    except RunError as caught:
+    except (InputError, RunError) as caught:  # a module of the user's that is not installed on this node, say
         error = str(caught)
     return Made(store.contents(folder), recorder.events, error)
 
@@ -130,6 +167,25 @@ def _load_base(point: Point, base_id: str, dataset: Dataset, files: Files) -> An
         store.receive(Path(runs.name) / BASES / base_id, files)
         _loaded = (base_id, load_base(point, dataset, Path(runs.name)), runs)
     return _loaded[1]
+
+
+class Networks:
+    """Who makes which network.
+
+    Args:
+        makers: those known from before: identity of the network -> name of the point.
+    """
+
+    def __init__(self, makers: dict[str, str]) -> None:
+        self._makers = makers
+
+    def maker(self, identity: str, name: str) -> str:
+        """The point that makes a network: the first that has asked."""
+        return self._makers.setdefault(identity, name)
+
+    def forget(self, name: str) -> None:
+        """A point has failed: the next one that asks makes its network."""
+        self._makers = {identity: maker for identity, maker in self._makers.items() if maker != name}
 
 
 class _Gate:

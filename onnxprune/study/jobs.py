@@ -78,8 +78,7 @@ class Materials:
             InputError: they cannot be had.
         """
         model = MODELS[point.model]
-        file = (point.model, point.mean, point.std) if model.trained else None
-        settings = (*_source(point), *point.sample, model.minimum_size, file)
+        settings = data_settings(point)
         if self._data is None or self._data[0] != settings:
             made_up = self._stand_ins and point.dataset in DATASETS
             if made_up:
@@ -127,6 +126,13 @@ def check_unchanged(point: Point, materials: Materials, *, point_id: str = "", b
         files += [f"the file of model '{point.model}'"] if own_files(point.model) else []
         more = "," if len(files) > 1 else ""
         raise RunError(f"{', or '.join(files)}{more} changed while the study ran: start it again")
+
+
+def data_settings(point: Point) -> tuple[Any, ...]:
+    """What decides the data that a point is given, its normalisation with them."""
+    model = MODELS[point.model]
+    file = (point.model, point.mean, point.std) if model.trained else None
+    return (*_source(point), *point.sample, model.minimum_size, file)
 
 
 def _source(point: Point) -> tuple[Any, ...]:

@@ -48,6 +48,7 @@ class PointRun:
     Attributes:
         folder: where its files go.
         exclusive: gives a context in which nothing else of the same run works, for timing.
+        find_twin: looks for the point that has made the network already, as `onnxprune.study.twins.find_twin` does.
     """
 
     point: Point
@@ -56,6 +57,7 @@ class PointRun:
     folder: Path
     listener: Listener
     exclusive: Exclusive = nullcontext
+    find_twin: Callable[[Path, str, contextlib.ExitStack], Twin | None] = find_twin
 
     @property
     def model_path(self) -> Path:
@@ -138,7 +140,7 @@ def _context(run: PointRun, claim: contextlib.ExitStack) -> PruningContext:
         batches=training_batches(point, run.dataset),
         request=Request.of(point, criterion=criterion),
         listener=run.listener,
-        find_twin=lambda identity: find_twin(run.folder, identity, claim),
+        find_twin=lambda identity: run.find_twin(run.folder, identity, claim),
     )
 
 

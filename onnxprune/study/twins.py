@@ -7,14 +7,13 @@ import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import safetensors.torch
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.files import make_folder, write_text
 from onnxprune.results import store
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NETWORKS = ".networks"
 
@@ -26,8 +25,11 @@ class Twin:
     folder: Path
     record: dict[str, Any]
 
-    def masks(self) -> dict[str, Tensor]:
+    def masks(self) -> dict[str, "Tensor"]:
         """Layer -> 0/1 mask of what was removed."""
+        import safetensors.torch
+        import torch
+
         masks = safetensors.torch.load_file(self.folder / store.MASKS)
         return {name: mask.to(torch.float32) for name, mask in masks.items()}
 
@@ -46,15 +48,27 @@ def find_twin(folder: Path, identity: str, claim: ExitStack) -> Twin | None:
         folder: of a point that needs the network.
         claim: keeps others that need it waiting, in this process or another, until it is closed.
     """
-    note = make_folder(folder.parent / _NETWORKS) / identity
+    note = folder.parent / _NETWORKS / identity
     claim.enter_context(store.claimed(folder.parent / f"network-{identity}"))
     if note.is_file():
         maker = folder.parent / note.read_text(encoding="utf-8").strip()
         record = store.finished_record(maker)
         if maker != folder and record is not None and _is_whole(maker, record, identity):
             return Twin(maker, record)
-    write_text(note, f"{folder.name}\n")
+    note_maker(folder, identity)
     return None
+
+
+def note_maker(folder: Path, identity: str) -> None:
+    """Notes that the point of a folder makes a network, or has made it."""
+    write_text(make_folder(folder.parent / _NETWORKS) / identity, f"{folder.name}\n")
+
+
+def noted_makers(sweep: Path) -> dict[str, str]:
+    """Identity of each network -> name of the finished point that has made it."""
+    notes = sweep / _NETWORKS
+    makers = {note.name: note.read_text(encoding="utf-8").strip() for note in notes.iterdir()} if notes.is_dir() else {}
+    return {identity: name for identity, name in makers.items() if store.finished_record(sweep / name) is not None}
 
 
 def _is_whole(folder: Path, record: dict[str, Any], identity: str) -> bool:

@@ -67,9 +67,11 @@ def serve() -> None:
     threading.Thread(target=_receive, args=(messages,), daemon=True).start()
     relay = _Relay(channel)
     materials: Materials | None = None
+    gc.disable()  # what is imported stays: each collection would take a fifth of a second to walk through it
     with silenced():
         import onnxprune.study.point  # noqa: F401 - while there is no job yet
-    gc.freeze()  # what was imported stays: each collection would take a fifth of a second to walk through it
+    gc.freeze()
+    gc.enable()
 
     @contextlib.contextmanager
     def exclusive() -> Iterator[None]:

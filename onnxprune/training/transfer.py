@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from onnxprune.common.errors import InputError, RunError, one_line
 from onnxprune.common.limits import memory_limited
+from onnxprune.common.sent_files import sent_or_here
 from onnxprune.common.torchvision import torchvision_module
 from onnxprune.settings.training_words import IMAGENET
 
@@ -36,7 +37,8 @@ def load_weights(network: nn.Module, source: str, classes: Sequence[str], heads:
         InputError: no such file, or weights of another network.
         RunError: torchvision's weights cannot be downloaded.
     """
-    given = _imagenet() if source == IMAGENET else _read(Path(source))
+    path = sent_or_here(source)
+    given = _imagenet() if source == IMAGENET else _read(path)
     own = network.state_dict()
     fitting: dict[str, Tensor] = {}
     wrong = [f"{name} is missing" for name in own if name not in given]
@@ -50,7 +52,7 @@ def load_weights(network: nn.Module, source: str, classes: Sequence[str], heads:
             fitting[name] = value
         else:
             misfits[name] = f"{name} is {tuple(value.shape)}, expected {tuple(own[name].shape)}"
-    others = source != IMAGENET and _classes(Path(source)) not in (None, list(classes))
+    others = source != IMAGENET and _classes(path) not in (None, list(classes))
     replaced = heads() if not wrong and (misfits or others) else ()
     wrong += [text for name, text in misfits.items() if name.rpartition(".")[0] not in replaced]
     if wrong:

@@ -14,7 +14,7 @@ from torch import nn
 from onnxprune.bridge.export import export
 from onnxprune.graph.counting import count
 from onnxprune.graph.elimination import eliminate_dead_units
-from onnxprune.models.densenet import remove_layers, removable_layers
+from onnxprune.models.densenet import removable_layers, remove_layers
 
 NETWORKS = ["slp", "cnn", "cnn+norm", "dense", "densenet121"]
 # 120 layers take seconds each time
@@ -64,11 +64,7 @@ def exported(network: nn.Module, path: Path, shape: tuple[int, int, int]) -> Pat
 
 @pytest.mark.parametrize(
     ("name", "share"),
-    [
-        pytest.param(*name.values, share, marks=name.marks)
-        for name in SMALL
-        for share in (0.9, 0.99, 1.0)
-    ],
+    [pytest.param(*name.values, share, marks=name.marks) for name in SMALL for share in (0.9, 0.99, 1.0)],
 )
 def test_the_answers_stay_and_the_file_shrinks(name: str, share: float, tmp_path: Path) -> None:
     path = exported(thinned(name, share), tmp_path / "model.onnx", shape_of(name))

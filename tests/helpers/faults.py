@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import io
 import os
 import sys
 import tempfile
@@ -45,6 +46,14 @@ def sweep(runs: Path, retry_failed: bool = False, **changes: Any) -> Outcome:
     """Runs a small sweep in this process."""
     settings = {**SETTINGS, "technique": "weight", "sparsity": [0, 50, 90], **changes}
     return run_sweep(Sweep.parse(settings), runs, retry_failed=retry_failed)
+
+
+def resumed(runs: Path, retry_failed: bool = False) -> str:
+    """What the sweep of `arguments` says when it begins, or goes on, in this process, and succeeds."""
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert not sweep(runs, retry_failed, technique="weight,neuron").failures, said.getvalue()
+    assert not leftovers(runs)
+    return said.getvalue()
 
 
 def start(

@@ -19,4 +19,5 @@ with tempfile.TemporaryDirectory() as place:
     )
     export(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), Path(place) / "model.onnx", (1, 8, 8))
 gc.freeze()
+gc.enable()
 os.fsync = lambda descriptor: None  # as in conftest.py

@@ -24,7 +24,7 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[2]
 
 _PRELOADED = (
-    "onnxprune.commands.study onnxprune.commands.tables onnxprune.report.page onnxprune.runtime.helper "
+    "uncollected onnxprune.commands.study onnxprune.commands.tables onnxprune.report.page onnxprune.runtime.helper "
     "onnxprune.schedules.one_shot onnxprune.study.local onnxprune.study.point "
     "matplotlib.figure onnx_tool pandas PIL.Image pyarrow.dataset pyarrow.parquet rich.table sklearn.datasets.data "
     "sklearn.model_selection "
@@ -98,7 +98,7 @@ def command(words: Sequence[str]) -> None:
         del sys.modules[name]
     sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = ["onnxprune", *words]
-    from onnxprune.cli import main
+    from onnxprune.__main__ import main
 
     main()
 

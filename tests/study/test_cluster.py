@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,16 +16,19 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from faults import SETTINGS, TIMED
-from ray.cluster_utils import Cluster as TwoNodes
+from ray.cluster_utils import Cluster as Nodes
 
 import onnxprune
 from onnxprune.cli import cli
+from onnxprune.common.files import read_json
 from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
+from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import cluster_tasks
-from onnxprune.study.cluster import ClusterSettings
+from onnxprune.study.cluster import Cluster, ClusterSettings
 from onnxprune.study.controller import Outcome, run_sweep
+from onnxprune.study.jobs import data_settings
 
 STUDY = {**SETTINGS, "technique": "weight,neuron", "sparsity": "0,50,90", "seeds": 2}
 SMALL = {**STUDY, "sparsity": "50"}
@@ -46,12 +50,18 @@ def test_ray_sends_nothing_to_its_makers() -> None:
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[TwoNodes]:
-    """Two nodes of one processor each."""
-    found = TwoNodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    found.add_node(num_cpus=1)
+def node() -> Iterator[Nodes]:
+    """One node, of one processor."""
+    found = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     yield found
     found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes(node: Nodes) -> Nodes:
+    """Two nodes of one processor each."""
+    node.add_node(num_cpus=1)
+    return node
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +69,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run_sweep(Sweep.parse(STUDY), tmp_path_factory.mktemp("local"), workers=1, verbosity=Verbosity.QUIET)
 
 
-def on(nodes: TwoNodes, runs: Path, plan: dict[str, Any] = STUDY, **how: Any) -> Outcome:
+def on(nodes: Nodes, runs: Path, plan: dict[str, Any] = STUDY, **how: Any) -> Outcome:
     return run_sweep(
         Sweep.parse(plan),
         runs,
@@ -71,7 +81,7 @@ def on(nodes: TwoNodes, runs: Path, plan: dict[str, Any] = STUDY, **how: Any) ->
 
 
 @pytest.mark.slow  # Ray starts two nodes, and they their workers
-def test_the_table_is_that_of_this_machine(nodes: TwoNodes, tmp_path: Path) -> None:
+def test_the_table_is_that_of_this_machine(nodes: Nodes, tmp_path: Path) -> None:
     local = run_sweep(Sweep.parse(SMALL), tmp_path / "local", workers=1, verbosity=Verbosity.QUIET)
     there = on(nodes, tmp_path / "there", SMALL)
     assert there.failures == {}
@@ -85,7 +95,7 @@ def test_the_table_is_that_of_this_machine(nodes: TwoNodes, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_each_executor_goes_on_where_the_other_stopped(nodes: TwoNodes, local: Outcome, tmp_path: Path) -> None:
+def test_each_executor_goes_on_where_the_other_stopped(nodes: Nodes, local: Outcome, tmp_path: Path) -> None:
     half = {**STUDY, "seeds": 1, "name": "both"}
     run_sweep(Sweep.parse(half), tmp_path, workers=1, verbosity=Verbosity.QUIET)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob(store.METRICS)}
@@ -97,7 +107,7 @@ def test_each_executor_goes_on_where_the_other_stopped(nodes: TwoNodes, local: O
 
 
 @pytest.mark.slow
-def test_what_fails_is_recorded_and_the_rest_goes_on(nodes: TwoNodes, tmp_path: Path) -> None:
+def test_what_fails_is_recorded_and_the_rest_goes_on(nodes: Nodes, tmp_path: Path) -> None:
     plan = {**STUDY, "seeds": 1, "technique": "weight", "finetune_learning_rate": 1e6, "finetune_epochs": 5}
     found = on(nodes, tmp_path, {**plan, "sparsity": "50,100"})
     ((name, reason),) = found.failures.items()
@@ -111,15 +121,131 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(nodes: TwoNodes, tmp_path: 
     assert any("its base" in reason for reason in base.failures.values())
 
 
+@pytest.mark.slow
+def test_equal_networks_are_made_once_whoever_runs_them(nodes: Nodes, tmp_path: Path) -> None:
+    plan = {**STUDY, "technique": "weight,neuron,structured", "sparsity": "0,50,50.3", "seeds": 1, "name": "study"}
+    local = run_sweep(Sweep.parse(plan), tmp_path / "local", workers=1, verbosity=Verbosity.QUIET)
+    first = run_sweep(
+        Sweep.parse({**plan, "sparsity": "50", "technique": "neuron"}), tmp_path, workers=1, verbosity=Verbosity.QUIET
+    )
+    there = on(nodes, tmp_path, plan)
+    assert there.failures == {}
+    pd.testing.assert_frame_equal(untimed(there.table), untimed(local.table))
+    copies = {
+        name: record["twin"]
+        for name in there.table["folder"]
+        if "twin" in (record := read_json(there.folder / name / store.METRICS))
+    }
+    assert len(copies) == there.table["same_as"].notna().sum() >= 3, "0 % of three techniques is one, and so is 50.3 %"
+    (made_here,) = first.table["folder"]
+    assert made_here in copies.values(), "what was made on this machine is not made again"
+    for name, maker in copies.items():
+        assert (there.folder / name / store.RIGHT).read_bytes() == (there.folder / maker / store.RIGHT).read_bytes()
+    # and this machine knows what was made there
+    for name in copies:
+        shutil.rmtree(there.folder / name)
+    run_sweep(Sweep.parse(plan), tmp_path, workers=1, verbosity=Verbosity.QUIET)
+    for name in copies:
+        assert "twin" in read_json(there.folder / name / store.METRICS)
+
+
+@pytest.mark.slow
+def test_what_waits_for_a_network_that_fails_makes_it_itself(nodes: Nodes, tmp_path: Path) -> None:
+    plan = {**STUDY, "sparsity": "0", "seeds": 1, "finetune_learning_rate": 1e6, "finetune_epochs": 5}
+    found = on(nodes, tmp_path, plan)
+    assert len(found.failures) == 2
+    assert all("diverged" in reason for reason in found.failures.values())
+
+
+OF_YOUR_OWN = {"dataset": "digits", "technique": "weight,neuron", "sparsity": "50", "latency_seconds": 0}
+OWN = """
+import math
+from torch import nn
+
+def build(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), 8), nn.ReLU(), nn.Linear(8, classes))
+"""
+
+
+@pytest.mark.slow
+def test_files_of_your_own_are_sent_to_the_nodes(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes work in other folders: they find neither file by its name."""
+    monkeypatch.chdir(tmp_path)
+    Path("mynet.py").write_text(OWN)
+    plan = {**OF_YOUR_OWN, "model": "mynet.py:build"}
+    first = on(nodes, tmp_path / "there", plan)
+    assert first.failures == {}
+    local = run_sweep(Sweep.parse(plan), tmp_path / "local", workers=1, verbosity=Verbosity.QUIET)
+    pd.testing.assert_frame_equal(untimed(first.table), untimed(local.table))
+    (base,) = (tmp_path / "local" / "bases").glob(f"*/{store.CHECKPOINT}")
+    shutil.copy(base.with_name(store.MODEL), "model.onnx")
+    shutil.copy(base, "weights.safetensors")
+    for more in ({"weights": "weights.safetensors"}, {"model": "model.onnx"}):
+        found = on(nodes, tmp_path / "there", {**plan, **more})
+        assert (len(found.table), found.failures) == (2, {})
+
+
+@pytest.mark.slow
+def test_a_package_that_the_nodes_lack_is_one_line(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine_alone.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = on(nodes, tmp_path, {**OF_YOUR_OWN, "model": "mine_alone:build"})
+    assert any("there is no module mine_alone" in reason for reason in found.failures.values())
+    assert not any("lost by the cluster" in reason for reason in found.failures.values())
+
+
+@pytest.mark.slow
+def test_a_file_that_changes_after_the_plan_is_made_fails_its_points(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "mynet.py"
+    own.write_text(OWN)
+    begin = Cluster._begin_base
+
+    def changed(*arguments: Any) -> Any:
+        own.write_text(OWN + "# another one\n")
+        return begin(*arguments)
+
+    monkeypatch.setattr(Cluster, "_begin_base", changed)
+    plan = {**OF_YOUR_OWN, "model": f"{own}:build"}
+    found = on(nodes, tmp_path, plan)
+    assert len(found.failures) == 1 + 2, "the base and its points"
+    assert any("changed while the study ran" in reason for reason in found.failures.values())
+
+
+def test_the_first_that_asks_makes_a_network_until_it_fails() -> None:
+    networks = cluster_tasks.Networks({"known": "before"})
+    assert networks.maker("known", "first") == "before"
+    assert networks.maker("new", "first") == "first"
+    assert networks.maker("new", "second") == "first"
+    networks.forget("first")
+    assert networks.maker("new", "second") == "second"
+    assert networks.maker("known", "second") == "before"
+
+
+def test_data_are_told_apart_by_how_a_file_takes_them() -> None:
+    """What is sent to the nodes once is normalised for a trained file, and not for other networks."""
+
+    def given(model: str, **changes: Any) -> Any:
+        return data_settings(Point(model=model, dataset="digits", **changes))
+
+    file = "model.onnx"
+    networks = [given("slp"), given("slp", train_limit=20), given(file), given(file, mean="0.1"), given(file, std="2")]
+    assert len({*networks}) == len(networks)
+    assert given("slp", technique="neuron") == given("slp", seed=1) == given("slp")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [({"threads": 64}, "no node of the cluster has more than 1"), ({"device": "cuda"}, "--num-gpus")],
 )
 def test_what_a_cluster_cannot_do_is_refused_before_anything_runs(
-    settings: dict[str, Any], words: str, nodes: TwoNodes, tmp_path: Path
+    settings: dict[str, Any], words: str, node: Nodes, tmp_path: Path
 ) -> None:
     with pytest.raises(onnxprune.InputError, match=words):
-        on(nodes, tmp_path / "runs", {**STUDY, **settings})
+        on(node, tmp_path / "runs", {**STUDY, **settings})
     assert not (tmp_path / "runs").exists()
 
 
@@ -177,7 +303,7 @@ def test_a_gate_suspends_the_others_and_survives_the_one_inside(monkeypatch: pyt
 
 @pytest.mark.slow
 def test_a_node_that_dies_in_the_middle_loses_nothing(local: Outcome, tmp_path: Path) -> None:
-    nodes = TwoNodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     doomed = nodes.add_node(num_cpus=1)
     killed = []
 

@@ -28,7 +28,7 @@ KILLS = 200
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     runs = tmp_path_factory.mktemp("undisturbed")
-    assert faults.finish(faults.arguments(runs), runs / "log.txt") == 0
+    faults.resumed(runs)
     return made(runs)
 
 
@@ -67,7 +67,12 @@ def one_line(log: Path, words: str = "") -> None:
     assert words in said, said
 
 
-def resumed(runs: Path, log: Path, undisturbed: pd.DataFrame, *more: str, **how: Any) -> None:
+def resumed(runs: Path, undisturbed: pd.DataFrame, retry_failed: bool = False) -> None:
+    faults.resumed(runs, retry_failed)
+    pd.testing.assert_frame_equal(made(runs), undisturbed)
+
+
+def resumed_by_command(runs: Path, log: Path, undisturbed: pd.DataFrame, *more: str, **how: Any) -> None:
     assert faults.finish([*faults.arguments(runs), *more], log, **how) == 0, log.read_text()
     pd.testing.assert_frame_equal(made(runs), undisturbed)
     assert not faults.leftovers(runs)
@@ -99,7 +104,7 @@ def test_killed_two_hundred_times_with_its_group_or_by_worker(undisturbed: pd.Da
             pd.testing.assert_frame_equal(made(runs), undisturbed)
             sweeps += 1
             shutil.rmtree(runs)
-    resumed(runs, log, undisturbed, "--retry-failed")
+    resumed_by_command(runs, log, undisturbed, "--retry-failed")
     one_line(log)
     print(f"{groups} kills of the group, {workers} of workers, {sweeps + 1} sweeps")  # noqa: T201
     assert min(groups, workers) > KILLS // 10
@@ -158,7 +163,7 @@ def test_ctrl_c_twice_is_one_line(milliseconds: int, undisturbed: pd.DataFrame, 
         process.join(milliseconds / 1000)
     assert faults.ended(process) in (130, -signal.SIGINT)
     one_line(log)
-    resumed(runs, log, undisturbed)
+    resumed(runs, undisturbed)
 
 
 def test_a_folder_that_is_deleted_meanwhile_ends_it_in_one_line(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ def test_a_folder_that_is_deleted_meanwhile_ends_it_in_one_line(undisturbed: pd.
         shutil.rmtree(runs, ignore_errors=True)
     assert faults.ended(process) == 1
     one_line(log, "Error: ")
-    resumed(runs, log, undisturbed)
+    resumed(runs, undisturbed)
 
 
 @pytest.mark.skipif(not hasattr(os, "setuid"), reason="no users")
@@ -185,7 +190,7 @@ def test_a_folder_that_becomes_read_only_ends_it_in_one_line(undisturbed: pd.Dat
     one_line(log, "Error: cannot write to")
     for folder in folders:
         folder.chmod(0o700)
-    resumed(runs, log, undisturbed, **how)
+    resumed_by_command(runs, log, undisturbed, **how)
 
 
 def test_a_clock_that_is_set_back_again_and_again_changes_nothing(
@@ -238,12 +243,12 @@ def test_a_limit_of_memory_ends_in_one_line(spare: int, undisturbed: pd.DataFram
     _limit_memory(process.pid, spare)
     faults.ended(process)  # native code may have ended it
     one_line(log)
-    resumed(runs, log, undisturbed, "--retry-failed")
+    resumed(runs, undisturbed, retry_failed=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux pins processes")
 def test_one_processor_gives_the_same_table(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
-    resumed(tmp_path, tmp_path / "log.txt", undisturbed, first=faults.on_one_processor)
+    resumed_by_command(tmp_path, tmp_path / "log.txt", undisturbed, first=faults.on_one_processor)
 
 
 @pytest.mark.slow  # test_resume.py has two in a folder, test_page.py one that watches
@@ -266,7 +271,7 @@ def test_two_sweeps_in_a_folder_beside_one_that_watches(undisturbed: pd.DataFram
 @pytest.mark.skipif(not hasattr(os, "setuid"), reason="no users")
 def test_an_ordinary_user_gets_the_same_table(undisturbed: pd.DataFrame, place: Path) -> None:
     how: dict[str, Any] = {"first": faults.as_ordinary_user, "environment": at_home(place)}
-    resumed(place / "runs", place / "log.txt", undisturbed, **how)
+    resumed_by_command(place / "runs", place / "log.txt", undisturbed, **how)
     (model,) = (place / "runs").glob("slp-*/*neuron*-s50-*/model.onnx")
     if all(folder.stat().st_mode & 1 for folder in Path(sys.executable).resolve().parents):  # else it cannot be started
         for command in (["profile", str(model), "--seconds=0.1"], ["evaluate", str(model), "--dataset=digits"]):

@@ -1,7 +1,5 @@
 """No run is lost: sweeps that are killed, stopped, starved or damaged, and what the same command then makes of them."""
 
-import contextlib
-import io
 import json
 import os
 import random
@@ -30,7 +28,7 @@ KILLS = 6
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("undisturbed")
-    assert faults.finish(faults.arguments(runs), runs / "log.txt") == 0
+    faults.resumed(runs)
     return runs
 
 
@@ -38,14 +36,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(undisturbed: Path, tmp_path: Path) -> Path:
     """A finished sweep, to be damaged."""
     return Path(shutil.copytree(undisturbed, tmp_path / "runs"))
-
-
-def resumed(runs: Path) -> str:
-    """What the same sweep says when it goes on, and succeeds."""
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        assert not faults.sweep(runs, technique="weight,neuron").failures, said.getvalue()
-    assert not faults.leftovers(runs)
-    return said.getvalue()
 
 
 def killed(command: list[str], runs: Path, kills: int, longest: float) -> int:
@@ -64,7 +54,7 @@ def killed(command: list[str], runs: Path, kills: int, longest: float) -> int:
 def test_killed_again_and_again_the_table_is_that_of_an_undisturbed_run(undisturbed: Path, tmp_path: Path) -> None:
     count = killed(faults.arguments(tmp_path), tmp_path, KILLS, longest=0.6)
     assert count >= 3, "the sweep was done before it could be killed"
-    resumed(tmp_path)
+    faults.resumed(tmp_path)
     pd.testing.assert_frame_equal(faults.untimed(tmp_path), faults.untimed(undisturbed))
 
 
@@ -79,7 +69,7 @@ def test_stopped_it_ends_says_how_to_go_on_and_does(number: int, code: int, undi
     assert "the same command continues a study from there" in said
     assert "Traceback" not in said
     assert not faults.leftovers(tmp_path)
-    assert "already done" in resumed(tmp_path)
+    assert "already done" in faults.resumed(tmp_path)
     pd.testing.assert_frame_equal(faults.untimed(tmp_path), faults.untimed(undisturbed))
 
 
@@ -98,7 +88,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_room_lets_it_go_on(
         assert "Traceback" not in said
     assert not faults.leftovers(tmp_path)
     assert not list(tmp_path.rglob("error.txt"))
-    resumed(tmp_path)
+    faults.resumed(tmp_path)
     pd.testing.assert_frame_equal(faults.untimed(tmp_path), faults.untimed(undisturbed))
 
 
@@ -125,7 +115,7 @@ def test_what_is_damaged_is_made_again_and_kept_aside(pattern: str, runs: Path, 
         damage(path)
         contents.append(path.read_bytes())
     (runs / "results.csv").unlink(missing_ok=True)
-    said = resumed(runs)
+    said = faults.resumed(runs)
     pd.testing.assert_frame_equal(faults.untimed(runs), faults.untimed(undisturbed))
     intact = 7 - len(damaged)
     assert said.count("already done") + said.count("reused") == intact
@@ -139,7 +129,7 @@ def test_what_is_damaged_is_made_again_and_kept_aside(pattern: str, runs: Path, 
 def test_missing_files_are_made_again(runs: Path, undisturbed: Path) -> None:
     next(runs.glob("bases/*/checkpoint.safetensors")).unlink()
     next(runs.glob("slp-*/*/config.json")).unlink()
-    resumed(runs)
+    faults.resumed(runs)
     pd.testing.assert_frame_equal(faults.untimed(runs), faults.untimed(undisturbed))
 
 
@@ -153,7 +143,7 @@ def test_what_dead_processes_left_half_written_is_removed(runs: Path) -> None:
         unfinished.with_name(".x.part"),
     ):
         path.write_text("half")
-    resumed(runs)
+    faults.resumed(runs)
 
 
 def test_two_processes_share_a_sweep_and_run_no_point_twice(undisturbed: Path, tmp_path: Path) -> None:
