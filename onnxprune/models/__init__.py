@@ -20,12 +20,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Default training settings; the fields of a point of the same names say what they are."""
+    """How a network is trained where a point leaves it open; the fields of a point of the same names say what they are.
+
+    Attributes:
+        usual_inputs: numbers an image has at most for the learning rates to be right; they fall with the square root of
+            what is more, and not at all where this is None. Steps of a first layer that sees the whole image may be the
+            smaller the more inputs it has (LeCun et al. 1998, "Efficient BackProp"): by the rate that is right for
+            MNIST a perceptron collapses on CIFAR-10.
+    """
 
     epochs: int
     finetune_epochs: int
     learning_rate: float
     finetune_learning_rate: float
+    usual_inputs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,7 @@ MODELS: Registry[Model] = _Models(
             "perceptron with one hidden layer (--hidden units, 128 by default; 0 for none)",
             "onnxprune.models.slp",
             micro_batch=4096,
-            recipe=Recipe(epochs=5, finetune_epochs=3, learning_rate=0.1, finetune_learning_rate=0.05),
+            recipe=Recipe(5, finetune_epochs=3, learning_rate=0.1, finetune_learning_rate=0.05, usual_inputs=28 * 28),
             options=("hidden",),
         ),
         "cnn": Model(

@@ -50,14 +50,18 @@ class Recipe:
         return math.ceil(self.epochs * updates_per_epoch(self.batch_size, images) - 1e-9)
 
 
-def scaled_learning_rate(rate_at_256: float, batch_size: int, training_images: int) -> float:
+def scaled_learning_rate(rate_at_256: float, batch_size: int, training_images: int, excess: float = 1.0) -> float:
     """The peak learning rate for a batch size: proportional to its square root (Krizhevsky 2014, arXiv 1404.5997).
 
     The batch counts as no larger than the training set, and no larger than 256: with the rule's rates beyond that the
-    CNN collapses or diverges in its first updates (at batch 4000 already with twice the rate).
+    CNN collapses or diverges in its first updates (at batch 4000 already with twice the rate), and so does the
+    perceptron on CIFAR-10.
+
+    Args:
+        excess: how many times the usual number of inputs the network has; the rate falls with its square root.
     """
     effective = min(batch_size, training_images, 256)
-    return rate_at_256 * math.sqrt(effective / 256)
+    return rate_at_256 * math.sqrt(effective / 256 / max(1.0, excess))
 
 
 def sgd(network: nn.Module, learning_rate: float, kind: Callable[..., Any] = torch.optim.SGD) -> torch.optim.Optimizer:

@@ -16,13 +16,15 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from onnxprune.common.errors import InputError, RunError
-from onnxprune.data.dataset import Split
+from onnxprune.data.dataset import Dataset, Split
 from onnxprune.models import MODELS
+from onnxprune.settings.sweep import Sweep
 from onnxprune.training.batches import ACTIVATION_BYTES, CROP_PADDING, Batches, fitting_micro_batch
 from onnxprune.training.device import seeded_generator, select_device
 from onnxprune.training.loop import accumulate_gradients, pooling_first, train
 from onnxprune.training.memory import PeakMemory
 from onnxprune.training.recipe import Recipe, scaled_learning_rate, sgd
+from onnxprune.training.setup import base_recipe
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.3, 0.6), (0.2, 0.4)
@@ -179,6 +181,26 @@ def test_small_stem_keeps_sixteen_times_as_much() -> None:
 )
 def test_peak_rate_grows_with_the_root_of_the_batch(batch_size: int, images: int, factor: float) -> None:
     assert scaled_learning_rate(0.03, batch_size, images) == pytest.approx(0.03 * factor)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "factor"),
+    [
+        ("slp", (1, 28, 28), 1),
+        ("slp", (1, 8, 8), 1),  # no more than for the usual number
+        ("slp", (3, 28, 28), 1 / 3**0.5),
+        ("cnn", (3, 28, 28), 1),
+    ],
+)
+def test_a_perceptron_takes_smaller_steps_the_more_inputs_it_has(
+    model: str, shape: tuple[int, int, int], factor: float
+) -> None:
+    (point,) = Sweep.one_point({"model": model, "technique": "weight", "learning_rate": 0.03}).points
+    split = random_split(300, shape, 2)
+    numbers = (0.5,) * shape[0]
+    dataset = Dataset("random", split, split, split, ("a", "b"), numbers, numbers, "checksum", len(split))
+    network = MODELS[model].build(shape, 2, 0)
+    assert base_recipe(point, network, dataset).learning_rate == pytest.approx(0.03 * factor)
 
 
 def test_rate_warms_up_over_half_of_few_updates_and_then_falls_to_zero(batches: Batches) -> None:
