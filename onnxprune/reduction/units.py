@@ -11,9 +11,11 @@ import numpy as np
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.widths import Prunable, kept_units
 from onnxprune.graph import surgery
+from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, label_of
 from onnxprune.reduction.allocation import Cost, allocate, cost
 from onnxprune.reduction.fidelity import deciding_score
+from onnxprune.reduction.heads import turned
 from onnxprune.reduction.importance import geometric_median, norms
 from onnxprune.reduction.latency import node_times, relative_latency
 from onnxprune.reduction.noise import noise
@@ -73,6 +75,8 @@ class UnitPruning:
         self._path, self._prepared, self._settings, self._samples = path, prepared, settings, samples
         self._advance, self._recovers = advance, recovers and bool(settings.recovery)
         self._graph = prepared.graph
+        if samples is not None and settings.criterion == "obs":
+            self._graph = self._with_turned_heads(samples)
         self._free = [place for place, group in enumerate(self._graph.groups) if group.frozen is None]
         self._rankings: dict[int, Ranking] | None = None
         self._measured: Sensitivity | None = None
@@ -104,6 +108,14 @@ class UnitPruning:
         if self._rankings is None or place not in self._rankings or self._settings.criterion not in FROM_SAMPLES:
             return None
         return float(self._rankings[place].loss[gone])
+
+    def _with_turned_heads(self, samples: Samples) -> ChannelGraph:
+        """The graph with heads that lose less, where it still computes what the file did."""
+        prepared = self._prepared
+        found = turned(prepared.graph, samples.batches)
+        with open_network(found.network) as session:
+            gap = difference(prepared.outputs, run(session, prepared.feed))
+        return found if gap <= prepared.tolerance else prepared.graph
 
     def _uniform(self, share: float) -> dict[int, int]:
         """Units that each group loses: widths are rounded so that all together lose this share."""
