@@ -122,7 +122,7 @@ def _pairs(graph: ChannelGraph) -> Iterator[_Pair]:
     network = graph.network
     found = [site for site in sites(network) if site.kind in ("Gemm", "MatMul") and site.norm is None]
     makers = {site.result: site for site in found}
-    readers = {site.data: site for site in found if site.has_bias}
+    readers = {site.data: site for site in found}
     free = np.zeros(graph.count, bool)
     for group in graph.groups:
         if group.frozen is None:
