@@ -12,6 +12,7 @@ from onnxprune.graph.channels import ChannelGraph
 from onnxprune.reduction.heads import turned
 from onnxprune.reduction.preparation import Prepared, difference, prepare
 from onnxprune.reduction.samples import read_samples
+from onnxprune.reduction.selection import rank_groups
 from onnxprune.reduction.settings import PruneSettings
 from onnxprune.reduction.units import UnitPruning
 from onnxprune.runtime.execution import open_network, run
@@ -71,7 +72,7 @@ def test_turned_heads_compute_what_they_did_with_their_channels_in_order(tmp_pat
     assert gap(prepared, graph) < prepared.tolerance
     weights = next(value for value in graph.network.weights.values() if value.shape == (INPUTS, 3 * HEADS * WIDTH))
     sizes = np.linalg.norm(weights.reshape(INPUTS, 3, HEADS, WIDTH), axis=0)
-    assert (sizes[..., :RANK].min() > 20 * sizes[..., RANK:].max())
+    assert sizes[..., :RANK].min() > 20 * sizes[..., RANK:].max()
 
 
 @pytest.mark.parametrize("queries", ["sq = Mul (q, slope)", "sq = Tanh (q)"])
@@ -85,3 +86,19 @@ def test_scores_whose_channels_differ_between_are_left(tmp_path: Path, queries: 
     assert np.array_equal(before[:, : 2 * HEADS * WIDTH], after[:, : 2 * HEADS * WIDTH])
     assert not np.array_equal(before[:, 2 * HEADS * WIDTH :], after[:, 2 * HEADS * WIDTH :])
     assert gap(prepared, graph) < prepared.tolerance
+
+
+def test_a_channel_of_scores_is_judged_by_what_it_adds_to_them(tmp_path: Path) -> None:
+    """Not by queries or keys alone: the first channel has large queries, and keys of nothing."""
+    weights = {"wq": RANDOM.normal(0, 1, (INPUTS, 4)), "wk": RANDOM.normal(0, 1, (INPUTS, 4))}
+    weights["wq"][:, 0] *= 10
+    weights["wk"][:, 0] *= 0.001
+    built = model(
+        f"(float[n,{PLACES},{INPUTS}] x) => (float[n,{PLACES},{PLACES}] y) {{ q = MatMul (x, wq) k = MatMul (x, wk) "
+        "t = Transpose <perm = [0, 2, 1]> (k) a = MatMul (q, t) y = Softmax (a) }",
+        {name: value.astype(np.float32) for name, value in weights.items()},
+    )
+    onnx.save(built, tmp_path / "m.onnx")
+    (ranking,) = rank_groups(prepare(tmp_path / "m.onnx").graph, [DATA], "obs").values()
+    assert ranking.order[0] == 0
+    assert ranking.loss[1] < 1e-3 < 0.05 < ranking.loss[2]
