@@ -8,7 +8,7 @@ al. 2024, 2408.09632, which cuts each head alone).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,7 +45,11 @@ class _Pair:
     place: int
 
 
-def turned(graph: ChannelGraph, batches: Sequence[Inputs]) -> ChannelGraph:
+def turned(
+    graph: ChannelGraph,
+    batches: Sequence[Inputs],
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> ChannelGraph:
     """The graph with such weights, as far as heads are made and read by weights with nothing but moves between."""
     pairs = sorted(_pairs(graph), key=lambda pair: pair.place)
     if not pairs:
@@ -53,7 +57,8 @@ def turned(graph: ChannelGraph, batches: Sequence[Inputs]) -> ChannelGraph:
     network = graph.network.copy()
     nodes = network.nodes
     with Stages(graph.network, batches) as stages:
-        for pair in pairs:
+        for number, pair in enumerate(pairs):
+            advance(number, len(pairs))
             if pair.reads:
                 stages.advance(pair.place, keep=[pair.right.data])
                 left = _gram(stages, pair.right.data, pair.others, centred=False)

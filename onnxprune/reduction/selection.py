@@ -140,6 +140,28 @@ def rank_groups(
     return rankings
 
 
+def rank_by_group(
+    graph: ChannelGraph,
+    nodes: Sequence[int],
+    batches: Sequence[Inputs],
+    advance: Callable[[int, int], None] = lambda done, total: None,
+    seed: int = 0,
+) -> dict[int, np.ndarray]:
+    """Orders (groups, channels of one) in which each group of these convolutions loses what it reads."""
+    places = {site.node: site for site in sites(graph.network)}
+    found = {}
+    with Stages(graph.network, batches) as stages:
+        for number, node in enumerate(sorted(nodes)):
+            advance(number, len(nodes))
+            (read,) = _reads_at(graph, node, places[node], stages, seed)
+            features = np.arange(read.weights.shape[2]).reshape(-1, int(np.prod(places[node].kernel)))
+            parts = zip(read.weights[:, None], read.moments[:, None], strict=True)
+            found[node] = np.stack(
+                [_rank(len(features), [_Consumer(node, weights, gram, features)]).order for weights, gram in parts]
+            )
+    return found
+
+
 def _reads(graph: ChannelGraph) -> Iterator[Cut | Contraction]:
     """Where channels are summed over: by weights, or as one of two computed tensors."""
     yield from graph.contractions
