@@ -39,13 +39,14 @@ def ordered(
     seed: int = 0,
 ) -> ChannelGraph:
     """The graph with such weights."""
-    found = list(_blocks(graph))
+    apart = _told_apart(graph)
+    found = list(_blocks(graph, apart))
     if not found:
         return graph
     nodes = [blocks.grouped.node for blocks in found if blocks.grouped is not None]
     by_group = rank_by_group(graph, nodes, batches, advance, seed)
     alone = [blocks.labels for blocks in found if blocks.grouped is None]
-    each = replace(graph, groups=tuple(Group((), tuple(labels.reshape(-1, 1)), 1, None) for labels in alone))
+    each = replace(apart, groups=tuple(Group((), tuple(labels.reshape(-1, 1)), 1, None) for labels in alone))
     together = iter(rank_groups(each, batches, "obs", advance, seed).values())
     network = graph.network.copy()
     for blocks in found:
@@ -55,10 +56,10 @@ def ordered(
         else:
             rank = np.argsort(next(together).order)
             order = np.argsort(rank.reshape(shape), 1)
-        moved = np.arange(graph.count)
+        moved = np.arange(apart.count)
         moved[blocks.labels] = np.take_along_axis(blocks.labels, order, 1)
         for cut in blocks.cuts:
-            place = np.zeros(graph.count, np.int64)
+            place = np.zeros(apart.count, np.int64)
             place[cut.labels] = np.arange(len(cut.labels))
             name = network.nodes[cut.node].input[cut.position]
             network.weights[name] = np.take(network.weights[name], place[moved[cut.labels]], cut.axis)
@@ -70,28 +71,47 @@ def ordered(
     return replace(graph, network=network)
 
 
-def _blocks(graph: ChannelGraph) -> Iterator[_Blocks]:
+def _told_apart(graph: ChannelGraph) -> ChannelGraph:
+    """The graph with labels of their own for channels that share one on an axis: by how often it was there before."""
+    most = 1
+    cuts = []
+    for cut in graph.cuts:
+        order = np.argsort(cut.labels, kind="stable")
+        first = np.searchsorted(cut.labels[order], cut.labels[order])
+        before = np.empty(len(order), np.int64)
+        before[order] = np.arange(len(order)) - first
+        before[cut.labels == 0] = 0
+        most = max(most, int(before.max(initial=0)) + 1)
+        cuts.append(replace(cut, labels=cut.labels + graph.count * before))
+    return replace(graph, cuts=cuts, count=graph.count * most)
+
+
+def _blocks(graph: ChannelGraph, apart: ChannelGraph) -> Iterator[_Blocks]:
+    """Those of a graph, with the labels that they have where channels are told apart."""
     groups = {site.node: len(site.matrix(graph.network)) for site in sites(graph.network)}
-    contracted = np.zeros(graph.count, bool)
-    for item in graph.contractions:
-        contracted[item.labels] = True
     for group in graph.groups:
-        if group.frozen is not None or len({len(unit) for unit in group.units}) > 1 or len(group.units[0]) < 2:
+        unit_of = np.full(graph.count, -1)
+        for number, labels in enumerate(group.units):
+            unit_of[labels] = number
+        if group.frozen is not None or any((unit_of[item.labels] >= 0).any() for item in graph.contractions):
             continue
-        labels = np.sort(np.stack(group.units), 1).T
-        own = set(labels.ravel().tolist())
-        if contracted[labels].any():
+        touching = [cut for cut in apart.cuts if (unit_of[cut.labels % graph.count] >= 0).any()]
+        grouped = [cut for cut in touching if cut.role == "consumer" and groups.get(cut.node, 1) > 1]
+        single = [cut for cut in touching if not (cut.role == "consumer" and groups.get(cut.node, 1) > 1)]
+        own = np.unique(single[0].labels[unit_of[single[0].labels % graph.count] >= 0])
+        counts = np.bincount(unit_of[own % graph.count], minlength=len(group.units))
+        if counts.min() != counts.max() or counts[0] < 2:
             continue
-        single: list[Cut] = []
-        grouped: list[Cut] = []
-        for cut in graph.cuts:
-            if own & set(cut.labels.tolist()):
-                shared = cut.role == "consumer" and groups.get(cut.node, 1) == len(labels)
-                (grouped if shared else single).append(cut)
-        known = all(own <= set(cut.labels.tolist()) and len(np.unique(cut.labels)) == len(cut.labels) for cut in single)
-        reading = sum(cut.role == "consumer" for cut in single)
-        if known and len(grouped) + bool(reading) == 1 and _are_own(graph, [*single, *grouped]):
-            yield _Blocks(labels, tuple(single), grouped[0] if grouped else None)
+        order = np.argsort(unit_of[own % graph.count], kind="stable")
+        blocks = own[order].reshape(len(group.units), -1).T
+        reading = any(cut.role == "consumer" for cut in single)
+        if (
+            all(np.isin(own, cut.labels).all() for cut in single)
+            and all(groups[cut.node] == len(blocks) for cut in grouped)
+            and len(grouped) + reading == 1
+            and _are_own(graph, touching)
+        ):
+            yield _Blocks(blocks, tuple(single), grouped[0] if grouped else None)
 
 
 def _are_own(graph: ChannelGraph, cuts: Sequence[Cut]) -> bool:

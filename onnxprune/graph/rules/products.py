@@ -31,8 +31,7 @@ def _conv(follower: Follower, node: NodeProto) -> None:
         follower.product(product_macs(follower, node)[0], made)
     else:
         read = follower.tie_rows(taken.reshape(groups, per_group))
-        made = follower.units(outputs)
-        follower.tie_rows(made.reshape(groups, -1))
+        made = np.tile(follower.units(outputs // groups), groups)
         follower.cut(1, 1, read, "consumer")
         follower.cut(1, 0, made, "producer")
         follower.cut(2, 0, made, "producer")
