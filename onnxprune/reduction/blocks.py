@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.graph.channels import ChannelGraph, Cut, Group
-from onnxprune.reduction.selection import rank_by_group, rank_groups
+from onnxprune.graph.network import attribute
+from onnxprune.reduction.selection import MOST_FEATURES, rank_by_group, rank_groups
 from onnxprune.reduction.sites import sites
 from onnxprune.runtime.random_inputs import Inputs
 
@@ -47,7 +48,8 @@ def ordered(
     by_group = rank_by_group(graph, nodes, batches, advance, seed)
     alone = [blocks.labels for blocks in found if blocks.grouped is None]
     each = replace(apart, groups=tuple(Group((), tuple(labels.reshape(-1, 1)), 1, None) for labels in alone))
-    together = iter(rank_groups(each, batches, "obs", advance, seed).values())
+    rankings = rank_groups(each, batches, "obs", advance, seed)
+    together = iter([rankings[place] for place in range(len(alone))])
     network = graph.network.copy()
     for blocks in found:
         shape = blocks.labels.shape
@@ -88,7 +90,13 @@ def _told_apart(graph: ChannelGraph) -> ChannelGraph:
 
 def _blocks(graph: ChannelGraph, apart: ChannelGraph) -> Iterator[_Blocks]:
     """Those of a graph, with the labels that they have where channels are told apart."""
-    groups = {site.node: len(site.matrix(graph.network)) for site in sites(graph.network)}
+    groups = {
+        site.node: attribute(graph.network.nodes[site.node], "group", 1)
+        for site in sites(graph.network)
+        if site.kind == "Conv" and site.matrix(graph.network).shape[2] <= MOST_FEATURES
+    }
+    if not any(groups.get(cut.node, 1) > 1 and cut.role != "along" for cut in graph.cuts):
+        return
     for group in graph.groups:
         unit_of = np.full(graph.count, -1)
         for number, labels in enumerate(group.units):

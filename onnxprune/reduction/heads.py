@@ -59,15 +59,17 @@ def turned(
     with Stages(graph.network, batches) as stages:
         for number, pair in enumerate(pairs):
             advance(number, len(pairs))
+            names = [pair.right.data] if pair.reads else [pair.left.result, pair.right.result]
+            stages.advance(pair.place, keep=names)
+            if not all(map(stages.is_live, names)):  # passed already, where branches run beside each other
+                continue
             if pair.reads:
-                stages.advance(pair.place, keep=[pair.right.data])
-                left = _gram(stages, pair.right.data, pair.others, centred=False)
+                left = _gram(stages, names[0], pair.others, centred=False)
                 read = pair.right.matrix(graph.network)[0][:, pair.others].transpose(1, 2, 0)
                 right = read @ read.transpose(0, 2, 1)
             else:
-                stages.advance(pair.place, keep=[pair.left.result, pair.right.result])
-                left = _gram(stages, pair.left.result, pair.rows, centred=False)
-                right = _gram(stages, pair.right.result, pair.others, centred=True)
+                left = _gram(stages, names[0], pair.rows, centred=False)
+                right = _gram(stages, names[1], pair.others, centred=True)
             for head, (one, other) in enumerate(zip(left, right, strict=True)):
                 turn = _turn(one, other)
                 back = np.linalg.inv(turn).T

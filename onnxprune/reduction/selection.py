@@ -24,7 +24,7 @@ from onnxprune.runtime.stages import Stages
 
 _DAMPING = 1e-3  # of the mean of the Gram matrix's diagonal
 _ROUNDING = 1e-12  # likewise, of a part of the inverse
-_MOST_FEATURES = 8192  # of a Gram matrix: beyond, single units are judged without the others
+MOST_FEATURES = 8192  # of a Gram matrix: beyond, single units are judged without the others
 _STEPS = 48  # a group of many units loses several at a time
 
 
@@ -211,7 +211,7 @@ def _reads_at(graph: ChannelGraph, node: int, site: Site | None, stages: Stages,
     item = stages.network.nodes[node]
     if site is not None:
         labels = input_labels(graph, site)
-        if labels is not None and len(labels) <= _MOST_FEATURES:
+        if labels is not None and len(labels) <= MOST_FEATURES:
             stages.advance(site.end + 1, keep=[site.data, site.result])
             weights = site.matrix(graph.network)
             random = np.random.default_rng([seed, node])
@@ -232,12 +232,12 @@ def _reads_at(graph: ChannelGraph, node: int, site: Site | None, stages: Stages,
     for entry in entries:
         size = len(entry.labels)
         if isinstance(entry, Contraction):
-            if item.op_type == "MatMul" and size <= _MOST_FEATURES:
+            if item.op_type == "MatMul" and size <= MOST_FEATURES:
                 if entry.position == 0:
                     found.append(_Read(entry.labels, np.ones((1, 1, size)), _finite(_of_both(item, stages))))
                 continue
             squares, weights = _squares(stages, item.input[entry.position], entry.axis), np.ones((1, 1, size))
-        elif entry.position in products and size <= _MOST_FEATURES:
+        elif entry.position in products and size <= MOST_FEATURES:
             product = products[entry.position]
             moments = recurrent.moments(product, stages)
             found.append(_Read(entry.labels, product.matrix(graph.network), _finite(moments.gram(True))))
