@@ -86,7 +86,9 @@ def turned(
 
 def _turn(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The matrix for the left channels: what they and the right ones, times its inverse, then add to the product falls
-    from channel to channel; both are Gram matrices."""
+    from channel to channel; both are Gram matrices. That of nothing, or of numbers that overflow, changes nothing."""
+    if not (np.isfinite(left).all() and np.isfinite(right).all() and left.any() and right.any()):
+        return np.eye(len(left))
     (root, inverse), (other, _) = _roots(left), _roots(right)
     vectors, values, _ = np.linalg.svd(root @ other)
     scales = np.sqrt(np.maximum(values, _LEAST * values[0]))

@@ -264,8 +264,11 @@ def _of_both(item: NodeProto, stages: Stages) -> np.ndarray:
     total = 0.0
     for batch in range(len(stages)):
         first, second = (stages.value(batch, name) for name in item.input)
-        inner = (np.swapaxes(first, -1, -2) @ first) * (second @ np.swapaxes(second, -1, -2))
-        total = total + inner.reshape(-1, *inner.shape[-2:]).sum(0, dtype=np.float64)
+        lead = np.broadcast_shapes(first.shape[:-2], second.shape[:-2])
+        pairs = (np.broadcast_to(value, (*lead, *value.shape[-2:])) for value in (first, second))
+        for one, other in zip(*(value.reshape(-1, *lead[1:], *value.shape[-2:]) for value in pairs), strict=True):
+            inner = (np.swapaxes(one, -1, -2) @ one) * (other @ np.swapaxes(other, -1, -2))
+            total = total + inner.reshape(-1, *inner.shape[-2:]).sum(0, dtype=np.float64)
     return np.asarray(total)[None]
 
 

@@ -22,8 +22,13 @@ RANDOM = np.random.default_rng(0)
 DATA = {"x": RANDOM.normal(0, 1, (256, PLACES, INPUTS)).astype(np.float32)}
 
 
-def attention(path: Path, queries: str = "sq = Mul (q, scale)") -> Prepared:
-    """One matrix makes queries, keys and values of two heads, each in two dimensions of the four that it has."""
+def attention(path: Path, queries: str = "sq = Mul (q, scale)", silent: bool = False) -> Prepared:
+    """One matrix makes queries, keys and values of two heads, each in two dimensions of the four that it has.
+
+    Args:
+        queries: how they are scaled.
+        silent: the first head has weights of zero.
+    """
 
     def made() -> np.ndarray:  # (inputs, heads, width)
         inner = RANDOM.normal(0, 1, (HEADS, RANK, WIDTH))
@@ -41,6 +46,8 @@ def attention(path: Path, queries: str = "sq = Mul (q, scale)") -> Prepared:
         "one": np.array(1),
         "two": np.array(2),
     }
+    if silent:
+        weights["qkv"].reshape(INPUTS, 3, HEADS, WIDTH)[:, :, 0] = 0
     built = model(
         f"(float[n,{PLACES},{INPUTS}] x) => (float[n,{PLACES},5] y) {{ l = MatMul (x, qkv) s = Reshape (l, split) "
         "t = Transpose <perm = [2, 0, 3, 1, 4]> (s) q = Gather (t, zero) k = Gather (t, one) v = Gather (t, two) "
@@ -73,6 +80,14 @@ def test_turned_heads_compute_what_they_did_with_their_channels_in_order(tmp_pat
     weights = next(value for value in graph.network.weights.values() if value.shape == (INPUTS, 3 * HEADS * WIDTH))
     sizes = np.linalg.norm(weights.reshape(INPUTS, 3, HEADS, WIDTH), axis=0)
     assert sizes[..., :RANK].min() > 20 * sizes[..., RANK:].max()
+
+
+def test_heads_that_say_nothing_stay_as_they_are(tmp_path: Path) -> None:
+    prepared = attention(tmp_path / "m.onnx", silent=True)
+    graph = turned(prepared.graph, [DATA])
+    weights = next(value for value in graph.network.weights.values() if value.shape == (INPUTS, 3 * HEADS * WIDTH))
+    assert not weights.reshape(INPUTS, 3, HEADS, WIDTH)[:, :, 0].any()
+    assert gap(prepared, graph) < prepared.tolerance
 
 
 @pytest.mark.parametrize("queries", ["sq = Mul (q, slope)", "sq = Tanh (q)"])
