@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, helper
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, attribute, reads
 from onnxprune.graph.nodes import operator_type
+from onnxprune.reduction.moments import Moments
 from onnxprune.reduction.rows import Rows
 from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.stages import Stages
@@ -154,6 +155,24 @@ def rows(
                 missing[:, :, 2 * missing.shape[2] // 3 :] = 0
             wanted += missing
         found.append(Rows(read[1], wanted.astype(after.dtype), None))
+    return found
+
+
+def moments(product: Product, stages: Stages) -> Moments:
+    """Of what the product multiplies, for each direction.
+
+    Args:
+        stages: past the layer, with its input and its hidden states kept.
+    """
+    node = stages.network.nodes[product.node]
+    directions, _, features = product.matrix(stages.network).shape
+    found = Moments.empty(directions, features, 0)
+    for batch in range(len(stages)):
+        if product.weight == _STATES:
+            rows = _before(stages.value(batch, node.output[0]), node)
+        else:
+            rows = _by_direction(stages.value(batch, node.input[0]), directions)
+        found.add(rows, np.zeros((*rows.shape[:2], 0), rows.dtype))
     return found
 
 

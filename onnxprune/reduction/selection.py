@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.linalg
+from onnx import NodeProto
 
 from onnxprune.graph.channels import ChannelGraph, Contraction, Cut
+from onnxprune.reduction import recurrent
 from onnxprune.reduction.moments import factor, inverse
 from onnxprune.reduction.recovery import gather
 from onnxprune.reduction.sites import Site, input_labels, sites
@@ -22,7 +24,7 @@ from onnxprune.runtime.stages import Stages
 
 _DAMPING = 1e-3  # of the mean of the Gram matrix's diagonal
 _ROUNDING = 1e-12  # likewise, of a part of the inverse
-_MOST_FEATURES = 8192  # of a Gram matrix: beyond, single units are judged without the others
+MOST_FEATURES = 8192  # of a Gram matrix: beyond, single units are judged without the others
 _STEPS = 48  # a group of many units loses several at a time
 
 
@@ -122,17 +124,42 @@ def rank_groups(
     places = {site.node: site for site in sites(graph.network)}
     last = {place: max(nodes) for place, nodes in readers.items() if nodes}
     order = sorted({node for nodes in readers.values() for node in nodes})
-    with Stages(graph.network, batches) as stages:
+    whole = graph.network.copy()
+    recurrent.with_states(whole)
+    with Stages(whole, batches) as stages:
         for number, node in enumerate(order):
             advance(number, len(order))
             site = places.get(node)
-            moments = _second_moments(graph, node, site, stages, seed)
+            reads = _reads_at(graph, node, site, stages, seed)
             for place, nodes in readers.items():
                 if node in nodes:
-                    open_groups.setdefault(place, []).extend(_consumers(graph, place, node, site, moments, criterion))
+                    found = [_consumer(graph, place, node, read, criterion) for read in reads]
+                    open_groups.setdefault(place, []).extend(item for item in found if item is not None)
                 if last.get(place) == node:
                     rankings[place] = _rank(len(graph.groups[place].units), open_groups.pop(place))
     return rankings
+
+
+def rank_by_group(
+    graph: ChannelGraph,
+    nodes: Sequence[int],
+    batches: Sequence[Inputs],
+    advance: Callable[[int, int], None] = lambda done, total: None,
+    seed: int = 0,
+) -> dict[int, np.ndarray]:
+    """Orders (groups, channels of one) in which each group of these convolutions loses what it reads."""
+    places = {site.node: site for site in sites(graph.network)}
+    found = {}
+    with Stages(graph.network, batches) as stages:
+        for number, node in enumerate(sorted(nodes)):
+            advance(number, len(nodes))
+            (read,) = _reads_at(graph, node, places[node], stages, seed)
+            features = np.arange(read.weights.shape[2]).reshape(-1, int(np.prod(places[node].kernel)))
+            parts = zip(read.weights[:, None], read.moments[:, None], strict=True)
+            found[node] = np.stack(
+                [_rank(len(features), [_Consumer(node, weights, gram, features)]).order for weights, gram in parts]
+            )
+    return found
 
 
 def _reads(graph: ChannelGraph) -> Iterator[Cut | Contraction]:
@@ -157,44 +184,103 @@ def _readers(graph: ChannelGraph) -> dict[int, list[int]]:
     return found
 
 
-@dataclass
-class _Seen:
-    """Gram matrix (groups, features, features) or mean squares of the tensors that are read, by input position."""
+@dataclass(frozen=True)
+class _Read:
+    """A sum over channels, as one of weights times what is read.
 
-    gram: np.ndarray | None
-    squares: dict[int, np.ndarray]
+    Attributes:
+        labels: of the features (features,).
+        weights: (groups, outputs, features).
+        moments: Gram matrix (groups, features, features) of what is read, or where that is not known the mean squares
+            (groups, features).
+    """
+
+    labels: np.ndarray
+    weights: np.ndarray
+    moments: np.ndarray
+
+    def per_feature(self, criterion: str) -> np.ndarray:
+        """Loss of each feature alone (features,)."""
+        squares = self.moments if self.moments.ndim == 2 else np.diagonal(self.moments, axis1=1, axis2=2)
+        each = (np.square(self.weights) if criterion != "activation" else 1.0) * squares[:, None]
+        return np.asarray(each.sum((0, 1)))
 
 
-def _second_moments(graph: ChannelGraph, node: int, site: Site | None, stages: Stages, seed: int) -> _Seen:
-    item = graph.network.nodes[node]
+def _reads_at(graph: ChannelGraph, node: int, site: Site | None, stages: Stages, seed: int) -> list[_Read]:
+    """What a node sums over, judged by all samples."""
+    item = stages.network.nodes[node]
     if site is not None:
         labels = input_labels(graph, site)
-        if labels is not None and len(labels) <= _MOST_FEATURES:
+        if labels is not None and len(labels) <= MOST_FEATURES:
             stages.advance(site.end + 1, keep=[site.data, site.result])
-            shape = site.matrix(graph.network).shape
+            weights = site.matrix(graph.network)
             random = np.random.default_rng([seed, node])
             (moments,) = gather(
-                site, item, stages, lambda batch: stages.value(batch, site.result), shape, [range(len(stages))], random
+                site,
+                item,
+                stages,
+                lambda batch: stages.value(batch, site.result),
+                weights.shape,
+                [range(len(stages))],
+                random,
             )
-            # numbers that overflow tell nothing
-            return _Seen(np.nan_to_num(moments.gram(site.bias is not None), nan=0, posinf=0, neginf=0), {})
+            return [_Read(labels, weights, _finite(moments.gram(site.bias is not None)))]
     stages.advance(node + 1, keep=[name for name in (*item.input, *item.output) if name])
-    squares: dict[int, np.ndarray] = {}
-    for entry in _reads(graph):
-        if entry.node != node:
-            continue
+    entries = [entry for entry in _reads(graph) if entry.node == node and len(entry.labels)]
+    found = []
+    products = {product.weight: product for product in recurrent.products(graph.network) if product.node == node}
+    for entry in entries:
+        size = len(entry.labels)
         if isinstance(entry, Contraction):
-            name, axis = item.input[entry.position], entry.axis
+            if item.op_type == "MatMul" and size <= MOST_FEATURES:
+                if entry.position == 0:
+                    found.append(_Read(entry.labels, np.ones((1, 1, size)), _finite(_of_both(item, stages))))
+                continue
+            squares, weights = _squares(stages, item.input[entry.position], entry.axis), np.ones((1, 1, size))
+        elif entry.position in products and size <= MOST_FEATURES:
+            product = products[entry.position]
+            moments = recurrent.moments(product, stages)
+            found.append(_Read(entry.labels, product.matrix(graph.network), _finite(moments.gram(True))))
+            continue
         else:
-            name, axis = _read_by(graph, node, entry.position)
-        total: np.ndarray | float = 0.0
-        count = 0
-        for value in stages.values(name):
-            others = tuple(other for other in range(value.ndim) if other != axis % value.ndim)
-            total = total + np.square(value, dtype=np.float64).sum(others)
-            count += value.size // value.shape[axis]
-        squares[entry.position] = np.asarray(total) / max(count, 1)
-    return _Seen(None, squares)
+            squares = _squares(stages, *_read_by(graph, node, entry.position))
+            value = graph.network.weights[item.input[entry.position]].astype(np.float64)
+            weights = np.moveaxis(value, entry.axis, -1).reshape(1, -1, size)
+        found.append(_Read(entry.labels, weights, squares))
+    return found
+
+
+def _finite(gram: np.ndarray) -> np.ndarray:
+    """Without numbers that overflow, which tell nothing."""
+    return np.nan_to_num(gram, nan=0, posinf=0, neginf=0)
+
+
+def _of_both(item: NodeProto, stages: Stages) -> np.ndarray:
+    """Gram matrix (1, features, features) of what each channel adds to a product of two computed tensors.
+
+    Channel i adds the outer product of column i of the one and row i of the other. Two such matrices have the product
+    of the columns' and the rows' inner products as their own.
+    """
+    total = 0.0
+    for batch in range(len(stages)):
+        first, second = (stages.value(batch, name) for name in item.input)
+        lead = np.broadcast_shapes(first.shape[:-2], second.shape[:-2])
+        pairs = (np.broadcast_to(value, (*lead, *value.shape[-2:])) for value in (first, second))
+        for one, other in zip(*(value.reshape(-1, *lead[1:], *value.shape[-2:]) for value in pairs), strict=True):
+            inner = (np.swapaxes(one, -1, -2) @ one) * (other @ np.swapaxes(other, -1, -2))
+            total = total + inner.reshape(-1, *inner.shape[-2:]).sum(0, dtype=np.float64)
+    return np.asarray(total)[None]
+
+
+def _squares(stages: Stages, name: str, axis: int) -> np.ndarray:
+    """Mean squares along an axis of a tensor (1, features)."""
+    total: np.ndarray | float = 0.0
+    count = 0
+    for value in stages.values(name):
+        others = tuple(other for other in range(value.ndim) if other != axis % value.ndim)
+        total = total + np.square(value, dtype=np.float64).sum(others)
+        count += value.size // value.shape[axis]
+    return np.asarray(total)[None] / max(count, 1)
 
 
 def _read_by(graph: ChannelGraph, node: int, position: int) -> tuple[str, int]:
@@ -207,34 +293,19 @@ def _read_by(graph: ChannelGraph, node: int, position: int) -> tuple[str, int]:
     return item.input[0], 1
 
 
-def _consumers(
-    graph: ChannelGraph, place: int, node: int, site: Site | None, seen: _Seen, criterion: str
-) -> list[_Consumer | np.ndarray]:
-    """What a node reads of a group: whole matrices, or losses of single units (units,)."""
+def _consumer(graph: ChannelGraph, place: int, node: int, read: _Read, criterion: str) -> _Consumer | np.ndarray | None:
+    """What a sum reads of a group: a whole matrix, or losses of single units (units,); None where it reads nothing."""
     group = graph.groups[place]
     unit_of = np.full(graph.count, -1)
     for number, labels in enumerate(group.units):
         unit_of[labels] = number
-    read = None if site is None else input_labels(graph, site)
-    if seen.gram is not None and site is not None and read is not None:
-        features = _features(unit_of[read], len(group.units))
-        weights = site.matrix(graph.network)
-        if features is not None and criterion == "obs":
-            return [_Consumer(node, weights, seen.gram, features)]
-        squares = np.diagonal(seen.gram, axis1=1, axis2=2)
-        each = (np.square(weights) if criterion != "activation" else 1.0) * squares[:, None]
-        per_feature = each.sum((0, 1))
-        return [_by_unit(per_feature, unit_of[read], len(group.units))]
-    found: list[_Consumer | np.ndarray] = []
-    for entry in _reads(graph):
-        if entry.node == node and (unit_of[entry.labels] >= 0).any() and entry.position in seen.squares:
-            squares = seen.squares[entry.position]
-            if isinstance(entry, Cut) and criterion != "activation":
-                value = graph.network.weights[graph.network.nodes[node].input[entry.position]].astype(np.float64)
-                others = tuple(axis for axis in range(value.ndim) if axis != entry.axis)
-                squares = squares * np.square(value).sum(others)
-            found.append(_by_unit(squares, unit_of[entry.labels], len(group.units)))
-    return found
+    owner = unit_of[read.labels]
+    if not (owner >= 0).any():
+        return None
+    features = _features(owner, len(group.units))
+    if read.moments.ndim == 3 and features is not None and criterion == "obs":
+        return _Consumer(node, read.weights, read.moments, features)
+    return _by_unit(read.per_feature(criterion), owner, len(group.units))
 
 
 def _by_unit(per_feature: np.ndarray, owner: np.ndarray, units: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,12 @@ import numpy as np
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.widths import Prunable, kept_units
 from onnxprune.graph import surgery
+from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, label_of
 from onnxprune.reduction.allocation import Cost, allocate, cost
+from onnxprune.reduction.blocks import ordered
 from onnxprune.reduction.fidelity import deciding_score
+from onnxprune.reduction.heads import turned
 from onnxprune.reduction.importance import geometric_median, norms
 from onnxprune.reduction.latency import node_times, relative_latency
 from onnxprune.reduction.noise import noise
@@ -73,6 +76,8 @@ class UnitPruning:
         self._path, self._prepared, self._settings, self._samples = path, prepared, settings, samples
         self._advance, self._recovers = advance, recovers and bool(settings.recovery)
         self._graph = prepared.graph
+        if samples is not None and settings.criterion == "obs":
+            self._graph = self._in_order(samples)
         self._free = [place for place, group in enumerate(self._graph.groups) if group.frozen is None]
         self._rankings: dict[int, Ranking] | None = None
         self._measured: Sensitivity | None = None
@@ -104,6 +109,27 @@ class UnitPruning:
         if self._rankings is None or place not in self._rankings or self._settings.criterion not in FROM_SAMPLES:
             return None
         return float(self._rankings[place].loss[gone])
+
+    def _in_order(self, samples: Samples) -> ChannelGraph:
+        """The graph with channels of heads and of groups in an order in which less is lost, where it still computes
+        what the file did."""
+        prepared, batches, seed = self._prepared, samples.batches, self._settings.seed
+        graph = prepared.graph
+
+        def advance(done: int, total: int) -> None:
+            self._advance("ordering channels", done, total)
+
+        changes: tuple[Callable[[ChannelGraph], ChannelGraph], ...] = (
+            lambda graph: turned(graph, batches, advance),
+            lambda graph: ordered(graph, batches, advance, seed),
+        )
+        for change in changes:
+            found = change(graph)
+            if found is not graph:
+                with open_network(found.network) as session:
+                    gap = difference(prepared.outputs, run(session, prepared.feed))
+                graph = found if gap <= prepared.tolerance else graph
+        return graph
 
     def _uniform(self, share: float) -> dict[int, int]:
         """Units that each group loses: widths are rounded so that all together lose this share."""

@@ -11,6 +11,7 @@ from pruned import model
 from onnxprune.graph import surgery
 from onnxprune.reduction.preparation import prepare
 from onnxprune.reduction.recovery import recover
+from onnxprune.reduction.selection import rank_groups
 
 STEPS, INPUTS, HIDDEN = 7, 6, 5  # the last two of half a layer: units have twins
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -93,3 +94,24 @@ def test_a_twin_takes_the_part_of_the_lost_one(
     assert after < (most or before / 2)
     assert len(fits) == (2 if most is None else 3)
     assert [list(node.output) for node in fitted.nodes] == [list(node.output) for node in shrunk.nodes]
+
+
+@pytest.mark.parametrize(
+    ("kind", "directions", "attributes"),
+    [
+        ("LSTM", 2, ', direction = "bidirectional"'),
+        ("GRU", 1, ", linear_before_reset = 1"),
+        ("RNN", 1, ', direction = "reverse"'),
+    ],
+)
+def test_one_of_each_pair_of_twins_goes_first_and_costs_nothing(
+    kind: str, directions: int, attributes: str, tmp_path: Path
+) -> None:
+    graph = prepare(twins(tmp_path / "m.onnx", kind, directions, attributes)).graph
+    batches = [{"x": RANDOM.normal(0, 1, (16, STEPS, 4)).astype(np.float32)} for _ in range(10)]
+    rankings = rank_groups(graph, batches, "obs")
+    assert len(rankings) == 2
+    for ranking in rankings.values():
+        pairs = len(ranking.order) // 2
+        assert sorted(ranking.order[:pairs] % pairs) == list(range(pairs))
+        assert ranking.loss[pairs] < 0.02 and ranking.loss[-1] > 0.3, ranking.loss
