@@ -20,6 +20,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# a server that processes are forked from is to order sets of strings in another way than this process does
+os.environ.pop("PYTHONHASHSEED", None)
+
 # no test cuts the power, and a small sweep waits sixty times for the disk
 os.fsync = lambda descriptor: None
 
