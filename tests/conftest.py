@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -66,6 +67,20 @@ def pytest_collection_finish() -> None:
 def brief_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of a plan is told by one update, not by a second of them."""
     monkeypatch.setattr("onnxprune.study.forecast._PROBE_SECONDS", 0.001)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def warm_helpers() -> Iterator[None]:
+    """Hundreds of files are each opened in a helper process of their own: it is forked, which saves most of a second;
+    `runtime/test_helper.py` has it started as it is in use."""
+    import warm
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxprune.runtime.ahead.start", warm.Fresh)
+        yield
+    if helper := sys.modules.get("onnxprune.runtime.helper"):  # the end of Python waits for processes that are forked
+        for kept in helper._kept:
+            kept.kill()
 
 
 @pytest.fixture(autouse=True)

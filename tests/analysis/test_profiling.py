@@ -411,16 +411,16 @@ def test_half_precision_inputs_run(tmp_path):
     assert found.latencies[0].batch == 2
 
 
-@pytest.mark.parametrize("arguments", [["--no-latency"], ["--batch-size", "1", "--seconds", "0.01"]])
-def test_neither_torch_nor_nni_is_imported(path, arguments):
+def test_neither_torch_nor_nni_is_imported(path):
     code = (
         "import sys\nfrom onnxprune.cli import main\n"
-        "try:\n    main()\nfinally:\n    print([name for name in ('torch', 'nni', 'pandas') if name in sys.modules])"
+        "for options in (['--no-latency'], ['--batch-size=1', '--seconds=0.01']):\n"
+        f"    sys.argv = ['onnxprune', 'profile', {str(path)!r}, *options]\n"
+        "    try:\n        main()\n    except SystemExit as ended:\n        assert not ended.code\n"
+        "    print([name for name in ('torch', 'nni', 'pandas') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "profile", str(path), *arguments], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines().count("[]") == 2
 
 
 def test_the_committed_model_is_what_its_card_says():

@@ -28,6 +28,7 @@ from onnxprune.analysis.classifier import open_classifier
 from onnxprune.analysis.comparison import compare
 from onnxprune.analysis.profiling import profile
 from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.processes import start
 from onnxprune.graph.metadata import Normalisation
 from onnxprune.runtime import helper as helping
 from onnxprune.runtime.helper import Limits, StoppedError, guarded
@@ -42,9 +43,10 @@ def end() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def here() -> Iterator[None]:
-    """The helper finds what the tests call in it; none is there that does not."""
+    """The helper is a fresh process, as in use, and finds what the tests call in it; none is there that does not."""
     end()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxprune.runtime.ahead.start", start)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(guarded_work.__file__).parent), str(REPOSITORY)]))
         yield
 

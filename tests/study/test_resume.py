@@ -22,7 +22,7 @@ from onnxprune.schedules import context, one_shot
 from onnxprune.settings.vocabulary import TECHNIQUES
 from onnxprune.training.recipe import Recipe
 
-KILLS = 6
+KILLS = 4
 
 
 @pytest.fixture(scope="module")
