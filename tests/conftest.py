@@ -71,8 +71,8 @@ def brief_probe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def warm_helpers() -> Iterator[None]:
-    """Hundreds of files are each opened in a helper process of their own: it is forked, which saves most of a second;
-    `runtime/test_helper.py` has it started as it is in use."""
+    """Hundreds of files are each opened in a helper process of their own: it is forked, which saves most of a second.
+    What a helper is started with is tested with `fresh_helper`, and in `runtime/test_helper.py`."""
     import warm
 
     with pytest.MonkeyPatch.context() as patch:
@@ -81,6 +81,14 @@ def warm_helpers() -> Iterator[None]:
     if helper := sys.modules.get("onnxprune.runtime.helper"):  # the end of Python waits for processes that are forked
         for kept in helper._kept:
             kept.kill()
+
+
+@pytest.fixture
+def fresh_helper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A helper is started as it is in use."""
+    from onnxprune.common.processes import start
+
+    monkeypatch.setattr("onnxprune.runtime.ahead.start", start)
 
 
 @pytest.fixture(autouse=True)
