@@ -42,8 +42,9 @@ LONGEST = [
     "test_faults.py", "test_resume.py", "test_page.py", "test_pruning.py", "test_helper.py", "test_docs.py",
     "test_without_labels.py", "test_pool.py", "test_coupling.py", "test_mutants.py", "test_deployment.py",
     "test_schedules.py", "test_parallel.py", "test_twins.py", "test_own_data.py", "test_search.py",
-    "test_comparison.py", "test_prune.py", "test_cluster.py", "test_badfiles.py", "test_cli.py", "test_extensions.py", "test_hostile_records.py",
-    "test_recovery.py", "test_profile_page.py", "test_retime.py", "test_channels.py", "test_profiling.py",
+    "test_comparison.py", "test_prune.py", "test_cluster.py", "test_badfiles.py", "test_cli.py",
+    "test_extensions.py", "test_hostile_records.py", "test_recovery.py", "test_profile_page.py", "test_retime.py",
+    "test_channels.py", "test_profiling.py",
     "test_point.py", "test_sweep.py", "test_figures.py", "test_reference.py", "test_elimination.py", "test_also.py",
     "test_cleaning.py", "test_extras.py", "test_rerun.py", "test_counts_of_models.py",
 ]  # fmt: skip
