@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -20,6 +21,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# a server that processes are forked from is to order sets of strings in another way than this process does
+os.environ.pop("PYTHONHASHSEED", None)
+
 # no test cuts the power, and a small sweep waits sixty times for the disk
 os.fsync = lambda descriptor: None
 
@@ -35,11 +39,12 @@ if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
 
 # files side by side: these first, since the whole takes as long as what comes last
 LONGEST = [
-    "test_page.py", "test_pruning.py", "test_faults.py", "test_resume.py", "test_without_labels.py", "test_helper.py",
-    "test_pool.py", "test_deployment.py", "test_docs.py", "test_coupling.py", "test_schedules.py", "test_parallel.py",
-    "test_twins.py", "test_own_data.py", "test_search.py", "test_comparison.py", "test_prune.py", "test_cluster.py",
-    "test_mutants.py", "test_badfiles.py", "test_cli.py", "test_extensions.py", "test_hostile_records.py",
-    "test_recovery.py", "test_profile_page.py", "test_retime.py", "test_channels.py", "test_profiling.py",
+    "test_faults.py", "test_resume.py", "test_page.py", "test_pruning.py", "test_helper.py", "test_docs.py",
+    "test_without_labels.py", "test_pool.py", "test_coupling.py", "test_mutants.py", "test_deployment.py",
+    "test_schedules.py", "test_parallel.py", "test_twins.py", "test_own_data.py", "test_search.py",
+    "test_comparison.py", "test_prune.py", "test_cluster.py", "test_badfiles.py", "test_cli.py",
+    "test_extensions.py", "test_hostile_records.py", "test_recovery.py", "test_profile_page.py", "test_retime.py",
+    "test_channels.py", "test_profiling.py",
     "test_point.py", "test_sweep.py", "test_figures.py", "test_reference.py", "test_elimination.py", "test_also.py",
     "test_cleaning.py", "test_extras.py", "test_rerun.py", "test_counts_of_models.py",
 ]  # fmt: skip
@@ -63,6 +68,28 @@ def pytest_collection_finish() -> None:
 def brief_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of a plan is told by one update, not by a second of them."""
     monkeypatch.setattr("onnxprune.study.forecast._PROBE_SECONDS", 0.001)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def warm_helpers() -> Iterator[None]:
+    """Hundreds of files are each opened in a helper process of their own: it is forked, which saves most of a second.
+    What a helper is started with is tested with `fresh_helper`, and in `runtime/test_helper.py`."""
+    import warm
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxprune.runtime.ahead.start", warm.Fresh)
+        yield
+    if helper := sys.modules.get("onnxprune.runtime.helper"):  # the end of Python waits for processes that are forked
+        for kept in helper._kept:
+            kept.kill()
+
+
+@pytest.fixture
+def fresh_helper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A helper is started as it is in use."""
+    from onnxprune.common.processes import start
+
+    monkeypatch.setattr("onnxprune.runtime.ahead.start", start)
 
 
 @pytest.fixture(autouse=True)

@@ -7,15 +7,13 @@ import numpy as np
 
 from onnxprune.analysis.classifier import scores
 from onnxprune.analysis.evaluation import as_logits, score
-from onnxprune.bridge.graph_input import image_input, image_layout
+from onnxprune.bridge.graph_input import image_input, image_layout, read_tried
 from onnxprune.common.errors import InputError
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.graph.images import ImageInput
 from onnxprune.graph.metadata import Normalisation, parse
 from onnxprune.graph.network import metadata, read
 from onnxprune.models.onnx_file import digest
-from onnxprune.runtime.probe import probe
-from onnxprune.runtime.sizes import SECONDS_TO_OPEN
 
 _IMAGES = 1000  # of the training split, on which normalisations are tried
 _LEAST = 2.0  # times chance: less says that none of them is right
@@ -55,8 +53,7 @@ def as_the_file_takes(path: Path, dataset: Dataset, mean: str | None, std: str |
     Raises:
         InputError: the file does not take such images, or none of the usual normalisations is right.
     """
-    probe(path, seconds=SECONDS_TO_OPEN)
-    network = read(path)
+    network = read_tried(path)
     image = image_input(network, str(path))
     dataset = dataset.padded(_largest(image))
     image_layout(image, dataset.input_shape, str(path))

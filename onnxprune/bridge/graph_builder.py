@@ -11,12 +11,12 @@ import torch
 from onnx import NodeProto
 from torch import Tensor, nn
 
-from onnxprune.bridge.graph_input import image_input, image_layout
+from onnxprune.bridge.graph_input import image_input, image_layout, read_tried
 from onnxprune.bridge.graph_network import GraphNetwork, Parameter, Plan
 from onnxprune.bridge.operators import NUMBERS, OPERATORS, Call
 from onnxprune.common.errors import InputError
 from onnxprune.graph.images import ImageInput, Layout
-from onnxprune.graph.network import Network, attribute, label_of, live_nodes, opset, read, reads
+from onnxprune.graph.network import Network, attribute, label_of, live_nodes, opset, reads
 from onnxprune.graph.nodes import operator_type
 from onnxprune.models.onnx_file import digest
 from onnxprune.reduction.preparation import Prepared
@@ -86,8 +86,7 @@ def read_network(path: Path, shape: tuple[int, int, int], classes: int | None = 
 @functools.lru_cache(maxsize=2)
 def _prepared(path: Path, _content: str, shape: tuple[int, int, int]) -> Prepared:
     """A file's graph, followed once, in the helper process."""
-    probe(path, seconds=SECONDS_TO_OPEN)
-    image = image_input(read(path), str(path))
+    image = image_input(read_tried(path), str(path))
     shapes = image.shapes(image_layout(image, shape, str(path)))
     probe(path, seconds=SECONDS_TO_OPEN, counted=shapes, fresh=False)
     prepared: Prepared = work_in_helper("onnxprune.reduction.preparation:prepare", path, shapes)

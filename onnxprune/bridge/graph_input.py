@@ -1,10 +1,31 @@
-"""The input of an ONNX graph that takes images."""
+"""A trained file that takes images, and its input."""
+
+import functools
+from pathlib import Path
 
 import numpy as np
 
 from onnxprune.common.errors import InputError
 from onnxprune.graph.images import ImageInput, Layout
-from onnxprune.graph.network import Network
+from onnxprune.graph.network import Network, read
+from onnxprune.models.onnx_file import digest
+from onnxprune.runtime.probe import probe
+from onnxprune.runtime.sizes import SECONDS_TO_OPEN
+
+
+def read_tried(path: Path) -> Network:
+    """The network of a file that a helper process has opened, once for as long as the file stays the same.
+
+    Raises:
+        InputError: it cannot be read or opened.
+    """
+    _open(path, digest(str(path)))
+    return read(path)
+
+
+@functools.lru_cache
+def _open(path: Path, _content: str) -> None:
+    probe(path, seconds=SECONDS_TO_OPEN)
 
 
 def image_input(network: Network, where: str) -> ImageInput:

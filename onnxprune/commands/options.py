@@ -202,7 +202,7 @@ BATCH_SIZES = click.option(
 )
 SECONDS = click.option(
     "--seconds",
-    type=click.FloatRange(0.1, 3600),
+    type=click.FloatRange(0.01, 3600),
     default=3.0,
     show_default=True,
     help="Seconds per latency measurement.",

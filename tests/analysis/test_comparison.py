@@ -202,7 +202,7 @@ SHAPES = {"input": (32, 3, 32, 32)}
 
 
 def test_files_are_compared_with_the_base(files):
-    base, same, zeros, small = compare(files[0], files[1:], shapes=SHAPES, threads=1, seconds=0.5)
+    base, same, zeros, small = compare(files[0], files[1:], shapes=SHAPES, threads=1, seconds=0.05)
     assert (base.facts, base.verdict, base.outputs) == (None, None, None)
     assert same.outputs.max_abs == 0
     assert same.outputs.same_top1 == 1
@@ -222,7 +222,7 @@ def run(*arguments):
     return called("compare", *arguments)
 
 
-OPTIONS = ("--input", "input:8x3x32x32", "--seconds", "0.1", "--threads", "1")
+OPTIONS = ("--input", "input:8x3x32x32", "--seconds", "0.01", "--threads", "1")
 
 
 def test_the_page_for_people(files):
@@ -250,7 +250,7 @@ def test_json_and_csv(files):
 def test_batches_each_have_their_own_rounds(tmp_path):
     body = "g (float[batch, 64] x) => (float[batch, 64] y) { y = MatMul (x, w) }"
     path = graphs.write(tmp_path / "model.onnx", body, w=graphs.ones(64, 64))
-    entries = compare(path, [path], batch_sizes=(1, 4), threads=1, seconds=0.1)
+    entries = compare(path, [path], batch_sizes=(1, 4), threads=1, seconds=0.01)
     assert [entry.batch for entry in entries] == [1, 1, 4, 4]
     assert [entry.counts.macs for entry in entries] == [4096, 4096, 16384, 16384]
 
@@ -282,14 +282,14 @@ def two_inputs(path, inputs, outputs, second="b"):
 def test_inputs_and_outputs_are_paired_by_name(tmp_path):
     base = two_inputs(tmp_path / "base.onnx", "ab", "yh")
     other = two_inputs(tmp_path / "other.onnx", "ba", "hy")
-    entry = compare(base, [other], threads=1, seconds=0.1)[1]
+    entry = compare(base, [other], threads=1, seconds=0.01)[1]
     assert (entry.outputs.max_abs, entry.pairing) == (0, None)
 
 
 def test_where_names_differ_it_is_said_that_the_position_decides(tmp_path):
     base = two_inputs(tmp_path / "base.onnx", "ab", "yh")
     other = two_inputs(tmp_path / "other.onnx", "za", "yh", "z")
-    entry = compare(base, [other], threads=1, seconds=0.1)[1]
+    entry = compare(base, [other], threads=1, seconds=0.01)[1]
     assert entry.outputs.max_abs == 0
     assert entry.pairing == "paired by position, their names differ: 'z' with 'b'"
 
@@ -299,10 +299,10 @@ def test_an_incomplete_count_promises_nothing(tmp_path):
         n = NonZero (x) c = Cast <to = 1> (n) t = Transpose (c) m = MatMul (t, w) y = ReduceSum <keepdims = 0> (m)
     }"""
     path = graphs.write(tmp_path / "m.onnx", body, w=graphs.ones(2, 2))
-    done = run(path, path, "--seconds", "0.1", "--threads", "1")
+    done = run(path, path, "--seconds", "0.01", "--threads", "1")
     assert "at least 0" in done.stdout
     assert "not all MACs of the two files can be told" in done.stdout
-    (_, row) = csv.DictReader(io.StringIO(run(path, path, "--seconds", "0.1", "--threads", "1", "--csv").stdout))
+    (_, row) = csv.DictReader(io.StringIO(run(path, path, "--seconds", "0.01", "--threads", "1", "--csv").stdout))
     assert (row["complete"], row["theoretical_speedup"]) == ("False", "")
 
 

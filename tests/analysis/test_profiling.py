@@ -40,7 +40,7 @@ def run(*arguments, **settings):
 
 @pytest.mark.usefixtures("known_roofline")
 def test_a_profile_says_what_the_file_is_costs_and_takes(path):
-    found = profile(path, batch_sizes=(2, 4), threads=1, seconds=0.05, per_node_time=True)
+    found = profile(path, batch_sizes=(2, 4), threads=1, seconds=0.01, per_node_time=True)
     assert found.header.opsets == {"ai.onnx": 18, "custom": 1}
     (value,) = found.header.inputs
     assert (value.name, value.kind, value.shape) == ("x", "float32", ("batch", 3, 8, 8))
@@ -65,7 +65,7 @@ def test_it_is_there_in_python(path):
 
 
 def test_the_page_for_people(path):
-    done = run(path, "--batch-size", "1", "--threads", "1", "--seconds", "0.1", "--nodes", "1", "--per-node-time")
+    done = run(path, "--batch-size", "1", "--threads", "1", "--seconds", "0.01", "--nodes", "1", "--per-node-time")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     for text in (
@@ -75,7 +75,7 @@ def test_the_page_for_people(path):
         "3,476 without multiplications by stored zeros",
         "256 more: Relu",
         "The heaviest 1 of 5 nodes",
-        "Latency in ms, by onnxruntime on cpu, 1 thread, after 0.1 s of warm-up",
+        "Latency in ms, by onnxruntime on cpu, 1 thread, after 0.01 s of warm-up",
         "Kernels of a run at batch 1",
         "2,048 bytes at the peak, while Relu 'r' runs",
         "GMAC/s of float32",
@@ -86,7 +86,7 @@ def test_the_page_for_people(path):
 
 
 def test_json_holds_everything(path):
-    done = run(path, "--batch-size", "1,2", "--threads", "1", "--seconds", "0.1", "--json")
+    done = run(path, "--batch-size", "1,2", "--threads", "1", "--seconds", "0.01", "--json")
     found = json.loads(done.stdout)
     assert (found["batch"], found["macs"], found["flops"], found["complete"]) == (1, 6932, 13864, True)
     assert found["opsets"] == {"ai.onnx": 18, "custom": 1}
@@ -104,7 +104,7 @@ def test_json_holds_everything(path):
     assert sum(held["bytes"] for held in found["peak_held"]) == found["peak_activation_bytes"]
     first, second = found["latency"]
     assert (first["batch"], second["batch"]) == (1, 2)
-    assert first["warmup_seconds"] == 0.1
+    assert first["warmup_seconds"] == 0.01
     assert first["latency"]["runs"] >= 20
     assert first["latency"]["median_ms"] <= first["latency"]["p90_ms"]
 
@@ -121,7 +121,7 @@ def test_csv_has_a_row_for_each_node(path):
 @pytest.mark.usefixtures("known_roofline")
 def test_the_page_is_written_beside_what_is_printed(path, tmp_path):
     page = tmp_path / "new" / "page.html"
-    done = run(path, "--batch-size", "1", "--threads", "1", "--seconds", "0.1", "--html", page)
+    done = run(path, "--batch-size", "1", "--threads", "1", "--seconds", "0.01", "--html", page)
     assert done.returncode == 0, done.stderr
     assert "6,932  =  13,864 FLOPs" in done.stdout
     assert done.stderr == f"Wrote {page}\n"
@@ -158,7 +158,7 @@ def stateful(tmp_path):
 
 @pytest.mark.usefixtures("known_roofline")
 def test_a_value_decides_the_branch_and_a_name_binds_all_sizes(stateful):
-    done = run(stateful, "--input", "x:3x16", "--input", "rate=16000", "--seconds", "0.1", "--json")
+    done = run(stateful, "--input", "x:3x16", "--input", "rate=16000", "--seconds", "0.01", "--json")
     found = json.loads(done.stdout)
     assert (found["batch"], found["macs"], found["not_measured"]) == (3, 3 * 16 * 4, [])
     done = run(stateful, "--input", "x:3x16", "--input", "rate=8000", "--no-latency", "--json")
@@ -167,7 +167,7 @@ def test_a_value_decides_the_branch_and_a_name_binds_all_sizes(stateful):
 
 @pytest.mark.usefixtures("known_roofline")
 def test_several_batches_of_an_input_that_is_given(stateful):
-    options = ("--input", "x:1x16", "--input", "rate=16000", "--batch-size", "1,8", "--seconds", "0.1", "--json")
+    options = ("--input", "x:1x16", "--input", "rate=16000", "--batch-size", "1,8", "--seconds", "0.01", "--json")
     found = json.loads(run(stateful, *options).stdout)
     assert [entry["batch"] for entry in found["latency"]] == [1, 8]
     assert found["macs"] == 16 * 4
@@ -176,7 +176,7 @@ def test_several_batches_of_an_input_that_is_given(stateful):
 @pytest.mark.usefixtures("known_roofline")
 def test_arrays_from_a_file(stateful, tmp_path):
     np.savez(tmp_path / "in.npz", x=np.zeros((2, 16), np.float32), rate=np.array(16000))
-    found = json.loads(run(stateful, "--input", tmp_path / "in.npz", "--seconds", "0.1", "--json").stdout)
+    found = json.loads(run(stateful, "--input", tmp_path / "in.npz", "--seconds", "0.01", "--json").stdout)
     assert (found["batch"], found["macs"], found["not_measured"]) == (2, 2 * 16 * 4, [])
 
 
@@ -211,7 +211,7 @@ def test_indices_are_random_within_their_table_and_other_integers_are_named(tmp_
         i = Identity (ids) e = Gather (table, i) f = Cast <to = 1> (mask) m = Unsqueeze (f, two) y = Mul (e, m)
     }"""
     path = graphs.write(tmp_path / "m.onnx", body, table=graphs.ones(50, 4), two=np.array([2]))
-    found = profile(path, seconds=0.1)
+    found = profile(path, seconds=0.01)
     assert found.counts.index_limits == {"ids": 50}
     assert [line for line in found.remarks if "ones" in line] == [
         "the integers of input 'mask' are ones: the graph does not tell what it allows; "
@@ -248,7 +248,7 @@ def test_no_batch_is_dropped_in_silence(path, monkeypatch):
             raise InputError(f"{path}: too large")
 
     monkeypatch.setattr("onnxprune.runtime.probe.probe", probe)
-    found = profile(path, batch_sizes=(1, 8, 32), seconds=0.1)
+    found = profile(path, batch_sizes=(1, 8, 32), seconds=0.01)
     assert [entry.batch for entry in found.latencies] == [1]
     assert found.missing == ("latency at batch 8, 32: too large",)
 
@@ -271,7 +271,7 @@ def test_several_files_and_folders_are_one_table(path, tmp_path):
     head, _, *rows = done.stdout.splitlines()
     assert head.split() == ["params", "bytes", "MACs", "activations", "batch", "model"]
     assert [row.split()[-1] for row in rows] == [str(path), str(other)]
-    found = json.loads(run(tmp_path, "--seconds", "0.1", "--json").stdout)
+    found = json.loads(run(tmp_path, "--seconds", "0.01", "--json").stdout)
     assert [(row["model"], row["macs"]) for row in found] == [(str(other), 24), (str(path), 6912 + 20)]
     assert all(row["latency_ms_median"] > 0 for row in found)
     broken = tmp_path / "below" / "broken.onnx"
@@ -312,7 +312,7 @@ def test_several_inputs_integers_and_open_sizes(tmp_path):
     done = run(path)
     assert done.returncode == 2
     assert "input 'ids' leaves sizes open, ids [batch, length]: give --input ids:1x?" in done.stderr
-    done = run(path, "--input", "ids:2x7", "--input", "mask:2x7", "--seconds", "0.1", "--json")
+    done = run(path, "--input", "ids:2x7", "--input", "mask:2x7", "--seconds", "0.01", "--json")
     found = json.loads(done.stdout)
     assert (found["batch"], found["macs"], found["params"]) == (2, 2 * 7 * 4 * 8, 432)
     assert found["latency"][0]["batch"] == 2
@@ -390,7 +390,7 @@ def test_a_quantised_model_is_counted_and_run(tmp_path):
         y = MatMul (a, b)
     }"""
     path = graphs.write(tmp_path / "model.onnx", body, w=weight, s=np.float32(0.1), z=np.uint8(3))
-    found = profile(path, seconds=0.05)
+    found = profile(path, seconds=0.01)
     assert (found.counts.macs, found.counts.effective_macs) == (8, 3)
     assert (found.counts.params, found.counts.nonzero_params) == (9, 4)  # the scale is a parameter too
     assert found.latencies
@@ -406,21 +406,21 @@ def test_half_precision_inputs_run(tmp_path):
         ir_version=8,
     )
     onnx.save(model, tmp_path / "model.onnx")
-    found = profile(tmp_path / "model.onnx", seconds=0.05)
+    found = profile(tmp_path / "model.onnx", seconds=0.01)
     assert found.header.inputs[0].kind == "float16"
     assert found.latencies[0].batch == 2
 
 
-@pytest.mark.parametrize("arguments", [["--no-latency"], ["--batch-size", "1", "--seconds", "0.1"]])
-def test_neither_torch_nor_nni_is_imported(path, arguments):
+def test_neither_torch_nor_nni_is_imported(path):
     code = (
         "import sys\nfrom onnxprune.cli import main\n"
-        "try:\n    main()\nfinally:\n    print([name for name in ('torch', 'nni', 'pandas') if name in sys.modules])"
+        "for options in (['--no-latency'], ['--batch-size=1', '--seconds=0.01']):\n"
+        f"    sys.argv = ['onnxprune', 'profile', {str(path)!r}, *options]\n"
+        "    try:\n        main()\n    except SystemExit as ended:\n        assert not ended.code\n"
+        "    print([name for name in ('torch', 'nni', 'pandas') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "profile", str(path), *arguments], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines().count("[]") == 2
 
 
 def test_the_committed_model_is_what_its_card_says():

@@ -92,9 +92,9 @@ def test_files_need_no_extra(tmp_path: Path) -> None:
     hand_made(tmp_path, "sweep", technique="weight", sparsity=[0, 50])
     _model(tmp_path / "model.onnx")
     commands = [
-        "profile model.onnx --seconds 0.1",
-        "compare model.onnx model.onnx --seconds 0.1",
-        "prune model.onnx --sparsity 50 --technique weight --output pruned.onnx --seconds 0.1",
+        "profile model.onnx --seconds 0.01",
+        "compare model.onnx model.onnx --seconds 0.01",
+        "prune model.onnx --sparsity 50 --technique weight --output pruned.onnx --seconds 0.01",
         "results sweep --csv",
         "models",
     ]

@@ -116,7 +116,7 @@ def test_the_report_for_people(
         "--channel-align",
         1,
         "--seconds",
-        0.1,
+        0.01,
     )
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -148,7 +148,7 @@ def test_json_csv_and_dry_run(
     assert [(row["layer"], row["zeros"]) for row in csv.DictReader(io.StringIO(out))] == [
         ("h1", "1536"), ("h2", "768"), ("scores", "160"),
     ]  # fmt: skip
-    code, out, _ = run(monkeypatch, capfd, path, "--sparsity", 50, "--json", "--seconds", 0.1, "--threads", 1)
+    code, out, _ = run(monkeypatch, capfd, path, "--sparsity", 50, "--json", "--seconds", 0.01, "--threads", 1)
     found = json.loads(out)
     assert found["groups"][0]["producers"] == ["h1"]
     assert found["output"] == str(tmp_path / "mlp-structured-50.onnx")
@@ -192,7 +192,7 @@ def test_neither_torch_nor_nni_is_imported(tmp_path: Path, place: Path) -> None:
     )
     arguments = [place / "mlp.onnx", "--sparsity", "50", "--data", place / "inputs.npz", "-o", tmp_path / "m.onnx"]
     done = subprocess.run(
-        [sys.executable, "-c", code, "prune", *map(str, arguments), "--seconds", "0.1"],
+        [sys.executable, "-c", code, "prune", *map(str, arguments), "--seconds", "0.01"],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,

@@ -69,7 +69,7 @@ def test_what_cannot_be_used_is_one_line(
 def test_the_report_for_people(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     path = place / "mlp.onnx"
     code, out, err = run(
-        monkeypatch, capfd, path, "--data", place / "inputs.npz", "--keep", "scores", "--seconds", 0.1, "--threads", 1
+        monkeypatch, capfd, path, "--data", place / "inputs.npz", "--keep", "scores", "--seconds", 0.01, "--threads", 1
     )
     assert (code, err) == (0, "")
     lines = out.splitlines()

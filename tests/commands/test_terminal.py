@@ -57,7 +57,7 @@ def words(text: str) -> str:
 def test_profile_and_compare_fit_and_lose_nothing(width: int, narrow: Any, tmp_path: Path, capsys: Any) -> None:
     base = graphs.write(tmp_path / "base.onnx", BODY, w=graphs.ones(4, 3, 3, 3))
     other = graphs.write(tmp_path / LONG, BODY, w=graphs.ones(4, 3, 3, 3))
-    entries = [replace(entry, path=Path(LONG)) for entry in compare(base, [other], seconds=0.05, threads=1)]
+    entries = [replace(entry, path=Path(LONG)) for entry in compare(base, [other], seconds=0.01, threads=1)]
     found = replace(profile(other, latency=False), path=Path(LONG))
     for printed in (
         lambda: compare_command._print(entries, "cpu"),

@@ -326,7 +326,8 @@ def test_nothing_satisfies_is_one_line_and_exit_code_1(sweep: Path, tmp_path: Pa
 def test_neither_pytorch_nor_nni_is_imported(sweep: Path, tmp_path: Path) -> None:
     arguments = ["deploy", str(sweep), *ASK, "--out", str(tmp_path), "--json"]
     code = (
-        "import sys, onnxprune.cli\n"
+        "import sys, onnxprune.cli, onnxprune.delivery.deployment as deployment\n"
+        "deployment._TIMING_SECONDS = 0.02\n"
         f"onnxprune.cli.cli.main({arguments!r}, standalone_mode=False)\n"
         "print(sorted({'torch', 'nni', 'torchvision'} & set(sys.modules)), file=sys.stderr)"
     )
@@ -437,7 +438,7 @@ def test_the_baked_file_answers_to_pictures_as_predict_does(models: Path, sweep:
 def test_the_card_says_how_to_compare_and_the_command_works(models: Path, sweep: Path) -> None:
     card = (models / f"{NAME}.md").read_text()
     (line,) = re.findall(r"```sh\nonnxprune (compare .*)\n```", card)
-    done = called(*shlex.split(line), "--seconds", 0.1)
+    done = called(*shlex.split(line), "--seconds", 0.01)
     assert done.returncode == 0, done.stderr
     assert f"{NAME}.onnx" in done.stdout
 

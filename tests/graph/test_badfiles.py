@@ -120,7 +120,7 @@ def test_an_absurd_input_shape_is_refused(path):
         count(path, batch=10**18)
 
 
-def test_a_crash_beneath_python_is_an_error_with_a_line(path, monkeypatch):
+def test_a_crash_beneath_python_is_an_error_with_a_line(path, fresh_helper, monkeypatch):
     real = subprocess.Popen
 
     def crashing(command, **arguments):
@@ -131,7 +131,7 @@ def test_a_crash_beneath_python_is_an_error_with_a_line(path, monkeypatch):
         probe(path)
 
 
-def test_a_probe_has_limits(path, tmp_path):
+def test_a_probe_has_limits(path, fresh_helper, tmp_path):
     with pytest.raises(InputError, match="in time"):
         probe(path, seconds=0.01)
     body = "g (float[1] x) => (float[67108864] y) { c = ConstantOfShape (size) y = Add (x, c) }"
@@ -167,7 +167,7 @@ def test_mutants_end_in_a_result_or_one_line(tmp_path, number):
     assert all("\n" not in row[2] for row in rows)
 
 
-def test_a_probe_runs_no_code_of_the_folder_it_is_called_in(path, monkeypatch):
+def test_a_probe_runs_no_code_of_the_folder_it_is_called_in(path, fresh_helper, monkeypatch):
     (path.parent / "onnxprune").mkdir()
     (path.parent / "json.py").write_text("raise SystemExit(7)")
     monkeypatch.chdir(path.parent)

@@ -3,6 +3,7 @@ and none of the processes need walk through what is there."""
 
 import gc
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,4 +21,5 @@ with tempfile.TemporaryDirectory() as place:
     export(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), Path(place) / "model.onnx", (1, 8, 8))
 gc.freeze()
 gc.enable()
+sys.stderr = sys.__stderr__
 os.fsync = lambda descriptor: None  # as in conftest.py

@@ -245,8 +245,10 @@ def _main(check: str, paths: list[str]) -> None:
     from onnxprune.analysis.profiling import profile
     from onnxprune.common.errors import InputError
     from onnxprune.reduction.prune import prune
+    from onnxprune.runtime import ahead
     from onnxprune.runtime.probe import probe
 
+    ahead.start = lambda function, **how: ahead.Forked()  # type: ignore[assignment,return-value]
     checks = {
         "profile": lambda path: profile(path, latency=False),
         "probe": probe,

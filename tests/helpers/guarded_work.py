@@ -44,11 +44,11 @@ def spin_within(seconds: float) -> None:
         pass
 
 
-def hold() -> int:
-    """Holds 150 MB for a second."""
+def hold(seconds: float) -> int:
+    """Holds 150 MB for so long."""
     helping.stage("holding", 10)
     held = bytearray(150_000_000).replace(b"\0", b"1")
-    time.sleep(1)
+    time.sleep(seconds)
     return len(held)
 
 
@@ -59,8 +59,8 @@ def temporary() -> str:
 
 
 def wait() -> None:
-    helping.stage("waiting", 0.2, quiet=True)
-    time.sleep(1)
+    helping.stage("waiting", 0.1, quiet=True)
+    time.sleep(0.5)
 
 
 def grow() -> int:

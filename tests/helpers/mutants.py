@@ -44,7 +44,7 @@ onnxprune.commands.profile onnxprune.commands.profile_rows onnxprune.commands.pr
 onnxprune.quantization.quantize onnxprune.reduction.prune onnxprune.runtime.probe onnx_tool onnxruntime.quantization
 scipy.linalg scipy.stats sklearn.datasets"""
 _ALLOWED = ("onnxprune-timing", ".ses")  # the lock of timings, and onnxruntime's own note of its session
-_QUICK = ("--seconds=0.1", "--threads=1")
+_QUICK = ("--seconds=0.01", "--threads=1")
 _CONVENTION = ("--mean=0.3", "--std=0.3", "--threads=1")
 
 
@@ -137,7 +137,7 @@ def command(source: Source, folder: Path, rng: random.Random) -> tuple[str, ...]
     given = (f"--data={data}", "--samples=40", *_CONVENTION) if which.endswith("data") else ("--threads=1",)
     if which.startswith("prune"):
         how = rng.choice(["--sparsity=50", "--sparsity=50", "--target=macs=0.5", "--technique=weight --sparsity=50"])
-        timed = rng.choice(["--no-latency", "--seconds=0.1"])
+        timed = rng.choice(["--no-latency", "--seconds=0.01"])
         return ("prune", "m.onnx", *how.split(), *given, timed, "--quiet")
     how = ("--dynamic",) if which == "quantize" else rng.choice([(), (), ("--max-drop=5",), ("--calibration=entropy",)])
     return ("quantize", "m.onnx", *how, *given, "--no-latency", "--quiet")

@@ -339,7 +339,7 @@ def test_files_that_have_nothing_to_quantise(mlp: Path, tmp_path: Path) -> None:
 
 
 def test_the_comparison_is_of_the_two_files_and_says_what_8_bits_do(mlp: Path) -> None:
-    report = onnxprune.quantize(mlp, data=trained.unlabelled(), seconds=0.1, threads=1)
+    report = onnxprune.quantize(mlp, data=trained.unlabelled(), seconds=0.01, threads=1)
     base, made = report.comparison
     assert (base.path, made.path) == (mlp, report.output)
     assert made.facts is not None and made.facts.quantised is not None

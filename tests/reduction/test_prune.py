@@ -488,7 +488,7 @@ def test_the_report_as_tables_and_json(mlp: Path) -> None:
 
 
 def test_the_comparison_is_of_the_two_files(mlp: Path) -> None:
-    report = onnxprune.prune(mlp, sparsity=50, seconds=0.1, batch_sizes=(1, 4), threads=1)
+    report = onnxprune.prune(mlp, sparsity=50, seconds=0.01, batch_sizes=(1, 4), threads=1)
     assert [entry.path for entry in report.comparison] == [mlp, report.output] * 2
     assert [entry.batch for entry in report.comparison] == [1, 1, 4, 4]
     assert report.comparison[1].verdict is not None

@@ -28,15 +28,15 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any) -> Callable[..., Any]:
     """Opens a page at a width, in a colour scheme, and gives the browser; nothing may be complained of or fetched.
 
-    A test that only looks at the page need not have it opened `anew`, where another one has it open that only looked.
+    To open one takes a second: what is open stays, and who changes something puts it back.
     """
     shown: tuple[Path, int, str] | None = None
 
-    def show(page: Path, width: int, scheme: str, anew: bool = True) -> Any:
+    def show(page: Path, width: int, scheme: str) -> Any:
         nonlocal shown
-        if (page, width, scheme) == shown and not anew:
+        if (page, width, scheme) == shown:
             return browser
-        shown = None if anew else (page, width, scheme)
+        shown = page, width, scheme
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         feature = {"name": "prefers-color-scheme", "value": scheme}

@@ -449,8 +449,8 @@ def shown(opened: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     page = runs / "report.html"
     write(read([sweep, other]), page)
 
-    def show(width: int = 1280, scheme: str = "light", anew: bool = True) -> Any:
-        return opened(page, width, scheme, anew)
+    def show(width: int = 1280, scheme: str = "light") -> Any:
+        return opened(page, width, scheme)
 
     return show
 
@@ -477,31 +477,8 @@ def press(browser: Any, element: Any, key: str) -> None:
     browser.switch_to.active_element.send_keys(getattr(Keys, key))
 
 
-@pytest.mark.parametrize(
-    ("width", "scheme"),
-    [
-        (390, "dark"),
-        (1280, "light"),
-        # a second each: what they tell of the width and of the colours, the first two tell
-        pytest.param(1280, "dark", marks=pytest.mark.slow),
-        pytest.param(390, "light", marks=pytest.mark.slow),
-    ],
-)
-def test_the_page_fits_its_window_and_its_colours_the_scheme(shown: Any, width: int, scheme: str) -> None:
-    browser = shown(width, scheme, anew=False)
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    charts = browser.execute_script(
-        "return [...document.querySelectorAll('.chart')]"
-        ".map(c => [c.id, c._fullLayout?.width, c._fullLayout?.font.color])"
-    )
-    assert len(charts) == 6
-    for name, wide, ink in charts:
-        assert 0 < wide <= width, name
-        assert ink == {"light": "#1b1f24", "dark": "#e8eaed"}[scheme], name
-
-
 def test_tools_are_no_tab_stops_and_text_on_the_map_can_be_read(shown: Any) -> None:
-    browser = shown(anew=False)
+    browser = shown()
     assert browser.execute_script("return document.querySelectorAll('.modebar-btn').length") > 30
     assert browser.execute_script("return document.querySelectorAll('.modebar-btn:not([tabindex=\"-1\"])').length") == 0
     for _, colour in charts.SCALE:
@@ -521,21 +498,21 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_the_links_of_the_table_lead_to_the_models(shown: Any) -> None:
-    browser = shown(anew=False)
+    browser = shown()
     links = browser.execute_script("return [...document.querySelectorAll('#table a')].map(a => a.href)")
     assert len(links) == 50
     assert all(Path(unquote(urlparse(link).path)).is_file() for link in links)
 
 
 def test_what_files_hold_is_text_and_never_code(shown: Any) -> None:
-    browser = shown(anew=False)
+    browser = shown()
     assert HOSTILE in browser.execute_script("return document.body.textContent")
     assert browser.execute_script("return window.hacked") is None
     assert browser.execute_script("return document.images.length") == 0
 
 
 def test_figures_say_in_words_and_as_a_table_what_they_show(shown: Any) -> None:
-    browser = shown(anew=False)
+    browser = shown()
     labels = browser.execute_script("return [...document.querySelectorAll('.chart')].map(c => c.ariaLabel)")
     assert len(labels) == 6 and all(labels)
     assert labels[0].startswith("Accuracy and sparsity, test accuracy (%) against removed (%). weight")
@@ -570,13 +547,16 @@ def test_every_point_is_in_the_figures_and_collapsed_ones_only_in_the_first(show
     choose_option(browser, "study", 1)  # slp
     assert points_of(browser, "sparsity") == 3 * 11
     assert points_of(browser, "macs") == 3 * 10 * 3
+    choose_option(browser, "study", 0)
+    assert points_of(browser, "sparsity") == 3 * 11 + 2
 
 
 def test_curves_are_switched_by_keyboard_in_all_figures(shown: Any) -> None:
     browser = shown()
-    press(browser, browser.find_element("css selector", "#series input"), "SPACE")
-    assert points_of(browser, "sparsity") == 2 * 11 + 2
-    assert points_of(browser, "latency") == 2 * 10 * 3 + 2
+    for techniques in (2, 3):
+        press(browser, browser.find_element("css selector", "#series input"), "SPACE")
+        assert points_of(browser, "sparsity") == techniques * 11 + 2
+        assert points_of(browser, "latency") == techniques * 10 * 3 + 2
 
 
 def test_accuracies_before_fine_tuning_are_shown_on_demand_and_in_full(shown: Any) -> None:
@@ -606,6 +586,7 @@ def test_the_inside_of_every_curve_can_be_seen(shown: Any) -> None:
         )
         assert layers == [["conv1", "&lt;b&gt;fc&lt;/b&gt;"]]
         assert [len(curve) for curve in curves] == [3] * 3 + [3 * (2 + 1)] * 11 + [1]  # bases, points, key of colours
+    choose_option(browser, "study", 0)
 
 
 def test_the_table_sorts_filters_and_turns_pages(shown: Any) -> None:
@@ -656,10 +637,34 @@ def test_the_table_sorts_filters_and_turns_pages(shown: Any) -> None:
     assert problem.text == "technique holds words: use = or !="
     typed("speedup > fast")
     assert problem.text == 'speedup holds numbers, "fast" is none'
+    typed("")
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        # a second each: what they tell of the width and of the colours, the first two tell
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
+def test_the_page_fits_its_window_and_its_colours_the_scheme(shown: Any, width: int, scheme: str) -> None:
+    browser = shown(width, scheme)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    charts = browser.execute_script(
+        "return [...document.querySelectorAll('.chart')]"
+        ".map(c => [c.id, c._fullLayout?.width, c._fullLayout?.font.color])"
+    )
+    assert len(charts) == 6
+    for name, wide, ink in charts:
+        assert 0 < wide <= width, name
+        assert ink == {"light": "#1b1f24", "dark": "#e8eaed"}[scheme], name
 
 
 def test_results_come_first_and_what_is_the_same_for_all_is_said_once(shown: Any) -> None:
-    browser = shown(390)
+    browser = shown(390, "dark")
     browser.find_element("id", "filter").send_keys("unstructured")  # the widest rows
     wide, visible = browser.execute_script(
         "const box = document.getElementById('table').parentElement.getBoundingClientRect();"
@@ -683,7 +688,7 @@ def test_results_come_first_and_what_is_the_same_for_all_is_said_once(shown: Any
 
 
 def test_a_swipe_over_a_figure_scrolls_on_a_phone(shown: Any) -> None:
-    browser = shown(390)
+    browser = shown(390, "dark")
     try:
         browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
         browser.refresh()

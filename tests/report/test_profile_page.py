@@ -23,7 +23,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     model = onnx.load(path)
     model.graph.node[0].name, model.producer_name = HOSTILE, HOSTILE
     onnx.save(model, path)
-    return profile(path, threads=1, seconds=0.05, per_node_time=True).document
+    return profile(path, threads=1, seconds=0.01, per_node_time=True).document
 
 
 @pytest.fixture(scope="module")

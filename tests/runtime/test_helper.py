@@ -28,6 +28,7 @@ from onnxprune.analysis.classifier import open_classifier
 from onnxprune.analysis.comparison import compare
 from onnxprune.analysis.profiling import profile
 from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.processes import start
 from onnxprune.graph.metadata import Normalisation
 from onnxprune.runtime import helper as helping
 from onnxprune.runtime.helper import Limits, StoppedError, guarded
@@ -42,11 +43,21 @@ def end() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def here() -> Iterator[None]:
-    """The helper finds what the tests call in it; none is there that does not."""
+    """The helper is a fresh process, as in use, and finds what the tests call in it; none is there that does not."""
     end()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxprune.runtime.ahead.start", start)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(guarded_work.__file__).parent), str(REPOSITORY)]))
         yield
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A helper without the second that its start takes: it is ended again and again here."""
+    end()
+    monkeypatch.setattr("onnxprune.runtime.ahead.start", warm.Fresh)
+    yield
+    end()
 
 
 def test_what_it_gives_and_says_comes_back_and_it_is_kept() -> None:
@@ -72,7 +83,7 @@ def test_a_crash_is_told_and_the_next_call_gets_another_process(tmp_path: Path) 
     assert guarded("guarded_work:process") == second
 
 
-def test_the_time_of_the_processor_has_a_limit_and_that_of_the_clock_has_none() -> None:
+def test_the_time_of_the_processor_has_a_limit_and_that_of_the_clock_has_none(quick: None) -> None:
     guarded("guarded_work:process")
     begin = time.monotonic()
     with pytest.raises(StoppedError, match=r"spinning does not finish in time, 0\.2 s"):
@@ -81,7 +92,7 @@ def test_the_time_of_the_processor_has_a_limit_and_that_of_the_clock_has_none() 
     guarded("guarded_work:wait")
 
 
-def test_memory_has_a_limit() -> None:
+def test_memory_has_a_limit(quick: None) -> None:
     for space in (True, False):
         with pytest.raises(StoppedError, match=r"growing takes over 0\.1 GiB of memory"):
             guarded("guarded_work:grow", limits=Limits(memory=2**27, address_space=space))
@@ -92,8 +103,8 @@ def test_a_signal_ends_the_wait_and_the_helper() -> None:
     code = (
         "import signal, sys, threading, os, time\n"
         "from onnxprune.runtime import helper\n"
-        "helper.warm_up()\n"
-        "threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        "helper.guarded('guarded_work:process')\n"
+        "threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
         "try:\n"
         "    helper.guarded('guarded_work:endless')\n"
         "except KeyboardInterrupt:\n"
@@ -167,15 +178,6 @@ def test_threads_take_turns() -> None:
 # ---- files
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A helper without the second that its start takes: it is ended again and again here."""
-    end()
-    monkeypatch.setattr("onnxprune.runtime.ahead.start", warm.Fresh)
-    yield
-    end()
-
-
 def saved(path: Path, nodes: list[onnx.NodeProto], **constants: np.ndarray) -> Path:
     """A file that takes x, of four floats, and gives y."""
     graph = helper.make_graph(
@@ -216,9 +218,9 @@ def bomb(path: Path, name: str) -> Path:
 def test_a_bomb_ends_in_a_result_or_one_line(tmp_path: Path, name: str, quick: None) -> None:
     path = bomb(tmp_path / "bomb.onnx", name)
     before = psutil.Process().memory_info().rss
-    looks = [lambda: profile(path, seconds=0.1)]
+    looks = [lambda: profile(path, seconds=0.01)]
     if name != "range":  # which onnx takes seconds for, until there is too much of it
-        looks.append(lambda: compare(path, [path], seconds=0.1))
+        looks.append(lambda: compare(path, [path], seconds=0.01))
     for look in looks:
         try:
             look()
@@ -233,7 +235,7 @@ def test_a_bomb_within_the_check_is_stopped_by_its_limit(
 ) -> None:
     monkeypatch.setattr("onnxprune.analysis.profiling.reading_seconds", lambda size: 0.5)
     with pytest.raises(InputError, match=r"given up: reading and counting it (does not finish in time|takes over)"):
-        profile(bomb(tmp_path / "bomb.onnx", "range"), seconds=0.1)
+        profile(bomb(tmp_path / "bomb.onnx", "range"), seconds=0.01)
 
 
 def loop(path: Path, trips: str) -> Path:
@@ -300,7 +302,7 @@ def test_what_is_timed_is_watched_too(tmp_path: Path, quick: None, monkeypatch: 
 
     monkeypatch.setattr(probing, "probe", lambda path, shapes, **how: None)
     monkeypatch.setattr(profiling, "timing_limit", lambda seconds: 0.5)
-    found = profile(loop(tmp_path / "loop.onnx", ENDLESS), seconds=0.1, threads=1)
+    found = profile(loop(tmp_path / "loop.onnx", ENDLESS), seconds=0.01, threads=1)
     assert found.latencies == ()
     assert found.missing == ("latency: given up: timing does not finish in time, 0.5 s",)
 
@@ -316,38 +318,37 @@ def test_a_file_that_changes_while_it_is_profiled_is_told(
         probing, "probe", lambda path, shapes, **how: graphs.write(path, body, w=2 * graphs.ones(4, 3)) and None
     )
     with pytest.raises(InputError, match="changed while it was profiled"):
-        profile(path, seconds=0.1, threads=1)
+        profile(path, seconds=0.01, threads=1)
 
 
-def test_a_stage_within_another_has_a_limit_of_its_own() -> None:
+def test_a_stage_within_another_has_a_limit_of_its_own(quick: None) -> None:
     with pytest.raises(StoppedError, match=r"the inner one does not finish in time, 0\.2 s"):
         guarded("guarded_work:spin_within", 0.2)
     with pytest.raises(StoppedError, match=r"the outer one does not finish in time, 0\.2 s"):
         guarded("guarded_work:spin_within", 2.0)
 
 
-def test_it_leaves_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert guarded("guarded_work:hold") == 150_000_000
+def test_it_leaves_memory_to_others(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert guarded("guarded_work:hold", 0.1) == 150_000_000
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000_000))
     with pytest.raises(StoppedError, match="holding takes over"):
-        guarded("guarded_work:hold")
+        guarded("guarded_work:hold", 10)
 
 
 def test_what_it_leaves_on_disk_is_removed() -> None:
     assert not Path(guarded("guarded_work:temporary")).exists()
 
 
-def test_prune_and_quantize_work_in_the_helper(tmp_path: Path) -> None:
+def test_prune_and_quantize_work_in_the_helper(tmp_path: Path, quick: None) -> None:
     """It is killed at their first step, in the one that tried the file and again in a new one."""
     path, data = trained.mlp(tmp_path / "mlp.onnx"), trained.unlabelled()
     steps = []
-    end()
-    others = {*psutil.Process().children()}
+    others = {*psutil.Process().children(recursive=True)}
 
     def kill(what: str, done: int, total: int) -> None:
         if what != "reading the file":
             steps.append(what)
-            for process in {*psutil.Process().children()} - others:
+            for process in {*psutil.Process().children(recursive=True)} - others:
                 process.kill()
 
     for work in (partial(onnxprune.prune, sparsity=50), onnxprune.quantize):

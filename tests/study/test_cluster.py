@@ -289,7 +289,7 @@ def test_a_gate_suspends_the_others_and_survives_the_one_inside(monkeypatch: pyt
         assert states() == [True, False]
         second.kill()
         second.wait()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)
         assert psutil.Process(first.pid).status() != psutil.STATUS_STOPPED, "it is left suspended for ever"
         await asyncio.wait_for(gate.enter(os.getpid()), 5)
 

@@ -118,7 +118,7 @@ def test_stopped_and_continued_it_goes_on(undisturbed: pd.DataFrame, tmp_path: P
         process.join(moments.uniform(0, 0.2))
         with contextlib.suppress(ProcessLookupError):  # it was over just now
             os.kill(process.pid, signal.SIGSTOP)
-            time.sleep(0.05)
+            time.sleep(0.01)
             os.kill(process.pid, signal.SIGCONT)
             stops += 1
     assert stops > 3
@@ -274,7 +274,7 @@ def test_an_ordinary_user_gets_the_same_table(undisturbed: pd.DataFrame, place: 
     resumed_by_command(place / "runs", place / "log.txt", undisturbed, **how)
     (model,) = (place / "runs").glob("slp-*/*neuron*-s50-*/model.onnx")
     if all(folder.stat().st_mode & 1 for folder in Path(sys.executable).resolve().parents):  # else it cannot be started
-        for command in (["profile", str(model), "--seconds=0.1"], ["evaluate", str(model), "--dataset=digits"]):
+        for command in (["profile", str(model), "--seconds=0.01"], ["evaluate", str(model), "--dataset=digits"]):
             assert faults.finish(command, place / "log.txt", **how) == 0, (place / "log.txt").read_text()
 
 

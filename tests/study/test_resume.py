@@ -22,7 +22,7 @@ from onnxprune.schedules import context, one_shot
 from onnxprune.settings.vocabulary import TECHNIQUES
 from onnxprune.training.recipe import Recipe
 
-KILLS = 6
+KILLS = 4
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +174,13 @@ def test_a_process_that_dies_gives_its_point_to_the_one_that_waits(undisturbed: 
     while len(list(tmp_path.glob("slp-*/*/metrics.json"))) < 5:
         time.sleep(0.01)
         assert second.is_alive(), (tmp_path / "second.txt").read_text()
-    second.join(1)
-    assert second.is_alive(), "it did not wait"
+    while "waiting for another process" not in (tmp_path / "second.txt").read_text():
+        time.sleep(0.01)
+        assert second.is_alive(), "it did not wait"
+    second.join(0.2)
+    assert second.is_alive() and len(list(tmp_path.glob("slp-*/*/metrics.json"))) == 5, "it did not wait"
     first.kill()
     assert faults.ended(second) == 0
-    assert "waiting for another process" in (tmp_path / "second.txt").read_text()
     pd.testing.assert_frame_equal(faults.untimed(tmp_path), faults.untimed(undisturbed))
 
 
