@@ -46,44 +46,58 @@ class Ranking:
 
 
 class _Consumer:
-    """What one operator reads of a group.
+    """What one operator reads of groups.
 
     The inverse of the Gram matrix without the units that are gone is the inverse with them less a product of what each
     step took out, as in a Cholesky factorisation with pivots: only what the next step reads of it is computed.
 
+    Attributes:
+        units: those of each group among all, by its place.
+
     Args:
         weights: (groups, outputs, features).
         gram: (groups, features, features) of what it reads.
-        features: places of each unit's features (units, size).
+        features: places of each unit's features (units, size), by the group's place; of one size.
     """
 
-    def __init__(self, node: int, weights: np.ndarray, gram: np.ndarray, features: np.ndarray) -> None:
-        self.node = node
-        self._weights, self._features = weights.copy(), features
+    def __init__(self, node: int, weights: np.ndarray, gram: np.ndarray, features: Mapping[int, np.ndarray]) -> None:
+        self.node, self._plain = node, weights
+        ends = np.cumsum([len(own) for own in features.values()]).tolist()
+        self.units = {
+            place: slice(end - len(own), end) for (place, own), end in zip(features.items(), ends, strict=True)
+        }
+        self._features = np.concatenate(list(features.values()))
         self._inverse, self._taken = np.empty_like(gram), np.empty_like(gram)
-        self._steps = 0  # rows (groups, steps, features) of `taken` that are filled
         energy = 0.0
         for group, matrix in enumerate(gram):
             energy += float(((weights[group] @ matrix) * weights[group]).sum())
             self._inverse[group] = inverse(matrix, _DAMPING)
         self._energy = max(energy, np.finfo(np.float64).tiny)
-        self._blocks = self._inverse[:, features[:, :, None], features[:, None, :]]  # (groups, units, size, size)
+        self.restart()
 
-    def losses(self, alive: np.ndarray) -> np.ndarray:
-        """Of taking out each of the units alone (alive,), relative to the energy of the outputs."""
+    def restart(self) -> None:
+        """Puts all units back."""
+        self._weights = self._plain.copy()
+        self._steps = 0  # rows (groups, steps, features) of `taken` that are filled
+        rows, columns = self._features[:, :, None], self._features[:, None, :]
+        self._blocks = self._inverse[:, rows, columns]  # (groups, units, size, size)
+
+    def losses(self, place: int, alive: np.ndarray) -> np.ndarray:
+        """Of taking out each of a group's units alone (alive,), relative to the energy of the outputs."""
         total = np.zeros(len(alive))
+        units = alive + self.units[place].start
         for weights, every in zip(self._weights, self._blocks, strict=True):
-            blocks = every[alive]
-            columns = weights[:, self._features[alive]].transpose(1, 2, 0)  # (units, size, outputs)
+            blocks = every[units]
+            columns = weights[:, self._features[units]].transpose(1, 2, 0)  # (units, size, outputs)
             if blocks.shape[1] == 1:
                 total += np.square(columns[:, 0]).sum(1) / blocks[:, 0, 0]
             else:
                 total += (columns * np.linalg.solve(blocks, columns)).sum((1, 2))
         return total / self._energy
 
-    def remove(self, units: np.ndarray) -> float:
-        """Takes units out, makes up for them by the others, and gives what that costs."""
-        gone = self._features[units].ravel()
+    def remove(self, place: int, units: np.ndarray) -> float:
+        """Takes units of a group out, makes up for them by all others, and gives what that costs."""
+        gone = self._features[self.units[place]][units].ravel()
         steps = slice(self._steps, self._steps + len(gone))
         total = 0.0
         for weights, start, taken, blocks in zip(self._weights, self._inverse, self._taken, self._blocks, strict=True):
@@ -118,11 +132,13 @@ def rank_groups(
         criterion: "obs"; "wanda" (weights times the root mean square of what they multiply, Sun et al. 2023,
             2306.11695); "activation" (mean square of what is read, Molchanov et al. 2017, 1611.06440).
     """
-    open_groups: dict[int, list[_Consumer | np.ndarray]] = {}
     rankings: dict[int, Ranking] = {}
     readers = _readers(graph)
     places = {site.node: site for site in sites(graph.network)}
-    last = {place: max(nodes) for place, nodes in readers.items() if nodes}
+    ends: dict[int, list[_Together]] = {}
+    for together in _together(graph, readers):
+        ends.setdefault(max(together.nodes), []).append(together)
+    open_groups = [together for item in ends.values() for together in item]
     order = sorted({node for nodes in readers.values() for node in nodes})
     whole = graph.network.copy()
     recurrent.with_states(whole)
@@ -131,12 +147,13 @@ def rank_groups(
             advance(number, len(order))
             site = places.get(node)
             reads = _reads_at(graph, node, site, stages, seed)
-            for place, nodes in readers.items():
-                if node in nodes:
-                    found = [_consumer(graph, place, node, read, criterion) for read in reads]
-                    open_groups.setdefault(place, []).extend(item for item in found if item is not None)
-                if last.get(place) == node:
-                    rankings[place] = _rank(len(graph.groups[place].units), open_groups.pop(place))
+            for together in open_groups:
+                if node in together.nodes:
+                    for read in reads:
+                        together.add(graph, node, read, criterion)
+            for together in ends.pop(node, ()):
+                open_groups.remove(together)
+                rankings |= together.rankings()
     return rankings
 
 
@@ -157,7 +174,10 @@ def rank_by_group(
             features = np.arange(read.weights.shape[2]).reshape(-1, int(np.prod(places[node].kernel)))
             parts = zip(read.weights[:, None], read.moments[:, None], strict=True)
             found[node] = np.stack(
-                [_rank(len(features), [_Consumer(node, weights, gram, features)]).order for weights, gram in parts]
+                [
+                    _rank(0, np.zeros(len(features)), [_Consumer(node, weights, gram, {0: features})]).order
+                    for weights, gram in parts
+                ]
             )
     return found
 
@@ -293,19 +313,83 @@ def _read_by(graph: ChannelGraph, node: int, position: int) -> tuple[str, int]:
     return item.input[0], 1
 
 
-def _consumer(graph: ChannelGraph, place: int, node: int, read: _Read, criterion: str) -> _Consumer | np.ndarray | None:
-    """What a sum reads of a group: a whole matrix, or losses of single units (units,); None where it reads nothing."""
-    group = graph.groups[place]
-    unit_of = np.full(graph.count, -1)
-    for number, labels in enumerate(group.units):
-        unit_of[labels] = number
-    owner = unit_of[read.labels]
-    if not (owner >= 0).any():
-        return None
-    features = _features(owner, len(group.units))
-    if read.moments.ndim == 3 and features is not None and criterion == "obs":
-        return _Consumer(node, read.weights, read.moments, features)
-    return _by_unit(read.per_feature(criterion), owner, len(group.units))
+class _Together:
+    """Groups that have readers in common, as where they are concatenated.
+
+    What one of them loses, the others can make up for, but only by units that are left when they lose theirs: so they
+    lose units side by side.
+
+    Attributes:
+        nodes: what reads them.
+
+    Args:
+        units: of each group, by its place.
+    """
+
+    def __init__(self, units: Mapping[int, int], nodes: set[int]) -> None:
+        self.nodes = nodes
+        self._single = {place: np.zeros(count) for place, count in units.items()}
+        self._consumers: list[_Consumer] = []
+
+    def add(self, graph: ChannelGraph, node: int, read: _Read, criterion: str) -> None:
+        """Adds a sum over some of them: as a whole matrix, or as losses of single units."""
+        whole: dict[int, dict[int, np.ndarray]] = {}  # by how many features a unit has
+        for place, single in self._single.items():
+            unit_of = np.full(graph.count, -1)
+            for number, labels in enumerate(graph.groups[place].units):
+                unit_of[labels] = number
+            owner = unit_of[read.labels]
+            if not (owner >= 0).any():
+                continue
+            features = _features(owner, len(single))
+            if read.moments.ndim == 3 and features is not None and criterion == "obs":
+                whole.setdefault(features.shape[1], {})[place] = features
+            else:
+                single += _by_unit(read.per_feature(criterion), owner, len(single))
+        self._consumers += [_Consumer(node, read.weights, read.moments, features) for features in whole.values()]
+
+    def rankings(self) -> dict[int, Ranking]:
+        """By group: of several, in the order in which units go while the others lose as large a share of theirs."""
+        if len(self._single) == 1:
+            return {place: _rank(place, single, self._consumers) for place, single in self._single.items()}
+        orders = self._orders()
+        found = {}
+        for place, single in self._single.items():
+            for consumer in self._consumers:
+                consumer.restart()
+            found[place] = _rank(place, single, self._readers(place), orders[place])
+        return found
+
+    def _readers(self, place: int) -> list[_Consumer]:
+        return [consumer for consumer in self._consumers if place in consumer.units]
+
+    def _orders(self) -> dict[int, np.ndarray]:
+        """In which units go where all groups lose the same share, side by side."""
+        orders: dict[int, list[int]] = {place: [] for place in self._single}
+        alive = {place: np.ones(len(single), bool) for place, single in self._single.items()}
+        while any(left.any() for left in alive.values()):
+            place = max(alive, key=lambda place: float(alive[place].mean()))
+            readers = self._readers(place)
+            chosen = _least(place, self._single[place], readers, alive[place])
+            for consumer in readers:
+                consumer.remove(place, chosen)
+            orders[place] += chosen.tolist()
+            alive[place][chosen] = False
+        return {place: np.asarray(order) for place, order in orders.items()}
+
+
+def _together(graph: ChannelGraph, readers: Mapping[int, Sequence[int]]) -> list[_Together]:
+    """All groups that are read, those with a common reader together."""
+    found: list[tuple[set[int], list[int]]] = []
+    for place, nodes in readers.items():
+        if nodes:
+            joined, members = set(nodes), [place]
+            for other in [item for item in found if item[0] & joined]:
+                found.remove(other)
+                joined |= other[0]
+                members += other[1]
+            found.append((joined, members))
+    return [_Together({place: len(graph.groups[place].units) for place in sorted(m)}, nodes) for nodes, m in found]
 
 
 def _by_unit(per_feature: np.ndarray, owner: np.ndarray, units: int) -> np.ndarray:
@@ -322,26 +406,35 @@ def _features(owner: np.ndarray, units: int) -> np.ndarray | None:
     return order[owner[order] >= 0].reshape(units, -1)
 
 
-def _rank(units: int, consumers: Sequence[_Consumer | np.ndarray]) -> Ranking:
-    full = [item for item in consumers if isinstance(item, _Consumer)]
-    fixed = np.zeros(units)
-    for item in consumers:
-        if isinstance(item, np.ndarray):
-            fixed += item
+def _least(place: int, single: np.ndarray, consumers: Sequence[_Consumer], alive: np.ndarray) -> np.ndarray:
+    """Those units of a group that cost least, as many as go in one step."""
+    left = np.flatnonzero(alive)
+    losses = single[left] + sum((item.losses(place, left) for item in consumers), np.zeros(len(left)))
+    return left[np.argsort(losses, kind="stable")[: max(1, min(len(single) // _STEPS, len(left) - 1))]]
+
+
+def _rank(place: int, single: np.ndarray, consumers: Sequence[_Consumer], given: np.ndarray | None = None) -> Ranking:
+    """Of a group that alone loses units.
+
+    Args:
+        single: losses of single units (units,), beside those of the consumers.
+        given: the order in which they go; else the least losses go first.
+    """
+    units = len(single)
     alive = np.ones(units, bool)
     order: list[int] = []
     loss = [0.0]
     repaired: dict[int, np.ndarray] = {}
     probed = 0
     while len(order) < units:
-        left = np.flatnonzero(alive)
-        losses = fixed[left] + sum((item.losses(left) for item in full), np.zeros(len(left)))
-        count = max(1, min(units // _STEPS, len(left) - 1))
-        chosen = left[np.argsort(losses, kind="stable")[:count]]
-        step = float(fixed[chosen].sum()) + sum(item.remove(chosen) for item in full)
-        loss += [loss[-1] + step * (number + 1) / count for number in range(count)]
+        if given is None:
+            chosen = _least(place, single, consumers, alive)
+        else:
+            chosen = given[len(order) :][: max(1, units // _STEPS)]
+        step = float(single[chosen].sum()) + sum(item.remove(place, chosen) for item in consumers)
+        loss += [loss[-1] + step * (number + 1) / len(chosen) for number in range(len(chosen))]
         order += chosen.tolist()
         alive[chosen] = False
         if not probed and len(order) >= units // 2:
-            repaired, probed = {item.node: item.repaired() for item in full}, len(order)
+            repaired, probed = {item.node: item.repaired() for item in consumers}, len(order)
     return Ranking(np.asarray(order), np.maximum.accumulate(loss), repaired, probed)

@@ -21,8 +21,9 @@ from onnxprune.graph import surgery
 from onnxprune.graph.network import Network, read
 from onnxprune.reduction import prune as pruning
 from onnxprune.reduction import units
+from onnxprune.reduction.preparation import prepare
 from onnxprune.reduction.result import PruneReport
-from onnxprune.reduction.selection import _rank
+from onnxprune.reduction.selection import _rank, rank_groups
 from onnxprune.reduction.sensitivity import Sensitivity
 from onnxprune.reduction.settings import CRITERIA, FROM_SAMPLES, UNITS
 from onnxprune.runtime import stages
@@ -171,9 +172,23 @@ def test_losses_of_groups_are_measured_among_each_other(mlp: Path, monkeypatch: 
 
 
 def test_a_group_that_no_matrix_reads_is_probed_at_half_of_its_units() -> None:
-    ranking = _rank(8, [np.arange(8.0)])
+    ranking = _rank(0, np.arange(8.0), [])
     assert ranking.order.tolist() == list(range(8))
     assert ranking.probed == 4
+
+
+def test_of_two_copies_in_concatenated_groups_one_stays(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    first, second = random.standard_normal((2, 16, 6))
+    second[:, 0] = first[:, 0]
+    second[:, 3] *= 0.1  # what the second group can do without, once the first has lost its copy
+    weights = {"wa": first, "wb": second, "wy": random.choice([-1.0, 1.0], (12, 3))}
+    body = """(float[n,16] x) => (float[n,3] y) {
+        a = MatMul (x, wa) b = MatMul (x, wb) c = Concat <axis = 1> (a, b) y = MatMul (c, wy) }"""
+    onnx.save(model(body, {name: value.astype(np.float32) for name, value in weights.items()}), tmp_path / "m.onnx")
+    batches = [{"x": random.standard_normal((32, 16)).astype(np.float32)} for _ in range(20)]
+    rankings = rank_groups(prepare(tmp_path / "m.onnx").graph, batches, "obs")
+    assert [ranking.order[0] for ranking in rankings.values()] == [0, 3]
 
 
 def test_without_data_what_would_take_long_is_not_repaired(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
