@@ -151,6 +151,7 @@ class Ridge:
     def __init__(self, moments: Moments, start: np.ndarray, penalty: float, intercept: bool) -> None:
         self._start, self._intercept = start, intercept
         self._gram = moments.gram(intercept)
+        self._explained = self._gram @ start.transpose(0, 2, 1)
         means = np.trace(self._gram, axis1=1, axis2=2) / self._gram.shape[2]
         self._good = means > 0
         self._factors: list[Any] = []
@@ -163,7 +164,7 @@ class Ridge:
 
     def weights(self, moments: Moments) -> np.ndarray:
         """Weights (groups, outputs, features) for the answers of these moments of the same rows."""
-        left = moments.products(self._intercept) - self._gram @ self._start.transpose(0, 2, 1)
+        left = moments.products(self._intercept) - self._explained
         left[~self._good] = 0
         if self._inverses is not None:
             change = self._inverses @ left

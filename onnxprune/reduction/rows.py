@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -42,8 +43,9 @@ class Rows:
         """Answers to aim at: what a ReLU cuts off may be anything below zero (Zhang et al. 2015, 1411.4229)."""
         if self.beside is None:
             return self.wanted
-        below = np.minimum(self._predicted(weights, bias), -self.beside)
-        return np.where(self.wanted + self.beside <= 0, below, self.wanted)
+        found = self._predicted(weights, bias)
+        np.minimum(found, -self.beside, out=found)
+        return np.maximum(found, self._let_through, out=found)
 
     def moments(self, wanted: np.ndarray) -> Moments:
         """Of what is read and these answers."""
@@ -55,6 +57,11 @@ class Rows:
         """Some of the rows."""
         beside = None if self.beside is None else self.beside[:, start:stop]
         return Rows(self.x[:, start:stop], self.wanted[:, start:stop], beside)
+
+    @cached_property
+    def _let_through(self) -> np.ndarray:
+        """The answers that a ReLU does not cut off, and minus infinity in place of the others."""
+        return np.where(self.wanted + self.beside <= 0, np.float32(-np.inf), self.wanted)
 
     def _predicted(self, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
         found: np.ndarray = self.x @ weights.transpose(0, 2, 1).astype(self.x.dtype)

@@ -125,10 +125,12 @@ def rank_groups(
     criterion: str,
     advance: Callable[[int, int], None] = lambda done, total: None,
     seed: int = 0,
+    most: Mapping[int, int] | None = None,
 ) -> dict[int, Ranking]:
     """Rankings of all groups that can go, by their place: one pass over the samples.
 
     Args:
+        most: units of each group that are ranked, which is the cheaper the fewer; None: all.
         criterion: "obs"; "wanda" (weights times the root mean square of what they multiply, Sun et al. 2023,
             2306.11695); "activation" (mean square of what is read, Molchanov et al. 2017, 1611.06440).
     """
@@ -136,7 +138,7 @@ def rank_groups(
     readers = _readers(graph)
     places = {site.node: site for site in sites(graph.network)}
     ends: dict[int, list[_Together]] = {}
-    for together in _together(graph, readers):
+    for together in _together(graph, readers, most or {}):
         ends.setdefault(max(together.nodes), []).append(together)
     open_groups = [together for item in ends.values() for together in item]
     order = sorted({node for nodes in readers.values() for node in nodes})
@@ -175,7 +177,9 @@ def rank_by_group(
             parts = zip(read.weights[:, None], read.moments[:, None], strict=True)
             found[node] = np.stack(
                 [
-                    _rank(0, np.zeros(len(features)), [_Consumer(node, weights, gram, {0: features})]).order
+                    _rank(
+                        0, np.zeros(len(features)), [_Consumer(node, weights, gram, {0: features})], len(features)
+                    ).order
                     for weights, gram in parts
                 ]
             )
@@ -324,10 +328,11 @@ class _Together:
 
     Args:
         units: of each group, by its place.
+        most: units of it that are ranked.
     """
 
-    def __init__(self, units: Mapping[int, int], nodes: set[int]) -> None:
-        self.nodes = nodes
+    def __init__(self, units: Mapping[int, int], most: Mapping[int, int], nodes: set[int]) -> None:
+        self.nodes, self._most = nodes, most
         self._single = {place: np.zeros(count) for place, count in units.items()}
         self._consumers: list[_Consumer] = []
 
@@ -351,13 +356,16 @@ class _Together:
     def rankings(self) -> dict[int, Ranking]:
         """By group: of several, in the order in which units go while the others lose as large a share of theirs."""
         if len(self._single) == 1:
-            return {place: _rank(place, single, self._consumers) for place, single in self._single.items()}
+            return {
+                place: _rank(place, single, self._consumers, self._most[place])
+                for place, single in self._single.items()
+            }
         orders = self._orders()
         found = {}
         for place, single in self._single.items():
             for consumer in self._consumers:
                 consumer.restart()
-            found[place] = _rank(place, single, self._readers(place), orders[place])
+            found[place] = _rank(place, single, self._readers(place), self._most[place], orders[place])
         return found
 
     def _readers(self, place: int) -> list[_Consumer]:
@@ -367,8 +375,8 @@ class _Together:
         """In which units go where all groups lose the same share, side by side."""
         orders: dict[int, list[int]] = {place: [] for place in self._single}
         alive = {place: np.ones(len(single), bool) for place, single in self._single.items()}
-        while any(left.any() for left in alive.values()):
-            place = max(alive, key=lambda place: float(alive[place].mean()))
+        while left := [place for place, order in orders.items() if len(order) < self._most[place]]:
+            place = max(left, key=lambda place: float(alive[place].mean()))
             readers = self._readers(place)
             chosen = _least(place, self._single[place], readers, alive[place])
             for consumer in readers:
@@ -378,7 +386,7 @@ class _Together:
         return {place: np.asarray(order) for place, order in orders.items()}
 
 
-def _together(graph: ChannelGraph, readers: Mapping[int, Sequence[int]]) -> list[_Together]:
+def _together(graph: ChannelGraph, readers: Mapping[int, Sequence[int]], most: Mapping[int, int]) -> list[_Together]:
     """All groups that are read, those with a common reader together."""
     found: list[tuple[set[int], list[int]]] = []
     for place, nodes in readers.items():
@@ -389,7 +397,8 @@ def _together(graph: ChannelGraph, readers: Mapping[int, Sequence[int]]) -> list
                 joined |= other[0]
                 members += other[1]
             found.append((joined, members))
-    return [_Together({place: len(graph.groups[place].units) for place in sorted(m)}, nodes) for nodes, m in found]
+    units = [{place: len(graph.groups[place].units) for place in sorted(members)} for _, members in found]
+    return [_Together(each, {**each, **most}, nodes) for each, (nodes, _) in zip(units, found, strict=True)]
 
 
 def _by_unit(per_feature: np.ndarray, owner: np.ndarray, units: int) -> np.ndarray:
@@ -413,11 +422,14 @@ def _least(place: int, single: np.ndarray, consumers: Sequence[_Consumer], alive
     return left[np.argsort(losses, kind="stable")[: max(1, min(len(single) // _STEPS, len(left) - 1))]]
 
 
-def _rank(place: int, single: np.ndarray, consumers: Sequence[_Consumer], given: np.ndarray | None = None) -> Ranking:
+def _rank(
+    place: int, single: np.ndarray, consumers: Sequence[_Consumer], most: int, given: np.ndarray | None = None
+) -> Ranking:
     """Of a group that alone loses units.
 
     Args:
         single: losses of single units (units,), beside those of the consumers.
+        most: units that are ranked, and a few more where they go in steps.
         given: the order in which they go; else the least losses go first.
     """
     units = len(single)
@@ -426,7 +438,7 @@ def _rank(place: int, single: np.ndarray, consumers: Sequence[_Consumer], given:
     loss = [0.0]
     repaired: dict[int, np.ndarray] = {}
     probed = 0
-    while len(order) < units:
+    while len(order) < most:
         if given is None:
             chosen = _least(place, single, consumers, alive)
         else:

@@ -231,6 +231,7 @@ class UnitPruning:
                 criterion if criterion in FROM_SAMPLES else "obs",
                 lambda done, total: self._advance("judging units", done, total),
                 self._settings.seed,
+                None if self._settings.sparsity is None else self._uniform(self._settings.sparsity / 100),
             )
         return self._rankings
 

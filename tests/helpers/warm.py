@@ -16,10 +16,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from multiprocessing import forkserver
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
+
+import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -63,11 +66,19 @@ def start(
         streams: descriptors that become its standard output and error, or input, output and error.
         file_bytes: no file of it may grow beyond that, as if the disk were full.
     """
+    _start_server()
     given = [(place, _Stream(number)) for place, number in enumerate(streams, 3 - len(streams))]
     how = (given, str(cwd or Path.cwd()), dict(environment or os.environ), file_bytes)
     process = _CONTEXT.Process(target=_be, args=(*how, run, arguments))
     process.start()
     return process
+
+
+def _start_server() -> None:
+    """Starts it, where it is not there yet, with this folder to import from: Python 3.11 does not tell it of any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        forkserver.ensure_running()
 
 
 def _be(

@@ -172,7 +172,7 @@ def test_losses_of_groups_are_measured_among_each_other(mlp: Path, monkeypatch: 
 
 
 def test_a_group_that_no_matrix_reads_is_probed_at_half_of_its_units() -> None:
-    ranking = _rank(0, np.arange(8.0), [])
+    ranking = _rank(0, np.arange(8.0), [], 8)
     assert ranking.order.tolist() == list(range(8))
     assert ranking.probed == 4
 
