@@ -333,7 +333,7 @@ def test_what_other_processes_do_is_told():
 
 
 def test_kernels_are_timed_by_operator(tmp_path):
-    path = graphs.linear(tmp_path / "model.onnx", graphs.ones(64, 3 * 32 * 32))
+    path = graphs.linear(tmp_path / "model.onnx", graphs.ones(512, 3 * 32 * 32))
     kernels = time_kernels(path, {"input": (8, 3, 32, 32)}, device="cpu", threads=1, seconds=0.05)
     assert {kernel.operator: (kernel.provider, kernel.count) for kernel in kernels} == {
         "Flatten": ("CPU", 1),
