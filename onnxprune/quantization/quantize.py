@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxprune.analysis.comparison import compare
-from onnxprune.common.errors import InputError
 from onnxprune.graph.files import files_of
 from onnxprune.graph.tensors import Shape
 from onnxprune.quantization.result import FileSize, QuantizeReport
 from onnxprune.quantization.settings import QuantizeSettings
-from onnxprune.reduction.output_file import check_output
-from onnxprune.reduction.samples import Data
+from onnxprune.reduction.output_file import check_output, compare_output
+from onnxprune.reduction.samples import Data, sample_source
 from onnxprune.runtime.long_work import Advance, silent, work_in_helper
 from onnxprune.runtime.probe import probe
 from onnxprune.runtime.sizes import SECONDS_TO_OPEN
@@ -67,7 +65,7 @@ def quantize(
     advance("reading the file", 0, 1)
     probe(path, seconds=SECONDS_TO_OPEN, counted=shapes or {}, fresh=False)
     check_output(path, target, files_of(path), "quantise")
-    asked = (target, settings, data, None if data_dir is None else Path(data_dir), mean, std, shapes)
+    asked = (target, settings, sample_source(data, data_dir, mean, std), shapes)
     function = "onnxprune.quantization.quantized_network:quantize_file"
     report, network = work_in_helper(function, path, *asked, advance=advance)
     network.save(target)
@@ -75,8 +73,6 @@ def quantize(
     if latency:
         advance("comparing", 0, 1)
         how: dict[str, Any] = {"batch_sizes": batch_sizes, "shapes": shapes, "threads": threads, "seconds": seconds}
-        try:
-            report = replace(report, comparison=tuple(compare(path, [target], **how)))
-        except InputError as error:  # the file is there and checked: that the two cannot be timed does not undo it
-            report = replace(report, not_compared=str(error))
+        comparison, reason = compare_output(path, target, **how)
+        report = replace(report, comparison=comparison, not_compared=reason)
     return report

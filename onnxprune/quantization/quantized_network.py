@@ -13,7 +13,6 @@ import onnxruntime
 
 from onnxprune.common.errors import RunError
 from onnxprune.common.files import digest
-from onnxprune.graph.metadata import parse
 from onnxprune.graph.network import Network, metadata
 from onnxprune.graph.shapes import input_shapes
 from onnxprune.graph.tensors import Shape
@@ -22,8 +21,8 @@ from onnxprune.quantization.preparation import Prepared, prepare
 from onnxprune.quantization.result import Accuracy, FileSize, LayerReport, QuantizeReport
 from onnxprune.quantization.sensitivity import layers_to_keep
 from onnxprune.quantization.settings import QuantizeSettings
-from onnxprune.reduction.fidelity import accuracy, answers, check_answers, compare_answers, deciding_score
-from onnxprune.reduction.samples import Data, Samples, read_samples
+from onnxprune.reduction.fidelity import accuracies, answers, compare_answers, deciding_score, samples_for
+from onnxprune.reduction.samples import Samples, SampleSource
 from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.long_work import Advance
 from onnxprune.runtime.random_inputs import random_inputs
@@ -36,10 +35,7 @@ def quantize_file(
     path: Path,
     output: Path,
     settings: QuantizeSettings,
-    data: Data | None,
-    data_dir: Path | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    data: SampleSource | None,
     shapes: Mapping[str, Shape] | None,
     advance: Advance,
 ) -> tuple[QuantizeReport, Network]:
@@ -47,7 +43,7 @@ def quantize_file(
 
     Args:
         output: where it will be written.
-        data, data_dir, mean, std: samples to calibrate and judge by, see `onnxprune.reduction.samples.read_samples`.
+        data: of samples to calibrate and judge by.
         shapes: input name -> shape with the batch, where the file leaves more than the batch open.
 
     Raises:
@@ -55,19 +51,7 @@ def quantize_file(
         RunError: the result does not run or loses more than allowed.
     """
     prepared = prepare(path, kinds_of(settings), shapes)
-    samples = None
-    if data is not None:
-        samples = read_samples(
-            data,
-            prepared.source,
-            parse(metadata(prepared.source.model)),
-            count=settings.samples,
-            mean=mean,
-            std=std,
-            data_dir=data_dir,
-            seed=settings.seed,
-        )
-        check_answers(path, prepared.source, samples)
+    samples = samples_for(path, prepared.source, data, settings.samples, settings.seed) if data else None
     asked = prepared.nodes_of(settings.keep, path)
     errors: Mapping[str, float] = {}
     sensitive: tuple[str, ...] = ()
@@ -184,13 +168,5 @@ def _measured(
         fidelity=compare_answers(answers(source, samples.held_out), found),
         drop=None if whole is None or left is None else whole - left,
     )
-    if samples.test is None:
-        return report
-    scores = []
-    for number, each in enumerate((source, network)):
-        advance("measuring accuracy", number, 2)
-        score = accuracy(each, samples.test)
-        if score is None:
-            return report
-        scores.append(score)
-    return replace(report, accuracy=Accuracy(*scores))
+    scores = accuracies((source, network), samples, advance)
+    return replace(report, accuracy=Accuracy(*scores) if scores else None)

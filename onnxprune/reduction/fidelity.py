@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune.common.errors import InputError
-from onnxprune.graph.network import Network
-from onnxprune.reduction.samples import Samples
+from onnxprune.graph.metadata import parse
+from onnxprune.graph.network import Network, metadata
+from onnxprune.reduction.samples import Samples, SampleSource, read_samples
 from onnxprune.runtime.execution import open_network, run
+from onnxprune.runtime.long_work import Advance
 from onnxprune.runtime.random_inputs import Inputs
 
 
@@ -151,7 +153,41 @@ def deciding_score(network: Network, original: Network, samples: Samples) -> flo
     return found.percent if found.agreement is None else found.agreement
 
 
-def check_answers(path: Path, source: Network, samples: Samples) -> None:
+def accuracies(networks: Sequence[Network], samples: Samples, advance: Advance) -> list[float] | None:
+    """Of each network, see `accuracy`, on the test images; None where there are none, or one of them has none."""
+    if samples.test is None:
+        return None
+    found = []
+    for number, network in enumerate(networks):
+        advance("measuring accuracy", number, len(networks))
+        percent = accuracy(network, samples.test)
+        if percent is None:
+            return None
+        found.append(percent)
+    return found
+
+
+def samples_for(path: Path, network: Network, source: SampleSource, count: int, seed: int) -> Samples:
+    """At most so many samples for the network of a file, which runs on them.
+
+    Raises:
+        InputError: they cannot be read, do not fit the network, or tell nothing of it.
+    """
+    samples = read_samples(
+        source.data,
+        network,
+        parse(metadata(network.model)),
+        count=count,
+        mean=source.mean,
+        std=source.std,
+        data_dir=source.data_dir,
+        seed=seed,
+    )
+    _check_answers(path, network, samples)
+    return samples
+
+
+def _check_answers(path: Path, source: Network, samples: Samples) -> None:
     """Raises an InputError where the network does not run on the samples, or gives nothing to compare."""
     try:
         (found,) = answers(source, samples.batches[:1])

@@ -1,9 +1,11 @@
-"""Where a file that is made of another may go."""
+"""A file that is made of another: where it may go, and how the two compare."""
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from onnxprune.analysis.comparison import Entry, compare
 from onnxprune.common.errors import InputError
 
 
@@ -27,3 +29,12 @@ def check_output(path: Path, output: Path, files: Sequence[Path], purpose: str) 
         raise InputError(
             f"{output.parent}: nothing can be written there ({error.strerror}): choose another folder with -o"
         ) from error
+
+
+def compare_output(path: Path, output: Path, **how: Any) -> tuple[tuple[Entry, ...], str | None]:
+    """Both files timed, see `onnxprune.analysis.comparison.compare`; or nothing, and why not: the file is there and
+    checked, and that the two cannot be timed does not undo it."""
+    try:
+        return tuple(compare(path, [output], **how)), None
+    except InputError as error:
+        return (), str(error)

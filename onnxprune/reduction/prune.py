@@ -8,15 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxprune.analysis.comparison import compare
 from onnxprune.common.errors import InputError
 from onnxprune.common.widths import AUTO, DEFAULT_STEP
 from onnxprune.graph.files import files_of
 from onnxprune.graph.tensors import Shape
-from onnxprune.reduction.output_file import check_output
+from onnxprune.reduction.output_file import check_output, compare_output
 from onnxprune.reduction.recovery import METHODS
 from onnxprune.reduction.result import PruneReport
-from onnxprune.reduction.samples import Data
+from onnxprune.reduction.samples import Data, sample_source
 from onnxprune.reduction.settings import PruneSettings, parse_target
 from onnxprune.runtime.long_work import Advance, silent, work_in_helper
 from onnxprune.runtime.probe import probe
@@ -100,7 +99,7 @@ def prune(
     files = files_of(path)
     if not dry_run:
         check_output(path, output, files, "prune")
-    asked = (settings, not dry_run, data, None if data_dir is None else Path(data_dir), mean, std, shapes)
+    asked = (settings, not dry_run, sample_source(data, data_dir, mean, std), shapes)
     report, network = work_in_helper("onnxprune.reduction.pruned_network:prune_file", path, *asked, advance=advance)
     report = replace(report, before=replace(report.before, bytes=_bytes(files)))
     if network is None:
@@ -112,10 +111,8 @@ def prune(
     if latency:
         advance("comparing", 0, 1)
         how: dict[str, Any] = {"batch_sizes": batch_sizes, "shapes": shapes, "threads": threads, "seconds": seconds}
-        try:
-            report = replace(report, comparison=tuple(compare(path, [output], **how)))
-        except InputError as error:  # the file is there and checked: that the two cannot be timed does not undo it
-            report = replace(report, not_compared=str(error))
+        comparison, reason = compare_output(path, output, **how)
+        report = replace(report, comparison=comparison, not_compared=reason)
     return report
 
 

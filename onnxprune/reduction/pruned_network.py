@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +12,13 @@ import onnx
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
-from onnxprune.graph.metadata import parse
 from onnxprune.graph.network import Network, label_of, metadata
 from onnxprune.graph.tensors import Shape
 from onnxprune.reduction import single_weights
-from onnxprune.reduction.fidelity import Fidelity, accuracy, answers, check_answers, compare_answers
+from onnxprune.reduction.fidelity import Fidelity, accuracies, answers, compare_answers, samples_for
 from onnxprune.reduction.preparation import Prepared, prepare
 from onnxprune.reduction.result import Accuracy, GroupReport, LayerReport, PruneReport, Repair, Size
-from onnxprune.reduction.samples import Data, Samples, read_samples
+from onnxprune.reduction.samples import Samples, SampleSource
 from onnxprune.reduction.settings import FROM_SAMPLES, UNITS, PruneSettings
 from onnxprune.reduction.units import Outcome, UnitPruning
 from onnxprune.runtime.long_work import Advance
@@ -33,10 +32,7 @@ def prune_file(
     path: Path,
     settings: PruneSettings,
     makes: bool,
-    data: Data | None,
-    data_dir: Path | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    data: SampleSource | None,
     shapes: Mapping[str, Shape] | None,
     advance: Advance,
 ) -> tuple[PruneReport, Network | None]:
@@ -44,7 +40,7 @@ def prune_file(
 
     Args:
         makes: whether the network is made; else nothing is repaired, and it is None.
-        data, data_dir, mean, std: samples to judge and repair by, see `onnxprune.reduction.samples.read_samples`.
+        data: of samples to judge and repair by.
         shapes: input name -> shape, where the file leaves more than the batch open.
 
     Raises:
@@ -52,20 +48,7 @@ def prune_file(
         RunError: the result fails its check.
     """
     prepared = prepare(path, shapes, settings.seed)
-    properties = metadata(prepared.source.model)
-    samples = None
-    if data is not None:
-        samples = read_samples(
-            data,
-            prepared.source,
-            parse(properties),
-            count=settings.samples,
-            mean=mean,
-            std=std,
-            data_dir=data_dir,
-            seed=settings.seed,
-        )
-        check_answers(path, prepared.source, samples)
+    samples = samples_for(path, prepared.source, data, settings.samples, settings.seed) if data else None
     work = _units if settings.technique in UNITS else _weights
     report, plain, network = work(path, prepared, settings, samples, advance, makes)
     if not makes:
@@ -195,16 +178,8 @@ def _measured(
         return compare_answers(original, answers(pruned, samples.held_out))
 
     report = replace(report, fidelity_plain=fidelity(plain), fidelity=fidelity(network))
-    if samples.test is None:
-        return report
-    scores = []
-    for number, item in enumerate((source, plain, network)):
-        advance("measuring accuracy", number, 3)
-        score = accuracy(item, samples.test)
-        if score is None:
-            return report
-        scores.append(score)
-    return replace(report, accuracy=Accuracy(*scores))
+    scores = accuracies((source, plain, network), samples, advance)
+    return replace(report, accuracy=Accuracy(*scores) if scores else None)
 
 
 def _provenance(path: Path, report: PruneReport) -> dict[str, str]:

@@ -68,6 +68,23 @@ class Samples:
         return [*self.fitting, *self.held_out]
 
 
+@dataclass(frozen=True)
+class SampleSource:
+    """Where samples come from; the fields are the arguments of `read_samples`."""
+
+    data: Data
+    data_dir: Path | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+
+
+def sample_source(
+    data: Data | None, data_dir: str | Path | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> SampleSource | None:
+    """Of what a user gives, who may give none."""
+    return None if data is None else SampleSource(data, None if data_dir is None else Path(data_dir), mean, std)
+
+
 def read_samples(
     data: Data,
     network: Network,

@@ -157,7 +157,7 @@ def test_what_cannot_be_compared_is_quantised_all_the_same(mlp: Path, monkeypatc
     def refused(*arguments: object, **how: object) -> None:
         raise InputError("its shapes do not fit together")
 
-    monkeypatch.setattr("onnxprune.quantization.quantize.compare", refused)
+    monkeypatch.setattr("onnxprune.reduction.output_file.compare", refused)
     report = quantized(mlp, data=trained.unlabelled(), latency=True)
     assert report.output.is_file()
     assert report.not_compared == "its shapes do not fit together"

@@ -302,7 +302,7 @@ def test_what_cannot_be_compared_is_pruned_all_the_same(mlp: Path, monkeypatch: 
     def refused(*arguments: object, **how: object) -> None:
         raise InputError("its shapes do not fit together")
 
-    monkeypatch.setattr("onnxprune.reduction.prune.compare", refused)
+    monkeypatch.setattr("onnxprune.reduction.output_file.compare", refused)
     report = prune(mlp, sparsity=50, latency=True)
     assert report.output is not None and report.output.is_file()
     assert report.comparison == ()

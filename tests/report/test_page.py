@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from command_line import small_npz
 from made_up import finish, hand_made
 from markupsafe import escape
+from windows import WINDOWS, charts_that_fit
 
 import onnxprune as package
 from onnxprune.commands import report as command
@@ -640,27 +641,10 @@ def test_the_table_sorts_filters_and_turns_pages(shown: Any) -> None:
     typed("")
 
 
-@pytest.mark.parametrize(
-    ("width", "scheme"),
-    [
-        (1280, "light"),
-        (390, "dark"),
-        # a second each: what they tell of the width and of the colours, the first two tell
-        pytest.param(1280, "dark", marks=pytest.mark.slow),
-        pytest.param(390, "light", marks=pytest.mark.slow),
-    ],
-)
+@WINDOWS
 def test_the_page_fits_its_window_and_its_colours_the_scheme(shown: Any, width: int, scheme: str) -> None:
     browser = shown(width, scheme)
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    charts = browser.execute_script(
-        "return [...document.querySelectorAll('.chart')]"
-        ".map(c => [c.id, c._fullLayout?.width, c._fullLayout?.font.color])"
-    )
-    assert len(charts) == 6
-    for name, wide, ink in charts:
-        assert 0 < wide <= width, name
-        assert ink == {"light": "#1b1f24", "dark": "#e8eaed"}[scheme], name
+    assert len(charts_that_fit(browser, width, scheme)) == 6
 
 
 def test_results_come_first_and_what_is_the_same_for_all_is_said_once(shown: Any) -> None:

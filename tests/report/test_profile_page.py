@@ -8,6 +8,7 @@ from typing import Any
 import graphs
 import onnx
 import pytest
+from windows import WINDOWS, charts_that_fit
 
 from onnxprune.analysis.profiling import profile
 from onnxprune.report import profile_charts
@@ -76,28 +77,12 @@ def test_what_is_not_known_has_no_figure(document: dict[str, Any], tmp_path: Pat
     assert "at least 0" in (tmp_path / "page.html").read_text()
 
 
-@pytest.mark.parametrize(
-    ("width", "scheme"),
-    [
-        (1280, "light"),
-        (390, "dark"),
-        # a second each: what they tell of the width and of the colours, the first two tell
-        pytest.param(1280, "dark", marks=pytest.mark.slow),
-        pytest.param(390, "light", marks=pytest.mark.slow),
-    ],
-)
+@WINDOWS
 def test_the_page_fits_its_window_and_names_are_text(opened: Any, page: Path, width: int, scheme: str) -> None:
     browser = opened(page, width, scheme)
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    charts = browser.execute_script(
-        "return [...document.querySelectorAll('.chart')]"
-        ".map(c => [c.id, c._fullLayout?.width, c._fullLayout?.font.color, c.ariaLabel])"
-    )
+    charts = charts_that_fit(browser, width, scheme)
     assert len(charts) == 4
-    for name, wide, ink, words in charts:
-        assert 0 < wide <= width, name
-        assert ink == {"light": "#1b1f24", "dark": "#e8eaed"}[scheme], name
-        assert words, name
+    assert all(charts.values()), charts
     assert HOSTILE in browser.execute_script("return document.body.textContent")
     assert browser.execute_script("return window.hacked") is None
     assert browser.execute_script("return document.images.length") == 0
