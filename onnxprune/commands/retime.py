@@ -8,6 +8,7 @@ from onnxprune.commands.console import echo
 from onnxprune.commands.options import machine_readable
 from onnxprune.commands.report import PAGE
 from onnxprune.commands.study import print_table, write_report
+from onnxprune.common.errors import just_written
 
 
 @click.command()
@@ -24,10 +25,10 @@ def retime(sweep: Path, output: str | None) -> None:
     Example:
       onnxprune retime experiments/runs/demo
     """
-    from onnxprune.results.store import result_table
     from onnxprune.study.retime import retime as measure_again
 
-    measure_again(sweep, lambda line: echo(line, err=True))
-    print_table(sweep, result_table(sweep), output == "json", output == "csv")
-    write_report(sweep, sweep / PAGE)
+    table = measure_again(sweep, lambda line: echo(line, err=True))
+    with just_written():
+        print_table(sweep, table, output == "json", output == "csv")
+        write_report(sweep, sweep / PAGE)
     echo(f"Report: {sweep / PAGE}", err=True)

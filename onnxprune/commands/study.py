@@ -13,6 +13,7 @@ from onnxprune.commands.options import DATA_DIR, DRY_RUN, NAME, REPLACE, RUNS, S
 from onnxprune.commands.plan import print_plan
 from onnxprune.commands.points import PointCommand
 from onnxprune.commands.report import PAGE
+from onnxprune.common.errors import just_written
 from onnxprune.common.progress import Verbosity, waiting
 
 if TYPE_CHECKING:
@@ -149,12 +150,14 @@ def _run(plan: "Sweep", how: _How, report: bool = False, replace: bool = False) 
         executor_settings=how.executor_settings,
         others="replace" if replace else "refuse",
     )
-    print_table(outcome.folder, outcome.table, how.as_json, how.as_csv)
+    with just_written():
+        print_table(outcome.folder, outcome.table, how.as_json, how.as_csv)
     if not how.quiet:
         prose(f"Results: {outcome.folder} (results.csv, results.parquet, one ONNX file per point)", err=True)
     if report and len(outcome.table):
         page = outcome.folder / PAGE
-        write_report(outcome.folder, page)
+        with just_written():
+            write_report(outcome.folder, page)
         if not how.quiet:
             echo(f"Report: {page}", err=True)
     return outcome.failures

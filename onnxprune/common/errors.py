@@ -9,6 +9,8 @@
 A message says what is wrong, what was expected and what to do, in one line.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from onnxprune.common.output import printable
@@ -41,6 +43,20 @@ class StorageError(RunError):
     def of(cls, path: Path, error: OSError) -> "StorageError":
         """What the system said when something was written to `path`."""
         return cls(f"cannot write to {path}: {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def just_written() -> Iterator[None]:
+    """For reading what a run has just written: where that is no longer there, the run failed, the user gave nothing
+    wrong.
+
+    Raises:
+        RunError: instead of an InputError.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise RunError(f"results were changed or removed meanwhile: {error}") from error
 
 
 _MOST_CHARACTERS = 300  # names in a damaged file can be megabytes long

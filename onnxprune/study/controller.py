@@ -7,7 +7,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxprune.common.errors import BusyError, InputError, RunError, StorageError
+from onnxprune.common.errors import BusyError, InputError, RunError, StorageError, just_written
 from onnxprune.common.files import make_folder, write_text
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Reporter, Verbosity, waiting
@@ -76,7 +76,7 @@ def run_sweep(
         InputError: the data cannot be had, or the device, the cluster or a tracker is not there, or no workers are
             possible, or networks cannot be pruned as points ask, or start from weights that do not fit, or the folder
             has points of another study.
-        RunError: disk or memory do not suffice for the plan.
+        RunError: disk or memory do not suffice for the plan, or its folder was removed meanwhile.
         StorageError: results cannot be written any more.
     """
     kind = EXECUTORS[executor]
@@ -130,7 +130,7 @@ def run_sweep(
             sweep.run(busy, RetryPolicy(retry_failed, wait=True))
         for problem in tracking.problems:
             reporter.say(problem)
-    with store.claimed(folder / store.SPEC):
+    with store.claimed(folder / store.SPEC), just_written():
         return Outcome(folder, store.write_tables(folder, reporter.say), sweep.failures)
 
 

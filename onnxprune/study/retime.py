@@ -3,20 +3,24 @@
 import datetime
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.analysis.classifier import open_classifier
 from onnxprune.common.environment import describe
-from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.errors import InputError, RunError, just_written
 from onnxprune.common.files import read_json
 from onnxprune.results import store
 from onnxprune.runtime.lock import timing_lock
 from onnxprune.settings.point import BASES
 from onnxprune.study.latency import LATENCY_COLUMNS, latency_columns
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def retime(sweep: Path, say: Callable[[str], None] = lambda line: None) -> None:
-    """Times every finished point of a sweep anew, and derives the tables; nothing else of the results changes.
+
+def retime(sweep: Path, say: Callable[[str], None] = lambda line: None) -> "pd.DataFrame":
+    """Times every finished point of a sweep anew, and derives the tables, which it returns; nothing else of the results
+    changes.
 
     Args:
         say: gets a line a point, and where another process is timing and has to be waited for.
@@ -24,7 +28,7 @@ def retime(sweep: Path, say: Callable[[str], None] = lambda line: None) -> None:
     Raises:
         InputError: the folder is no sweep's, nothing in it was timed, or it was on another processor, GPU or
             onnxruntime.
-        RunError: a file is not the one that was measured; points before it are timed anew.
+        RunError: a file is not the one that was measured, or was removed meanwhile; points before it are timed anew.
     """
     table = store.result_table(sweep)
     timed = table[table["latency_seconds"] > 0] if len(table) else table
@@ -34,8 +38,8 @@ def retime(sweep: Path, say: Callable[[str], None] = lambda line: None) -> None:
     for number, folder in enumerate(timed["folder"], 1):
         columns = _retime(sweep / folder, known, say)
         say(f"{number}/{len(timed)} {folder}: {columns['latency_ms_median']:.3f} ms, speedup {columns['speedup']:.2f}")
-    with store.claimed(sweep / store.SPEC):
-        store.write_tables(sweep)
+    with store.claimed(sweep / store.SPEC), just_written():
+        return store.write_tables(sweep)
 
 
 def _retime(folder: Path, known: dict[str, dict[str, Any]], say: Callable[[str], None]) -> dict[str, Any]:

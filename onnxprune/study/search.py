@@ -97,7 +97,7 @@ def search(
     Raises:
         InputError: a schedule that finds its own sparsity, settings or data that cannot be used, or the plan's folder
             has points of another study.
-        RunError: a point failed.
+        RunError: a point failed, or was removed meanwhile.
     """
     _check(plan)
     plan = with_measured_step(plan)
@@ -153,6 +153,10 @@ def _check(plan: Sweep) -> None:
         raise InputError("schedule 'adaptive' finds its own sparsity: search is for the others")
 
 
+def _removed(name: str) -> RunError:
+    return RunError(f"{name} was changed or removed while the search ran; the same command goes on from what is there")
+
+
 def _grid(step: int) -> list[float]:
     return [float(percent) for percent in (*range(step, _HIGHEST, step), _HIGHEST)]
 
@@ -201,7 +205,7 @@ class _Bisection:
             accuracy = fmean(row["base_validation_accuracy"] for row in bases)
             found.remark = blunt_limit(self.max_drop, accuracy, bases[0]["validation_images"] * len(self.points))
         if low:
-            found.folders = [str(self._folder(point)) for point in self._at(low)]
+            found.folders = [str(folder) for folder in self._folders(low)]
             rows = self._rows(low)
             found.metrics = {
                 name: fmean(row[name] for row in rows)
@@ -221,9 +225,23 @@ class _Bisection:
         return [dataclasses.replace(point, sparsity=sparsity) for point in self.points]
 
     def _rows(self, sparsity: float) -> list[dict[str, Any]]:
-        folders = [self._folder(point) for point in self._at(sparsity)]
-        records = [store.finished_record(folder) for folder in folders if folder is not None]
-        return [record["metrics"] for record in records if record is not None]
+        rows = []
+        for folder in self._folders(sparsity):
+            record = store.finished_record(folder)
+            if record is None:
+                raise _removed(folder.name)
+            rows.append(record["metrics"])
+        return rows
+
+    def _folders(self, sparsity: float) -> list[Path]:
+        """Of the points at a sparsity, which are finished."""
+        folders = []
+        for point in self._at(sparsity):
+            folder = self._folder(point)
+            if folder is None:
+                raise _removed(point.point_id(self.materials.dataset(point).checksum))
+            folders.append(folder)
+        return folders
 
     def _folder(self, point: Point) -> Path | None:
         """Of a finished point whose files are those that were measured, in whatever sweep has run it."""

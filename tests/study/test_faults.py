@@ -1,6 +1,8 @@
 """Whatever happens to a sweep while it runs, the same command then makes the table of an undisturbed one."""
 
 import contextlib
+import functools
+import importlib
 import os
 import random
 import resource
@@ -175,6 +177,41 @@ def test_a_folder_that_is_deleted_meanwhile_ends_it_in_one_line(undisturbed: pd.
     assert faults.ended(process) == 1
     one_line(log, "Error: ")
     resumed(runs, undisturbed)
+
+
+def _deleted_before(place: str, runs: Path) -> None:
+    """From now on a function, module:name, finds nothing under `runs`."""
+    module, name = place.split(":")
+    owner = importlib.import_module(module)
+    then = getattr(owner, name)
+
+    def deleted(*given: Any) -> Any:
+        shutil.rmtree(runs)
+        return then(*given)
+
+    setattr(owner, name, deleted)
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("sweep", "onnxprune.results.store:write_tables"),
+        ("sweep", "onnxprune.commands.tables:print_claims"),
+        ("sweep", "onnxprune.commands.study:write_report"),
+        ("retime", "onnxprune.results.store:write_tables"),
+        ("retime", "onnxprune.commands.retime:write_report"),
+    ],
+)
+def test_a_folder_that_is_deleted_at_the_end_is_a_failed_run_and_no_bad_input(
+    command: str, place: str, tmp_path: Path
+) -> None:
+    log, runs = tmp_path / "log.txt", tmp_path / "runs"
+    arguments = faults.arguments(runs, technique="weight", sparsity="0", latency_seconds=0.01, workers=1)
+    if command == "retime":
+        assert faults.finish(arguments, log) == 0
+        arguments = ["retime", str(next(runs.glob("slp-*")))]
+    assert faults.finish(arguments, log, first=functools.partial(_deleted_before, place, runs)) == 1, log.read_text()
+    one_line(log, "Error: ")
 
 
 @pytest.mark.skipif(not hasattr(os, "setuid"), reason="no users")

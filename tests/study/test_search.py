@@ -1,6 +1,7 @@
 """`search` and `sensitivity`: decisions on the validation split."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 import onnxprune
 from onnxprune.bridge.measure import network_quality
 from onnxprune.cli import cli
+from onnxprune.common.errors import RunError
 from onnxprune.common.progress import Verbosity
 from onnxprune.pruning.decide import decide
 from onnxprune.pruning.remove import zeroed
@@ -76,6 +78,19 @@ def test_a_second_search_trains_nothing(data: str, runs: Path, monkeypatch: pyte
     (again,) = find(data, runs, name="thrice")
     assert again.trainings == 0
     assert again.sparsity == first.sparsity
+
+
+def test_points_that_are_removed_meanwhile_are_no_answer(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def then_removed(*given: Any, **how: Any) -> controller.Outcome:
+        outcome = controller.run_sweep(*given, **how)
+        shutil.rmtree(tmp_path)
+        return outcome
+
+    monkeypatch.setattr("onnxprune.study.search.run_sweep", then_removed)
+    with pytest.raises(RunError, match="removed while the search ran"):
+        find(data, tmp_path, step=50)
 
 
 def test_where_everything_costs_too_much_the_base_is_the_answer(data: str, tmp_path: Path) -> None:
