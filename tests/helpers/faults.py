@@ -2,8 +2,11 @@
 
 import contextlib
 import ctypes
+import fnmatch
+import functools
 import io
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -74,6 +77,35 @@ def start(
     with log.open("a") as stream:
         streams = [stream.fileno()] * 2
         return warm.start(run_command, command, first, streams=streams, file_bytes=file_bytes, environment=environment)
+
+
+def start_until(runs: Path, pattern: str, command: list[str], log: Path, **how: Any) -> Any:
+    """Starts the command line in a process, and returns when it stands still: it has just made a file like `pattern`,
+    which it is about to give its name. What comes next happens there, however slow the machine is: `go_on`."""
+    first = functools.partial(_stand_still_at, str(runs / pattern), how.pop("first", None))
+    process = start(command, log, first=first, **how)
+    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.005)
+        assert process.is_alive(), f"it was over before it made any {pattern}"
+    return process
+
+
+def go_on(process: Any) -> None:
+    os.kill(process.pid, signal.SIGCONT)
+
+
+def _stand_still_at(pattern: str, first: Callable[[], None] | None) -> None:
+    stood = False
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal stood
+        if event == "os.rename" and not stood and fnmatch.fnmatchcase(os.fsdecode(arguments[1]), pattern):
+            stood = True
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    if first is not None:
+        first()
+    sys.addaudithook(look)
 
 
 def run_command(command: list[str], first: Callable[[], None] | None = None) -> None:

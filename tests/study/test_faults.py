@@ -55,13 +55,6 @@ def at_home(place: Path) -> dict[str, str]:
     return {**os.environ, **mine}
 
 
-def wait_for(folder: Path, pattern: str, process: Any) -> None:
-    """Until the process has made such a file."""
-    while not list(folder.glob(pattern)):
-        time.sleep(0.005)
-        assert process.is_alive(), "it was over before anything could happen to it"
-
-
 def one_line(log: Path, words: str = "") -> None:
     said = log.read_text()
     assert "Traceback" not in said
@@ -129,22 +122,25 @@ def test_stopped_and_continued_it_goes_on(undisturbed: pd.DataFrame, tmp_path: P
     pd.testing.assert_frame_equal(made(tmp_path), undisturbed)
 
 
-def _hang_up_is_ignored() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def _hang_up_is(what: signal.Handlers) -> None:
+    signal.signal(signal.SIGHUP, what)
 
 
 def test_a_terminal_that_is_closed_ends_it_in_order_and_nohup_does_not(
     undisturbed: pd.DataFrame, tmp_path: Path
 ) -> None:
     log, runs = tmp_path / "log.txt", tmp_path / "runs"
-    process = faults.start(faults.arguments(runs), log)
-    wait_for(runs, "slp-*/*/metrics.json", process)
+    heard, ignored = (functools.partial(_hang_up_is, what) for what in (signal.SIG_DFL, signal.SIG_IGN))
+    process = faults.start_until(runs, "slp-*/*/metrics.json", faults.arguments(runs), log, first=heard)
     os.kill(process.pid, signal.SIGHUP)
+    faults.go_on(process)
     assert faults.ended(process) == 129
     one_line(log, "the same command continues a study from there")
     assert not faults.leftovers(runs)
-    process = faults.start([*faults.arguments(runs), "--quiet"], log, first=_hang_up_is_ignored)
-    wait_for(runs, "slp-*/*-s90-*/config.json", process)
+    command = [*faults.arguments(runs), "--quiet"]
+    process = faults.start_until(runs, "slp-*/*-s90-*/config.json", command, log, first=ignored)
+    os.kill(process.pid, signal.SIGHUP)
+    faults.go_on(process)
     while process.is_alive():
         os.kill(process.pid, signal.SIGHUP)
         process.join(0.05)
@@ -157,11 +153,11 @@ def test_a_terminal_that_is_closed_ends_it_in_order_and_nohup_does_not(
 )  # two of five moments: each takes seconds
 def test_ctrl_c_twice_is_one_line(milliseconds: int, undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     log, runs = tmp_path / "log.txt", tmp_path / "runs"
-    process = faults.start(faults.arguments(runs), log)
-    wait_for(runs, "slp-*/*/model.onnx", process)
+    process = faults.start_until(runs, "slp-*/*/model.onnx", faults.arguments(runs), log)
     for _ in range(2):
         with contextlib.suppress(ProcessLookupError):  # it was quick
             os.kill(process.pid, signal.SIGINT)
+            faults.go_on(process)
         process.join(milliseconds / 1000)
     assert faults.ended(process) in (130, -signal.SIGINT)
     one_line(log)
@@ -170,10 +166,9 @@ def test_ctrl_c_twice_is_one_line(milliseconds: int, undisturbed: pd.DataFrame, 
 
 def test_a_folder_that_is_deleted_meanwhile_ends_it_in_one_line(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     log, runs = tmp_path / "log.txt", tmp_path / "runs"
-    process = faults.start(faults.arguments(runs), log)
-    wait_for(runs, "slp-*/*/model.onnx", process)
-    while runs.exists():  # what is being written goes on meanwhile
-        shutil.rmtree(runs, ignore_errors=True)
+    process = faults.start_until(runs, "slp-*/*/model.onnx", faults.arguments(runs), log)
+    shutil.rmtree(runs)
+    faults.go_on(process)
     assert faults.ended(process) == 1
     one_line(log, "Error: ")
     resumed(runs, undisturbed)
@@ -218,11 +213,11 @@ def test_a_folder_that_is_deleted_at_the_end_is_a_failed_run_and_no_bad_input(
 def test_a_folder_that_becomes_read_only_ends_it_in_one_line(undisturbed: pd.DataFrame, place: Path) -> None:
     log, runs = place / "log.txt", place / "runs"
     how: dict[str, Any] = {"first": faults.as_ordinary_user, "environment": at_home(place)}
-    process = faults.start(faults.arguments(runs), log, **how)
-    wait_for(runs, "slp-*/*/metrics.json", process)
+    process = faults.start_until(runs, "slp-*/*/metrics.json", faults.arguments(runs), log, **how)
     folders = [runs, *(path for path in runs.rglob("*") if path.is_dir())]
     for folder in folders:
         folder.chmod(0o500)
+    faults.go_on(process)
     assert faults.ended(process) == 1
     one_line(log, "Error: cannot write to")
     for folder in folders:
@@ -275,9 +270,9 @@ def _limit_memory(process: int, spare: int) -> None:
 )
 def test_a_limit_of_memory_ends_in_one_line(spare: int, undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     log, runs = tmp_path / "log.txt", tmp_path / "runs"
-    process = faults.start(faults.arguments(runs), log)
-    wait_for(runs, "slp-*/*/model.onnx", process)
+    process = faults.start_until(runs, "slp-*/*/model.onnx", faults.arguments(runs), log)
     _limit_memory(process.pid, spare)
+    faults.go_on(process)
     faults.ended(process)  # native code may have ended it
     one_line(log)
     resumed(runs, undisturbed, retry_failed=True)
@@ -291,10 +286,11 @@ def test_one_processor_gives_the_same_table(undisturbed: pd.DataFrame, tmp_path:
 @pytest.mark.slow  # test_resume.py has two in a folder, test_page.py one that watches
 def test_two_sweeps_in_a_folder_beside_one_that_watches(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     logs = [tmp_path / f"{name}.txt" for name in ("first", "second", "watch")]
-    first, second = (faults.start(faults.arguments(tmp_path), log) for log in logs[:2])
-    wait_for(tmp_path, "slp-*/sweep.toml", first)
+    first = faults.start_until(tmp_path, "slp-*/*-s50-*/config.json", faults.arguments(tmp_path), logs[0])
     (folder,) = tmp_path.glob("slp-*")
+    second = faults.start(faults.arguments(tmp_path), logs[1])
     watching = faults.start(["report", str(folder), "--watch"], logs[2])
+    faults.go_on(first)
     assert [faults.ended(process) for process in (first, second, watching)] == [0, 0, 0], [
         log.read_text() for log in logs
     ]

@@ -60,12 +60,12 @@ def test_killed_again_and_again_the_table_is_that_of_an_undisturbed_run(undistur
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_it_ends_says_how_to_go_on_and_does(number: int, code: int, undisturbed: Path, tmp_path: Path) -> None:
-    process = faults.start(faults.arguments(tmp_path), tmp_path / "log.txt")
-    while not list(tmp_path.glob("slp-*/*/metrics.json")):
-        time.sleep(0.01)
+    log = tmp_path / "log.txt"
+    process = faults.start_until(tmp_path, "slp-*/*-s50-*/metrics.json", faults.arguments(tmp_path), log)
     os.kill(process.pid, number)
+    faults.go_on(process)
     assert faults.ended(process) == code
-    said = (tmp_path / "log.txt").read_text()
+    said = log.read_text()
     assert "the same command continues a study from there" in said
     assert "Traceback" not in said
     assert not faults.leftovers(tmp_path)
@@ -160,16 +160,8 @@ def test_two_processes_share_a_sweep_and_run_no_point_twice(undisturbed: Path, t
 
 
 def test_a_process_that_dies_gives_its_point_to_the_one_that_waits(undisturbed: Path, tmp_path: Path) -> None:
-    first = faults.start(faults.arguments(tmp_path), tmp_path / "first.txt")
-    while True:  # until it is in the middle of a point, which it keeps
-        os.kill(first.pid, signal.SIGSTOP)
-        begun = [lock.stem for lock in tmp_path.glob("slp-*/.locks/slp-*.lock")]
-        done = [record.parent.name for record in tmp_path.glob("slp-*/slp-*/metrics.json")]
-        if any("-s0-" not in name for name in {*begun} - {*done}):  # a network of 0 % is that of two points
-            break
-        os.kill(first.pid, signal.SIGCONT)
-        time.sleep(0.005)
-        assert first.is_alive(), "it was over before it could be stopped"
+    pattern = "slp-*/*-s50-*/model.onnx"  # in the middle of a point, which it keeps
+    first = faults.start_until(tmp_path, pattern, faults.arguments(tmp_path), tmp_path / "first.txt")
     second = faults.start(faults.arguments(tmp_path), tmp_path / "second.txt")
     while len(list(tmp_path.glob("slp-*/*/metrics.json"))) < 5:
         time.sleep(0.01)
