@@ -8,7 +8,7 @@ before the gates are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,6 +111,28 @@ def recover(
         advance: called with the operators done and how many there are.
     """
     pruned = pruned.copy()
+    fits = []
+    for site, parts in to_fit(graph, keep, pruned, batches, advance, seed, effort.rows):
+        fit = _fit(site, pruned, parts, held_out, methods, effort)
+        if fit is not None:
+            fits.append(fit)
+    return pruned, fits
+
+
+def to_fit(
+    graph: ChannelGraph,
+    keep: np.ndarray,
+    pruned: Network,
+    batches: Sequence[Inputs],
+    advance: Callable[[int, int], None] = lambda done, total: None,
+    seed: int = 0,
+    most: int = Effort.rows,
+) -> Iterator[tuple[Site | recurrent.Product, list[Rows]]]:
+    """The operators of a pruned network that read other values than in the original, in order, each with what it reads
+    now and what it should give, a batch each; `most` rows in all.
+
+    Weights that an operator is given before the next one is asked for are those that the next one's rows come from.
+    """
     whole = graph.network.copy()
     states, named = recurrent.with_states(whole), recurrent.with_states(pruned)
     unnamed = [place for place in states if not graph.network.nodes[place].output[0]]
@@ -123,7 +145,6 @@ def recover(
     ]
     places += [product for product in recurrent.products(pruned) if named[product.node] in changed]
     places.sort(key=lambda place: (place.node, place.weight))
-    fits = []
     with Stages(whole, batches) as original, Stages(pruned, batches) as now:
         for number, site in enumerate(places):
             advance(number, len(places))
@@ -134,18 +155,14 @@ def recover(
                 shape = site.matrix(pruned).shape
                 if shape[2] > _MOST_FEATURES:
                     continue
-                parts = _collect(site, now, _Wanted(graph, keep, site, original, now), shape, random, effort.rows)
+                yield site, _collect(site, now, _Wanted(graph, keep, site, original, now), shape, random, most)
             else:
                 original.advance(site.node + 1, keep=[whole.nodes[site.node].input[0], states[site.node]])
                 now.advance(site.node, keep=[nodes[site.node].input[0]])
-                parts = recurrent.rows(site, graph, keep, original, now, random, effort.rows)
-            fit = _fit(site, pruned, parts, held_out, methods, effort)
-            if fit is not None:
-                fits.append(fit)
+                yield site, recurrent.rows(site, graph, keep, original, now, random, most)
     for place in unnamed:
         nodes[place].output[0] = ""
     pruned.drop_unused()
-    return pruned, fits
 
 
 def _changed(graph: ChannelGraph, keep: np.ndarray, nodes: Sequence) -> set[str]:
