@@ -27,6 +27,7 @@ class Recipe:
             what is more, and not at all where this is None. Steps of a first layer that sees the whole image may be the
             smaller the more inputs it has (LeCun et al. 1998, "Efficient BackProp"): by the rate that is right for
             MNIST a perceptron collapses on CIFAR-10.
+        largest_batch: batch size up to which the learning rates grow with its square root.
     """
 
     epochs: int
@@ -34,6 +35,7 @@ class Recipe:
     learning_rate: float
     finetune_learning_rate: float
     usual_inputs: int | None = None
+    largest_batch: int = 256
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,14 @@ MODELS: Registry[Model] = _Models(
             "perceptron with one hidden layer (--hidden units, 128 by default; 0 for none)",
             "onnxprune.models.slp",
             micro_batch=4096,
-            recipe=Recipe(5, finetune_epochs=3, learning_rate=0.1, finetune_learning_rate=0.05, usual_inputs=28 * 28),
+            recipe=Recipe(
+                epochs=5,
+                finetune_epochs=3,
+                learning_rate=0.1,
+                finetune_learning_rate=0.05,
+                usual_inputs=28 * 28,
+                largest_batch=1024,
+            ),
             options=("hidden",),
         ),
         "cnn": Model(

@@ -160,8 +160,8 @@ class Point:
     # None here and in `criterion` stands for the model's and the technique's default; a plan's points have none left
     learning_rate: float = _setting(
         None,
-        "peak learning rate for batches of 256 or more; smaller batches scale it by sqrt(batch/256), and more inputs "
-        "than 784 that of the slp by sqrt(784/inputs)  [default: the model's]",
+        "peak learning rate at batch 256; it grows with the root of the batch size, up to 256, that of the slp up to "
+        "1024, and that of the slp falls with the root of the inputs beyond 784  [default: the model's]",
         optional(real_number(1e-9, 1e6)),
     )
     finetune_learning_rate: float = _setting(

@@ -18,6 +18,8 @@ WARMUP_SHARE = 0.1
 
 WARMUP_UPDATES = 100  # at least, where they are not more than half of all: fewer kill units of networks that begin
 
+_IMAGES_AN_UPDATE = 64
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -50,18 +52,21 @@ class Recipe:
         return math.ceil(self.epochs * updates_per_epoch(self.batch_size, images) - 1e-9)
 
 
-def scaled_learning_rate(rate_at_256: float, batch_size: int, training_images: int, excess: float = 1.0) -> float:
+def scaled_learning_rate(
+    rate_at_256: float, batch_size: int, training_images: int, updates: int, largest: int = 256, excess: float = 1.0
+) -> float:
     """The peak learning rate for a batch size: proportional to its square root (Krizhevsky 2014, arXiv 1404.5997).
 
-    The batch counts as no larger than the training set, and no larger than 256: with the rule's rates beyond that the
-    CNN collapses or diverges in its first updates (at batch 4000 already with twice the rate), and so does the
-    perceptron on CIFAR-10.
+    The batch counts as no larger than the training set and than `largest`; beyond 256 also as no larger than 64 images
+    an update: the warm-up of a few updates is too short for more.
 
     Args:
+        largest: with the rule's rates beyond 256 the CNN collapses or diverges in its first updates (at batch 4000
+            already with twice the rate), a perceptron at four times the rate.
         excess: how many times the usual number of inputs the network has; the rate falls with its square root.
     """
-    effective = min(batch_size, training_images, 256)
-    return rate_at_256 * math.sqrt(effective / 256 / max(1.0, excess))
+    most = max(256, min(largest, _IMAGES_AN_UPDATE * updates))
+    return rate_at_256 * math.sqrt(min(batch_size, training_images, most) / 256 / max(1.0, excess))
 
 
 def sgd(network: nn.Module, learning_rate: float, kind: Callable[..., Any] = torch.optim.SGD) -> torch.optim.Optimizer:

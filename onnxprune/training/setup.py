@@ -1,5 +1,6 @@
 """What the settings of a point say of its network and of its training."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -29,18 +30,22 @@ def training_batches(point: Point, dataset: Dataset) -> Batches:
 def recipe_of(point: Point, network: nn.Module, dataset: Dataset, epochs: float, rate_at_256: float) -> Recipe:
     """How a point's settings say to train `network`."""
     model = MODELS[point.model]
-    usual = model.recipe.usual_inputs
+    usual, images = model.recipe.usual_inputs, len(dataset.train)
     excess = 1.0 if usual is None else math.prod(dataset.input_shape) / usual
-    return Recipe(
+    how = Recipe(
         epochs=epochs,
         batch_size=point.batch_size,
-        learning_rate=scaled_learning_rate(rate_at_256, point.batch_size, len(dataset.train), excess),
+        learning_rate=rate_at_256,
         augmentation=AUGMENTATIONS[point.augment],
         micro_batch=fitting_micro_batch(network, dataset.input_shape, model.micro_batch),
         seed=point.seed,
         precision=point.precision,
         devices=point.devices,
     )
+    rate = scaled_learning_rate(
+        rate_at_256, point.batch_size, images, how.updates(images), model.recipe.largest_batch, excess
+    )
+    return dataclasses.replace(how, learning_rate=rate)
 
 
 def base_recipe(point: Point, network: nn.Module, dataset: Dataset) -> Recipe:

@@ -180,23 +180,40 @@ def test_small_stem_keeps_sixteen_times_as_much() -> None:
     ],
 )
 def test_peak_rate_grows_with_the_root_of_the_batch(batch_size: int, images: int, factor: float) -> None:
-    assert scaled_learning_rate(0.03, batch_size, images) == pytest.approx(0.03 * factor)
+    assert scaled_learning_rate(0.03, batch_size, images, 300) == pytest.approx(0.03 * factor)
 
 
 @pytest.mark.parametrize(
-    ("model", "shape", "factor"),
+    ("batch_size", "updates", "factor"),
     [
-        ("slp", (1, 28, 28), 1),
-        ("slp", (1, 8, 8), 1),  # no more than for the usual number
-        ("slp", (3, 28, 28), 1 / 3**0.5),
-        ("cnn", (3, 28, 28), 1),
+        (4000, 16, 2),  # as at 1024
+        (4000, 9, 1.5),  # fewer updates take less
+        (60_000, 4, 1),
+        (60_000, 1, 1),  # but no less than at 256
+        (64, 1, 0.5),
     ],
 )
-def test_a_perceptron_takes_smaller_steps_the_more_inputs_it_has(
-    model: str, shape: tuple[int, int, int], factor: float
+def test_where_it_may_grow_beyond_256_it_does_with_enough_updates(batch_size: int, updates: int, factor: float) -> None:
+    assert scaled_learning_rate(0.03, batch_size, 60_000, updates, 1024) == pytest.approx(0.03 * factor)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "batch_size", "factor"),
+    [
+        ("slp", (1, 28, 28), 256, 1),
+        ("slp", (1, 8, 8), 256, 1),  # no more than for the usual number
+        ("slp", (3, 28, 28), 256, 1 / 3**0.5),
+        ("cnn", (3, 28, 28), 256, 1),
+        ("slp", (1, 8, 8), 4000, 2),
+        ("cnn", (1, 8, 8), 4000, 1),
+    ],
+)
+def test_a_perceptron_takes_smaller_steps_the_more_inputs_it_has_and_larger_ones_for_large_batches(
+    model: str, shape: tuple[int, int, int], batch_size: int, factor: float
 ) -> None:
-    (point,) = Sweep.one_point({"model": model, "technique": "weight", "learning_rate": 0.03}).points
-    split = random_split(300, shape, 2)
+    settings = {"model": model, "technique": "weight", "learning_rate": 0.03, "batch_size": batch_size}
+    (point,) = Sweep.one_point(settings).points
+    split = random_split(1100, shape, 2)
     numbers = (0.5,) * shape[0]
     dataset = Dataset("random", split, split, split, ("a", "b"), numbers, numbers, "checksum", len(split))
     network = MODELS[model].build(shape, 2, 0)
