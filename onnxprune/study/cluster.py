@@ -24,7 +24,7 @@ from onnxprune.common.progress import Listener
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy, done_before, unfinished
 from onnxprune.settings.point import BASES, Point
-from onnxprune.study.cluster_tasks import Events, Made, MadeElsewhere, Networks, Twin, base_task, point_task
+from onnxprune.study.cluster_tasks import Events, Made, MadeElsewhere, Networks, SentTwin, base_task, point_task
 from onnxprune.study.jobs import Job, Materials, check_unchanged, data_settings
 from onnxprune.study.ray_library import ray
 from onnxprune.study.twins import note_maker, noted_makers
@@ -314,12 +314,12 @@ class _Twins:
         """Those that the waiting ones start from."""
         return {base_id for waiting in self._waiting.values() for base_id, _ in waiting}
 
-    def maker_of(self, folder: Path) -> Twin | None:
+    def maker_of(self, folder: Path) -> SentTwin | None:
         """The finished point that has made the network of another one, as far as is known."""
         same = self._makers.get(folder)
         if same is None or store.finished_record(folder.with_name(same.maker)) is None:
             return None
-        return Twin(same.identity, same.maker, store.contents(folder.with_name(same.maker)))
+        return SentTwin(same.identity, same.maker, store.contents(folder.with_name(same.maker)))
 
     def over(
         self, base_id: str, job: Job, problem: RunError | MadeElsewhere | None, working: set[Path]

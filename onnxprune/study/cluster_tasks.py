@@ -38,7 +38,7 @@ class MadeElsewhere(BaseException):
 
 
 @dataclass
-class Twin:
+class SentTwin:
     """A point that has made a network, as its twins are given it."""
 
     identity: str
@@ -97,7 +97,14 @@ def base_task(point: Point, base_id: str, dataset: Dataset, sent: Files, threads
 
 @ray.remote
 def point_task(
-    job: Job, base_id: str, dataset: Dataset, sent: Files, base: Files, twin: Twin | None, networks: Any, namespace: str
+    job: Job,
+    base_id: str,
+    dataset: Dataset,
+    sent: Files,
+    base: Files,
+    twin: SentTwin | None,
+    networks: Any,
+    namespace: str,
 ) -> Made:
     keep_sent(sent)
     point = job.point
