@@ -178,7 +178,7 @@ MODELS: Registry[Model] = _Models(
                 learning_rate=0.1,
                 finetune_learning_rate=0.05,
                 usual_inputs=28 * 28,
-                largest_batch=1024,
+                largest_batch=512,
             ),
             options=("hidden",),
         ),

@@ -161,7 +161,7 @@ class Point:
     learning_rate: float = _setting(
         None,
         "peak learning rate at batch 256; it grows with the root of the batch size, up to 256, that of the slp up to "
-        "1024, and that of the slp falls with the root of the inputs beyond 784  [default: the model's]",
+        "512, and that of the slp falls with the root of the inputs beyond 784  [default: the model's]",
         optional(real_number(1e-9, 1e6)),
     )
     finetune_learning_rate: float = _setting(

@@ -18,8 +18,6 @@ WARMUP_SHARE = 0.1
 
 WARMUP_UPDATES = 100  # at least, where they are not more than half of all: fewer kill units of networks that begin
 
-_IMAGES_AN_UPDATE = 64
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -57,15 +55,16 @@ def scaled_learning_rate(
 ) -> float:
     """The peak learning rate for a batch size: proportional to its square root (Krizhevsky 2014, arXiv 1404.5997).
 
-    The batch counts as no larger than the training set and than `largest`; beyond 256 also as no larger than 64 images
-    an update: the warm-up of a few updates is too short for more.
+    The batch counts as no larger than the training set and than `largest`. Beyond 256 it also counts as no larger than
+    an eighth of the training set, since gradients of more hardly differ, and as 64 images an update, since the warm-up
+    of a few updates is too short for more: units die.
 
     Args:
         largest: with the rule's rates beyond 256 the CNN collapses or diverges in its first updates (at batch 4000
-            already with twice the rate), a perceptron at four times the rate.
+            already with twice the rate), a perceptron at four times the rate; at twice a third of its units die.
         excess: how many times the usual number of inputs the network has; the rate falls with its square root.
     """
-    most = max(256, min(largest, _IMAGES_AN_UPDATE * updates))
+    most = max(256, min(largest, training_images // 8, 64 * updates))
     return rate_at_256 * math.sqrt(min(batch_size, training_images, most) / 256 / max(1.0, excess))
 
 

@@ -184,17 +184,21 @@ def test_peak_rate_grows_with_the_root_of_the_batch(batch_size: int, images: int
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "updates", "factor"),
+    ("batch_size", "images", "updates", "factor"),
     [
-        (4000, 16, 2),  # as at 1024
-        (4000, 9, 1.5),  # fewer updates take less
-        (60_000, 4, 1),
-        (60_000, 1, 1),  # but no less than at 256
-        (64, 1, 0.5),
+        (4000, 60_000, 16, 2),  # as at 1024
+        (4000, 60_000, 9, 1.5),  # fewer updates take less
+        (60_000, 60_000, 4, 1),
+        (60_000, 60_000, 1, 1),  # but no less than at 256
+        (4000, 4608, 16, 1.5),  # so do fewer images
+        (4000, 1000, 16, 1),
+        (64, 60_000, 1, 0.5),
     ],
 )
-def test_where_it_may_grow_beyond_256_it_does_with_enough_updates(batch_size: int, updates: int, factor: float) -> None:
-    assert scaled_learning_rate(0.03, batch_size, 60_000, updates, 1024) == pytest.approx(0.03 * factor)
+def test_where_it_may_grow_beyond_256_it_does_with_updates_and_images_enough(
+    batch_size: int, images: int, updates: int, factor: float
+) -> None:
+    assert scaled_learning_rate(0.03, batch_size, images, updates, 1024) == pytest.approx(0.03 * factor)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +208,7 @@ def test_where_it_may_grow_beyond_256_it_does_with_enough_updates(batch_size: in
         ("slp", (1, 8, 8), 256, 1),  # no more than for the usual number
         ("slp", (3, 28, 28), 256, 1 / 3**0.5),
         ("cnn", (3, 28, 28), 256, 1),
-        ("slp", (1, 8, 8), 4000, 2),
+        ("slp", (1, 8, 8), 4000, 2**0.5),
         ("cnn", (1, 8, 8), 4000, 1),
     ],
 )
@@ -213,7 +217,7 @@ def test_a_perceptron_takes_smaller_steps_the_more_inputs_it_has_and_larger_ones
 ) -> None:
     settings = {"model": model, "technique": "weight", "learning_rate": 0.03, "batch_size": batch_size}
     (point,) = Sweep.one_point(settings).points
-    split = random_split(1100, shape, 2)
+    split = random_split(4096, shape, 2)
     numbers = (0.5,) * shape[0]
     dataset = Dataset("random", split, split, split, ("a", "b"), numbers, numbers, "checksum", len(split))
     network = MODELS[model].build(shape, 2, 0)
