@@ -95,14 +95,15 @@ class File:
                 "seconds": seconds,
             }
 
-    def ridge(self, share: float, seed: int, careful: bool) -> Row:
-        """The least norms go, and what reads them is fitted once: what there is to beat."""
-        prepared = prepare(self.path)
-        graph = prepared.graph
+    def ridge(self, percent: int, seed: int, careful: bool) -> Row:
+        """The least norms go, and what reads them is fitted once: what there is to beat, at the same widths."""
+        graph = prepare(self.path).graph
+        with tempfile.TemporaryDirectory() as folder:
+            how: dict[str, Any] = {"channel_align": 1, "latency": False, "output": Path(folder) / "pruned.onnx"}
+            report = onnxprune.prune(self.path, sparsity=percent, recovery=(), **how)
         removed = {
-            place: np.argsort(norms(graph, group, 1), kind="stable")[: round(share * len(group.units))].tolist()
-            for place, group in enumerate(graph.groups)
-            if group.frozen is None
+            place: np.argsort(norms(graph, group, 1), kind="stable")[: found.units - found.kept].tolist()
+            for place, (group, found) in enumerate(zip(graph.groups, report.groups, strict=True))
         }
         keep = graph.keep(removed)
         network, samples = surgery.shrink(graph, keep), self._drawn(seed)
@@ -138,8 +139,8 @@ def work(file: File) -> Iterator[tuple[str, Callable[[], Row]]]:
         yield f"{percent} plain", partial(file.pruned, 0, sparsity=percent, recovery=())
         yield f"{percent} data-free", partial(file.pruned, 0, sparsity=percent)
         for seed in SEEDS:
-            yield f"{percent} ridge {seed}", partial(file.ridge, percent / 100, seed, careful=False)
-            yield f"{percent} careful ridge {seed}", partial(file.ridge, percent / 100, seed, careful=True)
+            yield f"{percent} ridge {seed}", partial(file.ridge, percent, seed, careful=False)
+            yield f"{percent} careful ridge {seed}", partial(file.ridge, percent, seed, careful=True)
             yield f"{percent} recovered {seed}", partial(file.pruned, SAMPLES, sparsity=percent, seed=seed)
     yield "zeros", partial(file.pruned, SAMPLES, sparsity=50, technique="unstructured")
     yield "allocated", partial(file.pruned, 1000, target=ALLOCATED)
