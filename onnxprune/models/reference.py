@@ -3,7 +3,6 @@
 Its code runs when the network is built: in the sweep's process and in its workers.
 """
 
-import functools
 import hashlib
 import inspect
 import sys
@@ -107,11 +106,24 @@ def build(reference: str, input_shape: tuple[int, int, int], classes: int, argum
     sizes = _sizes(reference, make, {"input_shape": input_shape, "classes": classes, "num_classes": classes}, arguments)
     try:
         network = make(*sizes[0], **sizes[1], **arguments)
+        _complete(network, input_shape)
     except (Exception, SystemExit) as error:  # it is the user's code
         raise InputError(f"model '{reference}': {fault(error, source(reference))}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"model '{reference}' makes a {type(network).__name__}: expected a torch.nn.Module")
     return network
+
+
+def _complete(network: Any, input_shape: tuple[int, int, int]) -> None:
+    """Gives lazy layers, which learn their sizes from what comes in, their parameters; in place."""
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    tensors = [*network.parameters(), *network.buffers()] if isinstance(network, torch.nn.Module) else []
+    if any(map(is_lazy, tensors)):
+        with torch.no_grad():
+            network.eval()(torch.zeros(2, *input_shape))
+        network.train()
 
 
 def _sizes(
@@ -152,9 +164,25 @@ def _imported(reference: str) -> Callable[..., Any]:
     return made
 
 
-@functools.cache
+_run: dict[tuple[Path, str], ModuleType] = {}
+
+
+def files_run() -> list[tuple[Path, str]]:
+    """Files of networks that this process has run, with their SHA-256: `run_again` gives another process the classes
+    that a pickled network of theirs needs."""
+    return list(_run)
+
+
+def run_again(files: list[tuple[Path, str]]) -> None:
+    """Runs such files here; once."""
+    for path, expected in files:
+        _module(path, expected)
+
+
 def _module(path: Path, expected: str) -> ModuleType:
     """A file of a known SHA-256 as a module, run once; files beside it can be imported, as when Python runs it."""
+    if (path, expected) in _run:
+        return _run[path, expected]
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != expected:
         raise InputError("it changed while it was read")
@@ -171,7 +199,13 @@ def _module(path: Path, expected: str) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    _run[path, expected] = module
     return module
+
+
+def said(model: str, error: BaseException) -> str:
+    """What went wrong in a model, and in which line of its file where it is a user's own."""
+    return fault(error, source(model)) if is_reference(model) else described(error)
 
 
 def fault(error: BaseException, path: Path) -> str:

@@ -227,5 +227,6 @@ def _evaluator(candidates: Candidates, steps: int) -> pruners.TorchEvaluator:
                 step(batches.take(order[start : start + size]), model).backward()
             optimizer.step()
 
+    network.requires_grad_()  # layers that a user has frozen are judged too
     optimizer = nni.trace(torch.optim.SGD)(network.parameters(), lr=0.0)
     return pruners.TorchEvaluator(training_func, optimizer, training_step)

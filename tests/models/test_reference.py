@@ -14,6 +14,7 @@ from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.jobs import Job, Materials, perform
+from onnxprune.study.rerun import rerun
 
 CODE = """
 import torch
@@ -224,6 +225,73 @@ def test_a_fault_of_forward_is_told_with_its_line(tmp_path: Path) -> None:
     plan = Sweep.parse({"model": f"{tmp_path / 'faulty.py'}:Net", "technique": "weight", "sparsity": [0]})
     with pytest.raises(InputError, match=r"faulty.py, line 7: AttributeError: 'Net' object has no attribute 'fd'"):
         run_sweep(plan, tmp_path / "runs")
+
+
+# what a network may do, though it is not as usual as those of the package
+UNUSUAL = """
+import random
+
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.rate = torch.linspace(0, 0.4, 3)[1].item()
+        self.shift = torch.ones(1)
+        self.conv, self.norm = nn.LazyConv2d(6, 3, stride=2), nn.LazyBatchNorm2d()
+        self.hidden, self.last = nn.LazyLinear(12), nn.Linear(12, classes)
+
+    def forward(self, images):
+        found = self.norm(self.conv(images)).relu() + self.shift + torch.zeros(1)
+        found = self.hidden(found.view(images.size(0), -1)).relu()
+        if self.training and random.random() < 0.5:
+            found = 2 * found
+        return self.last(nn.functional.dropout(found, self.rate, self.training))
+"""
+
+
+def test_lazy_layers_views_and_chance_are_studied_and_made_again_bit_for_bit(tmp_path: Path) -> None:
+    """A `view` of what a convolution gives wants the usual layout in memory; what a Dropout drops depends on nothing
+    that has run before."""
+    (tmp_path / "unusual.py").write_text(UNUSUAL)
+    settings = {**SETTINGS, "model": f"{tmp_path / 'unusual.py'}:Net", "technique": "structured,weight", "sparsity": 50}
+    outcome = run_sweep(Sweep.parse({**settings, "batch_size": 50}), tmp_path / "runs", workers=1)
+    assert outcome.failures == {}
+    for folder in outcome.table["folder"]:
+        (found,) = rerun(outcome.folder / folder, tmp_path / "again" / folder)
+        assert found.differences == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("return found, images", "while it trains the network gives a tuple for 2 images, expected a tensor"),
+        ("return {'logits': found}", "while it trains the network gives a dict"),
+        ("return found.softmax(1)", "gives probabilities, expected logits: leave out the softmax"),
+        ("return found + torch.rand(10)", "must depend on its images alone, not on chance"),
+        ("return found.reshape(int(images.shape[0]), 10)", r"takes no 3 images at a time: .* int\(x.shape\[0\]\)"),
+        ("return found if found.sum() > 0 else -found", r"odd.py, line 9: .* choose by torch.where, not by `if`"),
+    ],
+)
+def test_what_a_file_cannot_express_is_one_line_before_anything_is_trained(
+    line: str, words: str, tmp_path: Path
+) -> None:
+    lines = ["import torch", "from torch import nn", "class Net(nn.Module):", "    def __init__(self):"]
+    lines += ["        super().__init__()", "        self.fc = nn.Linear(784, 10)", "    def forward(self, images):"]
+    lines += ["        found = self.fc(images.flatten(1))", f"        {line}"]
+    (tmp_path / "odd.py").write_text("\n".join(lines))
+    plan = Sweep.parse({"model": f"{tmp_path / 'odd.py'}:Net", "technique": "weight", "sparsity": [0]})
+    with pytest.raises(InputError, match=words) as caught:
+        run_sweep(plan, tmp_path / "runs")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_two_processes_train_a_network_of_own_code(code: str, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "model": f"{code}:Net", "technique": "structured", "sparsity": 50, "devices": 2}
+    assert run_sweep(Sweep.parse(settings), tmp_path / "runs", workers=1).failures == {}
 
 
 def test_code_that_changes_while_its_study_runs_is_told_as_that(code: str, tmp_path: Path) -> None:
