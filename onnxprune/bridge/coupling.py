@@ -286,12 +286,14 @@ class _Names:
             groups.append(Group(np.arange(count + 1, count + 1 + len(units)), layers, width, dense))
             count += len(units)
         outputs = {name: number[labels] for name, labels in made.items() if number[labels].any()}
-        stays = "a single unit has to stay"
         channels = self._graph.channels
         ends = [channels[name].labels for name in self._ends if name in channels]
         final = np.setdiff1d(np.concatenate([np.zeros(1, np.int64), *ends]), [0])
         frozen = {
-            name: next((reasons[label] for label in made.get(name, np.zeros(0)).tolist() if label in reasons), stays)
+            name: next(
+                (reasons[label] for label in made.get(name, np.zeros(0)).tolist() if label in reasons),
+                self._otherwise(name),
+            )
             for name in self._layers
             if name not in outputs
         }
@@ -309,6 +311,11 @@ class _Names:
             frozen,
             tuple(name for name, labels in made.items() if np.isin(labels, final).any()),
         ), number
+
+    def _otherwise(self, layer: str) -> str:
+        """Why the outputs of a layer stay that the graph gives no reason for."""
+        own = f"{layer}.weight" in self._shapes
+        return "a single unit has to stay" if own else "its weights are those of another layer, or computed"
 
     def _cuts(self) -> tuple[dict[str, tuple[int, np.ndarray]], dict[str, tuple[int, np.ndarray]], np.ndarray]:
         """Parameters with labels along an axis, those with labels that they read, and labels that cannot be held."""

@@ -42,7 +42,7 @@ def check_traced(network: nn.Module, path: Path, input_shape: tuple[int, int, in
         parity(network, found, images)
     except RunError as error:
         raise InputError(
-            f"{error}; what the network does in evaluation mode must depend on its images alone, not on chance"
+            f"{error}: in evaluation mode the network draws random numbers, or does what ONNX defines in another way"
         ) from None
 
 

@@ -33,11 +33,8 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
         InputError: there is none, with the reason.
     """
     own = dict(network.named_parameters())  # each once: not what a layer shares with one before it, or computes
-    layers = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear) and f"{name}.weight" in own
-    ]
+    every = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    layers = [name for name in every if f"{name}.weight" in own]
     if strange := [name for name in request.keep if name not in layers]:
         raise InputError(f"keep: there is no layer '{strange[0]}' to prune: there are {', '.join(layers)}")
     refused = f"technique '{request.technique}' has nothing to prune: "
@@ -48,7 +45,7 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
     if TECHNIQUES[request.technique].unit == "weight":
         return _but_kept(layers, request.keep, refused)
     instead = "use technique weight or unstructured"
-    if len(layers) < 2:
+    if len(every) < 2:
         raise InputError(
             f"{refused}the network's only layer is the classifier, whose output units are the classes; {instead}, or a "
             "network with hidden units"

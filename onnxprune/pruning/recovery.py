@@ -107,9 +107,10 @@ def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int
             dead = torch.from_numpy(gone[units.inputs[name]]).to(device)
             module = zeroed.get_submodule(name)
             assert isinstance(module, nn.Conv2d | nn.Linear)
-            convolution = isinstance(module, nn.Conv2d)
-            weights, groups = (module.weight.flatten(2).sum(2), module.groups) if convolution else (module.weight, 1)
-            places = given.flatten(1).T if convolution else given.reshape(-1, given.shape[-1])
+            if isinstance(module, nn.Conv2d):
+                weights, groups, places = module.weight.flatten(2).sum(2), module.groups, given.flatten(1).T
+            else:
+                weights, groups, places = module.weight, 1, given.reshape(-1, given.shape[-1])
             constants = places.double().mean(0).to(places).view(groups, -1).where(dead, 0).unsqueeze(2)
             missing = (weights.view(groups, -1, weights.shape[1]) @ constants).flatten()
             if missing.any():
