@@ -164,28 +164,34 @@ def _imported(reference: str) -> Callable[..., Any]:
     return made
 
 
-_run: dict[tuple[Path, str], ModuleType] = {}
+_modules: dict[tuple[Path, str], ModuleType] = {}  # by SHA-256
+_contents: dict[Path, bytes] = {}  # what was run last of each file
 
 
-def files_run() -> list[tuple[Path, str]]:
-    """Files of networks that this process has run, with their SHA-256: `run_again` gives another process the classes
+def files_run() -> dict[Path, bytes]:
+    """Files of networks that this process has run, with what was in them: `run_again` gives another process the classes
     that a pickled network of theirs needs."""
-    return list(_run)
+    return dict(_contents)
 
 
-def run_again(files: list[tuple[Path, str]]) -> None:
+def run_again(files: dict[Path, bytes]) -> None:
     """Runs such files here; once."""
-    for path, expected in files:
-        _module(path, expected)
+    for path, content in files.items():
+        if _contents.get(path) != content:
+            _executed(path, content)
 
 
 def _module(path: Path, expected: str) -> ModuleType:
     """A file of a known SHA-256 as a module, run once; files beside it can be imported, as when Python runs it."""
-    if (path, expected) in _run:
-        return _run[path, expected]
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != expected:
-        raise InputError("it changed while it was read")
+    if (path, expected) not in _modules:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise InputError("it changed while it was read")
+        _modules[path, expected] = _executed(path, content)
+    return _modules[path, expected]
+
+
+def _executed(path: Path, content: bytes) -> ModuleType:
     name = f"onnxprune_model_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, "it ends in .py"
@@ -199,7 +205,7 @@ def _module(path: Path, expected: str) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
-    _run[path, expected] = module
+    _contents[path] = content
     return module
 
 
