@@ -57,7 +57,8 @@ were not.
 def _trained(point: Point, materials: Materials) -> tuple[float, int, int]:
     """Accuracy of a base on the test images, in percent; units that never answer; updates."""
     dataset = materials.dataset(point)
-    network, batches = build_network(point, dataset), training_batches(point, dataset)
+    network = build_network(point, dataset)
+    batches = training_batches(point, dataset, network)
     how = base_recipe(point, network, dataset)
     try:
         updates = train_checked(network, batches, how).updates

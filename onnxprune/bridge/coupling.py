@@ -55,7 +55,9 @@ class Coupling:
             all stay.
         groups: in the order of their first layers.
         along: parameter -> the axis along which it has units, and these: what makes them, shifts or scales them.
-        inputs: convolution or linear layer -> unit that each of its inputs reads (inputs,).
+        inputs: convolution or linear layer -> unit that each of its inputs reads (inputs,); of a grouped one, that the
+            inputs of that place in all groups read (inputs of a group,).
+        read: parameter -> the axis along which it reads units, and these.
         frozen: layer whose outputs all stay -> why.
         heads: of these, the layers whose outputs are those of the network: of a classifier, the classes.
     """
@@ -65,6 +67,7 @@ class Coupling:
     groups: tuple[Group, ...]
     along: dict[str, tuple[int, Units]]
     inputs: dict[str, Units]
+    read: dict[str, tuple[int, Units]]
     frozen: dict[str, str]
     heads: tuple[str, ...]
 
@@ -101,17 +104,28 @@ class Coupling:
             network: of full size, or without the units that are `gone` (count + 1,).
             zero: the units (count + 1,).
         """
-        parameters = dict(network.named_parameters())
-        held = {}
-        for name, (axis, units) in self.along.items():
-            left = units if gone is None else units[~gone[units]]
-            if zero[left].any():
-                parameter = parameters[name]
-                shape = [1] * parameter.dim()
-                shape[axis] = -1
-                mask = torch.from_numpy(~zero[left]).to(parameter)
-                held[name] = mask.view(shape).expand_as(parameter).clone()
-        return held
+        left = {
+            name: (axis, units if gone is None else units[~gone[units]]) for name, (axis, units) in self.along.items()
+        }
+        return _zeros(network, left, zero)
+
+    def unread(self, network: nn.Module, gone: np.ndarray) -> dict[str, Tensor]:
+        """Parameter -> 0/1 mask, of its own shape, that keeps it from reading units that are `gone` (count + 1,): what
+        is held at zero may be something else by then, as after a sigmoid."""
+        return _zeros(network, self.read, gone)
+
+
+def _zeros(network: nn.Module, places: Mapping[str, tuple[int, Units]], zero: np.ndarray) -> dict[str, Tensor]:
+    parameters = dict(network.named_parameters())
+    masks = {}
+    for name, (axis, units) in places.items():
+        if zero[units].any():
+            parameter = parameters[name]
+            shape = [1] * parameter.dim()
+            shape[axis] = -1
+            mask = torch.from_numpy(~zero[units]).to(parameter)
+            masks[name] = mask.view(shape).expand_as(parameter).clone()
+    return masks
 
 
 _known: dict[tuple[object, ...], Coupling] = {}
@@ -243,7 +257,7 @@ class _Names:
 
     def coupling(self) -> tuple[Coupling, Units]:
         """The units, and the unit of each label of the graph (labels,)."""
-        along, inputs, stuck = self._cuts()
+        along, read, stuck = self._cuts()
         made = {}  # layer -> labels of its outputs
         for name in self._layers:
             axis, labels = along.get(f"{name}.weight", (1, np.zeros(0, np.int64)))
@@ -272,12 +286,14 @@ class _Names:
             groups.append(Group(np.arange(count + 1, count + 1 + len(units)), layers, width, dense))
             count += len(units)
         outputs = {name: number[labels] for name, labels in made.items() if number[labels].any()}
-        stays = "a single unit has to stay"
         channels = self._graph.channels
         ends = [channels[name].labels for name in self._ends if name in channels]
         final = np.setdiff1d(np.concatenate([np.zeros(1, np.int64), *ends]), [0])
         frozen = {
-            name: next((reasons[label] for label in made.get(name, np.zeros(0)).tolist() if label in reasons), stays)
+            name: next(
+                (reasons[label] for label in made.get(name, np.zeros(0)).tolist() if label in reasons),
+                self._otherwise(name),
+            )
             for name in self._layers
             if name not in outputs
         }
@@ -286,22 +302,32 @@ class _Names:
             outputs,
             tuple(groups),
             {name: (axis, number[labels]) for name, (axis, labels) in along.items() if number[labels].any()},
-            {name: number[labels] for name, labels in inputs.items()},
+            {
+                name.removesuffix(".weight"): number[labels]
+                for name, (axis, labels) in read.items()
+                if axis == 1 and name.endswith(".weight")
+            },
+            {name: (axis, number[labels]) for name, (axis, labels) in read.items() if number[labels].any()},
             frozen,
             tuple(name for name, labels in made.items() if np.isin(labels, final).any()),
         ), number
 
-    def _cuts(self) -> tuple[dict[str, tuple[int, np.ndarray]], dict[str, np.ndarray], np.ndarray]:
-        """Parameters with labels along an axis, layers with those of their inputs, and labels that cannot be held."""
+    def _otherwise(self, layer: str) -> str:
+        """Why the outputs of a layer stay that the graph gives no reason for."""
+        own = f"{layer}.weight" in self._shapes
+        return "a single unit has to stay" if own else "its weights are those of another layer, or computed"
+
+    def _cuts(self) -> tuple[dict[str, tuple[int, np.ndarray]], dict[str, tuple[int, np.ndarray]], np.ndarray]:
+        """Parameters with labels along an axis, those with labels that they read, and labels that cannot be held."""
         along: dict[str, tuple[int, np.ndarray]] = {}
-        inputs: dict[str, np.ndarray] = {}
+        read: dict[str, tuple[int, np.ndarray]] = {}
         stuck = np.zeros(self._graph.count, bool)
         for cut in self._graph.cuts:
             node = self._nodes[cut.node]
             origin = self._origin(node.input[cut.position], cut.axis)
             if cut.role == "consumer":
-                if origin is not None and origin[1] == 1 and origin[0].endswith(".weight"):
-                    inputs[origin[0].removesuffix(".weight")] = cut.labels
+                if origin is not None:
+                    read[origin[0]] = origin[1], cut.labels
             elif origin is not None and origin[0] in along:
                 axis, labels = along[origin[0]]
                 if axis != origin[1] or not np.array_equal(labels, cut.labels):  # used twice, for different units
@@ -311,7 +337,7 @@ class _Names:
             elif not (operator_type(node) == "BatchNormalization" and cut.position > 2):  # of what is 0, the statistics
                 stuck[cut.labels] = True
         stuck[0] = False
-        return along, inputs, stuck
+        return along, read, stuck
 
     def _origin(self, name: str, axis: int) -> tuple[str, int] | None:
         """The parameter that a constant is, and the axis of it; None where it is another, or made in another way."""

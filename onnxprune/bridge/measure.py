@@ -21,7 +21,7 @@ from onnxprune.graph.elimination import eliminate_dead_units, nonzero_numbers
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.reduction.fidelity import Comparison
 from onnxprune.runtime.session import answers_batched, float_outputs, open_session, run_batched
-from onnxprune.training.batches import Batches, fitting_micro_batch
+from onnxprune.training.batches import Batches, fitting_micro_batch, memory_format
 from onnxprune.version import __version__
 
 PARITY_IMAGES = 256
@@ -185,7 +185,7 @@ def export_and_measure(
     else:
         test = judged(path, dataset.test, dataset, device, batch, original or path)
         answers = _first_answers(session, network, dataset, batch)
-    probe = Batches(dataset.test, dataset.mean, dataset.std, device)
+    probe = _laid_out(dataset.test, dataset, network, device)
     difference = parity(network, answers, probe.take(torch.arange(len(answers)))[0])
     told = {name: test.columns.get(name) for name in ("accuracy", "fidelity")}  # a file may say what is no longer true
     write_metadata(path, {**_data_metadata(dataset), **metadata, **told, "onnxprune_version": __version__})
@@ -212,7 +212,7 @@ def network_quality(
     without labels, its fidelity to the original."""
     split = dataset.validation
     labels = split.labels[:images]
-    batches = Batches(Split(split.images[:images], labels), dataset.mean, dataset.std, device)
+    batches = _laid_out(Split(split.images[:images], labels), dataset, original, device)
     pieces = torch.arange(len(labels)).split(_IMAGES_AT_ONCE if dataset.labelled else EVALUATION_BATCH)
     if dataset.labelled:
         logits = [network_answers(network, batches.take(piece)[0]) for piece in pieces]
@@ -222,6 +222,10 @@ def network_quality(
         taken, _ = batches.take(piece)
         comparison.add(*(_by_output(one, network_answers(one, taken)) for one in (original, network)))
     return comparison.result().percent
+
+
+def _laid_out(split: Split, dataset: Dataset, network: nn.Module, device: torch.device) -> Batches:
+    return Batches(split, dataset.mean, dataset.std, device, memory_format(network, dataset.input_shape))
 
 
 def _by_output(network: nn.Module, rows: np.ndarray) -> dict[str, np.ndarray]:

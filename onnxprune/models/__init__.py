@@ -77,9 +77,14 @@ class Model:
         Raises:
             InputError: it is the user's own, and cannot be built.
         """
+        import random
+
+        import numpy as np
         import torch
 
         torch.manual_seed(seed)
+        random.seed(seed)  # a user's own code may use any of them
+        np.random.seed(seed % 2**32)
         if reference.is_reference(self.module):
             return reference.build(self.module, input_shape, classes, json.loads(options[ARGUMENTS] or "{}"))
         network: nn.Module = import_module(self.module).build(input_shape, classes, **options)

@@ -3,7 +3,6 @@
 Its code runs when the network is built: in the sweep's process and in its workers.
 """
 
-import functools
 import hashlib
 import inspect
 import sys
@@ -107,11 +106,24 @@ def build(reference: str, input_shape: tuple[int, int, int], classes: int, argum
     sizes = _sizes(reference, make, {"input_shape": input_shape, "classes": classes, "num_classes": classes}, arguments)
     try:
         network = make(*sizes[0], **sizes[1], **arguments)
+        _complete(network, input_shape)
     except (Exception, SystemExit) as error:  # it is the user's code
         raise InputError(f"model '{reference}': {fault(error, source(reference))}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"model '{reference}' makes a {type(network).__name__}: expected a torch.nn.Module")
     return network
+
+
+def _complete(network: Any, input_shape: tuple[int, int, int]) -> None:
+    """Gives lazy layers, which learn their sizes from what comes in, their parameters; in place."""
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    tensors = [*network.parameters(), *network.buffers()] if isinstance(network, torch.nn.Module) else []
+    if any(map(is_lazy, tensors)):
+        with torch.no_grad():
+            network.eval()(torch.zeros(2, *input_shape))
+        network.train()
 
 
 def _sizes(
@@ -152,12 +164,34 @@ def _imported(reference: str) -> Callable[..., Any]:
     return made
 
 
-@functools.cache
+_modules: dict[tuple[Path, str], ModuleType] = {}  # by SHA-256
+_contents: dict[Path, bytes] = {}  # what was run last of each file
+
+
+def files_run() -> dict[Path, bytes]:
+    """Files of networks that this process has run, with what was in them: `run_again` gives another process the classes
+    that a pickled network of theirs needs."""
+    return dict(_contents)
+
+
+def run_again(files: dict[Path, bytes]) -> None:
+    """Runs such files here; once."""
+    for path, content in files.items():
+        if _contents.get(path) != content:
+            _executed(path, content)
+
+
 def _module(path: Path, expected: str) -> ModuleType:
     """A file of a known SHA-256 as a module, run once; files beside it can be imported, as when Python runs it."""
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != expected:
-        raise InputError("it changed while it was read")
+    if (path, expected) not in _modules:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise InputError("it changed while it was read")
+        _modules[path, expected] = _executed(path, content)
+    return _modules[path, expected]
+
+
+def _executed(path: Path, content: bytes) -> ModuleType:
     name = f"onnxprune_model_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, "it ends in .py"
@@ -171,7 +205,13 @@ def _module(path: Path, expected: str) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    _contents[path] = content
     return module
+
+
+def said(model: str, error: BaseException) -> str:
+    """What went wrong in a model, and in which line of its file where it is a user's own."""
+    return fault(error, source(model)) if is_reference(model) else described(error)
 
 
 def fault(error: BaseException, path: Path) -> str:

@@ -1,5 +1,6 @@
 """Decides what goes: masks by NNI, which ranks as the criterion says."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onnxprune.bridge.coupling import Coupling, coupling
+from onnxprune.common.errors import InputError
 from onnxprune.pruning import pruners
 from onnxprune.pruning.calibration import CALIBRATION_BATCH, calibration_order
 from onnxprune.pruning.criteria.whole_layers import decide_layers
@@ -78,8 +80,22 @@ def check(network: nn.Module, request: Request, batches: Batches) -> None:
         decide_layers(network, request)
         return
     candidates = _candidates(network, request, batches)
-    if CRITERIA[request.criterion].ranking:
-        _ranking(candidates)
+    if CRITERIA[request.criterion].ranking and _ranking(candidates).training_steps:
+        _check_called(candidates)
+
+
+def _check_called(candidates: Candidates) -> None:
+    """NNI sees gradients of the layers whose `forward` is called, not of those whose weights are read past it."""
+    called = set()
+    network = copy.deepcopy(candidates.network)
+    for name in candidates.layers:
+        network.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: called.add(name))
+    network(candidates.batches.take(torch.arange(min(2, len(candidates.batches))))[0])
+    if uncalled := [name for name in candidates.layers if name not in called]:
+        raise InputError(
+            f"criterion '{candidates.request.criterion}' takes gradients of layers that are called, and "
+            f"'{uncalled[0]}' is not: use another criterion, or --keep {','.join(uncalled)}"
+        )
 
 
 def _candidates(network: nn.Module, request: Request, batches: Batches) -> Candidates:
@@ -227,5 +243,6 @@ def _evaluator(candidates: Candidates, steps: int) -> pruners.TorchEvaluator:
                 step(batches.take(order[start : start + size]), model).backward()
             optimizer.step()
 
+    network.requires_grad_()  # layers that a user has frozen are judged too
     optimizer = nni.trace(torch.optim.SGD)(network.parameters(), lr=0.0)
     return pruners.TorchEvaluator(training_func, optimizer, training_step)

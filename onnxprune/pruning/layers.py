@@ -22,9 +22,9 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int, ...]) -> list[str]:
     """Names of the layers the request ranks, in the network's order.
 
-    Single weights are taken from every convolution and linear layer. Output units are taken where the network's channel
-    graph lets them go: never from the layer whose units are the network's output. The slim criterion judges only layers
-    followed by a BatchNorm, and with them those that are coupled to one.
+    Single weights are taken from every convolution and linear layer that has weights of its own. Output units are taken
+    where the network's channel graph lets them go: never from the layer whose units are the network's output. The slim
+    criterion judges only layers followed by a BatchNorm, and with them those that are coupled to one.
 
     Args:
         input_shape: (C, H, W) of one image.
@@ -32,16 +32,20 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
     Raises:
         InputError: there is none, with the reason.
     """
-    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    own = dict(network.named_parameters())  # each once: not what a layer shares with one before it, or computes
+    every = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    layers = [name for name in every if f"{name}.weight" in own]
     if strange := [name for name in request.keep if name not in layers]:
         raise InputError(f"keep: there is no layer '{strange[0]}' to prune: there are {', '.join(layers)}")
     refused = f"technique '{request.technique}' has nothing to prune: "
     if not layers:
-        raise InputError(f"{refused}the network has neither a linear layer nor a two-dimensional convolution")
+        raise InputError(
+            f"{refused}the network has neither a linear layer nor a two-dimensional convolution with weights of its own"
+        )
     if TECHNIQUES[request.technique].unit == "weight":
         return _but_kept(layers, request.keep, refused)
     instead = "use technique weight or unstructured"
-    if len(layers) < 2:
+    if len(every) < 2:
         raise InputError(
             f"{refused}the network's only layer is the classifier, whose output units are the classes; {instead}, or a "
             "network with hidden units"

@@ -5,9 +5,11 @@ A pruner here is NNI's own in all but one step of its pipeline (collect data, ca
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from nni.compression import TorchEvaluator
+from nni.compression.base.setting import PruningSetting
 from nni.compression.pruning import (
     FPGMPruner,
     L1NormPruner,
@@ -20,6 +22,16 @@ from nni.runtime.log import silence_stdout
 from torch import Tensor
 
 silence_stdout()  # NNI's messages go to the root logger instead, and so into the point's log
+
+
+class _Settings(dict[str, Any]):
+    """NNI's settings, by the name of a layer's class: one that a user has derived from another is pruned as that is."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name, PruningSetting.default_setting)
+
+
+PruningSetting.registry = _Settings(PruningSetting.registry)
 
 __all__ = [
     "FPGMPruner",

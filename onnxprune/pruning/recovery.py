@@ -78,7 +78,8 @@ def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int
     """Adds to the biases of a network that shrank what its removed units still said where they were zeroed in place.
 
     A zeroed unit is a constant after the BatchNorms that it feeds, and shrinking drops that constant. The network then
-    computes what the base with these units zeroed does, but for the borders of convolutions that pad with zeros.
+    computes what the base with these units zeroed does, but for the borders of convolutions that pad with zeros. Of a
+    unit that is not the same at all places, as where positions are added, the mean is taken.
 
     Args:
         base: the network of full size, which is left untouched.
@@ -106,9 +107,12 @@ def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int
             dead = torch.from_numpy(gone[units.inputs[name]]).to(device)
             module = zeroed.get_submodule(name)
             assert isinstance(module, nn.Conv2d | nn.Linear)
-            weights = module.weight.flatten(2).sum(2) if isinstance(module, nn.Conv2d) else module.weight
-            constants = given.flatten(1)[:, 0] if given.dim() == 3 else given
-            missing = weights[:, dead] @ constants[dead]
+            if isinstance(module, nn.Conv2d):
+                weights, groups, places = module.weight.flatten(2).sum(2), module.groups, given.flatten(1).T
+            else:
+                weights, groups, places = module.weight, 1, given.reshape(-1, given.shape[-1])
+            constants = places.double().mean(0).to(places).view(groups, -1).where(dead, 0).unsqueeze(2)
+            missing = (weights.view(groups, -1, weights.shape[1]) @ constants).flatten()
             if missing.any():
                 _add_to_bias(pruned, name, missing)
     for hook in hooks:

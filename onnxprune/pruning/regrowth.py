@@ -63,11 +63,11 @@ class Regrowth:
         """
         for name, mask in self.masks.items():
             weight = _weight(network, name)
-            assert weight.grad is not None
+            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad  # of a layer that is frozen
             active = mask.flatten().bool()
             magnitude = torch.where(active, weight.detach().flatten().abs(), math.inf)
             dropped = magnitude.topk(int(share * int(active.sum())), largest=False).indices
-            self.masks[name] = _moved(mask, dropped, weight.grad.flatten().abs())
+            self.masks[name] = _moved(mask, dropped, gradient.flatten().abs())
         return self._held()
 
     def by_chance(self, network: nn.Module) -> dict[str, Tensor]:

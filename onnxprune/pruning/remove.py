@@ -5,13 +5,14 @@ import gc
 import logging
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from nni.compression.speedup import ModelSpeedup
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
 from torch.hub import tqdm
 
-from onnxprune.bridge.coupling import coupling, cut
+from onnxprune.bridge.coupling import Coupling, coupling, cut
 from onnxprune.bridge.graph_builder import remade
 from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.common.errors import is_lack_of_memory, one_line
@@ -83,7 +84,7 @@ def remove(network: nn.Module, request: Request, masks: Masks, input_shape: tupl
     shrunk = _shrink(network, units.masks(left_out, masks, device), input_shape)
     if shrunk is None:
         network = working_copy(original)
-        held = units.held(network, gone)
+        held = _without(network, units, gone)
         apply_held(network, held)
         return Pruned(network, held, masks, in_file=True)
     held = units.held(shrunk, stand_ins, left_out)
@@ -122,15 +123,26 @@ def _set(network: nn.Module, held: Masks, value: float) -> None:
 def zeroed(network: nn.Module, request: Request, masks: Masks, input_shape: tuple[int, int, int]) -> nn.Module:
     """A copy of `network` of full size with zeros for what the masks remove."""
     network = copy.deepcopy(network)
-    apply_held(network, held_weights(network, request, masks, input_shape))
+    if TECHNIQUES[request.technique].unit == "weight":
+        apply_held(network, held_weights(network, request, masks, input_shape))
+    else:
+        units = coupling(network, input_shape)
+        apply_held(network, _without(network, units, units.gone(masks)))
     return network
+
+
+def _without(network: nn.Module, units: Coupling, gone: np.ndarray) -> Masks:
+    """Parameter -> 0/1 mask with which a network of full size computes what it does without these units."""
+    held, unread = units.held(network, gone), units.unread(network, gone)
+    return {**held, **{name: mask * held.get(name, 1) for name, mask in unread.items()}}
 
 
 def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int, int, int]) -> nn.Module | None:
     """The network without the units whose entry in `keep` (layer -> (units,)) is 0, by NNI's speedup; it is used up.
     One that is an ONNX graph is cut as that.
 
-    None where NNI cannot follow what the network does with them.
+    None where NNI cannot follow what the network does with them, or torch.fx not what it does in training alone, as a
+    functional dropout does.
 
     A removed channel is gone from its consumers too: what a BatchNorm would have made of it (a constant) is dropped.
     """
@@ -151,7 +163,11 @@ def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            speedup = ModelSpeedup(network, images, masks, graph_module=symbolic_trace(network))
+            traced = symbolic_trace(network)
+            if str(symbolic_trace(network.train()).graph) != str(traced.graph):  # the trace would drop nothing any more
+                _log.info("the network is shrunk as a file, not in PyTorch: its own code asks whether it trains")
+                return None
+            speedup = ModelSpeedup(network.eval(), images, masks, graph_module=traced)
             shrunk: nn.Module = speedup.speedup_model().eval()
             with torch.no_grad():
                 shrunk(images)  # sizes that are numbers in the network's code are still the old ones

@@ -145,11 +145,14 @@ def _train_and_assess(point: Point, dataset: Dataset, folder: Path, listener: Li
         network = build_network(point, dataset)
     training_recipe = base_recipe(point, network, dataset)
     operators = count_training_ops(network, dataset.input_shape)
-    batches = training_batches(point, dataset)
+    batches = training_batches(point, dataset, network)
     cost = _train_base(network, point, batches, training_recipe, listener)
     listener.stage("measuring")
     with replacing(folder / store.CHECKPOINT) as partial:
-        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        # copies: layers may share weights, which safetensors refuses
+        state = {
+            name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in network.state_dict().items()
+        }
         safetensors.torch.save_file(state, partial, {CLASSES: json.dumps(dataset.classes)})
     measured = export_and_measure(
         network,

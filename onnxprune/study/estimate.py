@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.environment import available_memory, free_disk
-from onnxprune.common.errors import InputError, RunError, described
+from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Verbosity
 from onnxprune.data.dataset import load
@@ -169,19 +169,22 @@ def _network(model: str, shape: tuple[int, int, int], classes: int, options: tup
         from onnxprune.bridge.start import make_network
         from onnxprune.training.opcount import count_training_ops
 
-    with torch.device("meta"):  # shapes without memory
-        network = make_network(model, shape, classes, 0, dict(options)).to("meta")
+    # "meta": shapes without memory, and without the numbers that code of the user's own may look at
+    device = "cpu" if reference.is_reference(model) else "meta"
+    with torch.device(device):
+        network = make_network(model, shape, classes, 0, dict(options)).to(device)
     try:
         operators = count_training_ops(network, shape)
         return Network(
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             flops=operators.flops_per_image,
             answer_flops=operators.forward_flops_per_image,
-            activation_bytes=max(_layer_bytes(network, torch.zeros(2, *shape, device="meta"))) // 2,
+            activation_bytes=max(_layer_bytes(network, torch.zeros(2, *shape, device=device))) // 2,
         )
+    except InputError as error:
+        raise InputError(f"model '{model}': {error}") from error
     except Exception as error:  # networks of other packages raise anything
-        said = reference.fault(error, reference.source(model)) if reference.is_reference(model) else described(error)
-        raise InputError(f"model '{model}': its cost cannot be counted: {said}") from error
+        raise InputError(f"model '{model}': its cost cannot be counted: {reference.said(model, error)}") from error
 
 
 def _layer_bytes(network: "nn.Module", images: "Tensor") -> list[int]:

@@ -9,6 +9,7 @@ from onnxprune.common.errors import InputError, RunError, StorageError, describe
 from onnxprune.common.output import silenced
 from onnxprune.common.temporary import temporary_folder
 from onnxprune.data.dataset import Dataset, Split
+from onnxprune.models import reference
 from onnxprune.settings.point import Point
 from onnxprune.study.jobs import Materials
 
@@ -44,7 +45,7 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
         except (OSError, RunError):  # a full disk or a download that fails say nothing of the network
             raise
         except Exception as error:  # networks and criteria of other packages raise anything
-            problems[f"model '{point.model}': {described(error)}"] = None
+            problems[f"model '{point.model}': {reference.said(point.model, error)}"] = None
     if problems:
         raise InputError("\n".join(problems))
 
@@ -61,22 +62,27 @@ def _exported(
 
     from onnxprune.bridge.coupling import heads
     from onnxprune.bridge.export import export, network_answers
+    from onnxprune.bridge.graph_network import GraphNetwork
     from onnxprune.bridge.start import make_network
+    from onnxprune.bridge.tracing import check_traced
     from onnxprune.training.transfer import load_weights
 
     network = make_network(model, shape, len(classes), 0, dict(options))
     if weights is not None:
         load_weights(network, weights, classes, lambda: heads(network, shape))
-    try:
-        with temporary_folder() as folder:
-            export(network, Path(folder) / "network.onnx", shape)
-    except (OSError, StorageError):
-        raise
-    except Exception as error:  # the exporter's own, of many kinds
-        raise InputError(f"the network cannot be exported: {described(error)}") from error
-    found = network_answers(network, torch.zeros(2, *shape)).shape
-    if classes and found != (2, len(classes)):
-        raise InputError(f"the network gives {found} for two images, expected {(2, len(classes))}: a logit a class")
+    with temporary_folder() as folder:
+        path = Path(folder) / "network.onnx"
+        try:
+            export(network, path, shape)
+        except (OSError, StorageError):
+            raise
+        except Exception as error:  # the exporter's own, of many kinds
+            raise InputError(f"the network cannot be exported: {described(error)}") from error
+        found = network_answers(network, torch.zeros(2, *shape)).shape
+        if classes and found != (2, len(classes)):
+            raise InputError(f"the network gives {found} for two images, expected {(2, len(classes))}: a logit a class")
+        if not isinstance(network, GraphNetwork):  # which is what the file says
+            check_traced(network, path, shape)
     return network
 
 

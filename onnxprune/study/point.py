@@ -137,7 +137,7 @@ def _context(run: PointRun, claim: contextlib.ExitStack) -> PruningContext:
         base=run.base.network,
         memory=run.base.memory,
         dataset=run.dataset,
-        batches=training_batches(point, run.dataset),
+        batches=training_batches(point, run.dataset, run.base.network),
         request=Request.of(point, criterion=criterion),
         listener=run.listener,
         find_twin=lambda identity: run.find_twin(run.folder, identity, claim),

@@ -87,7 +87,7 @@ def sensitivity(
             reporter.say(note)
         ensure_base(first, dataset, runs, reporter, RetryPolicy())
         base = materials.base(first, runs)
-        batches = training_batches(first, dataset)
+        batches = training_batches(first, dataset, base.network)
         quality = ACCURACY if dataset.labelled else FIDELITY
         whole = network_quality(base.network, dataset, device, base.network, images)
         for point in plan.points:

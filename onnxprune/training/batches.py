@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _disable_current_modes
 
+from onnxprune.common.errors import is_lack_of_memory
 from onnxprune.data.dataset import Split
 
 CROP_PADDING = 2
@@ -38,6 +40,21 @@ def fitting_micro_batch(network: nn.Module, input_shape: tuple[int, int, int], m
     return max(1, min(most, ACTIVATION_BYTES * 2 // max(1, sum(kept.values()))))
 
 
+def memory_format(network: nn.Module, input_shape: tuple[int, int, int]) -> torch.memory_format:
+    """How images and weights are to lie in memory: channels last, in which convolutions are quicker, unless the network
+    takes `view`s of what they give, which PyTorch refuses then."""
+    tried = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.zeros(2, *input_shape, device=next(network.parameters()).device)
+    try:
+        with torch.no_grad(), _disable_current_modes():  # it is no cost of whatever is being counted
+            tried(images.contiguous(memory_format=torch.channels_last))
+    except RuntimeError as error:
+        if is_lack_of_memory(error):
+            raise
+        return torch.contiguous_format
+    return torch.channels_last
+
+
 class Batches:
     """Images and labels of a split on a device, handed out normalised.
 
@@ -45,9 +62,18 @@ class Batches:
         split: uint8 images (N, C, H, W) and labels (N,).
         mean: per channel, of pixels in [0, 1]; `std` likewise.
         device: where the data lies and the batches come out.
+        memory_format: how images come out; of the network that takes them, see the function of that name.
     """
 
-    def __init__(self, split: Split, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> None:
+    def __init__(
+        self,
+        split: Split,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
+        self.memory_format = memory_format
         self.images = torch.from_numpy(split.images).to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self._mean = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
@@ -60,7 +86,8 @@ class Batches:
         """The same on another device."""
         moved = copy.copy(self)
         for name, value in vars(self).items():
-            setattr(moved, name, value.to(device))
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
         return moved
 
     @property
@@ -69,13 +96,13 @@ class Batches:
         return self.images.device
 
     def take(self, index: Tensor, changes: "Changes | None" = None) -> tuple[Tensor, Tensor]:
-        """Float images (n, C, H, W), channels last in memory, and labels (n,) of the positions in `index` (n,)."""
+        """Float images (n, C, H, W) and labels (n,) of the positions in `index` (n,)."""
         index = index.to(self.images.device)
         images = self.images[index]
         if changes is not None:
             images = changes.apply(images)
         floats = (images.to(torch.float32) - self._mean) * self._scale
-        return floats.contiguous(memory_format=torch.channels_last), self.labels[index]
+        return floats.contiguous(memory_format=self.memory_format), self.labels[index]
 
 
 @dataclass(frozen=True)

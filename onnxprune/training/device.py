@@ -1,7 +1,11 @@
 """Where training runs, and what its chance depends on."""
 
+import contextlib
 import hashlib
+import random
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from onnxprune.common.errors import InputError
@@ -23,5 +27,24 @@ def select_device(name: str) -> torch.device:
 
 def seeded_generator(seed: int, purpose: str) -> torch.Generator:
     """A CPU random generator that depends on the seed and on what it is for, and on nothing else."""
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.Generator().manual_seed(_number(seed, purpose))
+
+
+@contextlib.contextmanager
+def seeded_chance(seed: int, purpose: str, device: torch.device) -> Iterator[None]:
+    """Within the block, the random numbers that a network draws itself, as its Dropout does, depend on the seed and on
+    what they are for, and on nothing else; those of Python and NumPy too."""
+    number, before = _number(seed, purpose), (random.getstate(), np.random.get_state())
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        random.seed(number)
+        np.random.seed(number % 2**32)
+        torch.manual_seed(number)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+
+def _number(seed: int, purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:7], "big")

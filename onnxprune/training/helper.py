@@ -8,6 +8,7 @@ from typing import BinaryIO
 import torch
 
 from onnxprune.common.errors import RunError
+from onnxprune.models.reference import run_again
 from onnxprune.training.batches import Batches
 from onnxprune.training.loop import train
 from onnxprune.training.parallel import ProcessGroup, meet
@@ -16,13 +17,14 @@ from onnxprune.training.parallel import ProcessGroup, meet
 def serve() -> None:
     """Trains what it is sent on standard input until that ends, which is when its caller does."""
     stream: BinaryIO = sys.stdin.buffer
-    rank, size, kind, meeting, threads = pickle.load(stream)
+    rank, size, kind, meeting, threads, sys.path[:] = pickle.load(stream)
     torch.set_num_threads(threads)
     meet(rank, size, kind, meeting)
     device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
     batches: Batches | None = None
     with contextlib.suppress(EOFError):
         while True:
+            run_again(pickle.load(stream))
             data, arguments = pickle.load(stream)
             if data is not None:
                 batches = data.to(device)

@@ -20,7 +20,7 @@ from onnxprune.common.errors import RunError
 from onnxprune.training import parallel
 from onnxprune.training.batches import NO_CHANGES, Batches, Changes
 from onnxprune.training.cost import TrainingCost
-from onnxprune.training.device import seeded_generator
+from onnxprune.training.device import seeded_chance, seeded_generator
 from onnxprune.training.distillation import Target
 from onnxprune.training.held_weights import HeldWeights
 from onnxprune.training.memory import PeakMemory
@@ -169,7 +169,7 @@ def train(
     batch_size = min(recipe.batch_size, count)
     updates = recipe.updates(count)
     last = updates if stop_after is None else min(updates, stop_after)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=batches.memory_format)  # type: ignore[call-overload]
     optimizer = optimizer or sgd(network, recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(start_at + step, updates))
     scaler = torch.amp.GradScaler(batches.device.type) if recipe.precision == "fp16" else None
@@ -183,7 +183,9 @@ def train(
     clock = time.thread_time if batches.images.device.type == "cpu" else time.perf_counter
     started = clock()
     done = images = 0
-    with PeakMemory() as memory, strides_taken_first(network), group.together(network) as wrapped:
+    # one that goes on draws other numbers than from its beginning, and so does every process of a group
+    chance = seeded_chance(recipe.seed, f"what the network draws, {start_at}, {group.rank}", batches.device)
+    with PeakMemory() as memory, strides_taken_first(network), chance, group.together(network) as wrapped:
         while done < last:
             loss_sum = torch.zeros((), device=batches.images.device)
             seen = 0

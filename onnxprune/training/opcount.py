@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from onnxprune.common.errors import InputError
 from onnxprune.training.cost import Spent
 
 _SAMPLES = 2  # BatchNorm in training mode needs more than one
@@ -77,7 +78,11 @@ def metered(spent: Spent) -> Iterator[None]:
 
 
 def count_training_ops(network: nn.Module, input_shape: tuple[int, int, int]) -> TrainingOps:
-    """Runs one training step of `network` on random images (C, H, W) and counts it; the network is left as it was."""
+    """Runs one training step of `network` on random images (C, H, W) and counts it; the network is left as it was.
+
+    Raises:
+        InputError: it gives something else than rows of numbers.
+    """
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     training = network.training
     device = next(network.parameters()).device
@@ -85,7 +90,14 @@ def count_training_ops(network: nn.Module, input_shape: tuple[int, int, int]) ->
     labels = torch.zeros(_SAMPLES, dtype=torch.long, device=device)
     network.train()
     with _Counter() as forward:
-        loss = F.cross_entropy(network(images), labels)
+        answers = network(images)
+        if not isinstance(answers, Tensor) or answers.dim() != 2:
+            given = tuple(answers.shape) if isinstance(answers, Tensor) else f"a {type(answers).__name__}"
+            raise InputError(
+                f"while it trains the network gives {given} for {_SAMPLES} images, expected a tensor ({_SAMPLES}, "
+                "classes): a logit a class"
+            )
+        loss = F.cross_entropy(answers, labels)
     with _Counter() as backward:
         loss.backward()
     network.zero_grad(set_to_none=True)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import pickle
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -22,10 +23,12 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from onnxprune.common.errors import RunError, one_line
 from onnxprune.common.processes import start
+from onnxprune.models.reference import files_run
 
 _SECONDS_TO_ANSWER = 120  # of a helper, until it is taken for dead
 
@@ -54,11 +57,12 @@ class ProcessGroup:
         if self.size == 1:
             yield network
             return
-        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        norms = [each for each in network.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
         momenta = [norm.momentum for norm in norms]
         try:
             for norm in norms:
-                norm.momentum = 1 - (1 - (norm.momentum or 0)) ** self.size
+                if norm.momentum is not None:  # else the mean of all batches
+                    norm.momentum = 1 - (1 - norm.momentum) ** self.size
             yield DistributedDataParallel(network, forward_sync_buffers=False)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
@@ -116,7 +120,7 @@ class _Helpers:
         ]
         self._sent: Any = None
         for rank in range(1, devices):
-            self._send(rank, (rank, devices, device.type, str(meeting), threads))
+            self._send(rank, (rank, devices, device.type, str(meeting), threads, sys.path))
         try:
             meet(0, devices, device.type, str(meeting))
         except RuntimeError as error:
@@ -128,6 +132,7 @@ class _Helpers:
         data = None if self._sent is batches else batches
         self._sent = batches
         for rank in range(1, len(self._processes) + 1):
+            self._send(rank, files_run())
             self._send(rank, (data, arguments))
 
     def _send(self, rank: int, message: Any) -> None:

@@ -13,7 +13,7 @@ from onnxprune.models import MODELS
 from onnxprune.settings.budget import base_epochs
 from onnxprune.settings.point import Point
 from onnxprune.settings.training_words import AUGMENTATIONS
-from onnxprune.training.batches import Batches, fitting_micro_batch
+from onnxprune.training.batches import Batches, fitting_micro_batch, memory_format
 from onnxprune.training.cost import TrainingCost
 from onnxprune.training.device import select_device
 from onnxprune.training.loop import train
@@ -22,9 +22,10 @@ from onnxprune.training.recipe import Recipe, scaled_learning_rate
 _PROBE_IMAGES = 64
 
 
-def training_batches(point: Point, dataset: Dataset) -> Batches:
-    """The training images of a point on the point's device."""
-    return Batches(dataset.train, dataset.mean, dataset.std, select_device(point.device))
+def training_batches(point: Point, dataset: Dataset, network: nn.Module) -> Batches:
+    """The training images of a point on the point's device, as its network, pruned or not, takes them."""
+    layout = memory_format(network, dataset.input_shape)
+    return Batches(dataset.train, dataset.mean, dataset.std, select_device(point.device), layout)
 
 
 def recipe_of(point: Point, network: nn.Module, dataset: Dataset, epochs: float, rate_at_256: float) -> Recipe:

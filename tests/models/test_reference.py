@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.numpy
 from command_line import onnxprune
 from torch import nn
 
@@ -14,6 +15,7 @@ from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.jobs import Job, Materials, perform
+from onnxprune.study.rerun import rerun
 
 CODE = """
 import torch
@@ -224,6 +226,113 @@ def test_a_fault_of_forward_is_told_with_its_line(tmp_path: Path) -> None:
     plan = Sweep.parse({"model": f"{tmp_path / 'faulty.py'}:Net", "technique": "weight", "sparsity": [0]})
     with pytest.raises(InputError, match=r"faulty.py, line 7: AttributeError: 'Net' object has no attribute 'fd'"):
         run_sweep(plan, tmp_path / "runs")
+
+
+# what a network may do, though it is not as usual as those of the package
+UNUSUAL = """
+import random
+
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.rate = torch.linspace(0, 0.4, 3)[1].item()
+        self.shift = torch.ones(1)
+        self.conv, self.norm = nn.LazyConv2d(6, 3, stride=2), nn.LazyBatchNorm2d()
+        self.hidden, self.last = nn.LazyLinear(12), nn.Linear(12, classes)
+
+    def forward(self, images):
+        found = self.norm(self.conv(images)).relu() + self.shift + torch.zeros(1)
+        found = self.hidden(found.view(images.size(0), -1)).relu()
+        if self.training and random.random() < 0.5:
+            found = 2 * found
+        return self.last(nn.functional.dropout(found, self.rate, self.training))
+"""
+
+
+def test_lazy_layers_views_and_chance_are_studied_and_made_again_bit_for_bit(tmp_path: Path) -> None:
+    """A `view` of what a convolution gives wants the usual layout in memory; what a Dropout drops depends on nothing
+    that has run before."""
+    (tmp_path / "unusual.py").write_text(UNUSUAL)
+    settings = {**SETTINGS, "model": f"{tmp_path / 'unusual.py'}:Net", "technique": "structured,weight", "sparsity": 50}
+    outcome = run_sweep(Sweep.parse({**settings, "batch_size": 50}), tmp_path / "runs", workers=1)
+    assert outcome.failures == {}
+    for folder in outcome.table["folder"]:
+        (found,) = rerun(outcome.folder / folder, tmp_path / "again" / folder)
+        assert found.differences == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("return found, images", "while it trains the network gives a tuple for 2 images, expected a tensor"),
+        ("return {'logits': found}", "while it trains the network gives a dict"),
+        ("return found.softmax(1)", "gives probabilities, expected logits: leave out the softmax"),
+        ("return found + torch.rand(10)", "in evaluation mode the network draws random numbers"),
+        ("return found.reshape(int(images.shape[0]), 10)", r"takes no 3 images at a time: .* int\(x.shape\[0\]\)"),
+        ("return found if found.sum() > 0 else -found", r"odd.py, line 9: .* choose by torch.where, not by `if`"),
+    ],
+)
+def test_what_a_file_cannot_express_is_one_line_before_anything_is_trained(
+    line: str, words: str, tmp_path: Path
+) -> None:
+    lines = ["import torch", "from torch import nn", "class Net(nn.Module):", "    def __init__(self):"]
+    lines += ["        super().__init__()", "        self.fc = nn.Linear(784, 10)", "    def forward(self, images):"]
+    lines += ["        found = self.fc(images.flatten(1))", f"        {line}"]
+    (tmp_path / "odd.py").write_text("\n".join(lines))
+    plan = Sweep.parse({"model": f"{tmp_path / 'odd.py'}:Net", "technique": "weight", "sparsity": [0]})
+    with pytest.raises(InputError, match=words) as caught:
+        run_sweep(plan, tmp_path / "runs")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+# weights that are not simply those of a layer of PyTorch's own class
+WEIGHTS = """
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+
+class Own(nn.Linear):
+    pass
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.frozen, self.own = nn.Linear(784, 10).requires_grad_(False), Own(10, 12)
+        self.one, self.other, self.last = nn.Linear(12, 12), nn.Linear(12, 12), weight_norm(nn.Linear(12, classes))
+        self.other.weight = self.one.weight
+
+    def forward(self, images):
+        found = torch.sigmoid(self.own(torch.sigmoid(self.frozen(images.flatten(1)))))
+        return self.last(torch.relu(self.one(found)) + self.other(found))
+"""
+
+
+def test_derived_frozen_shared_and_computed_weights(tmp_path: Path) -> None:
+    """The shared ones are counted once; what is computed stays. A sigmoid makes something of a unit that is zero."""
+    (tmp_path / "weights.py").write_text(WEIGHTS)
+    settings = {**SETTINGS, "model": f"{tmp_path / 'weights.py'}:Net", "sparsity": 50}
+    settings |= {"technique": "neuron,unstructured", "criterion": "taylor"}
+    outcome = run_sweep(Sweep.parse(settings), tmp_path / "runs", workers=1)
+    assert outcome.failures == {}
+    table = outcome.table.set_index("technique")
+    assert table.loc["unstructured", "achieved_sparsity"] == 50
+    weights = 784 * 10 + 10 * 12 + 12 * 12
+    masks = safetensors.numpy.load_file(outcome.folder / table.loc["unstructured", "folder"] / "masks.safetensors")
+    assert {name: mask.size for name, mask in masks.items()} == {"frozen": 7840, "own": 120, "one": 144}
+    assert sum(int(mask.sum()) for mask in masks.values()) == weights // 2
+    assert table.loc["neuron", "macs"] == 784 * 5 + 5 * 6 + 6 * 12 * 2 + 12 * 10
+
+
+def test_two_processes_train_a_network_of_own_code(code: str, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "model": f"{code}:Net", "technique": "structured", "sparsity": 50, "devices": 2}
+    assert run_sweep(Sweep.parse(settings), tmp_path / "runs", workers=1).failures == {}
 
 
 def test_code_that_changes_while_its_study_runs_is_told_as_that(code: str, tmp_path: Path) -> None:

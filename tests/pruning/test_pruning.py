@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from onnxprune.common.errors import InputError
 from onnxprune.common.output import logged
 from onnxprune.models import MODELS
+from onnxprune.pruning.decide import check, decide
 from onnxprune.pruning.layers import prunable_layers
 from onnxprune.pruning.prune import prune
 from onnxprune.settings.vocabulary import CRITERIA, LAYER_CRITERIA, SCHEDULES, TECHNIQUES, resolve_criterion
@@ -760,6 +761,27 @@ def test_every_model_can_be_pruned_by_every_technique(name: str, technique: str)
     assert removed == pytest.approx(units / 2, rel=0.1)
     assert logits(result.network, batches).shape == (16, CLASSES)
     assert not torch.equal(logits(result.network, batches), logits(base, batches))
+
+
+def test_gradients_are_of_layers_that_are_called() -> None:
+    """The projection of an attention of PyTorch's own is not: its weights are read past it."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.last = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, CLASSES)
+
+        def forward(self, images: Tensor) -> Tensor:
+            rows = images.flatten(1, 2)
+            return self.last(self.attention(rows, rows, rows)[0].mean(1))
+
+    network, batches = Attention().eval(), random_batches()
+    with pytest.raises(InputError, match=r"'attention\.out_proj' is not: use another criterion, or --keep"):
+        check(network, request("unstructured", "taylor"), batches)
+    check(network, request("unstructured", "taylor", keep=("attention.out_proj",)), batches)
+    check(network, request("unstructured"), batches)
+    masks = decide(network, request("unstructured"), batches)
+    assert sum(int((mask == 0).sum()) for mask in masks.values()) == (8 * 8 + 8 * CLASSES) // 2
 
 
 def test_units_that_random_images_leave_silent_stay() -> None:

@@ -120,6 +120,33 @@ def test_compensation_where_layers_are_read_one_after_the_other() -> None:
     torch.testing.assert_close(logits(found.network, batches), expected, rtol=1e-4, atol=1e-4)
 
 
+class Grouped(nn.Module):
+    """Its last convolution is grouped, and its linear layers read rows of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 16, 1), nn.BatchNorm2d(16)
+        self.conv, self.inner, self.outer = nn.Conv2d(16, 8, 1, groups=2), nn.Linear(8, 12), nn.Linear(12, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.conv(self.norm(self.stem(images)).relu()).flatten(2).transpose(1, 2)
+        return self.outer(self.inner(tokens).sigmoid()).mean(1)
+
+
+def test_compensation_in_groups_and_tokens() -> None:
+    torch.manual_seed(0)
+    network, batches = Grouped(), random_batches()
+    recalibrate(network, batches, seed=0)
+    nn.init.uniform_(network.norm.bias, 0.5, 1)
+    found = prune(network, request("structured", sparsity=50), batches, SHAPE)
+    assert found.network.conv.in_channels == 8
+    assert found.network.outer.in_features == 6
+    expected = logits(silenced(network, found.unit_masks), batches)
+    assert (logits(found.network, batches) - expected).abs().max() > 0.01, "nothing to make up for"
+    compensate(found, network, SHAPE)
+    torch.testing.assert_close(logits(found.network, batches), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow  # 120 layers; the test above has two that are concatenated likewise
 def test_compensation_of_a_densenet() -> None:
     shape = (3, 32, 32)

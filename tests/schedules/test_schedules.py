@@ -177,11 +177,12 @@ def work(dataset: Dataset, **changes: Any) -> PruningContext:
     values = {**settings_of(changes.get("schedule", "one-shot")), "dataset": dataset.name + ".npz", **changes}
     (point,) = Sweep.one_point(values).points
     listener = SimpleNamespace(training=lambda *_: None, stage=lambda _: None)
-    batches = training_batches(point, dataset)
+    network = build_network(point, dataset)
+    batches = training_batches(point, dataset, network)
     request = Request(
         point.technique, point.criterion, point.granularity, point.sparsity, point.channel_align, point.seed
     )
-    return PruningContext(point, build_network(point, dataset), {}, dataset, batches, request, listener)  # type: ignore[arg-type]
+    return PruningContext(point, network, {}, dataset, batches, request, listener)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("schedule", ["one-shot", "at-init", "lottery", "iterative"])

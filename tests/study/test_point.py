@@ -164,7 +164,7 @@ def test_scores_are_those_of_the_files_on_their_splits(study: Study, rows: list[
 
 
 def test_before_finetuning_is_the_base_pruned(study: Study, rows: list[dict[str, Any]]) -> None:
-    batches = training_batches(study.points[0], study.dataset)
+    batches = training_batches(study.points[0], study.dataset, study.base.network)
     for point in study.points:
         pruned = prune(study.base.network, request_of(point), batches, study.dataset.input_shape)
         with torch.no_grad():
@@ -268,7 +268,7 @@ def test_training_is_counted_in_images_flops_and_seconds(study: Study, rows: lis
         assert row["base_training_images"] == 3 * 300
         assert row["base_training_updates"] == 3 * 5
         assert row["base_dead_units"] == dead_units(
-            study.base.network, training_batches(study.points[0], study.dataset)
+            study.base.network, training_batches(study.points[0], study.dataset, study.base.network)
         )
         assert row["validation_images"] == 45
         assert row["base_training_flops"] == 900 * per_image
@@ -362,7 +362,7 @@ def test_the_seed_decides_the_base(study: Study) -> None:
     for seed in (point.seed, 0):
         network = build_network(dataclasses.replace(point, seed=seed), study.dataset)
         how = Recipe(3, 64, 0.2 * math.sqrt(64 / 256), frozenset(), micro_batch=64, seed=point.seed)
-        train(network, training_batches(point, study.dataset), how)
+        train(network, training_batches(point, study.dataset, network), how)
         states.append(network.state_dict())
     base = study.base.network.state_dict()
     for name, tensor in base.items():
@@ -381,7 +381,8 @@ def test_the_seed_decides_what_chance_removes(study: Study, tmp_path: Path) -> N
     masks = {}
     for seed in (3, 0):
         request = dataclasses.replace(request_of(plan.points[0]), seed=seed)
-        (masks[seed],) = decide(study.base.network, request, training_batches(point, study.dataset)).values()
+        batches = training_batches(point, study.dataset, study.base.network)
+        (masks[seed],) = decide(study.base.network, request, batches).values()
     assert torch.equal(found, masks[3].bool())
     assert not torch.equal(found, masks[0].bool())
     for name in ("latency_ms_median", "latency_ms_p90", "latency_runs", "base_latency_ms_median", "speedup"):

@@ -172,7 +172,7 @@ def test_each_layer_alone_loses_units(data: str, runs: Path) -> None:
     materials = Materials(None)
     base, dataset = materials.base(point, runs), materials.dataset(point)
     request = Request("weight", "l1", "unit", 0, 16, 0, shares={"hidden": 0.5})
-    masks = decide(base.network, request, training_batches(point, dataset))
+    masks = decide(base.network, request, training_batches(point, dataset, base.network))
     assert (masks["classifier"] == 1).all()
     network = zeroed(base.network, request, masks, dataset.input_shape)
     accuracy = network_quality(network, dataset, torch.device("cpu"), base.network)

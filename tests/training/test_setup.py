@@ -55,6 +55,7 @@ def test_the_network_is_that_of_the_seed(dataset: Dataset) -> None:
 
 
 def test_training_images_are_those_of_the_training_split(dataset: Dataset) -> None:
-    batches = training_batches(point_of(), dataset)
+    point = point_of()
+    batches = training_batches(point, dataset, build_network(point, dataset))
     assert torch.equal(batches.images, torch.from_numpy(dataset.train.images))
     assert torch.equal(batches.labels, torch.from_numpy(dataset.train.labels))

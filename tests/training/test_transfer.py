@@ -209,12 +209,12 @@ def test_frozen_features_do_not_move(tmp_path: Path) -> None:
         def training(self, *_: Any) -> None:
             pass
 
-    _train_base(network, point, training_batches(point, data), how, Listener())  # type: ignore[arg-type]
+    _train_base(network, point, training_batches(point, data, network), how, Listener())  # type: ignore[arg-type]
     moved = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {"classifier.weight", "classifier.bias"}
     assert all(parameter.requires_grad for parameter in network.parameters()), "fine-tuning trains all of it"
     free = build_network(point, data)
-    train(free, training_batches(point, data), how)
+    train(free, training_batches(point, data, free), how)
     assert not torch.equal(free.conv1.weight, before["conv1.weight"])
 
 
