@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.temporary import temporary_folder
-from onnxprune.graph.counting import count
+from onnxprune.graph.counting import count, macs_within
 from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.network import Network, attribute, label_of, opset, read, set_attribute
 from onnxprune.graph.nodes import operator_type, subgraphs, used_names
@@ -100,14 +100,11 @@ def prepare(path: Path, kinds: Sequence[str] | None, shapes: Mapping[str, Shape]
     macs = {node.name: node.macs for node in counts.nodes}
     layers = []
     for node, original in zip(named.nodes, source.nodes, strict=True):
-        label = label_of(original)
-        own = macs.get(label, 0)
-        if any(subgraphs(node)):
-            own += sum(inner for name, inner in macs.items() if name.startswith(f"{label}/"))
-        if (operator_type(node) in OPERATORS or (own and any(subgraphs(node)))) and node.name in places:
+        within = macs_within(original, counts.nodes)
+        if (operator_type(node) in OPERATORS or within) and node.name in places:
             made = nodes[places[node.name]]
             obstacle = None if kinds is None else _obstacle(made, constants, kinds)
-            layers.append(Layer(node.name, made.name, made.op_type, own, obstacle))
+            layers.append(Layer(node.name, made.name, made.op_type, macs.get(label_of(original), 0) + within, obstacle))
     if not any(layer.obstacle is None for layer in layers):
         reasons = sorted({layer.obstacle for layer in layers if layer.obstacle})
         raise InputError(

@@ -95,6 +95,25 @@ def test_macs_are_those_of_profile_where_a_product_has_no_weights_to_cut(product
     assert report.before.macs == report.after.macs == round(counts.macs / 6)
 
 
+def test_what_subgraphs_multiply_costs_what_it_did(tmp_path: Path) -> None:
+    text = """(float[n, 4] x) => (float[n, 6] y) {
+        a = MatMul (x, wa)
+        r = Relu (a)
+        b = MatMul (r, wb)
+        [rounds] y = Loop (three, , b) <body = g (int64 i, bool go, float[n, 6] s) => (bool on, float[n, 6] t) {
+            on = Identity (go)
+            t = MatMul (s, wc)
+        }>
+    }"""
+    made = model(text, {"wa": (4, 8), "wb": (8, 6), "wc": (6, 6), "three": np.int64(3)})
+    onnx.save(made, tmp_path / "net.onnx")
+    report = prune(tmp_path / "net.onnx", sparsity=50, recovery=())
+    assert report.before.macs == 4 * 8 + 8 * 6 + 3 * 36
+    assert report.after.macs == 4 * 4 + 4 * 6 + 3 * 36
+    for path, side in ((report.source, report.before), (report.output, report.after)):
+        assert onnxprune.profile(path, latency=False).counts.macs == side.macs
+
+
 def test_half_of_the_units_go_and_the_rest_works(convs: Path) -> None:
     report = prune(convs, sparsity=50, recovery=())  # which may give nodes biases
     assert report.output == convs.with_name("convs-structured-50.onnx")
