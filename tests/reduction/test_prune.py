@@ -511,6 +511,17 @@ def test_a_dry_run_shows_a_file_in_which_all_is_frozen(tmp_path: Path) -> None:
         prune(tmp_path / "m.onnx", sparsity=50)
 
 
+def test_weights_that_are_not_followed_are_named_where_nothing_can_go(tmp_path: Path) -> None:
+    text = """(float[n,4] x) => (float[n,3] y) {
+        h = Einsum <equation = "bi,ij->bj"> (x, w)
+        y = com.microsoft.FusedGemm <activation = "Relu"> (h, v, k)
+    }"""
+    onnx.save(model(text, {"w": (4, 8), "v": (8, 3), "k": (3,)}), tmp_path / "m.onnx")
+    kinds = "Einsum with such weights is not supported; com.microsoft.FusedGemm with such weights is not supported"
+    with pytest.raises(InputError, match=f"no unit of it can be removed: {kinds}$"):
+        prune(tmp_path / "m.onnx", sparsity=50)
+
+
 def test_the_report_as_tables_and_json(mlp: Path) -> None:
     report = prune(mlp, sparsity=50, data=trained.unlabelled())
     table = report.groups_table()
