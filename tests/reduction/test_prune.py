@@ -511,6 +511,22 @@ def test_a_dry_run_shows_a_file_in_which_all_is_frozen(tmp_path: Path) -> None:
         prune(tmp_path / "m.onnx", sparsity=50)
 
 
+def test_a_group_normalization_of_opset_18_has_a_scale_for_each_group(tmp_path: Path) -> None:
+    """onnx has withdrawn it, so that its checker refuses the file; onnxruntime runs it."""
+    text = """(float[n,3,8,8] x) => (float[n,2,8,8] y) {
+        a = Conv (x, w)
+        b = GroupNormalization <num_groups = 4> (a, s, t)
+        y = Conv (b, v)
+    }"""
+    made = model(text, {"w": (8, 3, 1, 1), "s": (4,), "t": (4,), "v": (2, 8, 1, 1)}, 18)
+    onnx.save(made, tmp_path / "m.onnx")
+    report = prune(tmp_path / "m.onnx", sparsity=50, recovery=())
+    assert [(group.units, group.kept, group.width) for group in report.groups if group.frozen is None] == [(4, 2, 2)]
+    weights = read(report.output).weights
+    assert [weights[name].shape for name in "wst"] == [(4, 3, 1, 1), (2,), (2,)]
+    assert report.check < 1e-4
+
+
 def test_weights_that_are_not_followed_are_named_where_nothing_can_go(tmp_path: Path) -> None:
     text = """(float[n,4] x) => (float[n,3] y) {
         h = Einsum <equation = "bi,ij->bj"> (x, w)
