@@ -1,4 +1,4 @@
-"""Shapes of what onnxruntime's own operators (com.microsoft) give, of which onnx's inference knows nothing."""
+"""Shapes of what operators give of which onnx's inference knows nothing: onnxruntime's own, and one of ONNX's."""
 
 from collections.abc import Callable
 
@@ -24,6 +24,11 @@ def onnx_equivalent(node: NodeProto) -> NodeProto:
         if not key.startswith("activation") and key != "channels_last"
     )
     return plain
+
+
+def has_rule(node: NodeProto) -> bool:
+    """Whether `output_shapes` knows the operator."""
+    return operator_type(node) in _RULES
 
 
 def output_shapes(site: Site) -> list[Shape]:
@@ -135,6 +140,7 @@ _RULES: dict[str, Callable[[Site], list[Shape]]] = {
         "QLinearMul": _broadcast(0, 3),
     }.items()
 }
+_RULES["GroupNormalization"] = _same  # onnx has it as a function that depends on its context
 
 _FLOATS = {
     "DequantizeLinear", "DynamicQuantizeMatMul", "EmbedLayerNormalization", "MatMulIntegerToFloat", "QAttention",

@@ -7,13 +7,14 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from onnxprune.graph.counts import Counts, NodeCount, OpCount
 from onnxprune.graph.files import load
 from onnxprune.graph.index_limits import index_limits
 from onnxprune.graph.inference import infer_shapes
 from onnxprune.graph.macs import is_uncounted
+from onnxprune.graph.nodes import label
 from onnxprune.graph.onnx_tool_view import onnx_tool_ops
 from onnxprune.graph.shapes import input_shapes, input_values
 from onnxprune.graph.tensors import Shape
@@ -102,6 +103,25 @@ def count_model(
         ),
         index_limits=limits,
     )
+
+
+def macs_within(node: NodeProto, counts: Iterable[NodeCount]) -> int:
+    """MACs of the subgraphs of a node of the main graph, among the counts of its file."""
+    inner = tuple(f"{label(node)}/{item.name}/" for item in node.attribute if item.HasField("g"))
+    return sum(count.macs for count in counts if inner and count.name.startswith(inner))
+
+
+def node_counts(path: Path, shapes: Mapping[str, Shape]) -> list[NodeCount]:
+    """Those of `count`, without onnx-tool's.
+
+    Args:
+        shapes: input name -> shape with the batch, of all inputs.
+
+    Raises:
+        InputError: as `count`.
+    """
+    model, _ = load(path)
+    return Walk(path, infer_shapes(path, model, shapes), model.graph).nodes
 
 
 def _notes(nodes: Iterable[NodeCount]) -> list[str]:

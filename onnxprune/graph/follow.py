@@ -1,11 +1,13 @@
 """Follows the channels of a network from node to node."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from onnx import NodeProto
 
 from onnxprune.graph.channels import ChannelGraph
+from onnxprune.graph.counting import macs_within
+from onnxprune.graph.counts import NodeCount
 from onnxprune.graph.follower import Follower
 from onnxprune.graph.macs import OPERATORS, UnknownShapeError
 from onnxprune.graph.network import Network, reads
@@ -15,14 +17,19 @@ from onnxprune.graph.rules.table import product_macs
 from onnxprune.graph.tensors import Shape
 
 
-def follow(network: Network, shapes: Mapping[str, Shape], other: Mapping[str, Shape] | None) -> ChannelGraph:
+def follow(
+    network: Network,
+    shapes: Mapping[str, Shape],
+    other: Mapping[str, Shape] | None,
+    counts: Sequence[NodeCount] = (),
+) -> ChannelGraph:
     """Follows the channels of a folded network.
 
     Args:
         shapes: of every tensor in one run.
         other: likewise, at other free sizes; None where no size is free.
+        counts: of its file at the same sizes, where it has subgraphs: what they multiply stays as it is.
     """
-
     follower = Follower(network, shapes, other)
     for index, node in enumerate(network.nodes):
         follower.node = index
@@ -38,6 +45,8 @@ def follow(network: Network, shapes: Mapping[str, Shape], other: Mapping[str, Sh
         if kind in OPERATORS and not (follower.products and follower.products[-1].node == index):
             with suppress(UnknownShapeError):  # what stays as it is costs what it did
                 follower.product(sum(product_macs(follower, node)))
+        if within := macs_within(node, counts):
+            follower.product(within)
     follower.node = -1
     for name in network.outputs:
         follower.freeze_all([name], f"they are the model's output {name!r}")

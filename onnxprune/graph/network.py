@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,33 @@ def live_nodes(nodes: list[NodeProto], outputs: Iterable[str]) -> list[NodeProto
             kept.append(node)
             needed.update(reads(node))
     return kept[::-1]
+
+
+def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """The nodes, each behind those whose outputs it or a subgraph of it reads, else in their order.
+
+    Raises:
+        ValueError: they go round in a circle.
+    """
+    maker = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    before = [{maker[name] for name in reads(node) if name in maker} for node in nodes]
+    after: dict[int, list[int]] = {}
+    for index, makers in enumerate(before):
+        for other in makers:
+            after.setdefault(other, []).append(index)
+    missing = [len(makers) for makers in before]
+    ready = [index for index, count in enumerate(missing) if not count]
+    found = []
+    while ready:
+        index = heapq.heappop(ready)
+        found.append(nodes[index])
+        for reader in after.get(index, ()):
+            missing[reader] -= 1
+            if not missing[reader]:
+                heapq.heappush(ready, reader)
+    if len(found) < len(nodes):
+        raise ValueError("the nodes of the graph go round in a circle")
+    return found
 
 
 def opset(model: ModelProto) -> int:

@@ -44,7 +44,7 @@ class NodeInference:
         node = contrib.onnx_equivalent(node)
         domain = "" if node.domain == "ai.onnx" else node.domain
         version = self._opsets.get(node.domain, self._opsets.get(domain, 0))
-        if not onnx.defs.has(node.op_type, version, domain):
+        if contrib.has_rule(node) or not onnx.defs.has(node.op_type, version, domain):
             return self._contrib_types(node) | {
                 name: self._declared[name] for name in node.output if name in self._declared
             }
@@ -67,7 +67,7 @@ class NodeInference:
             return {}
 
     def _contrib_types(self, node: NodeProto) -> dict[str, TypeProto]:
-        """Of the outputs of onnxruntime's own operators."""
+        """Of the outputs of operators that onnx's inference does not know."""
         first = self._found.types.get(node.input[0]) if node.input else None
         if first is None:
             return {}

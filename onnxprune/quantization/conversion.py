@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.output import silenced
 from onnxprune.common.temporary import temporary_folder
-from onnxprune.graph.network import Network, read
+from onnxprune.graph.network import Network, in_order, read
 from onnxprune.quantization.calibration import calibrate, method
 from onnxprune.quantization.preparation import Prepared
 from onnxprune.quantization.settings import QuantizeSettings
@@ -23,7 +23,8 @@ STATIC = (
     "Conv", "Gemm", "MatMul", "Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "MaxPool", "Mul",
     "Relu", "Reshape", "Sigmoid", "Split", "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
-DYNAMIC = ("Gemm", "LSTM", "MatMul")  # ConvInteger is several times slower than a convolution of floats
+# A Gemm has become a MatMul, and ConvInteger is several times slower than a convolution of floats.
+DYNAMIC = ("LSTM", "MatMul")
 
 
 def kinds_of(settings: QuantizeSettings) -> tuple[str, ...] | None:
@@ -83,9 +84,18 @@ class Converter:
         left = {layer.node for layer in self._prepared.layers if layer.obstacle is not None} | set(keep)
         convert = self._half if self._settings.type == "float16" else self._eight_bits
         self._guarded(lambda: convert(sorted(left), only))
+        self._sort()
         found = read(self._made)
         del found.model.metadata_props[:]
         return found
+
+    def _sort(self) -> None:
+        """Puts nodes behind what they read: the quantiser overlooks what subgraphs take from outside."""
+        model = onnx.load(self._made)
+        nodes = in_order(list(model.graph.node))
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        onnx.save(model, self._made)
 
     def _guarded(self, work: Callable[[], object]) -> None:
         try:
@@ -104,6 +114,7 @@ class Converter:
             "weight_type": QuantType.QInt8,
             "nodes_to_quantize": chosen,
             "nodes_to_exclude": left,
+            "extra_options": {"DefaultTensorType": onnx.TensorProto.FLOAT},  # behind operators that onnx does not know
         }
         if self._settings.dynamic:
             quantize_dynamic(str(self._model), str(self._made), op_types_to_quantize=list(DYNAMIC), **common)
@@ -119,7 +130,6 @@ class Converter:
         )
 
     def _half(self, left: list[str], only: str | None) -> None:
-        from onnxruntime.quantization.onnx_model import ONNXModel
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         blocked = left
@@ -127,6 +137,5 @@ class Converter:
             blocked = [node.name for node in self._prepared.model.graph.node if node.name != only]
         model = ModelProto()
         model.CopyFrom(self._prepared.model)
-        made = ONNXModel(convert_float_to_float16(model, keep_io_types=True, node_block_list=blocked))
-        made.topological_sort()  # it puts casts of the inputs last (onnxconverter-common issue 208)
-        self._made.write_bytes(made.model.SerializeToString())
+        made = convert_float_to_float16(model, keep_io_types=True, node_block_list=blocked)
+        self._made.write_bytes(made.SerializeToString())

@@ -14,20 +14,20 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.temporary import temporary_folder
-from onnxprune.graph.counting import count
+from onnxprune.graph.counting import count, macs_within
+from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.network import Network, attribute, label_of, opset, read, set_attribute
-from onnxprune.graph.nodes import operator_type
+from onnxprune.graph.nodes import operator_type, subgraphs, used_names
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.session import FATAL
 
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "LSTM", "GRU", "RNN", "MatMul")
 _OPSET = 13  # before, weights have one scale for all channels
 _LARGEST = 2**31 - 2**24  # bytes of weights: models are handed to onnxruntime in one piece
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A product with weights.
+    """A product, or a node whose subgraphs hold some.
 
     Attributes:
         name: of its node in the file.
@@ -91,25 +91,20 @@ def prepare(path: Path, kinds: Sequence[str] | None, shapes: Mapping[str, Shape]
     _refuse(path, source)
     named = _named(source)
     model = _optimised(path, named)
-    _make_plain(model)
     places = _places(named, model)
+    _make_plain(model)
+    _split_gemms(model, whole=kinds is None or "Gemm" in kinds)
     nodes = {node.name: node for node in model.graph.node}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     counts = count(path, shapes=shapes)
     macs = {node.name: node.macs for node in counts.nodes}
     layers = []
     for node, original in zip(named.nodes, source.nodes, strict=True):
-        if operator_type(node) in PRODUCTS and node.name in places:
+        within = macs_within(original, counts.nodes)
+        if (operator_type(node) in OPERATORS or within) and node.name in places:
             made = nodes[places[node.name]]
-            layers.append(
-                Layer(
-                    node.name,
-                    made.name,
-                    made.op_type,
-                    macs.get(label_of(original), 0),
-                    None if kinds is None else _obstacle(made, constants, kinds),
-                )
-            )
+            obstacle = None if kinds is None else _obstacle(made, constants, kinds)
+            layers.append(Layer(node.name, made.name, made.op_type, macs.get(label_of(original), 0) + within, obstacle))
     if not any(layer.obstacle is None for layer in layers):
         reasons = sorted({layer.obstacle for layer in layers if layer.obstacle})
         raise InputError(
@@ -190,6 +185,66 @@ def _make_plain(model: ModelProto) -> None:
             set_attribute(node, "alpha" if position == 1 else "beta", 1.0)
 
 
+def _split_gemms(model: ModelProto, *, whole: bool) -> None:
+    """Brings Gemm nodes whose bias is not one number for each output into the form of a product and an Add.
+
+    Such are sums with a computed tensor that onnxruntime has fused.
+
+    Args:
+        whole: whether other Gemm nodes stay as they are. Else each becomes a MatMul of its name: the quantiser would
+            give it another one, and transposes a constant in place though other nodes read it.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    taken = {name for node in graph.node for name in node.output} | used_names(graph)
+
+    def fresh(name: str) -> str:
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        return name
+
+    transposed: dict[str, str] = {}
+    nodes = []
+    for node in graph.node:
+        bias = node.input[2] if len(node.input) > 2 else ""
+        plain = node.op_type == "Gemm" and all(attribute(node, name, 1.0) == 1 for name in ("alpha", "beta"))
+        if not plain or attribute(node, "transA", 0) or (whole and (not bias or _is_bias(node, constants))):
+            nodes.append(node)
+            continue
+        if not whole:
+            name = node.input[1]
+            if attribute(node, "transB", 0) and name not in transposed:
+                transposed[name] = fresh(f"{name}_transposed")
+                if name in constants:
+                    value = np.ascontiguousarray(numpy_helper.to_array(constants[name]).T)
+                    graph.initializer.append(numpy_helper.from_array(value, transposed[name]))
+                else:
+                    label = f"{node.name}_Transpose"
+                    nodes.append(helper.make_node("Transpose", [name], [transposed[name]], label, perm=[1, 0]))
+            weight = transposed[name] if attribute(node, "transB", 0) else name
+            node.CopyFrom(helper.make_node("MatMul", [node.input[0], weight], node.output, node.name))
+        nodes.append(node)
+        if bias:
+            result, product = node.output[0], fresh(f"{node.output[0]}_product")
+            node.output[0] = product
+            del node.input[2:]
+            nodes.append(helper.make_node("Add", [product, bias], [result], f"{node.name}_Add"))
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = used_names(graph)
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _is_bias(node: NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether what a Gemm adds is one constant number for each output."""
+    bias = constants.get(node.input[2])
+    return bias is not None and list(bias.dims) == [_columns(node, constants)]
+
+
 def _columns(node: NodeProto, constants: Mapping[str, onnx.TensorProto]) -> int | None:
     """Outputs of a Gemm, where its weight is constant."""
     weight = constants.get(node.input[1])
@@ -222,6 +277,8 @@ def _places(named: Network, model: ModelProto) -> dict[str, str]:
 
 def _obstacle(node: NodeProto, constants: Mapping[str, onnx.TensorProto], kinds: Sequence[str]) -> str | None:
     """Why a product cannot be quantised."""
+    if any(subgraphs(node)):
+        return "its subgraphs stay as they are"
     if node.op_type not in kinds:
         return f"onnxruntime has no {node.op_type} in this type, or a slow one"
     weight = constants.get(node.input[1])
@@ -235,8 +292,4 @@ def _obstacle(node: NodeProto, constants: Mapping[str, onnx.TensorProto], kinds:
         return None
     if attribute(node, "transA", 0) or any(attribute(node, name, 1.0) != 1 for name in ("alpha", "beta")):
         return "it transposes or scales its input"
-    if len(node.input) > 2 and node.input[2]:
-        bias = constants.get(node.input[2])
-        if bias is None or list(bias.dims) != [_columns(node, constants)]:
-            return "its bias is not one number for each output"
     return None

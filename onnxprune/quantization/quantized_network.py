@@ -74,7 +74,7 @@ def quantize_file(
         samples=samples.source if samples else None,
     )
     if samples is None:
-        _check_run(path, network, shapes, settings.seed)
+        _check_run(path, prepared.source, network, shapes, settings.seed)
     else:
         report = _measured(report, prepared.source, network, samples, advance)
     properties = {name: value for name, value in metadata(prepared.source.model).items() if name not in _STALE}
@@ -136,19 +136,25 @@ def _layers(
     return tuple(found)
 
 
-def _check_run(path: Path, network: Network, shapes: Mapping[str, Shape] | None, seed: int) -> None:
+def _check_run(path: Path, source: Network, network: Network, shapes: Mapping[str, Shape] | None, seed: int) -> None:
     """Raises a RunError where the result does not run, or not to finite numbers, on random inputs."""
     sizes = input_shapes(path, network.model.graph, network.fixed_batch or 1, shapes)
-    with open_network(network) as session:
-        found = run(session, random_inputs(session, sizes, seed))
-    _check_finite(path, [found])
+    with open_network(network) as session, open_network(source) as original:
+        feed = random_inputs(session, sizes, seed)
+        _check_finite(path, [run(original, feed)], [run(session, feed)])
 
 
-def _check_finite(path: Path, found: Sequence[Mapping[str, np.ndarray]]) -> None:
-    floats = [
-        value for answer in found for value in answer.values() if getattr(value, "dtype", np.dtype(int)).kind == "f"
+def _check_finite(
+    path: Path, expected: Sequence[Mapping[str, np.ndarray]], found: Sequence[Mapping[str, np.ndarray]]
+) -> None:
+    """Raises a RunError where answers are not finite that were before: masked scores may be minus infinity."""
+    pairs = [
+        (value, after[name])
+        for before, after in zip(expected, found, strict=True)
+        for name, value in before.items()
+        if getattr(value, "dtype", np.dtype(int)).kind == "f"
     ]
-    if not all(np.isfinite(value).all() for value in floats):
+    if any((np.isfinite(before) & ~np.isfinite(after)).any() for before, after in pairs):
         raise RunError(
             f"{path}: quantised, its outputs are not finite numbers: numbers on the way exceed the type; leave the "
             "layers that make them in float32 with --keep"
@@ -159,13 +165,13 @@ def _measured(
     report: QuantizeReport, source: Network, network: Network, samples: Samples, advance: Advance
 ) -> QuantizeReport:
     """With fidelity to the original and what was lost, and accuracy where there are labels."""
-    found = answers(network, samples.held_out)
-    _check_finite(report.source, found)
+    expected, found = (answers(each, samples.held_out) for each in (source, network))
+    _check_finite(report.source, expected, found)
     advance("measuring what is lost", 0, 1)
     whole, left = (deciding_score(each, source, samples) for each in (source, network))
     report = replace(
         report,
-        fidelity=compare_answers(answers(source, samples.held_out), found),
+        fidelity=compare_answers(expected, found),
         drop=None if whole is None or left is None else whole - left,
     )
     scores = accuracies((source, network), samples, advance)

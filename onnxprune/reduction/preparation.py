@@ -8,10 +8,11 @@ import numpy as np
 
 from onnxprune.common.errors import InputError
 from onnxprune.graph.channels import ChannelGraph
+from onnxprune.graph.counting import node_counts
 from onnxprune.graph.folding import fold, static_names
 from onnxprune.graph.follow import follow
 from onnxprune.graph.network import Network, read
-from onnxprune.graph.nodes import operator_type
+from onnxprune.graph.nodes import operator_type, subgraphs
 from onnxprune.graph.shapes import input_shapes
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.execution import Trace, open_network, trace
@@ -62,7 +63,9 @@ def prepare(path: Path, shapes: Mapping[str, Shape] | None = None, seed: int = 0
     if error > tolerance:
         raise InputError(f"{path}: folding its constants changes its outputs by {error:.1e}: it cannot be pruned")
     other = None if second is None else _retrace(folded, second)
-    graph = follow(folded, again.shapes, other)
+    nested = any(True for node in network.nodes for _ in subgraphs(node))
+    counts = node_counts(path, {name: value.shape for name, value in feed.items()}) if nested else ()
+    graph = follow(folded, again.shapes, other, counts)
     batch = max((len(value) for value in feed.values() if value.ndim), default=1)
     return Prepared(network, graph, feed, outputs, batch, tolerance)
 

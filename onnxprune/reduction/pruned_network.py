@@ -12,7 +12,10 @@ import onnx
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
+from onnxprune.graph.channels import ChannelGraph
+from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.network import Network, label_of, metadata
+from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.tensors import Shape
 from onnxprune.reduction import single_weights
 from onnxprune.reduction.fidelity import Fidelity, accuracies, answers, compare_answers, samples_for
@@ -67,7 +70,7 @@ def _units(
     graph = prepared.graph
     pruning = UnitPruning(path, prepared, settings, samples, advance, recovers=makes)
     if makes and not pruning.can_go:
-        reasons = sorted({group.frozen.reason for group in graph.groups if group.frozen})
+        reasons = _without_units(graph) + sorted({group.frozen.reason for group in graph.groups if group.frozen})
         raise InputError(
             f"{path}: no unit of it can be removed: {'; '.join(reasons[:3]) or 'it has no layers with weights'}"
         )
@@ -96,6 +99,20 @@ def _group(prepared: Prepared, pruning: UnitPruning, made: Outcome, place: int) 
         macs_share=macs / max(graph.macs(np.ones(graph.count, bool)), 1.0),
         error_added=pruning.error_added(place, gone) if gone else None,
     )
+
+
+def _without_units(graph: ChannelGraph) -> list[str]:
+    """Why operators with weights have no units: they are not followed (a depthwise convolution need not have any)."""
+    makers = {name for group in graph.groups for name in group.producers}
+    weights = {name for name, value in graph.network.weights.items() if value.dtype.kind == "f" and value.ndim > 1}
+    kinds = {
+        operator_type(node)
+        for node in graph.network.nodes
+        if operator_type(node) in OPERATORS.keys() - {"Conv", "ConvTranspose"}
+        and label_of(node) not in makers
+        and weights & set(node.input)
+    }
+    return [f"{kind} with such weights is not supported" for kind in sorted(kinds)]
 
 
 def _weights(

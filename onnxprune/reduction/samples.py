@@ -140,16 +140,19 @@ def _from_arrays(source: str, arrays: Mapping[str, np.ndarray], network: Network
             f"({', '.join(inputs)}), or x_train of a dataset; there are {', '.join(arrays) or 'none'}"
         )
     fitting = {name: _fitting(f"{source}: array {name!r}", arrays[name], inputs[name]) for name in inputs}
-    lengths = {len(array) for array in fitting.values()}
+    lengths = {len(array) for array in fitting.values() if array.ndim}
     if len(lengths) != 1:
         raise InputError(f"{source}: its arrays have different numbers of samples: {sorted(lengths)}")
     chosen = _chosen(lengths.pop(), count, seed)
     parts = batch_places(len(chosen), network.fixed_batch)
-    return _split([{name: array[chosen[part]] for name, array in fitting.items()} for part in parts], source)
+    batches = [
+        {name: array[chosen[part]] if array.ndim else array for name, array in fitting.items()} for part in parts
+    ]
+    return _split(batches, source)
 
 
 def _fitting(what: str, array: np.ndarray, value: onnx.ValueInfoProto) -> np.ndarray:
-    """The array in the input's type.
+    """The array in the input's type; of an input that is one number, which has no samples, that number.
 
     Raises:
         InputError: its type, shape or numbers are not those of an input.
@@ -160,15 +163,15 @@ def _fitting(what: str, array: np.ndarray, value: onnx.ValueInfoProto) -> np.nda
     declared = [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
     if array.dtype != wanted and not np.can_cast(array.dtype, wanted, "same_kind"):
         raise InputError(f"{what} is {array.dtype}, the model takes {wanted}")
-    fits = array.ndim > 0 and (
-        not value.type.tensor_type.HasField("shape")
-        or (
-            len(declared) == array.ndim
-            and all(have in (None, size) for have, size in zip(declared[1:], array.shape[1:], strict=True))
+    if value.type.tensor_type.HasField("shape"):
+        fits = len(declared) == array.ndim and all(
+            have in (None, size) for have, size in zip(declared[1:], array.shape[1:], strict=True)
         )
-    )
+    else:
+        fits = array.ndim > 0
     if not fits:
-        raise InputError(f"{what} is {list(array.shape)}, the model takes {[size or 'any' for size in declared]}")
+        shape = [size or "any" for size in declared]
+        raise InputError(f"{what} is {list(array.shape)}, the model takes {shape or 'one number, without samples'}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"{what} has numbers that are not finite")
     return array.astype(wanted, copy=False)

@@ -341,4 +341,4 @@ class UnitPruning:
 
 def _count(batches: Sequence[Inputs]) -> int:
     """Samples of all batches."""
-    return sum(max((len(value) for value in feed.values()), default=0) for feed in batches)
+    return sum(max((len(value) for value in feed.values() if value.ndim), default=0) for feed in batches)

@@ -305,6 +305,24 @@ def test_opsets_since_the_seventh(path, opset):
     assert counts.params == 4 * 27 + 4 + 20 + 5
 
 
+@pytest.mark.parametrize(("opset", "scales"), [(18, 2), (20, 2), (21, 4)])
+def test_what_follows_a_group_normalization_is_counted(path, opset, scales):
+    body = """g (float[2, 3, 8, 8] x) => (float[2, 5, h, w] y) {
+        c = Conv (x, w)
+        n = GroupNormalization <num_groups = 2> (c, s, s)
+        y = Conv (n, v)
+    }"""
+    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": {opset}]> {body}')
+    for name, shape in {"w": (4, 3, 3, 3), "s": (scales,), "v": (5, 4, 1, 1)}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(graphs.ones(*shape), name))
+    onnx.save(model, path)
+    counts = count(path)
+    assert counts.macs == 2 * 36 * (4 * 27 + 5 * 4)
+    assert counts.complete
+    assert counts.peak_activation_bytes == 2 * (3 * 64 + 4 * 36) * 4  # while the first convolution runs
+    assert counts.notes == ()
+
+
 def test_the_difference_to_onnx_tool_adds_up(path):
     body = """g (float[batch, 3, 8, 8] x) => (float[batch, 5] y) {
         c = Conv <pads = [1, 1, 1, 1]> (x, w, k)

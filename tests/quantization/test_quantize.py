@@ -129,6 +129,93 @@ def test_what_is_asked_for_stays_and_the_report_says_so(mlp: Path) -> None:
     assert json.loads(json.dumps(report.as_json()))["settings"]["keep"] == ["h1", "scores"]
 
 
+def test_a_layer_that_is_asked_for_stays_with_ranges_found_at_run_time_too(mlp: Path) -> None:
+    report = quantized(mlp, dynamic=True, keep=["h2"])
+    assert [layer.layer for layer in report.layers if layer.type == "float32"] == ["h2"]
+    assert count(report.output).macs_by_type == {"int8": 64 * 48 + 32 * 10, "float32": 48 * 32}
+
+
+def test_a_weight_that_several_layers_share_is_right_for_each(tmp_path: Path) -> None:
+    """onnxruntime's quantiser transposes it in place for each Gemm: here it would be right for neither."""
+    text = """(float[n,8] a, float[n,8] b) => (float[n,8] y) {
+        first = Gemm <transB = 1> (a, w, k)
+        second = Gemm <transB = 1> (b, w, k)
+        y = Sub (first, second)
+    }"""
+    path = write(tmp_path / "twins.onnx", text, w=normal(8, 8), k=normal(8))
+    made = read(quantized(path, dynamic=True).output)
+    assert len([value for value in made.weights.values() if value.dtype == np.int8 and value.ndim == 2]) == 1
+    feed = {"a": normal(16, 8), "b": normal(16, 8)}
+    ((expected,), (found,)) = (answer(network, **feed) for network in (read(path), made))
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_a_product_whose_sum_with_a_computed_tensor_is_fused_is_quantised(tmp_path: Path, dynamic: bool) -> None:
+    text = """(float[n,8] x) => (float[n,8] y) {
+        [a] first = MatMul (x, w)
+        h = Relu (first)
+        [b] second = MatMul (h, v)
+        y = Add (second, x)
+    }"""
+    path = write(tmp_path / "residual.onnx", text, w=normal(8, 12), v=normal(12, 8))
+    x = normal(256, 8)
+    report = quantized(path, **({"dynamic": True} if dynamic else {"data": {"x": x}}))
+    assert [(layer.layer, layer.type) for layer in report.layers] == [("a", "int8"), ("b", "int8")]
+    ((expected,), (found,)) = (answer(read(file), x=x) for file in (path, report.output))
+    assert np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
+    assert count(report.output).macs_by_type == {"int8": 2 * 8 * 12}
+
+
+def test_what_multiplies_in_other_operators_and_in_subgraphs_is_told_to_stay(tmp_path: Path) -> None:
+    text = """(float[n,8] x) => (float[n,5] y) {
+        [first] a = MatMul (x, w)
+        [turned] b = Einsum <equation = "bi,ij->bj"> (a, v)
+        [rounds] c = Loop (three, , b) <body = g (int64 i, bool go, float[n,8] s) => (bool on, float[n,8] t) {
+            on = Identity (go)
+            t = MatMul (s, v)
+        }>
+        y = MatMul (c, u)
+    }"""
+    weights = {"w": normal(8, 8), "v": normal(8, 8), "u": normal(8, 5)}
+    built = onnx.load(write(tmp_path / "m.onnx", text, **weights))
+    built.graph.initializer.append(numpy_helper.from_array(np.int64(3), "three"))
+    onnx.save(built, tmp_path / "m.onnx")
+    report = quantized(tmp_path / "m.onnx", dynamic=True)
+    whole = 5 * 64 + 40
+    assert [(layer.layer, layer.macs_share * whole, layer.reason) for layer in report.layers] == [
+        ("first", pytest.approx(64), ""),
+        ("turned", pytest.approx(64), "onnxruntime has no Einsum in this type, or a slow one"),
+        ("rounds", pytest.approx(3 * 64), "its subgraphs stay as they are"),
+        ("y", pytest.approx(40), ""),
+    ]
+    assert report.converted_share == pytest.approx(104 / whole)
+
+
+@pytest.mark.parametrize("settings", [{"type": "float16"}, {"dynamic": True}])
+def test_what_a_branch_reads_from_outside_comes_before_it(tmp_path: Path, settings: dict[str, Any]) -> None:
+    text = """(float[n,8] x, bool[1] f) => (float[n,5] y) {
+        a = MatMul (x, w)
+        b = If (f) <then_branch = g () => (float[n,8] t) { t = Relu (a) },
+                    else_branch = h () => (float[n,8] e) { e = Neg (a) }>
+        y = MatMul (b, u)
+    }"""
+    path = write(tmp_path / "m.onnx", text, w=normal(8, 8), u=normal(8, 5))
+    report = quantized(path, **settings)
+    feed = {"x": normal(4, 8), "f": np.array([True])}
+    ((expected,), (found,)) = (answer(read(file), **feed) for file in (path, report.output))
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_scores_that_were_minus_infinity_may_stay_so(tmp_path: Path) -> None:
+    text = "(float[n,4] x) => (float[n,3] y) { s = MatMul (x, w)\n y = Add (s, mask) }"
+    path = write(tmp_path / "m.onnx", text, w=normal(4, 3), mask=[0, -np.inf, 0])
+    made = read(quantized(path, dynamic=True).output)
+    (found,) = answer(made, x=normal(5, 4))
+    assert (found[:, 1] == -np.inf).all()
+    assert np.isfinite(found[:, [0, 2]]).all()
+
+
 def test_the_most_sensitive_layers_stay_until_no_more_is_lost_on_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,25 @@ def test_macs_are_those_of_profile_where_a_product_has_no_weights_to_cut(product
     assert report.before.macs == report.after.macs == round(counts.macs / 6)
 
 
+def test_what_subgraphs_multiply_costs_what_it_did(tmp_path: Path) -> None:
+    text = """(float[n, 4] x) => (float[n, 6] y) {
+        a = MatMul (x, wa)
+        r = Relu (a)
+        b = MatMul (r, wb)
+        [rounds] y = Loop (three, , b) <body = g (int64 i, bool go, float[n, 6] s) => (bool on, float[n, 6] t) {
+            on = Identity (go)
+            t = MatMul (s, wc)
+        }>
+    }"""
+    made = model(text, {"wa": (4, 8), "wb": (8, 6), "wc": (6, 6), "three": np.int64(3)})
+    onnx.save(made, tmp_path / "net.onnx")
+    report = prune(tmp_path / "net.onnx", sparsity=50, recovery=())
+    assert report.before.macs == 4 * 8 + 8 * 6 + 3 * 36
+    assert report.after.macs == 4 * 4 + 4 * 6 + 3 * 36
+    for path, side in ((report.source, report.before), (report.output, report.after)):
+        assert onnxprune.profile(path, latency=False).counts.macs == side.macs
+
+
 def test_half_of_the_units_go_and_the_rest_works(convs: Path) -> None:
     report = prune(convs, sparsity=50, recovery=())  # which may give nodes biases
     assert report.output == convs.with_name("convs-structured-50.onnx")
@@ -489,6 +508,33 @@ def test_a_dry_run_shows_a_file_in_which_all_is_frozen(tmp_path: Path) -> None:
         "they are the model's output 'y'"
     ]
     with pytest.raises(InputError, match=r"no unit of it can be removed: they are the model's output 'y'"):
+        prune(tmp_path / "m.onnx", sparsity=50)
+
+
+def test_a_group_normalization_of_opset_18_has_a_scale_for_each_group(tmp_path: Path) -> None:
+    """onnx has withdrawn it, so that its checker refuses the file; onnxruntime runs it."""
+    text = """(float[n,3,8,8] x) => (float[n,2,8,8] y) {
+        a = Conv (x, w)
+        b = GroupNormalization <num_groups = 4> (a, s, t)
+        y = Conv (b, v)
+    }"""
+    made = model(text, {"w": (8, 3, 1, 1), "s": (4,), "t": (4,), "v": (2, 8, 1, 1)}, 18)
+    onnx.save(made, tmp_path / "m.onnx")
+    report = prune(tmp_path / "m.onnx", sparsity=50, recovery=())
+    assert [(group.units, group.kept, group.width) for group in report.groups if group.frozen is None] == [(4, 2, 2)]
+    weights = read(report.output).weights
+    assert [weights[name].shape for name in "wst"] == [(4, 3, 1, 1), (2,), (2,)]
+    assert report.check < 1e-4
+
+
+def test_weights_that_are_not_followed_are_named_where_nothing_can_go(tmp_path: Path) -> None:
+    text = """(float[n,4] x) => (float[n,3] y) {
+        h = Einsum <equation = "bi,ij->bj"> (x, w)
+        y = com.microsoft.FusedGemm <activation = "Relu"> (h, v, k)
+    }"""
+    onnx.save(model(text, {"w": (4, 8), "v": (8, 3), "k": (3,)}), tmp_path / "m.onnx")
+    kinds = "Einsum with such weights is not supported; com.microsoft.FusedGemm with such weights is not supported"
+    with pytest.raises(InputError, match=f"no unit of it can be removed: {kinds}$"):
         prune(tmp_path / "m.onnx", sparsity=50)
 
 

@@ -46,6 +46,15 @@ def test_arrays_by_name_keep_their_rows_together(tmp_path: Path) -> None:
         assert found.test is None
 
 
+def test_an_input_that_is_one_number_is_the_same_for_all_samples() -> None:
+    source = network(model("(float[n,1] x, float t) => (float[n,1] y) { y = Mul(x, t) }", {}))
+    found = read({"x": np.arange(40.0).reshape(40, 1), "t": np.float64(2)}, source, count=32)
+    assert len(rows(found.batches, "x")) == 32
+    assert [batch["t"].tolist() for batch in found.batches] == [2.0] * len(found.batches)
+    with pytest.raises(InputError, match=r"array 't' is \[40\], the model takes one number, without samples"):
+        read({"x": np.ones((40, 1)), "t": np.ones(40)}, source)
+
+
 def test_samples_are_drawn_by_the_seed() -> None:
     arrays = {"x": np.arange(100, dtype=np.float32).reshape(100, 1)}
     drawn = [rows(read(arrays, taking("x[n,1]"), 32, seed=seed).batches, "x")[:, 0].tolist() for seed in (0, 0, 1)]

@@ -91,8 +91,8 @@ def _group_normalization(follower: Follower, node: NodeProto) -> None:
     groups = attribute(node, "num_groups")
     tied = follower.tie_rows(labels.reshape(groups, -1).T)
     each = np.repeat(tied, len(labels) // groups)
-    for position in (1, 2):
-        follower.cut(position, 0, each, "along")
+    for position in (1, 2):  # before opset 21 one number a group
+        follower.cut(position, 0, tied if follower.opset < 21 else each, "along")
     follower.rewrite("num_groups", 0, tied)
     follower.set(node.output[0], 1, each)
 
