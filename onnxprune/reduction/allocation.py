@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,7 @@ def allocate(
     losses: Mapping[int, np.ndarray],
     budget: float,
     costs: Cost,
-    step: int,
+    widths: Mapping[int, Sequence[int]],
 ) -> dict[int, int]:
     """Units that each group loses, so that the cost falls to `budget` and the losses add up to the least.
 
@@ -88,20 +88,21 @@ def allocate(
     Args:
         losses: group -> loss with 0, 1, ... units gone (units + 1,).
         budget: share of the whole cost that may be left.
-        step: kept widths are multiples of this, where a group is wider.
+        widths: group -> the numbers of units that may stay, rising.
     """
     count = len(graph.groups)
     gone = dict.fromkeys(losses, 0)
     kept = np.ones(count)
     whole = costs.of(kept)
-    stops = {place: _stops(graph, place, loss, step) for place, loss in losses.items()}
+    points = {place: _points(len(graph.groups[place].units), widths[place]) for place in losses}
+    stops = {place: _stops(points[place], loss) for place, loss in losses.items()}
     position = dict.fromkeys(losses, 0)
     while costs.of(kept) > budget * whole:
         slopes = costs.slopes(kept)
         best, choice = np.inf, None
-        for place, points in stops.items():
-            if position[place] + 1 < len(points):
-                now, then = points[position[place]], points[position[place] + 1]
+        for place, found in stops.items():
+            if position[place] + 1 < len(found):
+                now, then = found[position[place]], found[position[place] + 1]
                 saved = slopes[place] * (then - now) / len(graph.groups[place].units)
                 if saved > 0:
                     price = (losses[place][then] - losses[place][now]) / saved
@@ -115,7 +116,7 @@ def allocate(
         units = len(graph.groups[choice].units)
         kept[choice] = 1 - gone[choice] / units
         if costs.of(kept) <= budget * whole:  # the last step may be shorter
-            for point in _points(graph, choice, step):
+            for point in points[choice]:
                 kept[choice] = 1 - point / units
                 if point > before and costs.of(kept) <= budget * whole:
                     gone[choice] = point
@@ -123,17 +124,14 @@ def allocate(
     return {place: number for place, number in gone.items() if number}
 
 
-def _points(graph: ChannelGraph, place: int, step: int) -> list[int]:
-    """Numbers of units gone that leave an aligned width."""
-    group = graph.groups[place]
-    units = len(group.units)
+def _points(units: int, widths: Sequence[int]) -> list[int]:
+    """Numbers of units gone that leave one of these widths."""
     fewest = max(1, int(np.ceil(_FEWEST * units)))
-    return [gone for gone in range(units - fewest + 1) if aligned(units, gone, step, group.width) == gone]
+    return [units - kept for kept in reversed(widths) if kept >= fewest]
 
 
-def _stops(graph: ChannelGraph, place: int, loss: np.ndarray, step: int) -> list[int]:
+def _stops(points: Sequence[int], loss: np.ndarray) -> list[int]:
     """Those of them that are on the lower convex hull of the loss."""
-    points = _points(graph, place, step)
     hull: list[int] = []
     for point in points:
         while len(hull) >= 2:
@@ -145,18 +143,3 @@ def _stops(graph: ChannelGraph, place: int, loss: np.ndarray, step: int) -> list
                 break
         hull.append(point)
     return hull
-
-
-def aligned(units: int, gone: int, step: int, width: int) -> int:
-    """The number of units gone, nearest to `gone`, that leaves a multiple of `step` channels; never all of them.
-
-    What would be less than a step is halved: 4, 2, 1 channels of a step of 8.
-    """
-    if gone <= 0:
-        return 0
-    step = max(1, step // np.gcd(step, width))
-    left = units - gone
-    while step > 1 and left < step:
-        step //= 2
-    kept = max(step, int(np.floor(left / step + 0.5)) * step)
-    return max(0, units - kept)

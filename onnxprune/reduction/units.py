@@ -133,18 +133,27 @@ class UnitPruning:
 
     def _uniform(self, share: float) -> dict[int, int]:
         """Units that each group loses: widths are rounded so that all together lose this share."""
+        found = self._prunable(share)
+        kept = kept_units(list(found.values()), self._settings.align)
+        return {place: each.units - left for (place, each), left in zip(found.items(), kept, strict=True)}
+
+    def _prunable(self, share: float) -> dict[int, Prunable]:
+        """Groups that can lose units, each this share."""
         kinds = {label_of(node): node.op_type for node in self._graph.network.nodes}
-        found = [
-            Prunable(
+        return {
+            place: Prunable(
                 units=len(group.units),
                 share=share,
                 width=group.width,
                 dense=not any(kinds[name] in _CONVOLUTIONS for name in group.producers),
             )
-            for group in (self._graph.groups[place] for place in self._free)
-        ]
-        kept = kept_units(found, self._settings.align)
-        return {place: each.units - left for place, each, left in zip(self._free, found, kept, strict=True)}
+            for place, group in ((place, self._graph.groups[place]) for place in self._free)
+        }
+
+    def _allocate(self, losses: Mapping[int, np.ndarray], share: float, costs: Cost) -> dict[int, int]:
+        """Units that each group loses for a share of the costs, by losses that add up."""
+        widths = {place: each.widths(self._settings.align) for place, each in self._prunable(0.0).items()}
+        return allocate(self._graph, losses, share, costs, widths)
 
     def _make(self, counts: Mapping[int, int]) -> Outcome:
         """The network with so many units of each group removed, checked and repaired."""
@@ -254,8 +263,7 @@ class UnitPruning:
         Losses of single groups do not add up. Where that can be afforded they are measured again among each other, and
         what follows from that, wholly or in part, is taken where it is better.
         """
-        align = self._settings.align
-        gone = allocate(self._graph, losses, share, costs, align)
+        gone = self._allocate(losses, share, costs)
         if self._samples is None or not self._sensitivity().repairs or not gone:
             return gone
         sensitivity = self._sensitivity()
@@ -265,7 +273,7 @@ class UnitPruning:
         )
         for power in _POWERS:
             scaled = {place: loss * scales[place] ** power for place, loss in losses.items()}
-            other = allocate(self._graph, scaled, share, costs, align)
+            other = self._allocate(scaled, share, costs)
             found = sensitivity.error(other) if other != gone else error
             if found < error:
                 gone, error = other, found
@@ -288,7 +296,7 @@ class UnitPruning:
         fastest = 1.0
         for number in range(_ROUNDS):
             self._advance("searching the latency", number, _ROUNDS)
-            counts = allocate(graph, losses, guess, costs, self._settings.align)
+            counts = self._allocate(losses, guess, costs)
             removed = {place: self._order(place)[:gone].tolist() for place, gone in counts.items()}
             shrunk = surgery.shrink(graph, graph.keep(removed))
             measured = relative_latency(graph.network, shrunk, feed, threads, self._waiting)
@@ -316,7 +324,7 @@ class UnitPruning:
         for number in range(_ROUNDS):
             self._advance("searching the drop", number, _ROUNDS)
             guess = (low + high) / 2
-            made = self._make(allocate(self._graph, losses, guess, costs, self._settings.align))
+            made = self._make(self._allocate(losses, guess, costs))
             if whole - self._score(made.network) <= most:
                 best, high = made, guess
             else:
