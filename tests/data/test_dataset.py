@@ -258,7 +258,8 @@ UNUSABLE = {
     "other test images": ({"x_test": np.zeros((12, 9, 9), np.uint8)}, "those of x_test (1, 9, 9)"),
     "one training image": ({"x_train": np.zeros((1, 8, 8), np.uint8), "y_train": np.ones(1, int)}, "at least 2 train"),
     "constant images": ({"x_train": np.full((40, 8, 8), 9, np.uint8)}, "all pixels of a channel"),
-    "objects": ({"y_test": np.array([{}] * 12, object)}, "Object arrays cannot be loaded"),
+    "objects": ({"y_test": np.array([{}] * 12, object)}, "y_test holds Python objects, which are not unpickled"),
+    "names that are objects": ({"classes": np.array(list("abcd"), object)}, "classes holds Python objects, which are"),
 }
 
 
