@@ -373,7 +373,8 @@ def speedup() -> list[Figure]:
     """What structured pruning gains when it is measured, at batch 32 on one thread."""
     figures, slowest = [], {}
     for name, dataset in (("cnn", "fmnist"), ("densenet121", "cifar10")):
-        shape = data.load(dataset).padded(MODELS[name].minimum_size).input_shape
+        side = MODELS[name].minimum_size
+        shape = data.load(dataset).padded(side, side).input_shape
         network = MODELS[name].build(shape, 10, 0).eval()
         with tempfile.TemporaryDirectory() as folder:
             base, other = Path(folder) / "base.onnx", Path(folder) / "other.onnx"

@@ -58,10 +58,9 @@ def fitted(dataset: Dataset, classifier: Classifier) -> Dataset:
     Raises:
         InputError: the file takes images of another shape.
     """
-    sizes = [size for size in classifier.shape[1:] if size is not None]
-    if not sizes and classifier.metadata.input_shape:  # the file leaves the sizes open, its metadata do not
-        sizes = list(classifier.metadata.input_shape[1:])
-    padded = dataset.padded(max(sizes)) if sizes else dataset
+    recorded = classifier.metadata.input_shape or (1, 1, 1)  # for what the file leaves open
+    _, height, width = (size or other for size, other in zip(classifier.shape, recorded, strict=True))
+    padded = dataset.padded(height, width)
     if not classifier.image.takes(padded.input_shape):
         if classifier.shape == (None, None, None):
             taken = list(classifier.image.sizes or ())

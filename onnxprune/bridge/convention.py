@@ -10,7 +10,6 @@ from onnxprune.analysis.evaluation import as_logits, score
 from onnxprune.bridge.graph_input import image_input, image_layout, read_tried
 from onnxprune.common.errors import InputError
 from onnxprune.data.dataset import Dataset, Split
-from onnxprune.graph.images import ImageInput
 from onnxprune.graph.metadata import Normalisation, parse
 from onnxprune.graph.network import metadata, read
 from onnxprune.models.onnx_file import digest
@@ -55,7 +54,7 @@ def as_the_file_takes(path: Path, dataset: Dataset, mean: str | None, std: str |
     """
     network = read_tried(path)
     image = image_input(network, str(path))
-    dataset = dataset.padded(_largest(image))
+    dataset = dataset.padded(*image.smallest)
     image_layout(image, dataset.input_shape, str(path))
     if mean is not None and std is not None:
         given = Normalisation(_numbers(mean), _numbers(std))
@@ -75,17 +74,13 @@ def as_the_file_takes(path: Path, dataset: Dataset, mean: str | None, std: str |
     return Convention(_normalised(path, dataset, used), note)
 
 
-def smallest_side(path: Path) -> int:
+def smallest_size(path: Path) -> tuple[int, int]:
     """Height and width below which images get a black border for a file; 1 where it takes any.
 
     Raises:
         InputError: the file cannot be read, or has several inputs.
     """
-    return _largest(image_input(read(path), str(path)))
-
-
-def _largest(image: ImageInput) -> int:
-    return max((size for size in image.shape[1:] if size is not None), default=1)
+    return image_input(read(path), str(path)).smallest
 
 
 def _found(path: Path, dataset: Dataset) -> tuple[Normalisation, str]:

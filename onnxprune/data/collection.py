@@ -31,7 +31,7 @@ TEST_SHARE = 0.2  # of the pictures, about, where there are no train/ and test/
 Size = tuple[int, int]  # height, width
 
 SPLITS = ("train", "test")
-_VERSION = 1  # of what is made of pictures: part of what the cache knows them by
+_VERSION = 2  # of what is made of pictures: part of what the cache knows them by
 MOST_BYTES = 2**29  # of a picture's file
 _MOST_NAMED = 3  # pictures, in a message
 _COPIES = 3  # of the pixels, while they are split

@@ -92,21 +92,22 @@ class Dataset:
         checksum = hashlib.sha256(self.checksum.encode() + kept.tobytes()).hexdigest()
         return dataclasses.replace(self, train=train, mean=mean, std=std, checksum=checksum)
 
-    def padded(self, size: int) -> "Dataset":
-        """The dataset with black borders where images are smaller than `size` by `size`; mean and std as before.
+    def padded(self, height: int, width: int) -> "Dataset":
+        """The dataset with black borders where images are lower or narrower than that; mean and std as before.
 
         Raises:
             InputError: it would not fit the memory.
         """
-        channels, height, width = self.input_shape
-        missing = [max(0, size - side) for side in (height, width)]
+        channels, *sides = self.input_shape
+        missing = [max(0, least - side) for least, side in zip((height, width), sides, strict=True)]
         if not any(missing):
             return self
+        height, width = (gap + side for gap, side in zip(missing, sides, strict=True))
         images = len(self.train) + len(self.validation) + len(self.test)
-        needed = images * channels * max(height, size) * max(width, size)
+        needed = images * channels * height * width
         if needed > available_memory():
             raise InputError(
-                f"{self.name}: {images:,} images padded to {size:,} pixels a side take "
+                f"{self.name}: {images:,} images padded to {height:,}x{width:,} (height x width) take "
                 f"{needed / 1e9:,.1f} GB of memory, {available_memory() / 1e9:,.1f} GB are available"
             )
         border = ((0, 0), (0, 0), *((gap // 2, gap - gap // 2) for gap in missing))

@@ -11,6 +11,8 @@ from onnxprune.data.collection import MOST_BYTES, SPLITS, TEST_SHARE, Collection
 from onnxprune.data.names import check_class_names, shown_name
 from onnxprune.data.pictures import SUFFIXES, entries, files_in, is_folder
 
+_NAMES_OF_SETS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation"))
+
 
 def listed(folder: Path) -> Collection:
     """The pictures in a folder, none of which is read yet.
@@ -82,6 +84,12 @@ def _splits(listing: Collection) -> dict[str | None, Path]:
     places: dict[str | None, Path] = {split: folder / split for split in SPLITS if is_folder(folder / split)}
     holding = [split for split, place in places.items() if any(is_folder(entry) for entry in entries(place))]
     if not holding and len(places) < len(SPLITS):
+        named = [entry.name for entry in entries(folder) if is_folder(entry)]
+        if named and all(name.casefold() in _NAMES_OF_SETS for name in named):  # else the sets would be the classes
+            raise listing.error(
+                f"its folders are called as sets are, not as classes ({', '.join(named)}): expected sets called train "
+                "and test, each with a folder for each class; or only the folders of classes"
+            )
         return {None: folder}
     if len(places) < len(SPLITS):
         lacking = next(split for split in SPLITS if split not in places)

@@ -125,10 +125,15 @@ def _declared(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
         if version not in _HEADERS:
             raise ValueError(f"array format {version} is for records")
         shape, _, kind = _HEADERS[version](file)
+        if kind.hasobject:
+            raise ValueError(
+                f"{member.filename.removesuffix('.npy')} holds Python objects, which are not unpickled: save numbers "
+                "or texts, as .astype(int) or .astype(str) make them"
+            )
         size = kind.itemsize
         for length in shape:
             size *= length
-        if not kind.hasobject and file.tell() + size != member.file_size:
+        if file.tell() + size != member.file_size:
             raise ValueError(f"{member.filename} is {member.file_size:,} bytes, its header says {file.tell() + size:,}")
         return size
 

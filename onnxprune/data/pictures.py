@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import threading
 import warnings
 from collections import Counter
@@ -20,6 +21,7 @@ SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp"))
 
 _MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
 _DEEP = ("I", "F")  # Pillow's modes of more than 8 bits a channel begin so; it clips them at 255
+_DEEP_IN_FILE = re.compile(";16[BLN]")  # in how it unpacks others of 16 bits a channel: the lower 8 are dropped
 _LARGE = 2**22  # pixels: larger ones are read one at a time, whatever the threads
 _BYTES_A_PIXEL = 20  # with all copies on the way to grey or RGB
 _one_large = threading.Lock()
@@ -110,8 +112,8 @@ def upright(source: Path | bytes) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as file:
-            if file.mode.startswith(_DEEP):
-                raise InputError(f"has more than 8 bits a channel (Pillow's mode {file.mode}): convert it first")
+            if file.mode.startswith(_DEEP) or _DEEP_IN_FILE.search(str(file.tile)):
+                raise InputError("has more than 8 bits a channel: convert it first")
             pixels = file.width * file.height
             needed = pixels * _BYTES_A_PIXEL
             with _one_large if pixels > _LARGE else contextlib.nullcontext():

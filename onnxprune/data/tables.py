@@ -55,6 +55,13 @@ def listed(folder: Path) -> Collection:
         if highest >= _MOST_CLASSES:
             raise found.error(f"column {columns.label!r} has labels up to {highest:,}, expected fewer classes")
         names = named or [str(label) for label in range(highest + 1)]
+        there = {label for labels in values for label in labels if isinstance(label, int)}
+        lacking = [] if named else sorted(set(range(highest + 1)) - there)
+        if lacking:
+            raise found.error(
+                f"column {columns.label!r} has no {lacking[0]}, but {highest:,}: expected every label from 0 to the "
+                "number of classes minus 1"
+            )
     found.classes = check_class_names(str(folder), names)
     numbers = {name: label for label, name in enumerate(names)}
     for (split, path, table), labels in zip(tables, values, strict=True):
@@ -186,10 +193,13 @@ def _labels(found: Collection, columns: _Columns, path: Path, table: Any) -> lis
 
     if not {columns.picture, columns.label} <= set(table.schema.names):
         raise found.error(f"{path.name} lacks column {columns.picture} or {columns.label}, which the other files have")
-    kind = table.schema.field(columns.label).type
+    column, kind = table.column(columns.label), table.schema.field(columns.label).type
+    if pa.types.is_dictionary(kind):  # categories of pandas
+        kind = kind.value_type
+        column = column.cast(kind)
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise found.error(f"column {columns.label!r} of {path.name} is {kind}, expected whole numbers or texts")
-    labels: list[int | str | None] = table.column(columns.label).to_pylist()
+    labels: list[int | str | None] = column.to_pylist()
     return labels
 
 

@@ -99,6 +99,12 @@ class ImageInput:
                 return 1, height, width
         return None, None, None
 
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """Height and width below which images get a border for it; 1 for what it leaves open."""
+        _, height, width = self.shape
+        return height or 1, width or 1
+
     def shapes(self, layout: Layout) -> dict[str, tuple[int, ...]] | None:
         """The input's shape for a batch of two, where it leaves sizes of a sample open; None where it does not."""
         return {self.name: (2, *layout.sizes)} if self.sizes is None or None in self.sizes else None

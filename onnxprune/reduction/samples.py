@@ -251,7 +251,7 @@ class _Images:
 def _from_dataset(dataset: Dataset, images: _Images, count: int, seed: int) -> Samples:
     shape = images.shape
     if shape is not None:
-        dataset = dataset.padded(max(shape[1:]))
+        dataset = dataset.padded(*shape[1:])
     convert, fixed = images.converter(dataset), images.network.fixed_batch
     chosen = _chosen(len(dataset.train), count, seed)
     samples = _split(images.batches(dataset.train.images[chosen], dataset), f"{dataset.name}'s training images")

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
@@ -179,8 +180,11 @@ def _parse_values(key: str, value: Any) -> list[Any]:
     parse = field.metadata["parse"]
     if not field.metadata["axis"]:
         return [parse(value)]
-    if isinstance(value, str):
-        pieces: list[Any] = [piece.strip() for piece in value.split(",")]
+    is_text = isinstance(value, str)
+    if is_text and key in ("model", "dataset") and os.path.exists(value):  # noqa: PTH110 - Path's may raise
+        pieces: list[Any] = [value]  # a path, which may have commas
+    elif is_text:
+        pieces = [piece.strip() for piece in value.split(",")]
     else:
         pieces = list(value) if isinstance(value, list | tuple) else [value]
     if not pieces:

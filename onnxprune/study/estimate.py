@@ -116,8 +116,8 @@ def shape_of(point: Point) -> tuple[tuple[int, int, int], int]:
     _, (channels, height, width), classes = _training_set(point.dataset, point.picture_size, Verbosity.QUIET)
     if not classes and (problems := needs_labels(point)):
         raise InputError(f"{title_of(point.dataset)} has no labels: {problems[0]}")
-    smallest = _smallest_side(point.model)
-    return (channels, max(height, smallest), max(width, smallest)), classes
+    least_height, least_width = _smallest_size(point.model)
+    return (channels, max(height, least_height), max(width, least_width)), classes
 
 
 def check_room(points: Sequence[Point], runs: Path, workers: int) -> None:
@@ -150,15 +150,15 @@ def _megabytes(count: int) -> str:
 
 
 @cache
-def _smallest_side(model: str) -> int:
+def _smallest_size(model: str) -> tuple[int, int]:
     """Height and width below which images get a border."""
     known = MODELS[model]
     if not known.trained:
-        return known.minimum_size
+        return known.minimum_size, known.minimum_size
     with silenced():
-        from onnxprune.bridge.convention import smallest_side
+        from onnxprune.bridge.convention import smallest_size
 
-    return smallest_side(Path(known.module))
+    return smallest_size(Path(known.module))
 
 
 @cache

@@ -88,7 +88,7 @@ class Materials:
                     whole = load(point.dataset, self.data_dir, size=point.picture_size, verbosity=self._verbosity)
                     self._whole = (_source(point), whole)
                 dataset = self._whole[1].sampled(*point.sample)
-            dataset = dataset.padded(model.minimum_size)
+            dataset = dataset.padded(model.minimum_size, model.minimum_size)
             if model.trained:
                 with silenced():
                     from onnxprune.bridge.convention import as_the_file_takes

@@ -102,6 +102,17 @@ def test_images_are_padded_to_what_the_file_takes(data: Path, tmp_path: Path) ->
     assert as_json(larger, "--dataset", data)["accuracy"] == 100
 
 
+@pytest.mark.parametrize("height", [12, 16])
+def test_images_need_not_be_square(height: int, data: Path, tmp_path: Path) -> None:
+    narrow = {key: array[:, :, :9] if key.startswith("x") else array for key, array in np.load(data).items()}
+    np.savez(tmp_path / "narrow.npz", **narrow)
+    weights = square_finder(height).reshape(height, height, 3)
+    border = (height - 12) // 2
+    weights = weights[:, border : border + 9].reshape(-1, 3)
+    file = classifier(tmp_path / "m.onnx", weights, ("n", 1, height, 9), metadata={**SQUARES, "dataset": "narrow"})
+    assert as_json(file, "--dataset", tmp_path / "narrow.npz")["accuracy"] == 100
+
+
 def test_probabilities_have_the_cross_entropy_of_their_logits(data: Path, tmp_path: Path) -> None:
     weights = square_finder() * 0.1
     plain = as_json(classifier(tmp_path / "m.onnx", weights, metadata=SQUARES), "--dataset", data)

@@ -89,6 +89,6 @@ def test_a_table_whose_sizes_are_a_lie_is_stopped(tmp_path: Path, monkeypatch: p
 def test_borders_of_a_file_that_wants_a_million_pixels_are_refused() -> None:
     split = Split(np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 1]))
     dataset = Dataset("small", split, split, split, ("a", "b"), (0.5,), (0.5,), "", 2)
-    assert dataset.padded(8).input_shape == (1, 8, 8)
-    with pytest.raises(InputError, match="padded to 1,000,000 pixels a side take"):
-        dataset.padded(1_000_000)
+    assert dataset.padded(8, 8).input_shape == (1, 8, 8)
+    with pytest.raises(InputError, match=r"padded to 1,000,000x1,000,000 \(height x width\) take"):
+        dataset.padded(1_000_000, 1_000_000)

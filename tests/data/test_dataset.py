@@ -175,15 +175,17 @@ def test_the_checksum_tells_data_apart(tmp_path: Path) -> None:
 
 def test_padding_puts_black_around_the_images(tmp_path: Path) -> None:
     loaded = data.load(saved(tmp_path, **arrays((8, 11))))
-    padded = loaded.padded(11)
+    padded = loaded.padded(11, 11)
     assert padded.input_shape == (1, 11, 11)
     np.testing.assert_array_equal(padded.test.images[:, :, 1:9], loaded.test.images)
     assert not padded.test.images[:, :, [0, 9, 10]].any()
     assert padded.train.images.shape[2:] == padded.validation.images.shape[2:] == (11, 11)
     assert (padded.mean, padded.std, padded.checksum) == (loaded.mean, loaded.std, loaded.checksum)
     assert padded.train.images.dtype == np.uint8
-    assert padded.padded(11) is padded
-    assert loaded.padded(8) is loaded
+    assert padded.padded(11, 11) is padded
+    assert loaded.padded(8, 8) is loaded
+    assert loaded.padded(10, 11).input_shape == (1, 10, 11)
+    assert loaded.padded(8, 13).input_shape == (1, 8, 13)
 
 
 # .npz files
@@ -256,7 +258,8 @@ UNUSABLE = {
     "other test images": ({"x_test": np.zeros((12, 9, 9), np.uint8)}, "those of x_test (1, 9, 9)"),
     "one training image": ({"x_train": np.zeros((1, 8, 8), np.uint8), "y_train": np.ones(1, int)}, "at least 2 train"),
     "constant images": ({"x_train": np.full((40, 8, 8), 9, np.uint8)}, "all pixels of a channel"),
-    "objects": ({"y_test": np.array([{}] * 12, object)}, "Object arrays cannot be loaded"),
+    "objects": ({"y_test": np.array([{}] * 12, object)}, "y_test holds Python objects, which are not unpickled"),
+    "names that are objects": ({"classes": np.array(list("abcd"), object)}, "classes holds Python objects, which are"),
 }
 
 

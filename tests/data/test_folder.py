@@ -4,8 +4,10 @@ import hashlib
 import os
 import re
 import shutil
+import struct
 import threading
 import unicodedata
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -484,10 +486,26 @@ def test_files_of_many_megabytes_are_not_read(tmp_path: Path) -> None:
     assert "1 of 41 pictures cannot be used (cat/huge.png: more than 512 MB)" in problem(path)
 
 
-def test_pictures_of_more_than_8_bits_are_told(tmp_path: Path) -> None:
-    path = photos(tmp_path / "pets", mode="L")
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(path / "cat/deep.png")
-    assert "cat/deep.png: has more than 8 bits a channel (Pillow's mode I;16): convert it first" in problem(path)
+@pytest.mark.parametrize(("colours", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_pictures_of_more_than_8_bits_are_told(colours: int, channels: int, tmp_path: Path) -> None:
+    path = photos(tmp_path / "pets")
+    lines = (b"\0" + 8 * channels * b"\x0f\xff") * 8
+    parts = {b"IHDR": struct.pack(">IIBB3x", 8, 8, 16, colours), b"IDAT": zlib.compress(lines), b"IEND": b""}
+    content = b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        for name, part in parts.items()
+    )
+    (path / "cat/deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    assert "cat/deep.png: has more than 8 bits a channel: convert it first" in problem(path)
+
+
+def test_pictures_of_16_bits_a_pixel_are_read(tmp_path: Path) -> None:
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    head = struct.pack("<IiiHHI20x", 40, 2, 1, 1, 16, 3) + masks
+    pixels = struct.pack("<HH", 0xF800, 0x07E0)
+    (tmp_path / "red_green.bmp").write_bytes(b"BM" + struct.pack("<I4xI", 70, 66) + head + pixels)
+    read, _ = pictures.read_picture(tmp_path / "red_green.bmp", (3, 1, 2))
+    assert read[:, 0].T.tolist() == [[255, 0, 0], [0, 255, 0]]
 
 
 def test_what_the_system_does_not_let_us_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,6 +580,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "train alone": (
         lambda path: (_split(path, ("cat", "dog"), ("cat", "dog")), shutil.rmtree(path / "test")),
         "has train/ but no test/: expected both, each with a folder for each class; or only the folders of classes",
+    ),
+    "sets by other names": (
+        lambda path: [(path / name).rename(path / new) for name, new in (("cat", "Training"), ("dog", "Testing"))],
+        "its folders are called as sets are, not as classes (Testing, Training): expected sets called train and test",
+    ),
+    "train and another set": (
+        lambda path: [(path / name).rename(path / new) for name, new in (("cat", "train"), ("dog", "val"))],
+        "its folders are called as sets are, not as classes (train, val)",
     ),
     "too few for a test set": (
         _few,

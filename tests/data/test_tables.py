@@ -123,6 +123,7 @@ def test_what_datasets_saves_is_read(tmp_path: Path) -> None:
     [
         ({}, ("0", "1", "2")),
         ({"label": pa.array([("b", "c", "a")[row % 3] for row in range(60)])}, ("a", "b", "c")),
+        ({"label": pa.array(["b", "a"] * 30).dictionary_encode()}, ("a", "b")),
         ({"image": pa.array([png(row) for row in range(60)])}, ("0", "1", "2")),
         ({"image": None, "img": pa.array([png(row) for row in range(60)], pa.large_binary())}, ("0", "1", "2")),
     ],
@@ -177,6 +178,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a label of none": (_with(label=pa.array([0, -1] * 30)), "row 1 of whole.parquet has label -1, expected 0 to 2"),
     "a huge label": (_with(label=pa.array([2**40] * 60), names=None), "has labels up to 1,099,511,627,776, expected"),
+    "labels from 1": (
+        _with(label=pa.array([1, 2] * 30), names=None),
+        "column 'label' has no 0, but 2: expected every label from 0 to the number of classes minus 1",
+    ),
     "a class unseen": (_with(label=pa.array([0, 1] * 30)), "class 'élan' has too few pictures: none of its 0"),
     "not in test": (
         lambda path: parquet(path, train=table(), test=table(2, 90)),

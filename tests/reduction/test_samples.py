@@ -156,10 +156,11 @@ def test_images_without_labels_are_a_dataset_too(tmp_path: Path) -> None:
         read(str(tmp_path / "floats.npz"), taking("x[n,1,12,12]"), **PLAIN)
 
 
-def test_smaller_images_get_a_border(tmp_path: Path) -> None:
-    found = read(str(small_npz(tmp_path / "squares.npz")), taking("x[n,1,16,16]"), **PLAIN)
+@pytest.mark.parametrize("width", [12, 16])
+def test_smaller_images_get_a_border(width: int, tmp_path: Path) -> None:
+    found = read(str(small_npz(tmp_path / "squares.npz")), taking(f"x[n,1,16,{width}]"), **PLAIN)
     first = rows(found.batches, "x")
-    assert first.shape == (64, 1, 16, 16)
+    assert first.shape == (64, 1, 16, width)
     assert (first[:, :, :2] == 0).all()
 
 

@@ -65,6 +65,15 @@ def test_names_as_in_the_literature() -> None:
     assert {point.dataset for point in plan.points} == {"mnist", "fmnist", "cifar10"}
 
 
+def test_a_path_that_is_there_may_have_commas(tmp_path: Path) -> None:
+    for name in ("a,b.npz", "c.npz"):
+        (tmp_path / name).touch()
+    (point,) = Sweep.parse({"dataset": f"{tmp_path}/a,b.npz", "technique": "weight", "sparsity": 0}).points
+    assert point.dataset == f"{tmp_path}/a,b.npz"
+    several = Sweep.parse({"dataset": f"{tmp_path}/c.npz,digits", "sparsity": 0}).points
+    assert {point.dataset for point in several} == {f"{tmp_path}/c.npz", "digits"}
+
+
 def test_every_error_is_told_at_once() -> None:
     found = errors_of({"modle": "cnn", "sparsity": 120, "batch_size": 0, "dataset": "imagenet", "epochs": "many"})
     assert len(found) == 5

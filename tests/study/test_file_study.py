@@ -143,14 +143,15 @@ def test_normalisation_that_nobody_knows_is_asked_for(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_small_images_get_a_border_for_a_file_of_larger_ones(tmp_path: Path) -> None:
-    weights = np.random.default_rng(0).standard_normal((144, 10))
-    path = classifier(tmp_path / "m.onnx", weights, ("batch", 1, 12, 12))
+@pytest.mark.parametrize("width", [8, 12])
+def test_small_images_get_a_border_for_a_file_of_larger_ones(width: int, tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).standard_normal((12 * width, 10))
+    path = classifier(tmp_path / "m.onnx", weights, ("batch", 1, 12, width))
     values = {"model": str(path), "dataset": str(trained.dataset(tmp_path / "digits8.npz")), "technique": "weight"}
     (point,) = Sweep.one_point({**values, "sparsity": 50.0, "mean": "0.5", "std": "0.25"}).points
     assert estimate([point]).training_flops > 0
     dataset = Materials(None).dataset(point)
-    assert dataset.input_shape == (1, 12, 12)
+    assert dataset.input_shape == (1, 12, width)
     assert (dataset.mean, dataset.std) == ((0.5,), (0.25,))
 
 

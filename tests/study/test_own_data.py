@@ -186,7 +186,7 @@ def test_pictures_of_two_sizes_are_refused_before_anything_is_trained(pictures: 
 
 def test_a_border_is_no_part_of_a_picture(tmp_path: Path) -> None:
     """DenseNet-121 takes nothing as small; what predict reads is resized to the pictures, not to the border."""
-    found = load(str(squares(tmp_path / "squares", count=20))).padded(32)
+    found = load(str(squares(tmp_path / "squares", count=20))).padded(32, 32)
     assert (found.input_shape, found.own_shape) == ((1, 32, 32), (1, 12, 12))
 
 
