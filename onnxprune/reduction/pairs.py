@@ -76,25 +76,26 @@ class Pair:
         relu = next(index for index, node in enumerate(nodes) if self.second.data in node.output)
         return {self.first.node, self.first.end, relu}
 
-    def fit(self, network: Network, held_out: int, steps: int) -> tuple[float, float] | None:
+    def fit(self, held_out: int, steps: int) -> float | None:
         """See `fit`; None too where it would take too long."""
-        samples = []
-        size = 0
-        for batch in range(len(self.now)):
-            wanted, beside = self.wanted(batch)
-            if self.wanted.rectified and beside is None:
-                beside = np.zeros((1,) * wanted.ndim, wanted.dtype)
-            sample = Sample(self.now.value(batch, self.first.data), wanted, beside if self.wanted.rectified else None)
-            size += sample.x.nbytes + 2 * wanted.nbytes
-            if size > _MOST_BYTES or sample.x.dtype != np.float32:
-                return None
-            samples.append(sample)
-        steps = min(steps, int(_MOST_WORK / self.count / work(network, self.first, self.second, samples)))
-        if steps < _FEWEST or held_out < 1 or len(samples) <= held_out:
+        count, sample = len(self.now), self._sample(0)
+        size = count * (sample.x.nbytes + 2 * sample.wanted.nbytes)
+        network = self.now.network
+        steps = min(steps, int(_MOST_WORK / (self.count * count * _work(network, self.first, self.second, sample))))
+        if steps < _FEWEST or size > _MOST_BYTES or not 0 < held_out < count or sample.x.dtype != np.float32:
             return None
+        samples = [self._sample(batch) for batch in range(count)]
         found = fit(network, self.first, self.second, samples, held_out, steps)
         self.changed = found is not None
         return found
+
+    def _sample(self, batch: int) -> Sample:
+        wanted, beside = self.wanted(batch)
+        if not self.wanted.rectified:
+            beside = None
+        elif beside is None:
+            beside = np.zeros((1,) * wanted.ndim, wanted.dtype)
+        return Sample(self.now.value(batch, self.first.data), wanted, beside)
 
 
 def firsts(network: Network, sites: Iterable[Site]) -> dict[int, Site]:
@@ -124,24 +125,23 @@ def _takes_part(network: Network, site: Site) -> bool:
     return site.kind in _MATRIX or (site.kind == "Conv" and attribute(network.nodes[site.node], "group", 1) == 1)
 
 
-def work(network: Network, first: Site, second: Site, samples: Sequence[Sample]) -> float:
-    """Multiplications, about, that one step takes."""
+def _work(network: Network, first: Site, second: Site, sample: Sample) -> float:
+    """Multiplications, about, that one step takes for a sample."""
     total = 0.0
-    for site, values in ((first, [sample.x for sample in samples]), (second, [sample.wanted for sample in samples])):
+    for site, value in ((first, sample.x), (second, sample.wanted)):
         _, outputs, features = site.matrix(network).shape
         channels = features // int(np.prod(site.kernel)) if site is first else outputs
-        total += 3 * sum(value.size for value in values) / channels * outputs * features
+        total += 3 * value.size / channels * outputs * features
     return total
 
 
 def fit(
     network: Network, first: Site, second: Site, samples: Sequence[Sample], held_out: int, steps: int
-) -> tuple[float, float] | None:
+) -> float | None:
     """Gives both operators weights, in place, where that helps on the last `held_out` samples.
 
     Returns:
-        Squared error of what the second gives on those, relative to its variance, before and after; None where it does
-        not help.
+        Squared error of what the second then gives on those, relative to its variance; None where it does not help.
     """
     nodes = network.nodes
     problem = _Problem(network, first, second, samples[0])
@@ -176,7 +176,7 @@ def fit(
         return None
     for site, weights, bias in zip(sites, values(end)[::2], values(end)[1::2], strict=True):
         site.write(network, nodes, weights, bias.reshape(weights.shape[:2]))
-    return before, after
+    return after
 
 
 class _Problem:

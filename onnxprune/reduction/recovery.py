@@ -9,7 +9,7 @@ before the gates are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -117,12 +117,11 @@ def recover(
     fits = []
     for site, parts, pair in to_fit(graph, keep, pruned, batches, advance, seed, effort.rows):
         fit = _fit(site, pruned, parts, held_out, methods, effort)
+        if fit is not None and pair is not None and "pairs" in methods and effort.steps:
+            after = pair.fit(held_out, effort.steps)
+            fit = fit if after is None else replace(fit, method="pairs", after=after)
         if fit is not None:
             fits.append(fit)
-        if pair is not None and "pairs" in methods and effort.steps and isinstance(site, Site):
-            found = pair.fit(pruned, held_out, effort.steps)
-            if found is not None:
-                fits.append(Fit(site.node, "pairs", *found))
     return pruned, fits
 
 

@@ -269,7 +269,7 @@ def test_recovery_helps_on_digits_it_has_not_seen(mlp: Path) -> None:
         found[name] = trained.accuracy(report.output)
         assert report.fidelity is not None
         assert report.fidelity_plain is not None
-        assert set(report.recovered) <= {"none", *settings.get("recovery", ("bias", "ridge", "match"))}
+        assert set(report.recovered) <= {"none", *settings.get("recovery", ("bias", "ridge", "match", "pairs"))}
         if name == "plain":
             assert report.fidelity == report.fidelity_plain
         else:
@@ -439,7 +439,7 @@ def test_the_file_says_how_it_was_made_and_keeps_what_it_said(mlp: Path) -> None
     assert (said["technique"], said["criterion"], said["sparsity"]) == ("structured", "obs", "50")
     asked = json.loads(said["prune_settings"])
     assert asked == {
-        "sparsity": 50, "channel_align": 1, "recovery": ["bias", "ridge", "match"], "samples": 512, "seed": 3,
+        "sparsity": 50, "channel_align": 1, "recovery": ["bias", "ridge", "match", "pairs"], "samples": 512, "seed": 3,
     }  # fmt: skip
 
 
