@@ -168,7 +168,8 @@ def test_a_batch_normalization_is_fitted_as_if_it_were_folded_into_its_convoluti
         arrays = {key: value.astype(np.float32) for key, value in own.items()}
         onnx.save(model(body.format(nodes), arrays), tmp_path / f"{name}.onnx")
         data = {"x": np.random.default_rng(1).standard_normal((64, 3, 8, 8), np.float32)}
-        report = prune(tmp_path / f"{name}.onnx", sparsity=50, data=data)
+        # pairs are fitted in steps, in which rounding grows
+        report = prune(tmp_path / f"{name}.onnx", sparsity=50, data=data, recovery=("bias", "ridge", "match"))
         assert report.output is not None
         made[name] = outputs(report.output, **data)[0]
     assert made["whole"] == pytest.approx(made["folded"], abs=1e-3)
