@@ -27,7 +27,8 @@ _OPSET = 17
 _MEMORY = 10  # steps that L-BFGS remembers
 
 
-_MOST_WORK = 3e12  # multiplications for all pairs of a network: about a minute of two cores
+_MOST_WORK = 3e12  # multiplications for all pairs of a network: about a minute of two cores, and
+_MOST_EACH = 5e11  # for one of them
 _FEWEST = 5  # steps: fewer are not worth it
 _MOST_BYTES = 6e8  # of what is read and wanted
 
@@ -81,7 +82,8 @@ class Pair:
         count, sample = len(self.now), self._sample(0)
         size = count * (sample.x.nbytes + 2 * sample.wanted.nbytes)
         network = self.now.network
-        steps = min(steps, int(_MOST_WORK / (self.count * count * _work(network, self.first, self.second, sample))))
+        most = min(_MOST_WORK / self.count, _MOST_EACH)
+        steps = min(steps, int(most / (count * _work(network, self.first, self.second, sample))))
         if steps < _FEWEST or size > _MOST_BYTES or not 0 < held_out < count or sample.x.dtype != np.float32:
             return None
         samples = [self._sample(batch) for batch in range(count)]
