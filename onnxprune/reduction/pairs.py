@@ -25,8 +25,6 @@ from onnxprune.runtime.stages import Stages
 _MATRIX = ("Gemm", "MatMul")
 _OPSET = 17
 _MEMORY = 10  # steps that L-BFGS remembers
-
-
 _MOST_WORK = 3e12  # multiplications for all pairs of a network: about a minute of two cores, and
 _MOST_EACH = 5e11  # for one of them
 _FEWEST = 5  # steps: fewer are not worth it

@@ -1,9 +1,9 @@
-"""Repairs a pruned network from unlabelled samples, without gradients.
+"""Repairs a pruned network from unlabelled samples by least squares, without training it.
 
 In topological order every operator with weights is fitted so that from what it reads in the pruned network it gives
 what it gave in the original (He et al. 2017, 1707.06168): errors of the layers before it are corrected, not handed on.
 Before an Add, it is fitted to what the sum was, less what the other side now gives. Of recurrent layers the products
-before the gates are.
+before the gates are. Two operators with a ReLU between them are then fitted together (`pairs`).
 """
 
 from __future__ import annotations
