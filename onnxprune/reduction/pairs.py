@@ -19,6 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxprune.graph.network import Network, attribute, reads
 from onnxprune.graph.nodes import operator_type
 from onnxprune.reduction.sites import Site, explicit_pads
+from onnxprune.runtime.random_inputs import Inputs
 from onnxprune.runtime.session import FATAL
 from onnxprune.runtime.stages import Stages
 
@@ -145,12 +146,13 @@ def fit(
     """
     nodes = network.nodes
     problem = _Problem(network, first, second, samples[0])
-    fitting, checking = samples[: len(samples) - held_out], samples[len(samples) - held_out :]
+    given = [problem.given(sample) for sample in samples]
+    fitting, checking = given[: len(given) - held_out], given[len(given) - held_out :]
     sites = (first, second)
     start = [value for site in sites for value in (site.matrix(network), site.offset(network))]
     shapes = [value.shape for value in start]
     sizes = np.cumsum([value.size for value in start])[:-1]
-    scale = max(sum(problem.variance(sample) for sample in fitting), np.finfo(np.float64).tiny)
+    scale = max(sum(map(_variance, fitting)), np.finfo(np.float64).tiny)
 
     def values(vector: np.ndarray) -> list[np.ndarray]:
         return [part.reshape(shape) for part, shape in zip(np.split(vector, sizes), shapes, strict=True)]
@@ -165,7 +167,7 @@ def fit(
 
     def checked(vector: np.ndarray) -> float:
         total = sum(problem.slopes(values(vector), sample)[0] for sample in checking)
-        return total / max(sum(problem.variance(sample) for sample in checking), np.finfo(np.float64).tiny)
+        return total / max(sum(map(_variance, checking)), np.finfo(np.float64).tiny)
 
     begin = np.concatenate([value.ravel() for value in start])
     end = scipy.optimize.minimize(
@@ -199,33 +201,36 @@ class _Problem:
         """Rows of numbers as images of one place."""
         return value.reshape(-1, value.shape[-1], 1) if self._matrix else value
 
-    def variance(self, sample: Sample) -> float:
-        """Of what the second should give, after the ReLU where there is one, times the number of rows."""
-        target = self._target(sample)
-        axes = tuple(axis for axis in range(target.ndim) if axis != 1)
-        return float(np.square(target - target.mean(axes, keepdims=True), dtype=np.float64).sum())
+    def given(self, sample: Sample) -> Inputs:
+        """What is the same in every step."""
+        x, goal = self._laid_out(sample.x), self._laid_out(sample.wanted)
+        found = {"x": x, "goal": goal}
+        if sample.beside is not None:
+            found["beside"] = np.broadcast_to(self._laid_out(sample.beside), goal.shape)
+            found["goal"] = np.maximum(goal + found["beside"], 0)
+        return {name: np.ascontiguousarray(value, np.float32) for name, value in found.items()}
 
-    def _target(self, sample: Sample) -> np.ndarray:
-        wanted = self._laid_out(sample.wanted)
-        return wanted if sample.beside is None else np.maximum(wanted + self._laid_out(sample.beside), 0)
-
-    def slopes(self, values: Sequence[np.ndarray], sample: Sample) -> tuple[float, list[np.ndarray]]:
+    def slopes(self, values: Sequence[np.ndarray], given: Inputs) -> tuple[float, list[np.ndarray]]:
         """The error of a sample, and its slopes.
 
         Args:
             values: weights (1, outputs, features) and bias (outputs,) of the first operator and of the second.
         """
-        feed = {"x": self._laid_out(sample.x), "goal": self._target(sample)}
-        if sample.beside is not None:
-            feed["beside"] = np.broadcast_to(self._laid_out(sample.beside), feed["goal"].shape)
+        feed = dict(given)
         for number, place in enumerate(self._places):
             weights, bias = values[2 * number : 2 * number + 2]
-            feed[f"w{number}"] = weights.reshape(weights.shape[1], -1, *place.kernel)
-            feed[f"b{number}"] = bias
-        feed = {name: np.ascontiguousarray(value, np.float32) for name, value in feed.items()}
+            feed[f"w{number}"] = weights.reshape(weights.shape[1], -1, *place.kernel).astype(np.float32)
+            feed[f"b{number}"] = bias.astype(np.float32)
         error, *slopes = self._session.run(None, feed)
         shaped = [slope.reshape(value.shape) for slope, value in zip(slopes, values, strict=True)]
         return float(error), [slope.astype(np.float64) for slope in shaped]
+
+
+def _variance(given: Inputs) -> float:
+    """Of what the second operator should give, after the ReLU where there is one, times the number of rows."""
+    goal = given["goal"]
+    axes = tuple(axis for axis in range(goal.ndim) if axis != 1)
+    return float(np.square(goal - goal.mean(axes, keepdims=True), dtype=np.float64).sum())
 
 
 @dataclass(frozen=True)
