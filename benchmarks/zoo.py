@@ -123,7 +123,7 @@ class File:
 
 def plain_ridge(graph: ChannelGraph, keep: np.ndarray, network: Network, batches: Sequence[Inputs]) -> None:
     """Fits every operator that reads other values than before once, in order: W' = Y X'^T (X' X'^T + lambda I)^-1."""
-    for site, parts in to_fit(graph, keep, network, batches):
+    for site, parts, _ in to_fit(graph, keep, network, batches):
         rows = joined(parts)
         moments = rows.moments(rows.wanted)
         penalty = PENALTIES.get(site.kind, PENALTY) if isinstance(site, Site) else PENALTY

@@ -96,7 +96,7 @@ _MOST_NAMES = 4  # of frozen groups of one reason
 )
 @click.option(
     "--recovery",
-    default="bias,ridge,match",
+    default="bias,ridge,match,pairs",
     show_default=True,
     metavar="METHODS",
     help="Repairs to try after pruning, fitted to the samples; or none.",

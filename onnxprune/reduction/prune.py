@@ -67,7 +67,7 @@ def prune(
         shapes: input name -> shape with the batch, where the file leaves more than the batch open.
         channel_align: kept widths of convolutions are multiples of it; "auto": of the step that onnxruntime's speed
             has on this machine, measured.
-        recovery: of "bias", "ridge", "match", those that may repair the network.
+        recovery: of "bias", "ridge", "match", "pairs", those that may repair the network.
         threads: of the processor, for latency; default: one for each core.
         latency: whether the two files are timed, at these `batch_sizes` and for so many `seconds`.
         dry_run: nothing is repaired and nothing written.

@@ -1,28 +1,28 @@
-"""Repairs a pruned network from unlabelled samples, without gradients.
+"""Repairs a pruned network from unlabelled samples by least squares, without training it.
 
 In topological order every operator with weights is fitted so that from what it reads in the pruned network it gives
 what it gave in the original (He et al. 2017, 1707.06168): errors of the layers before it are corrected, not handed on.
 Before an Add, it is fitted to what the sum was, less what the other side now gives. Of recurrent layers the products
-before the gates are.
+before the gates are. Two operators with a ReLU between them are then fitted together (`pairs`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, reads
-from onnxprune.reduction import recurrent
+from onnxprune.reduction import pairs, recurrent
 from onnxprune.reduction.moments import PENALTIES, Moments, Ridge
 from onnxprune.reduction.rows import Rows, joined
 from onnxprune.reduction.sites import Site, input_labels, output_labels, sites
 from onnxprune.runtime.random_inputs import Inputs
 from onnxprune.runtime.stages import Stages
 
-METHODS = ("bias", "ridge", "match")
+METHODS = ("bias", "ridge", "match", "pairs")
 _MOST_WORK = 1e10  # multiplications for one Gram matrix, but
 _ROWS_A_FEATURE = 12  # at least, where there are as many, and
 _MOST_FEATURES = 8192  # of a Gram matrix
@@ -37,15 +37,17 @@ class Effort:
         rows: of samples for one operator, at most.
         penalties: of ridge regression, relative to the mean of the Gram matrix's diagonal.
         rounds: of fitting again what a ReLU lets through.
+        steps: of fitting two operators together, at most.
     """
 
     rows: int = 60_000
     penalties: tuple[float, ...] = PENALTIES
     rounds: int = 12
+    steps: int = 40
 
 
-QUICK = Effort(rows=10_000, penalties=(1e-2,), rounds=0)
-_BRISK = Effort(rows=20_000, penalties=(1e-3, 1e-2, 1e-1), rounds=4)
+QUICK = Effort(rows=10_000, penalties=(1e-2,), rounds=0, steps=0)
+_BRISK = Effort(rows=20_000, penalties=(1e-3, 1e-2, 1e-1), rounds=4, steps=0)
 _AFFORDABLE = 5e12  # multiplications: about a minute and a half of one core
 
 
@@ -55,7 +57,8 @@ class Fit:
 
     Attributes:
         node: its place in the graph.
-        method: "none", "bias", "match" or "ridge": what helped most on held-out samples.
+        method: "none", "bias", "match" or "ridge": what helped most on held-out samples; or "pairs": together with the
+            operator before it.
         before, after: squared error of its outputs on held-out samples, relative to their variance.
     """
 
@@ -79,7 +82,7 @@ def work(graph: ChannelGraph, batch: int, samples: int, effort: Effort = Effort(
         groups, outputs, features = site.matrix(graph.network).shape
         size = groups * outputs * features
         rows = min(effort.rows, each.get(site.node, 0.0) / size)
-        trials = len(METHODS) + len(effort.penalties) + (2 * effort.rounds if site.rectified else 0)
+        trials = 3 + len(effort.penalties) + (2 * effort.rounds if site.rectified else 0)
         total += rows * (groups * features**2 + trials * size)  # Gram matrices, and answers to compare
         total += groups * features**3 / 3 * (len(effort.penalties) + 1)
     return total
@@ -112,8 +115,11 @@ def recover(
     """
     pruned = pruned.copy()
     fits = []
-    for site, parts in to_fit(graph, keep, pruned, batches, advance, seed, effort.rows):
+    for site, parts, pair in to_fit(graph, keep, pruned, batches, advance, seed, effort.rows):
         fit = _fit(site, pruned, parts, held_out, methods, effort)
+        if fit is not None and pair is not None and "pairs" in methods and effort.steps:
+            after = pair.fit(held_out, effort.steps)
+            fit = fit if after is None else replace(fit, method="pairs", after=after)
         if fit is not None:
             fits.append(fit)
     return pruned, fits
@@ -127,9 +133,9 @@ def to_fit(
     advance: Callable[[int, int], None] = lambda done, total: None,
     seed: int = 0,
     most: int = Effort.rows,
-) -> Iterator[tuple[Site | recurrent.Product, list[Rows]]]:
+) -> Iterator[tuple[Site | recurrent.Product, list[Rows], pairs.Pair | None]]:
     """The operators of a pruned network that read other values than in the original, in order, each with what it reads
-    now and what it should give, a batch each; `most` rows in all.
+    now and what it should give, a batch each; `most` rows in all. With it comes the pair that it is the second of.
 
     Weights that an operator is given before the next one is asked for are those that the next one's rows come from.
     """
@@ -138,28 +144,36 @@ def to_fit(
     unnamed = [place for place in states if not graph.network.nodes[place].output[0]]
     nodes = pruned.nodes
     changed = _changed(graph, keep, nodes)
+    every = sites(pruned)
     places: list[Site | recurrent.Product] = [
         site
-        for site in sites(pruned)
+        for site in every
         if not site.kind.startswith("Left") and (site.data in changed or _is_cut(graph, site, keep))
     ]
     places += [product for product in recurrent.products(pruned) if named[product.node] in changed]
     places.sort(key=lambda place: (place.node, place.weight))
+    firsts = pairs.firsts(pruned, every)
     with Stages(whole, batches) as original, Stages(pruned, batches) as now:
         for number, site in enumerate(places):
             advance(number, len(places))
             random = np.random.default_rng([seed, site.node])
+            later = [first.data for second, first in firsts.items() if second >= site.node]
             if isinstance(site, Site):
                 original.advance(site.end + 1, keep=[site.result])
-                now.advance(site.node, keep=[site.data])
+                now.advance(site.node, keep=[site.data, *later])
                 shape = site.matrix(pruned).shape
                 if shape[2] > _MOST_FEATURES:
                     continue
-                yield site, _collect(site, now, _Wanted(graph, keep, site, original, now), shape, random, most)
+                wanted = _Wanted(graph, keep, site, original, now)
+                first = firsts.get(site.node)
+                pair = None if first is None else pairs.Pair(first, site, now, wanted, len(firsts))
+                yield site, _collect(site, now, wanted, shape, random, most), pair
+                if pair is not None and pair.changed:
+                    now.again(pair.between, site.data)
             else:
                 original.advance(site.node + 1, keep=[whole.nodes[site.node].input[0], states[site.node]])
-                now.advance(site.node, keep=[nodes[site.node].input[0]])
-                yield site, recurrent.rows(site, graph, keep, original, now, random, most)
+                now.advance(site.node, keep=[nodes[site.node].input[0], *later])
+                yield site, recurrent.rows(site, graph, keep, original, now, random, most), None
     for place in unnamed:
         nodes[place].output[0] = ""
     pruned.drop_unused()

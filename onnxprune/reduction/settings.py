@@ -32,7 +32,7 @@ class PruneSettings:
         max_drop: points of accuracy (on a dataset's validation images) or, without labels, of agreement with the
             original's answers (on held-out samples) that may be lost: as much as possible is taken.
         align: kept widths of convolutions are multiples of this many channels (`onnxprune.common.widths`).
-        recovery: of "bias", "ridge", "match", those that may repair the network.
+        recovery: of "bias", "ridge", "match", "pairs", those that may repair the network.
         samples: at most.
         threads: of onnxruntime, for latency.
         seed: of what is drawn at random.

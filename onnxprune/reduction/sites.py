@@ -298,7 +298,7 @@ def _patches(node: NodeProto, data: np.ndarray, kernel: tuple[int, ...], places:
     strides = list(attribute(node, "strides", [1] * rank))
     dilations = list(attribute(node, "dilations", [1] * rank))
     groups = attribute(node, "group", 1)
-    begin, end = _pads(node, data.shape[2:], kernel, strides, dilations)
+    begin, end = explicit_pads(node, data.shape[2:], kernel, strides, dilations)
     padded = np.pad(data, [(0, 0), (0, 0), *zip(begin, end, strict=True)]) if any((*begin, *end)) else data
     counts = [
         (size - dilation * (k - 1) - 1) // stride + 1
@@ -319,7 +319,7 @@ def _patches(node: NodeProto, data: np.ndarray, kernel: tuple[int, ...], places:
     return found.reshape(groups, images * len(flat), -1)
 
 
-def _pads(
+def explicit_pads(
     node: NodeProto, sizes: tuple[int, ...], kernel: tuple[int, ...], strides: list[int], dilations: list[int]
 ) -> tuple[list[int], list[int]]:
     rank = len(kernel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +164,7 @@ class UnitPruning:
         batches, held_out = self._to_repair_by() if self._recovers and removed else ([], 0)
         if not batches:
             return Outcome(removed, keep, plain, plain, check, ())
+        effort = affordable(self._graph, self._prepared.batch, _count(batches))
         network, fits = recover(
             self._graph,
             keep,
@@ -173,7 +174,7 @@ class UnitPruning:
             self._settings.recovery,
             lambda done, total: self._advance("recovering", done, total),
             self._settings.seed,
-            affordable(self._graph, self._prepared.batch, _count(batches)),
+            effort if self._samples is not None else replace(effort, steps=0),  # noise shows too little
         )
         return Outcome(removed, keep, plain, network, check, tuple(fits))
 

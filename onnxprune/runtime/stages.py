@@ -68,6 +68,13 @@ class Stages:
             for name in [name for name in live if self._readers.get(name, -1) < place and name not in wanted]:
                 self._drop(live.pop(name))
 
+    def again(self, nodes: Iterable[int], output: str) -> None:
+        """Runs nodes again whose weights have changed since, for a tensor that is live, as all that they read is."""
+        chosen = [self.network.nodes[place] for place in sorted(nodes)]
+        made = {name for node in chosen for name in node.output}
+        inputs = sorted({name for node in chosen for name in reads(node)} - made - set(self.network.weights))
+        self._run(chosen, inputs, [output])
+
     def _run(self, nodes: Sequence, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         part = Network(ModelProto(), dict(self.network.weights))
         part.model.CopyFrom(self.network.model)

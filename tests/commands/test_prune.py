@@ -125,7 +125,7 @@ def test_the_report_for_people(
     assert ["params", "5,018", "2,130", "42.4", "%"] in [line.split() for line in lines]
     assert "same highest score" in out
     assert "  scores, 10 units: they are the model's output 'scores'" in lines
-    assert any(line.startswith("Recovery, from ") and "by ridge" in line for line in lines)
+    assert any(line.startswith("Recovery, from ") and "2 by pairs" in line for line in lines)
     assert any(line.startswith(f"{tmp_path / 'mlp-structured-50.onnx'}: ") for line in lines)
     assert "Without --data" not in out
     code, out, err = run(monkeypatch, capfd, path, "--sparsity", 50, "--no-latency")

@@ -1,0 +1,348 @@
+"""Fits two operators with a ReLU between them together: what the first one gives can still be chosen.
+
+Fitted alone, the second operator makes the best of the units that are left; here those units change too, so that the
+second gives what it gave in the original. It is a least squares problem of two layers, solved by L-BFGS (Liu and
+Nocedal 1989) from where the fits of each left off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+import scipy.optimize
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxprune.graph.network import Network, attribute, reads
+from onnxprune.graph.nodes import operator_type
+from onnxprune.reduction.sites import Site, explicit_pads
+from onnxprune.runtime.random_inputs import Inputs
+from onnxprune.runtime.session import FATAL
+from onnxprune.runtime.stages import Stages
+
+_MATRIX = ("Gemm", "MatMul")
+_OPSET = 17
+_MEMORY = 10  # steps that L-BFGS remembers
+_MOST_WORK = 3e12  # multiplications for all pairs of a network: about a minute of two cores, and
+_MOST_EACH = 5e11  # for one of them
+_FEWEST = 5  # steps: fewer are not worth it
+_MOST_BYTES = 6e8  # of what is read and wanted
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A batch of what the first operator reads, what the second should give, and what is added to that before a ReLU;
+    None where no ReLU follows."""
+
+    x: np.ndarray
+    wanted: np.ndarray
+    beside: np.ndarray | None
+
+
+class Wanted(Protocol):
+    """What the second operator should give, and what is added to it, batch by batch."""
+
+    rectified: bool
+
+    def __call__(self, batch: int) -> tuple[np.ndarray, np.ndarray | None]: ...
+
+
+@dataclass
+class Pair:
+    """Two operators with a ReLU between them, and the samples they are fitted to.
+
+    Attributes:
+        first, second: the operators.
+        now: the pruned network, at the second one; what the first one reads is live.
+        wanted: of the second one.
+        count: pairs of the network.
+        changed: whether both were given other weights.
+    """
+
+    first: Site
+    second: Site
+    now: Stages
+    wanted: Wanted
+    count: int
+    changed: bool = False
+
+    @property
+    def between(self) -> set[int]:
+        """Nodes from the first operator to what the second one reads."""
+        nodes = self.now.network.nodes
+        relu = next(index for index, node in enumerate(nodes) if self.second.data in node.output)
+        return {self.first.node, self.first.end, relu}
+
+    def fit(self, held_out: int, steps: int) -> float | None:
+        """See `fit`; None too where it would take too long."""
+        count, sample = len(self.now), self._sample(0)
+        size = count * (sample.x.nbytes + 2 * sample.wanted.nbytes)
+        network = self.now.network
+        most = min(_MOST_WORK / self.count, _MOST_EACH)
+        steps = min(steps, int(most / (count * _work(network, self.first, self.second, sample))))
+        if steps < _FEWEST or size > _MOST_BYTES or not 0 < held_out < count or sample.x.dtype != np.float32:
+            return None
+        samples = [self._sample(batch) for batch in range(count)]
+        found = fit(network, self.first, self.second, samples, held_out, steps)
+        self.changed = found is not None
+        return found
+
+    def _sample(self, batch: int) -> Sample:
+        wanted, beside = self.wanted(batch)
+        if not self.wanted.rectified:
+            beside = None
+        elif beside is None:
+            beside = np.zeros((1,) * wanted.ndim, wanted.dtype)
+        return Sample(self.now.value(batch, self.first.data), wanted, beside)
+
+
+def firsts(network: Network, sites: Iterable[Site]) -> dict[int, Site]:
+    """Node of the second operator of each pair -> the first; between them is a ReLU that nothing else reads."""
+    nodes, by_result = network.nodes, {site.result: site for site in sites if _takes_part(network, site)}
+    readers: dict[str, list[int]] = {}
+    for index, node in enumerate(nodes):
+        for name in reads(node):
+            readers.setdefault(name, []).append(index)
+    makers = {name: node for node in nodes for name in node.output}
+    found = {}
+    for site in by_result.values():
+        relu = makers.get(site.data)
+        if relu is None or operator_type(relu) != "Relu":
+            continue
+        if any(name in network.outputs or len(readers[name]) > 1 for name in (site.data, relu.input[0])):
+            continue
+        first = by_result.get(relu.input[0])
+        if first is not None and (first.kind in _MATRIX) == (site.kind in _MATRIX):
+            found[site.node] = first
+    return found
+
+
+def _takes_part(network: Network, site: Site) -> bool:
+    if not site.has_bias:
+        return False
+    return site.kind in _MATRIX or (site.kind == "Conv" and attribute(network.nodes[site.node], "group", 1) == 1)
+
+
+def _work(network: Network, first: Site, second: Site, sample: Sample) -> float:
+    """Multiplications, about, that one step takes for a sample."""
+    total = 0.0
+    for site, value in ((first, sample.x), (second, sample.wanted)):
+        _, outputs, features = site.matrix(network).shape
+        channels = features // int(np.prod(site.kernel)) if site is first else outputs
+        total += 3 * value.size / channels * outputs * features
+    return total
+
+
+def fit(
+    network: Network, first: Site, second: Site, samples: Sequence[Sample], held_out: int, steps: int
+) -> float | None:
+    """Gives both operators weights, in place, where that helps on the last `held_out` samples.
+
+    Returns:
+        Squared error of what the second then gives on those, relative to its variance; None where it does not help.
+    """
+    nodes = network.nodes
+    problem = _Problem(network, first, second, samples[0])
+    given = [problem.given(sample) for sample in samples]
+    fitting, checking = given[: len(given) - held_out], given[len(given) - held_out :]
+    sites = (first, second)
+    start = [value for site in sites for value in (site.matrix(network), site.offset(network))]
+    shapes = [value.shape for value in start]
+    sizes = np.cumsum([value.size for value in start])[:-1]
+    scale = max(sum(map(_variance, fitting)), np.finfo(np.float64).tiny)
+
+    def values(vector: np.ndarray) -> list[np.ndarray]:
+        return [part.reshape(shape) for part, shape in zip(np.split(vector, sizes), shapes, strict=True)]
+
+    def loss(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        total, slope = 0.0, np.zeros_like(vector)
+        for sample in fitting:
+            error, slopes = problem.slopes(values(vector), sample)
+            total += error
+            slope += np.concatenate([value.ravel() for value in slopes])
+        return total / scale, slope / scale
+
+    def checked(vector: np.ndarray) -> float:
+        total = sum(problem.slopes(values(vector), sample)[0] for sample in checking)
+        return total / max(sum(map(_variance, checking)), np.finfo(np.float64).tiny)
+
+    begin = np.concatenate([value.ravel() for value in start])
+    end = scipy.optimize.minimize(
+        loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": steps, "maxcor": _MEMORY}
+    ).x
+    before, after = checked(begin), checked(end)
+    if not after < before:
+        return None
+    for site, weights, bias in zip(sites, values(end)[::2], values(end)[1::2], strict=True):
+        site.write(network, nodes, weights, bias.reshape(weights.shape[:2]))
+    return after
+
+
+class _Problem:
+    """The squared error of a pair, and its slopes by the weights and biases, as onnxruntime computes them."""
+
+    def __init__(self, network: Network, first: Site, second: Site, sample: Sample) -> None:
+        self._places = [_geometry(network, site) for site in (first, second)]
+        self._matrix = first.kind in _MATRIX
+        self._rectified = sample.beside is not None
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = FATAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        x = self._laid_out(sample.x)
+        model = _model(self._places, x.shape, self._laid_out(sample.wanted).shape, rectified=self._rectified)
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def _laid_out(self, value: np.ndarray) -> np.ndarray:
+        """Rows of numbers as images of one place."""
+        return value.reshape(-1, value.shape[-1], 1) if self._matrix else value
+
+    def given(self, sample: Sample) -> Inputs:
+        """What is the same in every step."""
+        x, goal = self._laid_out(sample.x), self._laid_out(sample.wanted)
+        found = {"x": x, "goal": goal}
+        if sample.beside is not None:
+            found["beside"] = np.broadcast_to(self._laid_out(sample.beside), goal.shape)
+            found["goal"] = np.maximum(goal + found["beside"], 0)
+        return {name: np.ascontiguousarray(value, np.float32) for name, value in found.items()}
+
+    def slopes(self, values: Sequence[np.ndarray], given: Inputs) -> tuple[float, list[np.ndarray]]:
+        """The error of a sample, and its slopes.
+
+        Args:
+            values: weights (1, outputs, features) and bias (outputs,) of the first operator and of the second.
+        """
+        feed = dict(given)
+        for number, place in enumerate(self._places):
+            weights, bias = values[2 * number : 2 * number + 2]
+            feed[f"w{number}"] = weights.reshape(weights.shape[1], -1, *place.kernel).astype(np.float32)
+            feed[f"b{number}"] = bias.astype(np.float32)
+        error, *slopes = self._session.run(None, feed)
+        shaped = [slope.reshape(value.shape) for slope, value in zip(slopes, values, strict=True)]
+        return float(error), [slope.astype(np.float64) for slope in shaped]
+
+
+def _variance(given: Inputs) -> float:
+    """Of what the second operator should give, after the ReLU where there is one, times the number of rows."""
+    goal = given["goal"]
+    axes = tuple(axis for axis in range(goal.ndim) if axis != 1)
+    return float(np.square(goal - goal.mean(axes, keepdims=True), dtype=np.float64).sum())
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    kernel: tuple[int, ...]
+    strides: list[int]
+    dilations: list[int]
+    node: NodeProto | None
+
+    def pads(self, sizes: Sequence[int]) -> list[int]:
+        """Of images of these sizes."""
+        if self.node is None:
+            return [0] * 2 * len(self.kernel)
+        begin, end = explicit_pads(self.node, tuple(sizes), self.kernel, self.strides, self.dilations)
+        return [*begin, *end]
+
+
+def _geometry(network: Network, site: Site) -> _Geometry:
+    if site.kind in _MATRIX:
+        return _Geometry((1,), [1], [1], None)
+    node, ones = network.nodes[site.node], [1] * len(site.kernel)
+    strides, dilations = (list(attribute(node, name, ones)) for name in ("strides", "dilations"))
+    return _Geometry(site.kernel, strides, dilations, node)
+
+
+def _model(
+    places: Sequence[_Geometry], given: tuple[int, ...], wanted: tuple[int, ...], *, rectified: bool
+) -> ModelProto:
+    """Computes the error and its slopes.
+
+    Args:
+        given, wanted: shapes of what the first operator reads and the second gives; the first axis may be another.
+    """
+    rank = len(given) - 2
+    spatial = list(range(2, rank + 2))
+    turned = [1, 0, *spatial]
+    first, second = places
+    sizes = list(given[2:])
+    pads = [first.pads(sizes)]
+    middle = _sizes(sizes, first, pads[0])
+    pads.append(second.pads(middle))
+    nodes, constants = [], {"axes": np.array([0, *spatial]), "two": np.float32(2)}
+
+    def add(kind: str, inputs: str, output: str, **attributes: Any) -> None:
+        nodes.append(helper.make_node(kind, inputs.split(), [output], **attributes))
+
+    def weight_slope(number: int, data: str, slope: str) -> None:
+        """A convolution of what was read with the slopes of what was given, images for channels."""
+        place = places[number]
+        add("Transpose", data, f"data{number}", perm=turned)
+        add("Transpose", slope, f"turned{number}", perm=turned)
+        add(
+            "Conv", f"data{number} turned{number}", f"taps{number}",
+            strides=place.dilations, dilations=place.strides, pads=pads[number],
+        )  # fmt: skip
+        add("Slice", f"taps{number} starts kernel{number} spatial", f"cut{number}")  # strides may leave a border
+        add("Transpose", f"cut{number}", f"gw{number}", perm=turned)
+        add("ReduceSum", f"{slope} axes", f"gb{number}", keepdims=0)
+        constants[f"kernel{number}"] = np.array(place.kernel)
+
+    constants |= {"starts": np.zeros(rank, np.int64), "spatial": np.array(spatial)}
+    for number, (data, result) in enumerate((("x", "before"), ("between", "given"))):
+        place = places[number]
+        add(
+            "Conv", f"{data} w{number} b{number}", result,
+            strides=place.strides, dilations=place.dilations, pads=pads[number],
+        )  # fmt: skip
+        if number == 0:
+            add("Relu", result, "between")
+    if rectified:
+        add("Add", "given beside", "sum")
+        add("Relu", "sum", "answer")
+    else:
+        add("Identity", "given", "answer")
+    add("Sub", "answer goal", "gap")
+    add("ReduceSumSquare", "gap", "error", keepdims=0)
+    add("Mul", "gap two", "slope")
+    last = "slope"
+    if rectified:
+        add("Sign", "answer", "passes")  # 1 where the ReLU lets through, else 0
+        add("Mul", "slope passes", "passed")
+        last = "passed"
+    weight_slope(1, "between", last)
+    reached = [
+        (size - 1) * stride + dilation * (k - 1) + 1 - begin - end
+        for size, stride, dilation, k, begin, end in zip(
+            wanted[2:], second.strides, second.dilations, second.kernel, pads[1][:rank], pads[1][rank:], strict=True
+        )
+    ]
+    add(
+        "ConvTranspose", f"{last} w1", "back", strides=second.strides, dilations=second.dilations, pads=pads[1],
+        output_padding=[size - other for size, other in zip(middle, reached, strict=True)],
+    )  # fmt: skip
+    add("Sign", "between", "open")
+    add("Mul", "back open", "through")
+    weight_slope(0, "x", "through")
+    names = ["x", "goal", *(["beside"] if rectified else []), "w0", "b0", "w1", "b1"]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("error", "gw0", "gb0", "gw1", "gb1")
+    ]
+    graph = helper.make_graph(
+        nodes, "pair", inputs, outputs, [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+
+
+def _sizes(sizes: Sequence[int], place: _Geometry, pads: Sequence[int]) -> list[int]:
+    rank = len(sizes)
+    return [
+        (size + begin + end - dilation * (k - 1) - 1) // stride + 1
+        for size, k, stride, dilation, begin, end in zip(
+            sizes, place.kernel, place.strides, place.dilations, pads[:rank], pads[rank:], strict=True
+        )
+    ]
