@@ -92,9 +92,9 @@ def test_rows_that_are_the_same_network_are_marked_where_the_first_of_them_is_no
     table["network_id"], table["same_as"] = "one", [None, *[table["folder"][0]] * 2]
     tables.print_results(table[1:])
     text = screen.file.getvalue()
-    second = table["technique"][1]
+    first_shown = table.iloc[1]
     assert "2 rows, 1 network: rows marked = are the same network" in text
-    assert f"= {second} l1 50" in text
+    assert f"= {first_shown['technique']} {first_shown['criterion']} 50" in text
 
 
 def test_the_second_file_is_in_the_answer_of_a_search(capsys: pytest.CaptureFixture[str]) -> None:
