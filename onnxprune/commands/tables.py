@@ -16,6 +16,7 @@ from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import choose, constraints, studies
 from onnxprune.delivery.modelcard import BEYOND
+from onnxprune.results.derived import same_as
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of, quality_of_study
 from onnxprune.results.seeds import accuracy_interval, change
 from onnxprune.results.timings import noise, remarks
@@ -188,7 +189,7 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
         grid.add_row(*(line[index] for index in kept))
     found: list[RenderableType] = [heading, assessment, *([f"Note: {base_remark}."] if base_remark else []), grid]
     left_out = [" ".join(headings[index].split()) for index in range(len(headings)) if index not in kept]
-    networks = int(rows["same_as"].isna().sum())
+    networks = int(same_as(rows).isna().sum())
     if networks < len(rows):
         found.append(
             f"{len(rows)} rows, {plural(networks, 'network')}: rows marked = are the same network as another row, "
@@ -210,6 +211,7 @@ def _lines(rows: "pd.DataFrame", point: list[str], floor: float) -> tuple[list[l
     """The cells of each point of a study, seeds folded, and whether another technique begins there."""
     lines, sections, previous = [], [], None
     names: dict[str, str] = {}
+    twins = same_as(rows)  # of these rows: the table's column may name one that is not among them
     for _, seeds in rows.groupby(point, sort=False, dropna=False):
         first = seeds.iloc[0]
         sections.append(previous not in (None, first["technique"]))
@@ -218,7 +220,7 @@ def _lines(rows: "pd.DataFrame", point: list[str], floor: float) -> tuple[list[l
         if first.get("control", "none") != "none":
             criterion += f", {first['control']}"
         names |= dict.fromkeys(seeds["folder"], f"{first['technique']} {criterion} {first['sparsity']:g}")
-        said = [f"= {names[same]}" for same in seeds["same_as"].dropna().unique()[:1] if same in names]
+        said = [f"= {names[same]}" for same in twins[seeds.index].dropna().unique()[:1] if same in names]
         *numbers, remark = _cells(seeds, floor)
         remark = ", ".join(filter(None, [remark, *said]))
         lines.append([first["technique"], criterion, f"{first['sparsity']:g}", *numbers, remark])

@@ -16,10 +16,10 @@ from onnxprune.delivery.facts import Facts, listed
 from onnxprune.delivery.variants import INT8, INT8_ALONE
 from onnxprune.graph.baking import PICTURE, PROBABILITIES
 from onnxprune.graph.metadata import NORMALISATION
-from onnxprune.models import model_title
+from onnxprune.models import model_title, onnx_file
 from onnxprune.results.quality import ACCURACY, quality_of
 from onnxprune.settings.point import FIELDS, Point
-from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES
+from onnxprune.settings.vocabulary import CONTROLS, SCHEDULES, TECHNIQUES
 
 BEYOND = "The speedup is beyond theory: MACs and timing noise explain less of it; check it before you rely on it"
 
@@ -219,7 +219,10 @@ def _summary(row: Mapping[str, Any]) -> str:
         else "single weights, which are stored as zeros"
     )
     tuned = f"schedule {_code(row['schedule'])}"
-    if "finetune_epochs" in SCHEDULES[row["schedule"]].settings:
+    control = row.get("control") or "none"
+    if control != "none":
+        tuned += f", control {_code(control)}: {CONTROLS[control]}"
+    if control != "scratch" and "finetune_epochs" in SCHEDULES[row["schedule"]].settings:
         tuned += ", then fine-tuned"
         if row.get("training_images") is not None and row.get("train_images"):
             tuned += f" for {row['training_images'] / row['train_images']:g} epoch(s)"
@@ -314,9 +317,10 @@ def _limits(row: Mapping[str, Any]) -> list[str]:
             "say how close its answers are to the unpruned file's, and not how good either is at its task. Measure "
             "that on data with labels before you rely on it.",
         ]
+    made = "made of a trained file with" if onnx_file.is_file(row["model"]) else "trained on"
     return [
-        f"Use: classifying pictures like those of {data} into the classes above. It was trained on "
-        f"{trained} images and tested on {tested}.\n\nLimits: it assigns one of its "
+        f"Use: classifying pictures like those of {data} into the classes above. It was {made} {trained} images and "
+        f"tested on {tested}.\n\nLimits: it assigns one of its "
         "classes to every picture, even to a picture of something else. Its probabilities are not calibrated. The "
         "figures here do not say how it does on other pictures, or whether pruning costs some classes more than "
         "others: `onnxprune evaluate` shows each class. Test it on your own pictures before you rely on it.",

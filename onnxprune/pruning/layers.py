@@ -33,8 +33,11 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
         InputError: there is none, with the reason.
     """
     own = dict(network.named_parameters())  # each once: not what a layer shares with one before it, or computes
-    every = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    layers = [name for name in every if f"{name}.weight" in own]
+    layers = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and f"{name}.weight" in own
+    ]
     if strange := [name for name in request.keep if name not in layers]:
         raise InputError(f"keep: there is no layer '{strange[0]}' to prune: there are {', '.join(layers)}")
     refused = f"technique '{request.technique}' has nothing to prune: "
@@ -44,16 +47,13 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
         )
     if TECHNIQUES[request.technique].unit == "weight":
         return _but_kept(layers, request.keep, refused)
-    instead = "use technique weight or unstructured"
-    if len(every) < 2:
-        raise InputError(
-            f"{refused}the network's only layer is the classifier, whose output units are the classes; {instead}, or a "
-            "network with hidden units"
-        )
     units = coupling(network, input_shape)
     if not units.outputs:
         first, reason = next(iter(units.frozen.items()))
-        raise InputError(f"{refused}all units have to stay, those of layer '{first}' because {reason}; {instead}")
+        raise InputError(
+            f"{refused}all units have to stay, those of layer '{first}' because {reason}; only linear layers and "
+            "two-dimensional convolutions lose units: use technique weight or unstructured"
+        )
     coupled = {name for group in units.groups if set(request.keep) & set(group.layers) for name in group.layers}
     free = _but_kept(list(units.outputs), {*request.keep, *coupled}, refused)
     if request.criterion != "slim":

@@ -26,11 +26,12 @@ def select(table: "pd.DataFrame", conditions: Sequence[str]) -> "pd.DataFrame":
     After = and != several values may stand, with commas: one of them, none of them.
 
     Raises:
-        InputError: a condition that cannot be read, a column that is not there, an order of words, or no row is left.
+        InputError: a condition that cannot be read, a column or, after =, a word that is not there, an order of words,
+            or no row is left.
     """
     kept = table
     for condition in conditions:
-        kept = kept[_holds(kept, condition)]
+        kept = kept[_holds(table, condition)[kept.index]]
     if conditions and not len(kept):
         raise InputError(f"no row of {len(table)} fulfils {' and '.join(map(repr, conditions))}")
     return kept.reset_index(drop=True)
@@ -60,7 +61,15 @@ def _holds(table: "pd.DataFrame", condition: str) -> "pd.Series":
     if numeric:
         equal = column.isin([_number(condition, value) for value in values])
     else:
-        equal = column.astype(str).str.lower().isin([value.lower() for value in values])
+        words = column.astype(str).str.lower()
+        equal = words.isin([value.lower() for value in values])
+        known = set(words[column.notna()])
+        if sign == "=" and (strange := [value for value in values if value.lower() not in known]):
+            close = get_close_matches(strange[0].lower(), known, n=1)
+            raise InputError(
+                f"condition {condition!r}: no row has {name} {strange[0]!r}"
+                + (f": did you mean {close[0]!r}?" if close else "; conditions on several columns are several --where")
+            )
     return equal.fillna(False).astype(bool) if sign == "=" else ~equal.fillna(False).astype(bool) & column.notna()
 
 

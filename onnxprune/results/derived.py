@@ -46,7 +46,7 @@ def derive(table: pd.DataFrame, known: pd.DataFrame, right_images: Callable[[str
     found["control_accuracy"] = pd.Series(_numbers(own, "accuracy")[present], present.index, dtype=float)
     found["accuracy_change"] = own["accuracy"] - found["control_accuracy"]
     found["latency_ms_paired"] = paired_latency(own)
-    found["same_as"] = _same_as(own)
+    found["same_as"] = same_as(own)
     pairs = _pairs(found, images, known, cache(right_images))
     return own.join([found.drop(columns="folder").convert_dtypes(), pairs])
 
@@ -78,7 +78,7 @@ def paired_latency(table: pd.DataFrame) -> pd.Series:
     return base.groupby(timed_together(table)).transform("median") / _numbers(table, "speedup")
 
 
-def _same_as(table: pd.DataFrame) -> pd.Series:
+def same_as(table: pd.DataFrame) -> pd.Series:
     """For each row the folder of the first one that is the same network; missing for the first."""
     if "network_id" not in table:
         return pd.Series(None, table.index, dtype=object)

@@ -57,6 +57,22 @@ def test_it_answers_as_the_plain_file(layout: str, tail: str, tmp_path: Path) ->
     np.testing.assert_allclose(answers(found.path, pictures), expected, atol=1e-5)
 
 
+def test_names_that_the_file_has_already_do_not_clash(tmp_path: Path) -> None:
+    path = classifier(tmp_path, tail="y = Softmax (z)")
+    model = onnx.load(path)
+    named = {"x": baking.PICTURE, "z": baking.PROBABILITIES}
+    for names in [*(node.input for node in model.graph.node), *(node.output for node in model.graph.node)]:
+        names[:] = [named.get(name, name) for name in names]
+    model.graph.input[0].name = baking.PICTURE
+    onnx.save(model, path)
+    plain = open_classifier(path)
+    assert plain.metadata.normalisation is not None
+    found = bake(plain, plain.metadata.normalisation, tmp_path / "baked.onnx")
+    pictures = np.random.default_rng(2).integers(0, 256, (5, 8, 10, 3), np.uint8)
+    expected = softmax(plain.logits(pictures.transpose(0, 3, 1, 2), plain.metadata.normalisation))
+    np.testing.assert_allclose(answers(found.path, pictures), expected, atol=1e-5)
+
+
 def test_pictures_are_resized_as_predict_does(tmp_path: Path) -> None:
     plain = open_classifier(classifier(tmp_path))
     assert plain.metadata.normalisation is not None

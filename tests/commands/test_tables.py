@@ -83,6 +83,20 @@ def test_a_long_remark_is_wrapped_and_no_number_is_cut(
     assert "unstructured" in text and "taylor" in text
 
 
+def test_rows_that_are_the_same_network_are_marked_where_the_first_of_them_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Console(width=WIDE, file=io.StringIO())
+    monkeypatch.setattr(tables, "terminal", lambda: screen)
+    table = result_table(hand_made(tmp_path, "one", technique="weight,neuron,structured", sparsity="50"))
+    table["network_id"], table["same_as"] = "one", [None, *[table["folder"][0]] * 2]
+    tables.print_results(table[1:])
+    text = screen.file.getvalue()
+    first_shown = table.iloc[1]
+    assert "2 rows, 1 network: rows marked = are the same network" in text
+    assert f"= {first_shown['technique']} {first_shown['criterion']} 50" in text
+
+
 def test_the_second_file_is_in_the_answer_of_a_search(capsys: pytest.CaptureFixture[str]) -> None:
     plain = {"achieved_sparsity": 50.0, "accuracy": 97.0, "macs": 1000.0, "file_bytes": 5000.0, "speedup": 2.0}
     second = {"int8_accuracy": 96.5, "int8_file_bytes": 1600.0, "int8_speedup": 3.25}

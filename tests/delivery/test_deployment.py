@@ -241,6 +241,21 @@ def test_what_was_removed_names_the_file() -> None:
     assert headline.removed({**row, "achieved_sparsity": 70.0}) == "70 % removed"
 
 
+def test_the_card_tells_what_chose_the_units_and_what_the_images_were_for() -> None:
+    row = {
+        "model": "trained.onnx", "dataset": "digits", "technique": "neuron", "criterion": "obs", "schedule": "one-shot",
+        "sparsity": 50.0, "achieved_sparsity": 50.0, "control": "none", "variant": "float32", "accuracy": 90.0,
+        "base_accuracy": 91.0, "train_images": 200, "training_images": 400, "test_images": 360,
+    }  # fmt: skip
+    assert "schedule `one-shot`, then fine-tuned for 2 epoch(s))" in modelcard._summary(row)
+    by_chance = modelcard._summary({**row, "control": "random"})
+    assert "control `random`: as many units, chosen at random, then fine-tuned for 2 epoch(s))" in by_chance
+    scratch = modelcard._summary({**row, "control": "scratch"})
+    assert "trained from new random weights for all epochs)" in scratch and "fine-tuned" not in scratch
+    assert "It was made of a trained file with 200 images and tested on 360." in modelcard._limits(row)[0]
+    assert "It was trained on 200 images and tested on 360." in modelcard._limits({**row, "model": "cnn"})[0]
+
+
 def test_without_a_control_nothing_is_told_of_what_pruning_cost() -> None:
     row = {"accuracy": 97.2, "base_accuracy": 97.0, "accuracy_change": None}
     assert headline.change(row).startswith(

@@ -237,6 +237,24 @@ def test_a_network_without_removable_units_is_refused_in_one_line(technique: str
     assert "\n" not in str(caught.value)
 
 
+class ReadByOthers(nn.Module):
+    """One linear layer, which a recurrent one reads: the classes are the units of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.GRU(16, CLASSES, batch_first=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answers: Tensor = self.last(torch.relu(self.first(images[:, 0])))[0]
+        return answers[:, -1]
+
+
+@pytest.mark.parametrize("technique", CHANNEL_TECHNIQUES)
+def test_a_layer_that_is_alone_is_pruned_where_its_units_are_not_the_classes(technique: str) -> None:
+    found = prune(ReadByOthers(), request(technique), random_batches(8), SHAPE)
+    assert found.removed == (8, 16)
+
+
 class Joined(nn.Module):
     """A BatchNorm that reads two layers, one after the other."""
 

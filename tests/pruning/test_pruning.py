@@ -538,9 +538,7 @@ def test_pruning_prints_nothing_where_it_is_logged(
 
 @pytest.mark.parametrize("technique", CHANNEL_TECHNIQUES)
 def test_a_classifier_alone_has_no_units_to_remove(technique: str) -> None:
-    with pytest.raises(
-        InputError, match=f"'{technique}' has nothing to prune: the network's only layer is the classif"
-    ):
+    with pytest.raises(InputError, match=f"'{technique}' has nothing to prune: .* because they are the model's output"):
         pruned(build("slp", hidden=0), technique)
 
 

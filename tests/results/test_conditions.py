@@ -37,6 +37,8 @@ def test_what_is_selected(conditions: list[str], rows: list[float]) -> None:
     [
         ("sparsty<3", "no column 'sparsty': did you mean 'sparsity'"),
         ("technique<3", "which have no order"),
+        ("technique=weight,structred", "no row has technique 'structred': did you mean 'structured'"),
+        ("technique=weight,sparsity=50", "no row has technique 'sparsity=50'; .* several --where"),
         ("sparsity>many", "expected a number, got 'many'"),
         ("sparsity", "expected COLUMN"),
         ("sparsity>100", "no row of 3 fulfils"),
