@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime
 import scipy.optimize
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
 from onnxprune.graph.network import Network, attribute, reads
 from onnxprune.graph.nodes import operator_type
-from onnxprune.reduction.sites import Site, explicit_pads
+from onnxprune.reduction.sites import Site, explicit_pads, positions
+from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.random_inputs import Inputs
-from onnxprune.runtime.session import FATAL
 from onnxprune.runtime.stages import Stages
 
 _MATRIX = ("Gemm", "MatMul")
@@ -144,15 +144,27 @@ def fit(
     Returns:
         Squared error of what the second then gives on those, relative to its variance; None where it does not help.
     """
-    nodes = network.nodes
-    problem = _Problem(network, first, second, samples[0])
-    given = [problem.given(sample) for sample in samples]
+    places = [_geometry(network, site) for site in (first, second)]
+    x, wanted = (_laid_out(places[0], value) for value in (samples[0].x, samples[0].wanted))
+    with open_network(_computing(places, x.shape, wanted.shape, rectified=samples[0].beside is not None)) as session:
+        problem = _Problem(session, places)
+        start = [value for site in (first, second) for value in (site.matrix(network), site.offset(network))]
+        end, after = _solved(problem, start, [problem.given(sample) for sample in samples], held_out, steps)
+    if after is None:
+        return None
+    for site, weights, bias in zip((first, second), end[::2], end[1::2], strict=True):
+        site.write(network, network.nodes, weights, bias.reshape(weights.shape[:2]))
+    return after
+
+
+def _solved(
+    problem: _Problem, start: Sequence[np.ndarray], given: Sequence[Inputs], held_out: int, steps: int
+) -> tuple[list[np.ndarray], float | None]:
+    """Weights and biases, and the relative error with them on held-out samples; None where they do not help."""
     fitting, checking = given[: len(given) - held_out], given[len(given) - held_out :]
-    sites = (first, second)
-    start = [value for site in sites for value in (site.matrix(network), site.offset(network))]
     shapes = [value.shape for value in start]
     sizes = np.cumsum([value.size for value in start])[:-1]
-    scale = max(sum(map(_variance, fitting)), np.finfo(np.float64).tiny)
+    scale, checked_scale = (max(sum(map(_variance, part)), np.finfo(np.float64).tiny) for part in (fitting, checking))
 
     def values(vector: np.ndarray) -> list[np.ndarray]:
         return [part.reshape(shape) for part, shape in zip(np.split(vector, sizes), shapes, strict=True)]
@@ -166,47 +178,29 @@ def fit(
         return total / scale, slope / scale
 
     def checked(vector: np.ndarray) -> float:
-        total = sum(problem.slopes(values(vector), sample)[0] for sample in checking)
-        return total / max(sum(map(_variance, checking)), np.finfo(np.float64).tiny)
+        return sum(problem.slopes(values(vector), sample)[0] for sample in checking) / checked_scale
 
     begin = np.concatenate([value.ravel() for value in start])
     end = scipy.optimize.minimize(
         loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": steps, "maxcor": _MEMORY}
     ).x
-    before, after = checked(begin), checked(end)
-    if not after < before:
-        return None
-    for site, weights, bias in zip(sites, values(end)[::2], values(end)[1::2], strict=True):
-        site.write(network, nodes, weights, bias.reshape(weights.shape[:2]))
-    return after
+    after = checked(end)
+    return values(end), after if after < checked(begin) else None
 
 
+@dataclass(frozen=True)
 class _Problem:
     """The squared error of a pair, and its slopes by the weights and biases, as onnxruntime computes them."""
 
-    def __init__(self, network: Network, first: Site, second: Site, sample: Sample) -> None:
-        self._places = [_geometry(network, site) for site in (first, second)]
-        self._matrix = first.kind in _MATRIX
-        self._rectified = sample.beside is not None
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = FATAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        x = self._laid_out(sample.x)
-        model = _model(self._places, x.shape, self._laid_out(sample.wanted).shape, rectified=self._rectified)
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-
-    def _laid_out(self, value: np.ndarray) -> np.ndarray:
-        """Rows of numbers as images of one place."""
-        return value.reshape(-1, value.shape[-1], 1) if self._matrix else value
+    session: onnxruntime.InferenceSession
+    places: Sequence[_Geometry]
 
     def given(self, sample: Sample) -> Inputs:
         """What is the same in every step."""
-        x, goal = self._laid_out(sample.x), self._laid_out(sample.wanted)
+        x, goal = _laid_out(self.places[0], sample.x), _laid_out(self.places[0], sample.wanted)
         found = {"x": x, "goal": goal}
         if sample.beside is not None:
-            found["beside"] = np.broadcast_to(self._laid_out(sample.beside), goal.shape)
+            found["beside"] = np.broadcast_to(_laid_out(self.places[0], sample.beside), goal.shape)
             found["goal"] = np.maximum(goal + found["beside"], 0)
         return {name: np.ascontiguousarray(value, np.float32) for name, value in found.items()}
 
@@ -217,11 +211,11 @@ class _Problem:
             values: weights (1, outputs, features) and bias (outputs,) of the first operator and of the second.
         """
         feed = dict(given)
-        for number, place in enumerate(self._places):
+        for number, place in enumerate(self.places):
             weights, bias = values[2 * number : 2 * number + 2]
             feed[f"w{number}"] = weights.reshape(weights.shape[1], -1, *place.kernel).astype(np.float32)
             feed[f"b{number}"] = bias.astype(np.float32)
-        error, *slopes = self._session.run(None, feed)
+        error, *slopes = run(self.session, feed).values()
         shaped = [slope.reshape(value.shape) for slope, value in zip(slopes, values, strict=True)]
         return float(error), [slope.astype(np.float64) for slope in shaped]
 
@@ -233,8 +227,19 @@ def _variance(given: Inputs) -> float:
     return float(np.square(goal - goal.mean(axes, keepdims=True), dtype=np.float64).sum())
 
 
+def _laid_out(place: _Geometry, value: np.ndarray) -> np.ndarray:
+    """Rows of numbers, as matrix products take them, as images of one place."""
+    return value.reshape(-1, value.shape[-1], 1) if place.node is None else value
+
+
 @dataclass(frozen=True)
 class _Geometry:
+    """Of a convolution; a matrix product is one of images of one place.
+
+    Attributes:
+        node: None of a matrix product.
+    """
+
     kernel: tuple[int, ...]
     strides: list[int]
     dilations: list[int]
@@ -256,9 +261,9 @@ def _geometry(network: Network, site: Site) -> _Geometry:
     return _Geometry(site.kernel, strides, dilations, node)
 
 
-def _model(
+def _computing(
     places: Sequence[_Geometry], given: tuple[int, ...], wanted: tuple[int, ...], *, rectified: bool
-) -> ModelProto:
+) -> Network:
     """Computes the error and its slopes.
 
     Args:
@@ -270,9 +275,10 @@ def _model(
     first, second = places
     sizes = list(given[2:])
     pads = [first.pads(sizes)]
-    middle = _sizes(sizes, first, pads[0])
+    bordered = [size + pads[0][axis] + pads[0][axis + rank] for axis, size in enumerate(sizes)]
+    middle = positions(bordered, first.kernel, first.strides, first.dilations)
     pads.append(second.pads(middle))
-    nodes, constants = [], {"axes": np.array([0, *spatial]), "two": np.float32(2)}
+    nodes, constants = [], {"axes": np.array([0, *spatial]), "two": np.array(2, np.float32)}
 
     def add(kind: str, inputs: str, output: str, **attributes: Any) -> None:
         nodes.append(helper.make_node(kind, inputs.split(), [output], **attributes))
@@ -332,17 +338,6 @@ def _model(
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("error", "gw0", "gb0", "gw1", "gb1")
     ]
-    graph = helper.make_graph(
-        nodes, "pair", inputs, outputs, [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
-
-
-def _sizes(sizes: Sequence[int], place: _Geometry, pads: Sequence[int]) -> list[int]:
-    rank = len(sizes)
-    return [
-        (size + begin + end - dilation * (k - 1) - 1) // stride + 1
-        for size, k, stride, dilation, begin, end in zip(
-            sizes, place.kernel, place.strides, place.dilations, pads[:rank], pads[rank:], strict=True
-        )
-    ]
+    graph = helper.make_graph(nodes, "pair", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+    return Network(model, constants)

@@ -6,6 +6,7 @@ A site's weights are (groups, outputs, features); samples give rows (groups, row
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -300,10 +301,7 @@ def _patches(node: NodeProto, data: np.ndarray, kernel: tuple[int, ...], places:
     groups = attribute(node, "group", 1)
     begin, end = explicit_pads(node, data.shape[2:], kernel, strides, dilations)
     padded = np.pad(data, [(0, 0), (0, 0), *zip(begin, end, strict=True)]) if any((*begin, *end)) else data
-    counts = [
-        (size - dilation * (k - 1) - 1) // stride + 1
-        for size, k, stride, dilation in zip(padded.shape[2:], kernel, strides, dilations, strict=True)
-    ]
+    counts = positions(padded.shape[2:], kernel, strides, dilations)
     flat = np.arange(int(np.prod(counts))) if places is None else places
     where = np.unravel_index(flat, counts)
     images, channels = data.shape[:2]
@@ -319,9 +317,20 @@ def _patches(node: NodeProto, data: np.ndarray, kernel: tuple[int, ...], places:
     return found.reshape(groups, images * len(flat), -1)
 
 
+def positions(
+    sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int]:
+    """Places that a convolution takes along each axis of images of these sizes, borders included."""
+    return [
+        (size - dilation * (k - 1) - 1) // stride + 1
+        for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True)
+    ]
+
+
 def explicit_pads(
     node: NodeProto, sizes: tuple[int, ...], kernel: tuple[int, ...], strides: list[int], dilations: list[int]
 ) -> tuple[list[int], list[int]]:
+    """Borders that a convolution adds to images of these sizes, before and behind, along each axis."""
     rank = len(kernel)
     automatic = attribute(node, "auto_pad", b"NOTSET")
     if automatic in (b"NOTSET", b"VALID"):
