@@ -18,8 +18,9 @@ test-all: check
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,mlflow]"
 	$(BIN)/python -m pytest -m "slow or data or gpu or not slow"
 
-# onnxprune against the same work written by hand, on Fashion-MNIST and CIFAR-10 (ONNXPRUNE_DATA); half an hour.
+# onnxprune against the same work written by hand, on Fashion-MNIST and CIFAR-10 (ONNXPRUNE_DATA); an hour.
 bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python -W ignore benchmarks/bench.py
 
 # The documentation as a site, in build/site; what warns is an error.
