@@ -6,10 +6,10 @@
     python benchmarks/coverage.py table RESULTS.jsonl
 
 `export` writes every network with random weights, by the TorchScript and by the dynamo exporter (which needs
-onnxscript: `pip install ".[bench]"`), at the smallest image that it takes. `prune` takes half of the units of every layer by l1, without data
-and without repair; `peer` lets onnxsim's apply_structured_pruning do the same, in an interpreter that has onnxsim. What
-exists is left alone, so that each of them goes on where it was stopped. `table` writes COVERAGE.md beside this file.
-`file` prints one result.
+onnxscript: `pip install ".[bench]"`), at the smallest image that it takes. `prune` takes half of the units of every
+layer by l1, without data and without repair; `peer` lets onnxsim's apply_structured_pruning do the same, in an
+interpreter that has onnxsim. What exists is left alone, so that each of them goes on where it was stopped. `table`
+writes COVERAGE.md beside this file. `file` prints one result.
 
 The files are compact: float constants of more than 4096 elements have no data, but the seed, the mean and the deviation
 of their random numbers. `restore` fills them in.
