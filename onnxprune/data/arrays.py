@@ -131,7 +131,7 @@ def _check_every_class(labels: np.ndarray, source: str, classes: Sequence[str] |
 def _check_labels(labels: np.ndarray, what: str) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "ui":
+    if labels.ndim != 1 or labels.dtype.kind not in "uib":
         raise InputError(f"{what} is {labels.dtype} of shape {labels.shape}, expected integers of shape (N,)")
     if not len(labels):
         raise InputError(f"{what} is empty")

@@ -2,6 +2,7 @@
 pictures alone, which have no labels then.
 """
 
+import re
 import stat
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,8 @@ from onnxprune.data.collection import MOST_BYTES, SPLITS, TEST_SHARE, Collection
 from onnxprune.data.names import check_class_names, shown_name
 from onnxprune.data.pictures import SUFFIXES, entries, files_in, is_folder
 
-_NAMES_OF_SETS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation"))
+_FOR_TRAINING = frozenset(("train", "training"))
+_FOR_TESTING = frozenset(("test", "testing", "val", "valid", "validation"))
 
 
 def listed(folder: Path) -> Collection:
@@ -84,10 +86,9 @@ def _splits(listing: Collection) -> dict[str | None, Path]:
     places: dict[str | None, Path] = {split: folder / split for split in SPLITS if is_folder(folder / split)}
     holding = [split for split, place in places.items() if any(is_folder(entry) for entry in entries(place))]
     if not holding and len(places) < len(SPLITS):
-        named = [entry.name for entry in entries(folder) if is_folder(entry)]
-        if named and all(name.casefold() in _NAMES_OF_SETS for name in named):  # else the sets would be the classes
-            raise listing.error(
-                f"its folders are called as sets are, not as classes ({', '.join(named)}): expected sets called train "
+        if sets := _called_as_sets([entry for entry in entries(folder) if is_folder(entry)]):
+            raise listing.error(  # else the sets would be the classes
+                f"its folders are called as sets are, not as classes ({', '.join(sets)}): expected sets called train "
                 "and test, each with a folder for each class; or only the folders of classes"
             )
         return {None: folder}
@@ -101,6 +102,17 @@ def _splits(listing: Collection) -> dict[str | None, Path]:
         if entry.name not in SPLITS:
             listing.ignored["beside train/ and test/"] += 1
     return places
+
+
+def _called_as_sets(folders: list[Path]) -> list[str]:
+    """Names of those that are sets, not classes: of all where every one is called so; of those in whose names it is a
+    word among others, as in seg_train and seg_test, where they hold folders, as classes do not."""
+    if all(folder.name.casefold() in _FOR_TRAINING | _FOR_TESTING for folder in folders):
+        return [folder.name for folder in folders]
+    holding = [folder.name for folder in folders if any(is_folder(entry) for entry in entries(folder))]
+    words = {name: set(re.split(r"[\W_]+", name.casefold())) for name in holding}
+    kinds = [[name for name in holding if words[name] & kind] for kind in (_FOR_TRAINING, _FOR_TESTING)]
+    return sorted(set(kinds[0] + kinds[1])) if all(kinds) else []
 
 
 def _place(split: str | None, name: str) -> str:

@@ -197,6 +197,9 @@ def _labels(found: Collection, columns: _Columns, path: Path, table: Any) -> lis
     if pa.types.is_dictionary(kind):  # categories of pandas
         kind = kind.value_type
         column = column.cast(kind)
+    if pa.types.is_boolean(kind):
+        kind = pa.int8()
+        column = column.cast(kind)
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise found.error(f"column {columns.label!r} of {path.name} is {kind}, expected whole numbers or texts")
     labels: list[int | str | None] = column.to_pylist()

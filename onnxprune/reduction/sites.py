@@ -15,6 +15,7 @@ from onnx import NodeProto
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, attribute, reads
 from onnxprune.graph.nodes import operator_type
+from onnxprune.graph.windows import same_pads
 
 _LEAST_SCALE = 1e-6  # of a BatchNormalization whose weights can be told from its results
 
@@ -336,10 +337,4 @@ def explicit_pads(
     if automatic in (b"NOTSET", b"VALID"):
         pads = list(attribute(node, "pads", [0] * 2 * rank)) if automatic == b"NOTSET" else [0] * 2 * rank
         return pads[:rank], pads[rank:]
-    begin, end = [], []
-    for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        total = max(0, (-(-size // stride) - 1) * stride + dilation * (k - 1) + 1 - size)
-        small, large = total // 2, total - total // 2
-        begin.append(small if automatic == b"SAME_UPPER" else large)
-        end.append(large if automatic == b"SAME_UPPER" else small)
-    return begin, end
+    return same_pads(sizes, kernel, strides, dilations, automatic.decode())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Masks
 from onnxprune.schedules.context import PruningContext
+from onnxprune.training.loop import in_training
 
 RAMP = 2 / 3  # of the updates, in which agp, linear and movement reach the sparsity; the rest trains what is left
 
@@ -40,7 +41,7 @@ def _gradual(context: PruningContext, curve: Callable[[float], float]) -> Pruned
             return None
         sparsity = point.sparsity * curve(steps[done])
         masks = context.decide(network, sparsity, masks)
-        network.train()
+        in_training(network)  # deciding looks at it as it answers
         context.path.append({"update": done, "sparsity": sparsity})
         return context.held(network, masks)
 

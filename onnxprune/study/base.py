@@ -64,7 +64,11 @@ def _train_base(network: nn.Module, point: Point, batches: Batches, how: Recipe,
     frozen = []
     if point.freeze_features:
         trained = heads(network, batches.images.shape[1:])
-        frozen = [each for name, each in network.named_parameters() if name.rpartition(".")[0] not in trained]
+        frozen = [
+            each
+            for name, each in network.named_parameters()
+            if each.requires_grad and name.rpartition(".")[0] not in trained
+        ]
     for parameter in frozen:
         parameter.requires_grad_(False)
     cost = train_checked(network, batches, how, on_update=listener.training)

@@ -175,11 +175,7 @@ def train(
     scaler = torch.amp.GradScaler(batches.device.type) if recipe.precision == "fp16" else None
     held = HeldWeights(network, masks or {})
     epoch_losses = []
-    network.train()
-    for module in network.modules():
-        own = list(module.parameters(recurse=False))
-        if own and not any(parameter.requires_grad for parameter in own):
-            module.eval()
+    in_training(network)
     clock = time.thread_time if batches.images.device.type == "cpu" else time.perf_counter
     started = clock()
     done = images = 0
@@ -243,6 +239,16 @@ def train(
         peak_memory_bytes=memory.peak_bytes,
         epoch_losses=epoch_losses,
     )
+
+
+def in_training(network: nn.Module) -> None:
+    """Puts a network into the mode of training, but not its layers that are frozen: a frozen BatchNorm keeps its
+    statistics too."""
+    network.train()
+    for module in network.modules():
+        own = list(module.parameters(recurse=False))
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
 
 
 def _step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:

@@ -218,6 +218,13 @@ def test_labels_may_be_any_integers_and_a_column(tmp_path: Path, kind: type) -> 
     np.testing.assert_array_equal(data.load(saved(tmp_path, **columns)).test.labels, content["y_test"])
 
 
+def test_labels_may_be_true_and_false(tmp_path: Path) -> None:
+    flags = {"y_train": np.arange(40) % 2 == 1, "y_test": np.arange(12) % 2 == 1}
+    found = data.load(saved(tmp_path, **flags))
+    assert found.classes == ("0", "1")
+    assert found.test.labels.tolist() == [0, 1] * 6
+
+
 UNUSABLE = {
     "one key missing": ({"y_test": None}, "has no y_test"),
     "floats that are neither": ({"x_train": arrays()["x_train"] / 200}, "numbers from 0 to 1.275 that are not whole"),

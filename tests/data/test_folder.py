@@ -585,6 +585,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: [(path / name).rename(path / new) for name, new in (("cat", "Training"), ("dog", "Testing"))],
         "its folders are called as sets are, not as classes (Testing, Training): expected sets called train and test",
     ),
+    "sets with more in their names, beside another": (
+        lambda path: [
+            (path / part / "seals").mkdir(parents=True) for part in ("seg_train", "seg_pred", "seg_test", "notes")
+        ],
+        "its folders are called as sets are, not as classes (seg_test, seg_train): expected sets called train and test",
+    ),
     "train and another set": (
         lambda path: [(path / name).rename(path / new) for name, new in (("cat", "train"), ("dog", "val"))],
         "its folders are called as sets are, not as classes (train, val)",
@@ -621,6 +627,10 @@ def test_of_classes_with_too_few_pictures_the_first_is_named(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["=1+1", "-rf", "a b", "a,b", "[red]x[]", "<b>", "日本", "%s {0}"])
 def test_names_of_classes_may_be_any_printable_text(tmp_path: Path, name: str) -> None:
     assert loaded(photos(tmp_path / "pets", ("zoo", name))).classes == tuple(sorted(("zoo", name)))
+
+
+def test_classes_may_be_called_as_sets_where_they_hold_pictures(tmp_path: Path) -> None:
+    assert loaded(photos(tmp_path / "things", ("bullet train", "test tube"))).classes == ("bullet train", "test tube")
 
 
 def test_a_name_is_the_same_in_both_forms_of_unicode(tmp_path: Path) -> None:

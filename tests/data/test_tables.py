@@ -124,6 +124,7 @@ def test_what_datasets_saves_is_read(tmp_path: Path) -> None:
         ({}, ("0", "1", "2")),
         ({"label": pa.array([("b", "c", "a")[row % 3] for row in range(60)])}, ("a", "b", "c")),
         ({"label": pa.array(["b", "a"] * 30).dictionary_encode()}, ("a", "b")),
+        ({"label": pa.array([True, False] * 30)}, ("0", "1")),
         ({"image": pa.array([png(row) for row in range(60)])}, ("0", "1", "2")),
         ({"image": None, "img": pa.array([png(row) for row in range(60)], pa.large_binary())}, ("0", "1", "2")),
     ],

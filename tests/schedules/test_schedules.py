@@ -175,7 +175,7 @@ def test_finished_points_of_all_schedules_come_out_the_same_again(
 def work(dataset: Dataset, **changes: Any) -> PruningContext:
     """A point in the making, with an untrained base."""
     values = {**settings_of(changes.get("schedule", "one-shot")), "dataset": dataset.name + ".npz", **changes}
-    (point,) = Sweep.one_point(values).points
+    (point,) = Sweep.one_point({name: value for name, value in values.items() if value is not None}).points
     listener = SimpleNamespace(training=lambda *_: None, stage=lambda _: None)
     network = build_network(point, dataset)
     batches = training_batches(point, dataset, network)
@@ -261,6 +261,37 @@ def test_units_that_are_gone_stay_gone(dataset: Dataset) -> None:
         for layer, mask in early.items():
             assert not (late[layer].bool() & ~mask.bool()).any(), technique
         assert sum(int(mask.sum()) for mask in late.values()) < sum(int(mask.sum()) for mask in early.values())
+
+
+FROZEN = """
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(
+            nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8).requires_grad_(False), nn.ReLU(), nn.Flatten(),
+            nn.Linear(800, classes).requires_grad_(False), nn.Linear(classes, classes),
+        )
+"""
+
+
+@pytest.mark.parametrize("schedule", ["one-shot", "agp", "iterative", "movement"])
+def test_layers_that_a_user_has_frozen_do_not_move(dataset: Dataset, schedule: str, tmp_path: Path) -> None:
+    """Weights, biases and the statistics of a BatchNorm: what is pruned meanwhile does not thaw them."""
+    (tmp_path / "frozen.py").write_text(FROZEN)
+    job = work(
+        dataset, model=f"{tmp_path / 'frozen.py'}:Net", hidden=None, technique="unstructured", schedule=schedule,
+        sparsity=20,
+    )  # fmt: skip
+    before = job.base.state_dict()
+    pruned: Pruned = resolve_name(SCHEDULES[schedule].run)(job)
+    after = pruned.network.state_dict()
+    for name in ("1.running_mean", "1.running_var", "1.weight", "1.bias", "4.bias"):
+        assert torch.equal(after[name], before[name]), name
+    left = after["4.weight"] != 0
+    assert torch.equal(after["4.weight"][left], before["4.weight"][left])
+    assert not torch.equal(after["5.bias"], before["5.bias"])
 
 
 class _Layer(nn.Module):

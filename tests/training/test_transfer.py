@@ -213,6 +213,10 @@ def test_frozen_features_do_not_move(tmp_path: Path) -> None:
     moved = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {"classifier.weight", "classifier.bias"}
     assert all(parameter.requires_grad for parameter in network.parameters()), "fine-tuning trains all of it"
+    network.norm1.requires_grad_(False)
+    _train_base(network, point, training_batches(point, data, network), how, Listener())  # type: ignore[arg-type]
+    kept = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert kept == {"norm1.weight", "norm1.bias"}, "but for what the user has frozen"
     free = build_network(point, data)
     train(free, training_batches(point, data, free), how)
     assert not torch.equal(free.conv1.weight, before["conv1.weight"])

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from onnxprune.bridge.operators.call import Call, Value, operator, padded, tensor
+from onnxprune.graph.windows import same_pads
 
 
 def _spatial(call: Call, data: Tensor, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
@@ -18,12 +19,7 @@ def _spatial(call: Call, data: Tensor, kernel: Sequence[int]) -> tuple[list[int]
     pads = list(call.attribute("pads", [0] * 2 * count))
     automatic = call.attribute("auto_pad", "NOTSET")
     if automatic in ("SAME_UPPER", "SAME_LOWER"):
-        begins, ends = [], []
-        for size, window, stride, dilation in zip(data.shape[2:], kernel, strides, dilations, strict=True):
-            missing = max(0, (-(-size // stride) - 1) * stride + dilation * (window - 1) + 1 - size)
-            small, large = missing // 2, missing - missing // 2
-            begins.append(small if automatic == "SAME_UPPER" else large)
-            ends.append(large if automatic == "SAME_UPPER" else small)
+        begins, ends = same_pads(data.shape[2:], kernel, strides, dilations, automatic)
         pads = begins + ends
     return strides, dilations, pads
 
