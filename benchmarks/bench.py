@@ -374,7 +374,9 @@ def speedup() -> list[Figure]:
     figures, slowest = [], {}
     for name, dataset in (("cnn", "fmnist"), ("densenet121", "cifar10")):
         side = MODELS[name].minimum_size
-        shape = data.load(dataset).padded(side, side).input_shape
+        loaded = data.load(dataset).padded(side, side)
+        shape, few = loaded.input_shape, data.Split(loaded.train.images[:1], loaded.train.labels[:1])
+        batches = Batches(few, loaded.mean, loaded.std, torch.device("cpu"))  # the criterion looks at no image
         network = MODELS[name].build(shape, 10, 0).eval()
         with tempfile.TemporaryDirectory() as folder:
             base, other = Path(folder) / "base.onnx", Path(folder) / "other.onnx"
@@ -383,7 +385,7 @@ def speedup() -> list[Figure]:
                 (settings,) = Sweep.one_point({"technique": "structured", "sparsity": sparsity}).points
                 request = Request("structured", "l1", "unit", sparsity, settings.channel_align, 0)
                 with silenced():
-                    export(prune(network, request, None, shape).network, other, shape)  # type: ignore[arg-type]
+                    export(prune(network, request, batches, shape).network, other, shape)
                 (found,) = compare(base, [other], shape, 32, device="cpu", threads=1, seconds=10)
                 slowest[f"{name} {sparsity} %"] = found.speedup + found.noise
                 theory = count(base).macs / count(other).macs

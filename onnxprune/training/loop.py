@@ -24,6 +24,7 @@ from onnxprune.training.device import seeded_chance, seeded_generator
 from onnxprune.training.distillation import Target
 from onnxprune.training.held_weights import HeldWeights
 from onnxprune.training.memory import PeakMemory
+from onnxprune.training.onednn import answers
 from onnxprune.training.parallel import SINGLE_PROCESS, ProcessGroup
 from onnxprune.training.recipe import Recipe, rate_factor, sgd
 from onnxprune.training.strides import strides_taken_first
@@ -95,7 +96,7 @@ def accumulate_gradients(
             which = slice(number * size, (number + 1) * size) if number < count else slice(0, 1)
             images, labels = batches.take(index[which], changes.part(which))
             with group.last(network, number + group.size >= count):
-                logits = network(images)
+                logits = answers(network, images)
                 if teacher is None:
                     loss = F.cross_entropy(logits, labels, reduction="sum") / len(index)
                 else:

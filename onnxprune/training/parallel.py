@@ -13,6 +13,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -63,7 +64,10 @@ class ProcessGroup:
             for norm in norms:
                 if norm.momentum is not None:  # else the mean of all batches
                     norm.momentum = 1 - (1 - norm.momentum) ** self.size
-            yield DistributedDataParallel(network, forward_sync_buffers=False)
+            with warnings.catch_warnings():
+                # of one channel, whose strides can be told in two ways
+                warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+                yield DistributedDataParallel(network, forward_sync_buffers=False)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
