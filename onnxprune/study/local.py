@@ -10,7 +10,7 @@ from onnxprune.common.progress import Listener
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import Point
 from onnxprune.study.executors import Groups
-from onnxprune.study.jobs import Job, Materials, check_unchanged, in_turn
+from onnxprune.study.jobs import Job, Materials, check_unchanged, in_turn, longest_first
 from onnxprune.study.pool import Pool
 
 
@@ -54,4 +54,7 @@ class Local:
             except RunError as error:
                 yield base_id, error
             else:
-                yield from in_turn(jobs, self._materials, listener) if self._pool is None else self._pool.run(jobs)
+                if self._pool is None:
+                    yield from in_turn(jobs, self._materials, listener)
+                else:
+                    yield from self._pool.run(longest_first(jobs))

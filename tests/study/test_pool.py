@@ -21,7 +21,7 @@ from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import pool as workers
 from onnxprune.study.controller import run_sweep
-from onnxprune.study.jobs import Job, Materials
+from onnxprune.study.jobs import Job, Materials, longest_first
 from onnxprune.study.pool import Pool, worker_count
 
 PLAN = Sweep.parse({**faults.SETTINGS, "technique": "weight,neuron", "sparsity": [0, 50, 90]})
@@ -56,6 +56,15 @@ def jobs_in(runs: Path, points: list[Point]) -> list[Job]:
     """Jobs on the base that `runs` has already."""
     checksum = Materials(None).dataset(points[0]).checksum
     return [Job(runs / "s" / point.point_id(checksum), point, runs, None, RetryPolicy()) for point in points]
+
+
+def test_the_largest_networks_come_first_and_what_is_one_network_last(tmp_path: Path) -> None:
+    plan = Sweep.parse({**faults.SETTINGS, "technique": "structured,weight,neuron", "sparsity": [0, 20, 90, 100]})
+    order = [(job.point.technique, job.point.sparsity) for job in longest_first(jobs_in(tmp_path, plan.points))]
+    whole = [("structured", 0), ("weight", 20), ("weight", 90)]
+    smaller = [("structured", 20), ("neuron", 20), ("structured", 90), ("neuron", 90)]
+    nothing = [("structured", 100), ("weight", 0), ("weight", 100), ("neuron", 0), ("neuron", 100)]
+    assert order == [*whole, *smaller, *nothing]
 
 
 def test_the_table_does_not_depend_on_the_number_of_workers(
