@@ -16,11 +16,11 @@ from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import choose, constraints, studies
 from onnxprune.delivery.modelcard import BEYOND
+from onnxprune.results.control_gain import dead_units, remark_on_control
 from onnxprune.results.derived import same_as
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of, quality_of_study
 from onnxprune.results.seeds import accuracy_interval, change
 from onnxprune.results.timings import noise, remarks
-from onnxprune.results.trained_out import dead_units, not_trained_out
 from onnxprune.settings.point import FIELDS
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
     assessment += f"\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
     if dead := dead_units(bases):
         assessment += f"\n     {plural(dead, 'dead unit')}: their output is zero for every training image"
-    base_remark = not_trained_out(rows)
+    base_remark = remark_on_control(rows)
     lines, sections = _lines(rows, point, floor)
     headings = _headings(rows)
     cells = [headings, *lines]

@@ -25,8 +25,8 @@ from onnxprune.delivery.variants import FLOAT32, INT8_ALONE
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
 from onnxprune.results import schema, store
+from onnxprune.results.control_gain import remark_on_control
 from onnxprune.results.quality import ACCURACY
-from onnxprune.results.trained_out import not_trained_out
 from onnxprune.settings.point import BASES
 
 INDEX = "index.json"
@@ -94,7 +94,7 @@ def deploy(
         files, digest = _write_model(source, expected, out, name, layout, facts=facts, batch=batch)
         row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
         bases = store.result_table(sweep)
-        row["base_remark"] = not_trained_out(bases[bases["base_id"] == row["base_id"]])
+        row["base_remark"] = remark_on_control(bases[bases["base_id"] == row["base_id"]])
         card_path = out / f"{name}.md"
         model_file = files[0].relative_to(out).as_posix()
         baked = (

@@ -28,6 +28,8 @@ class Recipe:
             smaller the more inputs it has (LeCun et al. 1998, "Efficient BackProp"): by the rate that is right for
             MNIST a perceptron collapses on CIFAR-10.
         largest_batch: batch size up to which the learning rates grow with its square root.
+        settling_updates: updates that a trained network takes to settle by the rate of fine-tuning; see
+            `onnxprune.training.recipe.settling_share`. 0: that rate is so small that none are needed.
     """
 
     epochs: int
@@ -36,6 +38,7 @@ class Recipe:
     finetune_learning_rate: float
     usual_inputs: int | None = None
     largest_batch: int = 256
+    settling_updates: int = 0
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,9 @@ def _own_model(name: str) -> Model:
         f"your own network, {name}",
         name,
         micro_batch=128,
-        recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05),
+        recipe=Recipe(
+            epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=200
+        ),
         options=(ARGUMENTS,),
         batch_norm=True,  # as far as is known: a criterion that needs it looks for itself
     )
@@ -192,7 +197,9 @@ MODELS: Registry[Model] = _Models(
             "two 3x3 convolutions (32 and 64) with max-pooling, then 128 units (--batch-norm: BatchNorm)",
             "onnxprune.models.cnn",
             micro_batch=128,
-            recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05),
+            recipe=Recipe(
+                epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=200
+            ),
             minimum_size=4,
             options=("batch_norm",),
         ),
@@ -201,7 +208,9 @@ MODELS: Registry[Model] = _Models(
             "torchvision's DenseNet-121, images of at least 32x32 (--stem imagenet|small)",
             "onnxprune.models.densenet",
             micro_batch=256,
-            recipe=Recipe(epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05),
+            recipe=Recipe(
+                epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=200
+            ),
             minimum_size=32,
             options=("stem",),
             batch_norm=True,

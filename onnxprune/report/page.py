@@ -16,9 +16,9 @@ from onnxprune.report.shipping import accuracy_of_variants
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.report.template import filled
 from onnxprune.results import store
+from onnxprune.results.control_gain import remark_on_control
 from onnxprune.results.derived import paired_latency
 from onnxprune.results.quality import ACCURACY, FIDELITY
-from onnxprune.results.trained_out import not_trained_out
 
 # column -> heading, and digits after the point: None for words, "count" for three digits and a unit; results come first
 _COLUMNS: dict[str, tuple[str, int | str | None]] = {
@@ -284,7 +284,7 @@ def _base_remarks(table: pd.DataFrame) -> list[str]:
         return []
     remarks = []
     for (model, dataset, batch, _), rows in table.groupby(["model", "dataset", "batch_size", "schedule"], sort=False):
-        remark = not_trained_out(rows)
+        remark = remark_on_control(rows)
         if remark is not None:
             remarks.append(f"{model} on {_title(str(dataset))}, batch {batch:,}: {remark}.")
     return list(dict.fromkeys(remarks))

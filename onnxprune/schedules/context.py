@@ -26,7 +26,7 @@ from onnxprune.training.device import seeded_generator
 from onnxprune.training.distillation import Original, Target, Teacher
 from onnxprune.training.opcount import TrainingOps, count_training_ops, metered
 from onnxprune.training.recipe import Recipe
-from onnxprune.training.setup import base_recipe, recipe_of, train_checked
+from onnxprune.training.setup import base_recipe, finetuning_recipe, recipe_of, train_checked
 
 
 class Twin(Protocol):
@@ -122,6 +122,10 @@ class PruningContext:
         """How to train `network` at a learning rate for batches of 256."""
         return recipe_of(self.point, network, self.dataset, epochs, rate)
 
+    def finetuning_recipe(self, network: nn.Module, epochs: float) -> Recipe:
+        """How to train `network`, which comes from the base."""
+        return finetuning_recipe(self.point, network, self.dataset, epochs)
+
     def base_recipe(self, network: nn.Module) -> Recipe:
         """How to train `network` as a base is trained."""
         return base_recipe(self.point, network, self.dataset)
@@ -145,7 +149,7 @@ class PruningContext:
     def finetune(self, network: nn.Module, epochs: float, **arguments: Any) -> None:
         """Trains `network`, which comes from the base, in place."""
         teacher = self._teacher()
-        how = self.recipe(network, epochs, self.point.finetune_learning_rate)
+        how = self.finetuning_recipe(network, epochs)
         before = 0 if self.cost is None else self.cost.images
         self.train(network, how, teacher=teacher, **arguments)
         if teacher is not None and self.cost is not None:

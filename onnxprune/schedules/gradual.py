@@ -32,7 +32,7 @@ def _gradual(context: PruningContext, curve: Callable[[float], float]) -> Pruned
     """
     point = context.point
     network, masks = copy.deepcopy(context.base), Masks()
-    how = context.recipe(network, context.finetuning_epochs, point.finetune_learning_rate)
+    how = context.finetuning_recipe(network, context.finetuning_epochs)
     steps = pruning_steps(how.updates(len(context.batches)), point.rounds)
 
     def remask(done: int, _: int) -> Masks | None:

@@ -13,9 +13,8 @@ from onnxprune.schedules.gradual import RAMP
 
 def movement(context: PruningContext) -> Pruned:
     """NNI's movement pruning while fine-tuning."""
-    point = context.point
     network = copy.deepcopy(context.base)
-    how = context.recipe(network, context.finetuning_epochs, point.finetune_learning_rate)
+    how = context.finetuning_recipe(network, context.finetuning_epochs)
     updates = how.updates(len(context.batches))
 
     def training(wrapped: nn.Module, optimizer: torch.optim.Optimizer) -> None:

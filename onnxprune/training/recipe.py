@@ -68,6 +68,21 @@ def scaled_learning_rate(
     return rate_at_256 * math.sqrt(min(batch_size, training_images, most) / 256 / max(1.0, excess))
 
 
+def settling_share(updates: int, enough: int, distilled: float) -> float:
+    """The share of the peak learning rate by which a trained network is fine-tuned in so many updates.
+
+    The rate that it was trained by is as large as the curvature where it ended bears (Cohen et al. 2021, arXiv
+    2103.00065). Taken up again, it drives the network away from there, and in a few updates it does not settle again.
+    A teacher's softened answers have more curvature than labels.
+
+    Args:
+        enough: updates from which on all of the rate does good; with fewer it falls in proportion. No more than it was
+            trained by: what has hardly begun to be trained is nowhere to be driven away from.
+        distilled: share of the loss that a teacher has, 0 to 1.
+    """
+    return min(1.0, updates / enough) / (1 + 2 * distilled)
+
+
 def sgd(network: nn.Module, learning_rate: float, kind: Callable[..., Any] = torch.optim.SGD) -> torch.optim.Optimizer:
     """The optimizer of all training: Nesterov momentum and weight decay, over the parameters that require gradients."""
     optimizer: torch.optim.Optimizer = kind(

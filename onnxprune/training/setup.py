@@ -17,7 +17,7 @@ from onnxprune.training.batches import Batches, fitting_micro_batch, memory_form
 from onnxprune.training.cost import TrainingCost
 from onnxprune.training.device import select_device
 from onnxprune.training.loop import train
-from onnxprune.training.recipe import Recipe, scaled_learning_rate
+from onnxprune.training.recipe import Recipe, scaled_learning_rate, settling_share
 
 _PROBE_IMAGES = 64
 
@@ -52,6 +52,15 @@ def recipe_of(point: Point, network: nn.Module, dataset: Dataset, epochs: float,
 def base_recipe(point: Point, network: nn.Module, dataset: Dataset) -> Recipe:
     """How a point's settings say to train a base, which `network` is to be."""
     return recipe_of(point, network, dataset, base_epochs(point, len(dataset.train)), point.learning_rate)
+
+
+def finetuning_recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: float) -> Recipe:
+    """How a point's settings say to train `network`, which comes from the base, for so many epochs."""
+    how = recipe_of(point, network, dataset, epochs, point.finetune_learning_rate)
+    images, enough = len(dataset.train), MODELS[point.model].recipe.settling_updates
+    before = base_recipe(point, network, dataset).updates(images) or enough  # none where it was trained elsewhere
+    share = settling_share(how.updates(images), min(enough, before), point.distill) if enough else 1.0
+    return dataclasses.replace(how, learning_rate=share * how.learning_rate)
 
 
 def train_checked(network: nn.Module, batches: Batches, how: Recipe, **arguments: Any) -> TrainingCost:

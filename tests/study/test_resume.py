@@ -1,5 +1,6 @@
 """No run is lost: sweeps that are killed, stopped, starved or damaged, and what the same command then makes of them."""
 
+import dataclasses
 import json
 import os
 import random
@@ -213,15 +214,15 @@ def test_what_failed_is_recorded_listed_again_and_retried_only_when_asked(
 
 def test_a_point_that_diverges_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = faults.sweep(tmp_path / "quiet").table
-    recipe = context.recipe_of
+    recipe = context.finetuning_recipe
     calls = []
 
     def exploding_in_the_middle(*arguments: Any) -> Recipe:
         calls.append(arguments)
-        rate = 1e30 if len(calls) == 2 else arguments[4]
-        return recipe(*arguments[:4], rate)
+        how = recipe(*arguments)
+        return dataclasses.replace(how, learning_rate=1e30) if len(calls) == 2 else how
 
-    monkeypatch.setattr(context, "recipe_of", exploding_in_the_middle)
+    monkeypatch.setattr(context, "finetuning_recipe", exploding_in_the_middle)
     disturbed = faults.sweep(tmp_path / "disturbed", retry_failed=True)
     (reason,) = disturbed.failures.values()
     assert reason.startswith("training diverged")

@@ -23,7 +23,7 @@ from onnxprune.training.batches import ACTIVATION_BYTES, CROP_PADDING, Batches, 
 from onnxprune.training.device import seeded_generator, select_device
 from onnxprune.training.loop import accumulate_gradients, pooling_first, train
 from onnxprune.training.memory import PeakMemory
-from onnxprune.training.recipe import Recipe, scaled_learning_rate, sgd
+from onnxprune.training.recipe import Recipe, scaled_learning_rate, settling_share, sgd
 from onnxprune.training.setup import base_recipe
 
 CPU = torch.device("cpu")
@@ -181,6 +181,16 @@ def test_small_stem_keeps_sixteen_times_as_much() -> None:
 )
 def test_peak_rate_grows_with_the_root_of_the_batch(batch_size: int, images: int, factor: float) -> None:
     assert scaled_learning_rate(0.03, batch_size, images, 300) == pytest.approx(0.03 * factor)
+
+
+@pytest.mark.parametrize(
+    ("updates", "distilled", "share"),
+    [(200, 0, 1), (1000, 0, 1), (60, 0, 0.3), (0, 0, 0), (200, 1, 1 / 3), (1000, 0.5, 0.5), (60, 1, 0.1)],
+)
+def test_few_updates_and_a_teacher_take_a_share_of_the_fine_tuning_rate(
+    updates: int, distilled: float, share: float
+) -> None:
+    assert settling_share(updates, 200, distilled) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(

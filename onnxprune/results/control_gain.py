@@ -1,4 +1,4 @@
-"""Whether bases are fully trained: where training alone makes a better network, the cost of pruning cannot be told."""
+"""What fine-tuning alone does to bases: where that is much, for better or worse, what pruning costs is hard to tell."""
 
 from typing import TYPE_CHECKING
 
@@ -7,16 +7,18 @@ from onnxprune.settings.vocabulary import SCHEDULES
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_GAIN = 1.0  # points of accuracy that the 0 % control may be better than its base
+MOST_APART = 1.0  # points of accuracy that the 0 % control may be better or worse than its base
 
 _STANDARD_ERRORS = 1.96  # of a 95 % interval
 
 
 def gain_of_control(rows: "pd.DataFrame") -> float | None:
-    """How much better than the bases the 0 % controls of these rows are, where that is too much; else None.
+    """How much better than the bases the 0 % controls of these rows are, less than 0 where worse; None where it is
+    little.
 
-    The mean over bases, in points of test accuracy, where it is more than a point or more than its 95 % interval, as of
-    two independent shares. A control is the base with the fine-tuning that every point has, and nothing removed.
+    The mean over bases, in points of test accuracy. Better is said beyond a point or beyond the 95 % interval, as of
+    two independent shares; worse beyond both. A control is the base with the fine-tuning that every point has, and
+    nothing removed.
     """
     finetunes = rows["schedule"].map(lambda name: "finetune_epochs" in SCHEDULES[name].settings).astype(bool)
     controls = rows[(rows["sparsity"] == 0) & (rows["control"] == "none") & finetunes & rows["accuracy"].notna()]
@@ -26,14 +28,20 @@ def gain_of_control(rows: "pd.DataFrame") -> float | None:
     images = controls.drop_duplicates("base_id")["test_images"].sum()
     error = ((mean * (1 - mean)).sum() / images) ** 0.5
     gain = float(100 * (mean["accuracy"] - mean["base_accuracy"]))
-    return gain if gain > min(MOST_GAIN, 100 * _STANDARD_ERRORS * error) else None
+    interval = 100 * _STANDARD_ERRORS * error
+    return gain if gain > min(MOST_APART, interval) or gain < -max(MOST_APART, interval) else None
 
 
-def not_trained_out(rows: "pd.DataFrame") -> str | None:
+def remark_on_control(rows: "pd.DataFrame") -> str | None:
     """What is to be said of the bases of these rows; None where nothing is."""
     gain = gain_of_control(rows)
     if gain is None:
         return None
+    if gain < 0:
+        return (
+            f"fine-tuning harms: with nothing removed it makes the base {-gain:.2f} points worse, so a comparison with "
+            "that control flatters pruning; lower --finetune-learning-rate, or fine-tune longer (--finetune-epochs)"
+        )
     return (
         f"the base is not fully trained: fine-tuning alone, with nothing removed, makes it {gain:.2f} points "
         "better, so a comparison with the base hides part of what pruning costs; train it longer (--updates)"
