@@ -42,11 +42,15 @@ def models(output: str | None) -> None:
             "summary": model.summary,
             "recipe": f"trains {model.recipe.epochs} epochs at {model.recipe.learning_rate:g}, fine-tunes "
             f"{model.recipe.finetune_epochs} at {model.recipe.finetune_learning_rate:g}; more of fewer than "
-            f"{EPOCH_UPDATES} updates",
+            f"{EPOCH_UPDATES} updates{_settling(model.recipe.settling_updates)}",
         }
         for name, model in MODELS.items()
     ]
     _print_listing(rows, output)
+
+
+def _settling(updates: int) -> str:
+    return f", or where fine-tuning has fewer than {updates}" if updates else ""
 
 
 @click.command()

@@ -28,8 +28,8 @@ class Recipe:
             smaller the more inputs it has (LeCun et al. 1998, "Efficient BackProp"): by the rate that is right for
             MNIST a perceptron collapses on CIFAR-10.
         largest_batch: batch size up to which the learning rates grow with its square root.
-        settling_updates: updates that a trained network takes to settle by the rate of fine-tuning; see
-            `onnxprune.training.recipe.settling_share`. 0: that rate is so small that none are needed.
+        settling_updates: updates that a trained network takes to settle by the rate of fine-tuning, which is by default
+            no shorter; see `onnxprune.training.recipe.settling_share`. 0: the rate is so small that none are needed.
     """
 
     epochs: int
@@ -167,7 +167,7 @@ def _own_model(name: str) -> Model:
         name,
         micro_batch=128,
         recipe=Recipe(
-            epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=200
+            epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=150
         ),
         options=(ARGUMENTS,),
         batch_norm=True,  # as far as is known: a criterion that needs it looks for itself
@@ -198,7 +198,7 @@ MODELS: Registry[Model] = _Models(
             "onnxprune.models.cnn",
             micro_batch=128,
             recipe=Recipe(
-                epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=200
+                epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=150
             ),
             minimum_size=4,
             options=("batch_norm",),
@@ -209,7 +209,7 @@ MODELS: Registry[Model] = _Models(
             "onnxprune.models.densenet",
             micro_batch=256,
             recipe=Recipe(
-                epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=200
+                epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=150
             ),
             minimum_size=32,
             options=("stem",),

@@ -22,12 +22,15 @@ def base_epochs(point: Point, images: int) -> float:
     """Passes over so many training images that the base is trained for."""
     if point.updates is not None:
         return point.updates / updates_per_epoch(point.batch_size, images)
-    return _epochs(point, point.epochs, MODELS[point.model].recipe.epochs, images)
+    default = MODELS[point.model].recipe.epochs
+    return _epochs(point, point.epochs, default, default * EPOCH_UPDATES, images)
 
 
 def finetuning_epochs(point: Point, images: int) -> float:
     """Passes over so many training images that fine-tuning takes."""
-    return _epochs(point, point.finetune_epochs, MODELS[point.model].recipe.finetune_epochs, images)
+    recipe = MODELS[point.model].recipe
+    least = max(recipe.finetune_epochs * EPOCH_UPDATES, recipe.settling_updates)
+    return _epochs(point, point.finetune_epochs, recipe.finetune_epochs, least, images)
 
 
 def epochs_after_base(point: Point, images: int) -> float:
@@ -40,8 +43,8 @@ def epochs_after_base(point: Point, images: int) -> float:
     return (base - point.rewind_epoch) * (point.rounds or 1) + point.rewind_epoch
 
 
-def _epochs(point: Point, asked: float | None, default: int, images: int) -> float:
+def _epochs(point: Point, asked: float | None, default: int, least: int, images: int) -> float:
+    """What is asked for, else the default, or more where that is not as many updates as `least`."""
     if asked is not None:
         return asked
-    enough = EPOCH_UPDATES / updates_per_epoch(point.batch_size, images)
-    return default * max(1.0, min(enough, EPOCH_IMAGES / images))
+    return max(default, min(least / updates_per_epoch(point.batch_size, images), default * EPOCH_IMAGES / images))

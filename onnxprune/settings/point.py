@@ -167,7 +167,7 @@ class Point:
     finetune_learning_rate: float = _setting(
         None,
         "the same for fine-tuning; but for the slp and trained files it falls in proportion with fewer updates than "
-        "200 or the base's, and with --distill D to a share of 1 / (1 + 2 D)  [default: the model's]",
+        "150 or the base's, and with --distill D to a share of 1 / (1 + 2 D)  [default: the model's]",
         optional(real_number(1e-9, 1e6)),
     )
     rounds: int = _setting(

@@ -126,6 +126,20 @@ def test_default_epochs_go_by_the_number_of_updates(images: int, batch: int, epo
     assert (base_epochs(given, images), finetuning_epochs(given, images)) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("images", "batch", "epochs"),
+    [
+        (55_000, 256, 1),  # 215 updates
+        (12_000, 256, 150 / 47),
+        (1_000, 256, 150 / 4),
+        (30_000, 4_000, 2),  # no more images than an epoch of MNIST
+    ],
+)
+def test_a_network_that_fine_tuning_shakes_gets_updates_to_settle(images: int, batch: int, epochs: float) -> None:
+    assert finetuning_epochs(point(model="cnn", batch_size=batch), images) == pytest.approx(epochs)
+    assert finetuning_epochs(point(model="cnn", batch_size=batch, finetune_epochs=1), images) == 1
+
+
 def test_updates_take_the_place_of_epochs() -> None:
     asked = point(updates=100)
     assert base_epochs(asked, 1_000) == 25  # 4 an epoch
