@@ -151,6 +151,20 @@ MUTATIONS = [
             f"{ROW}::test_the_seed_decides_what_chance_removes",
         ),
         (
+            "fine-tuning: a short one at the rate of the base",
+            "training/setup.py",
+            "learning_rate=share * how.learning_rate",
+            "learning_rate=how.learning_rate",
+            f"{SETUP}::test_a_short_fine_tuning_takes_a_share_of_its_rate",
+        ),
+        (
+            "fine-tuning: its harm is not said",
+            "results/control_gain.py",
+            " or gain < -max(MOST_APART, interval)",
+            "",
+            "tests/results/test_control_gain.py::test_when_the_control_is_not_as_good_as_the_base",
+        ),
+        (
             "seed: not in the recipe of training",
             "training/setup.py",
             "seed=point.seed,",

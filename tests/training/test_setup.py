@@ -13,7 +13,7 @@ from onnxprune.data.dataset import Dataset, load
 from onnxprune.models import MODELS
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
-from onnxprune.training.setup import recipe_of, training_batches
+from onnxprune.training.setup import finetuning_recipe, recipe_of, training_batches
 
 
 @pytest.fixture
@@ -37,6 +37,31 @@ def test_the_recipe_is_what_the_settings_say(dataset: Dataset) -> None:
     assert recipe.precision == "bf16"
     assert recipe.devices == 2
     assert recipe.micro_batch == MODELS["slp"].micro_batch
+
+
+@pytest.mark.parametrize(
+    ("model", "base_updates", "finetuning_updates", "distill", "share"),
+    [
+        ("cnn", 300, 150, 0, 1),
+        ("cnn", 300, 30, 0, 0.2),
+        ("cnn", 60, 30, 0, 0.5),  # of those that the base took
+        ("cnn", 0, 30, 0, 0.2),  # trained elsewhere
+        ("cnn", 300, 30, 1, 0.2 / 3),
+        ("slp", 300, 30, 1, 1),
+    ],
+)
+def test_a_short_fine_tuning_takes_a_share_of_its_rate(
+    dataset: Dataset, model: str, base_updates: int, finetuning_updates: int, distill: float, share: float
+) -> None:
+    (point,) = Sweep.one_point(
+        {"model": model, "technique": "weight", "updates": base_updates, "distill": distill, "batch_size": 256}
+    ).points
+    network = build_network(point, dataset)
+    epochs = finetuning_updates / math.ceil(len(dataset.train) / 256)
+    how = finetuning_recipe(point, network, dataset, epochs)
+    whole = recipe_of(point, network, dataset, epochs, point.finetune_learning_rate)
+    assert how.updates(len(dataset.train)) == finetuning_updates
+    assert how.learning_rate == pytest.approx(share * whole.learning_rate)
 
 
 def test_the_network_is_that_of_the_seed(dataset: Dataset) -> None:
