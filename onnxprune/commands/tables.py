@@ -16,7 +16,7 @@ from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import choose, constraints, studies
 from onnxprune.delivery.modelcard import BEYOND
-from onnxprune.results.control_gain import dead_units, remark_on_control
+from onnxprune.results.base_remarks import dead_units, remark_on_control
 from onnxprune.results.derived import same_as
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of, quality_of_study
 from onnxprune.results.seeds import accuracy_interval, change

@@ -25,7 +25,7 @@ from onnxprune.delivery.variants import FLOAT32, INT8_ALONE
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
 from onnxprune.results import schema, store
-from onnxprune.results.control_gain import remark_on_control
+from onnxprune.results.base_remarks import remark_on_control
 from onnxprune.results.quality import ACCURACY
 from onnxprune.settings.point import BASES
 

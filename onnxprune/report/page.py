@@ -16,7 +16,7 @@ from onnxprune.report.shipping import accuracy_of_variants
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.report.template import filled
 from onnxprune.results import store
-from onnxprune.results.control_gain import remark_on_control
+from onnxprune.results.base_remarks import remark_on_control
 from onnxprune.results.derived import paired_latency
 from onnxprune.results.quality import ACCURACY, FIDELITY
 

@@ -26,6 +26,16 @@ def base_epochs(point: Point, images: int) -> float:
     return _epochs(point, point.epochs, default, default * EPOCH_UPDATES, images)
 
 
+def base_updates(point: Point, images: int) -> int:
+    """Updates that the base is trained by, of so many training images."""
+    return updates_of(base_epochs(point, images), point.batch_size, images)
+
+
+def updates_of(epochs: float, batch_size: int, images: int) -> int:
+    """Updates of so many passes; at least one, unless there are none."""
+    return math.ceil(epochs * updates_per_epoch(batch_size, images) - 1e-9)
+
+
 def finetuning_epochs(point: Point, images: int) -> float:
     """Passes over so many training images that fine-tuning takes."""
     recipe = MODELS[point.model].recipe

@@ -10,7 +10,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.common.output import silenced
 from onnxprune.data.dataset import Dataset
 from onnxprune.results.quality import ACCURACY, quality_of
-from onnxprune.settings.budget import base_epochs, updates_per_epoch
+from onnxprune.settings.budget import base_epochs, base_updates, updates_per_epoch
 from onnxprune.settings.contradictions import needs_labels
 from onnxprune.settings.point import Point
 from onnxprune.study.jobs import Materials
@@ -73,7 +73,7 @@ def notes_of_base(point: Point, dataset: Dataset) -> Iterator[str]:
             f"{dataset.name}: class {dataset.classes[each.argmin()]!r} has {each.min():,} training image(s) of the "
             f"{count:,}: too few to learn it from"
         )
-    updates = _updates(point, count)
+    updates = base_updates(point, count)
     if 0 < updates < ENOUGH_UPDATES:
         yield (
             f"the base is trained by {updates:,} update(s) of batch {point.batch_size:,}, too few to train it "
@@ -90,7 +90,7 @@ def notes_of_point(point: Point, dataset: Dataset) -> Iterator[str]:
 
     images = len(dataset.train)
     updates, least = (
-        _updates(point, images),
+        base_updates(point, images),
         updates_to_move(point.schedule, updates_per_epoch(point.batch_size, images)),
     )
     if updates < least:
@@ -129,10 +129,6 @@ def standard_error(accuracy: float, images: int) -> float:
     """Of an accuracy in percent of so many images, in points: binomial, and not below that of half an image wrong."""
     share = min(max(accuracy / 100, 0.5 / images), 1 - 0.5 / images)
     return 100 * math.sqrt(share * (1 - share) / images)
-
-
-def _updates(point: Point, images: int) -> int:
-    return math.ceil(base_epochs(point, images) * updates_per_epoch(point.batch_size, images) - 1e-9)
 
 
 def _images_by_class(dataset: Dataset) -> np.ndarray:

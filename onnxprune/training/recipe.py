@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from onnxprune.settings.budget import updates_per_epoch
+from onnxprune.settings.budget import updates_of
 
 MOMENTUM = 0.9
 
@@ -47,7 +47,7 @@ class Recipe:
 
     def updates(self, images: int) -> int:
         """Steps of the optimizer for so many training images; at least one, unless there are no epochs."""
-        return math.ceil(self.epochs * updates_per_epoch(self.batch_size, images) - 1e-9)
+        return updates_of(self.epochs, self.batch_size, images)
 
 
 def scaled_learning_rate(

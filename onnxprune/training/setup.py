@@ -10,7 +10,7 @@ from torch import nn
 from onnxprune.common.errors import RunError
 from onnxprune.data.dataset import Dataset
 from onnxprune.models import MODELS
-from onnxprune.settings.budget import base_epochs
+from onnxprune.settings.budget import base_epochs, base_updates
 from onnxprune.settings.point import Point
 from onnxprune.settings.training_words import AUGMENTATIONS
 from onnxprune.training.batches import Batches, fitting_micro_batch, memory_format
@@ -58,8 +58,10 @@ def finetuning_recipe(point: Point, network: nn.Module, dataset: Dataset, epochs
     """How a point's settings say to train `network`, which comes from the base, for so many epochs."""
     how = recipe_of(point, network, dataset, epochs, point.finetune_learning_rate)
     images, enough = len(dataset.train), MODELS[point.model].recipe.settling_updates
-    before = base_recipe(point, network, dataset).updates(images) or enough  # none where it was trained elsewhere
-    share = settling_share(how.updates(images), min(enough, before), point.distill) if enough else 1.0
+    if not enough:
+        return how
+    before = base_updates(point, images) or enough  # none where it was trained elsewhere
+    share = settling_share(how.updates(images), min(enough, before), point.distill)
     return dataclasses.replace(how, learning_rate=share * how.learning_rate)
 
 

@@ -1,4 +1,4 @@
-"""What fine-tuning alone does to bases: where that is much, for better or worse, what pruning costs is hard to tell."""
+"""What is to be said of bases: where fine-tuning alone changes them much, what pruning costs is hard to tell."""
 
 from typing import TYPE_CHECKING
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from onnxprune.results.control_gain import dead_units, gain_of_control, remark_on_control
+from onnxprune.results.base_remarks import dead_units, gain_of_control, remark_on_control
 
 
 def rows(controls: list[float], bases: list[float], images: int = 10_000, **changes: Any) -> pd.DataFrame:
