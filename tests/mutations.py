@@ -223,6 +223,14 @@ MUTATIONS = [
             "tests/reduction/test_recurrent.py::test_a_twin_takes_the_part_of_the_lost_one",
         ),
         (
+            "shared weights: cut for each use alone",
+            "graph/follower.py",
+            "in shared_weights(self.network).items():",
+            "in list(shared_weights(self.network).items())[:0]:",
+            "tests/graph/test_channels.py::test_weights_of_twins_stay_those_of_both "
+            "tests/reduction/test_sharing.py::test_units_go_from_all_that_share_them_and_what_is_left_is_repaired",
+        ),
+        (
             "parity: not looked at",
             "bridge/measure.py",
             "difference = parity(network, answers, probe.take(torch.arange(len(answers)))[0])",

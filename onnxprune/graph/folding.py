@@ -85,8 +85,8 @@ def fold(
     for node in nodes:
         if operator_type(node) in ("Reshape", "Expand") and node.input[0] in sized and node.output[0] in sized:
             _simplify_target(folded, node, shapes)
-    nodes = _without_identities(nodes, folded.outputs)
-    folded.replace_nodes(live_nodes(nodes, folded.outputs))
+    nodes = live_nodes(_without_identities(nodes, folded.outputs), folded.outputs)
+    folded.replace_nodes(_with_parts_behind(nodes, folded))
     _shuffles_to_gathers(folded, sized, shapes)
     return folded
 
@@ -137,6 +137,28 @@ def _without_identities(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> l
         else:
             kept.append(node)
     return kept
+
+
+def _with_parts_behind(nodes: Sequence[NodeProto], network: Network) -> list[NodeProto]:
+    """The nodes with biases and BatchNormalizations right behind the operators that they belong to, so that nothing is
+    computed between what the two give."""
+    readers = Counter(network.outputs) + Counter(name for node in nodes for name in reads(node))
+    made = {name for node in nodes for name in node.output if name}
+    parts: dict[str, NodeProto] = {}
+    others = []
+    for node in nodes:
+        computed = [name for name in node.input if name and name not in network.weights]
+        belongs = operator_type(node) in ("Add", "BatchNormalization") and len(computed) == 1
+        if belongs and computed[0] in made and readers[computed[0]] == 1:
+            parts[computed[0]] = node
+        else:
+            others.append(node)
+    found = []
+    for node in others:
+        found.append(node)
+        while parts and (name := next((name for name in found[-1].output if name in parts), "")):
+            found.append(parts.pop(name))
+    return found
 
 
 def _is_captured(node: NodeProto, nodes: Sequence[NodeProto]) -> bool:

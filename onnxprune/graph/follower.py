@@ -21,10 +21,14 @@ from onnxprune.graph.channels import (
     Rewrite,
 )
 from onnxprune.graph.network import Network, label_of, opset, reads
+from onnxprune.graph.sharing import shared_weights
 from onnxprune.graph.tensors import Shape
 
 if TYPE_CHECKING:
     from onnx import NodeProto
+
+_MEET = "they meet channels that stay"
+_SHARE = "its weights are those of another operator, whose channels stay"
 
 
 @dataclass
@@ -89,11 +93,11 @@ class Follower:
         self._parts.append((self.node, labels))
         self.set(name, axis, labels)
 
-    def tie(self, first: Labels, second: Labels) -> None:
-        """Pairs of labels that must go together; with one that stays, the other stays."""
+    def tie(self, first: Labels, second: Labels, reason: str = _MEET) -> None:
+        """Pairs of labels that must go together; with one that stays, the other stays, for the reason."""
         fixed = (first == 0) != (second == 0)
         if fixed.any():
-            self.freeze(np.maximum(first, second)[fixed], "they meet channels that stay")
+            self.freeze(np.maximum(first, second)[fixed], reason)
         both = (first != second) & ~fixed
         if both.any():
             self._ties.append((first[both], second[both]))
@@ -178,12 +182,13 @@ class Follower:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
+        self._tie_shared()
         first = np.concatenate([pair[0] for pair in self._ties] or [np.zeros(0, np.int64)])
         second = np.concatenate([pair[1] for pair in self._ties] or [np.zeros(0, np.int64)])
         edges = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(self.count, self.count))
         _, component = connected_components(edges, directed=False)
         reasons: dict[int, Frozen] = {}
-        for labels, frozen in sorted(self._frozen, key=lambda item: item[1].reason == "they meet channels that stay"):
+        for labels, frozen in sorted(self._frozen, key=lambda item: item[1].reason in (_MEET, _SHARE)):
             for found in np.unique(component[labels]).tolist():
                 reasons.setdefault(found, frozen)
         return ChannelGraph(
@@ -197,6 +202,17 @@ class Follower:
             self._groups(component, reasons),
             self.count,
         )
+
+    def _tie_shared(self) -> None:
+        """Ties what the uses of one matrix make, and what they read: cut alike, it stays one."""
+        cuts = {(cut.node, cut.position, cut.axis): cut.labels for cut in self.cuts}
+        for name, places in shared_weights(self.network).items():
+            for axis, size in enumerate(self.network.weights[name].shape):
+                stays = np.zeros(size, np.int64)
+                first, *others = [cuts.get((*place, axis), stays) for place in places]
+                for (self.node, _), labels in zip(places[1:], others, strict=True):
+                    self.tie(first, labels, _SHARE)
+        self.node = -1
 
     def _groups(self, component: np.ndarray, reasons: Mapping[int, Frozen]) -> tuple[Group, ...]:
         makers: dict[int, list[int]] = {}

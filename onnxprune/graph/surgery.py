@@ -12,7 +12,8 @@ from onnxprune.graph.network import Network, attribute, opset, reads, set_attrib
 def shrink(graph: ChannelGraph, keep: np.ndarray) -> Network:
     """The network without the labels that are not in `keep` (labels,).
 
-    Nodes stay in their order and keep their names. A constant that several nodes read differently becomes several.
+    Nodes stay in their order and keep their names. A constant that several nodes lose different parts of becomes
+    several.
     """
     network = graph.network.copy()
     nodes = network.nodes
@@ -29,6 +30,7 @@ def shrink(graph: ChannelGraph, keep: np.ndarray) -> Network:
     for rewrite in graph.rewrites:
         if not all(keep[labels].all() for labels in rewrite.labels):
             _REWRITES[rewrite.kind](own, nodes[rewrite.node], rewrite, keep)
+    own.restore_names()
     network.replace_nodes(nodes)
     return network
 
@@ -69,11 +71,12 @@ def _along(keep: np.ndarray, axis: int, rank: int, dtype: np.dtype) -> np.ndarra
 
 
 class _Constants:
-    """Gives each use of a constant its own value, and keeps one name where uses agree by being the only one."""
+    """Gives each use of a constant its own value; those that are equal stay one constant."""
 
     def __init__(self, network: Network, nodes: list[NodeProto]) -> None:
         self._network, self._nodes = network, nodes
         self._uses: dict[str, int] = defaultdict(int)
+        self._values: dict[str, list[str]] = defaultdict(list)  # constant -> those that its uses have been given
         for node in nodes:
             for name in reads(node):
                 self._uses[name] += 1
@@ -90,13 +93,28 @@ class _Constants:
 
     def replace(self, node: int | NodeProto, position: int, value: np.ndarray) -> None:
         item = self._nodes[node] if isinstance(node, int) else node
-        name = item.input[position]
-        if self._uses[name] > 1:
-            self._uses[name] -= 1
-            name = self._network.fresh(f"{name}_{item.output[0]}_{position}")
-            self._uses[name] = 1
-            item.input[position] = name
-        self._network.weights[name] = np.asarray(value, order="C")  # of no axes still, where it has none
+        name, weights = item.input[position], self._network.weights
+        value = np.asarray(value, order="C")  # of no axes still, where it has none
+        given = self._values[name]
+        same = next((other for other in given if np.array_equal(weights[other], value)), None)
+        if same is None and self._uses[name] == 1:
+            weights[name] = value
+            return
+        if same is None:
+            same = self._network.fresh(f"{name}_{item.output[0]}_{position}")
+            weights[same] = value
+            given.append(same)
+        self._uses[name] -= 1
+        self._uses[same] += 1
+        item.input[position] = same
+
+    def restore_names(self) -> None:
+        """Gives a constant that no use is left of its name back: to the first that took its place."""
+        new = {given[0]: name for name, given in self._values.items() if given and not self._uses[name]}
+        for node in self._nodes:
+            node.input[:] = [new.get(name, name) for name in node.input]
+        for given, name in new.items():
+            self._network.weights[name] = self._network.weights.pop(given)
 
     def add(self, node: NodeProto, value: np.ndarray) -> None:
         """Gives the node one more input."""

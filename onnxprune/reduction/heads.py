@@ -129,7 +129,11 @@ def _gram(stages: Stages, name: str, channels: np.ndarray, centred: bool) -> np.
 def _pairs(graph: ChannelGraph) -> Iterator[_Pair]:
     """Of attention: scores, which sum over a head's channels, and results, whose channels are those of the values."""
     network = graph.network
-    found = [site for site in sites(network) if site.kind in ("Gemm", "MatMul") and site.norm is None]
+    found = [
+        site
+        for site in sites(network)
+        if site.kind in ("Gemm", "MatMul") and site.norm is None and not (site.shared or site.fixed)
+    ]
     makers = {site.result: site for site in found}
     readers = {site.data: site for site in found}
     free = np.zeros(graph.count, bool)

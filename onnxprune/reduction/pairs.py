@@ -121,7 +121,7 @@ def firsts(network: Network, sites: Iterable[Site]) -> dict[int, Site]:
 
 
 def _takes_part(network: Network, site: Site) -> bool:
-    if not site.has_bias:
+    if not site.has_bias or site.shared or site.fixed:
         return False
     return site.kind in _MATRIX or (site.kind == "Conv" and attribute(network.nodes[site.node], "group", 1) == 1)
 

@@ -16,6 +16,7 @@ from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.network import Network, label_of, metadata
 from onnxprune.graph.nodes import operator_type
+from onnxprune.graph.sharing import weight_places
 from onnxprune.graph.tensors import Shape
 from onnxprune.reduction import single_weights
 from onnxprune.reduction.fidelity import Fidelity, accuracies, answers, compare_answers, samples_for
@@ -120,7 +121,7 @@ def _weights(
 ) -> tuple[PruneReport, Network, Network]:
     """Puts zeros in place of single weights: likewise."""
     source = prepared.graph.network
-    names = single_weights.prunable(source)
+    names = weight_places(source)
     if not names:
         raise InputError(f"{path}: it has no layers with weights")
     share, scope = (settings.sparsity or 0) / 100, "global" if settings.technique == "unstructured" else "layer"
@@ -140,7 +141,7 @@ def _weights(
         )
     nodes = network.nodes
     layers = []
-    for node, position in names.values():
+    for (node, position), *_ in names.values():
         value = network.weights[nodes[node].input[position]]
         layers.append(LayerReport(label_of(nodes[node]), value.size, value.size - int(np.count_nonzero(value))))
     report = _report(path, prepared, settings, samples, network, np.ones(prepared.graph.count, bool))

@@ -4,6 +4,9 @@ In topological order every operator with weights is fitted so that from what it 
 what it gave in the original (He et al. 2017, 1707.06168): errors of the layers before it are corrected, not handed on.
 Before an Add, it is fitted to what the sum was, less what the other side now gives. Of recurrent layers the products
 before the gates are. Two operators with a ReLU between them are then fitted together (`pairs`).
+
+Operators that share their weights are fitted as one, at the place of the first: what the others will read is not known
+there, and what they read in the original stands for it.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from onnx import NodeProto
 
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, reads
+from onnxprune.graph.sharing import shared_weights
 from onnxprune.reduction import pairs, recurrent
 from onnxprune.reduction.moments import PENALTIES, Moments, Ridge
 from onnxprune.reduction.rows import Rows, joined
@@ -148,9 +153,17 @@ def to_fit(
     places: list[Site | recurrent.Product] = [
         site
         for site in every
-        if not site.kind.startswith("Left") and (site.data in changed or _is_cut(graph, site, keep))
+        if not site.kind.startswith("Left")
+        and site.is_first
+        and not site.fixed
+        and any(each.data in changed or _is_cut(graph, each, keep) for each in site.together)
     ]
-    places += [product for product in recurrent.products(pruned) if named[product.node] in changed]
+    shared = shared_weights(pruned)
+    places += [
+        product
+        for product in recurrent.products(pruned)
+        if named[product.node] in changed and nodes[product.node].input[product.weight] not in shared
+    ]
     places.sort(key=lambda place: (place.node, place.weight))
     firsts = pairs.firsts(pruned, every)
     with Stages(whole, batches) as original, Stages(pruned, batches) as now:
@@ -167,7 +180,10 @@ def to_fit(
                 wanted = _Wanted(graph, keep, site, original, now)
                 first = firsts.get(site.node)
                 pair = None if first is None else pairs.Pair(first, site, now, wanted, len(firsts))
-                yield site, _collect(site, now, wanted, shape, random, most), pair
+                share = most // len(site.together)
+                parts = [_collect(site, nodes[site.node], now, wanted, shape, random, share)]
+                parts += _of_others(graph, keep, site, nodes[site.node], batches, shape, random, share)
+                yield site, [joined(each) for each in zip(*parts, strict=True)], pair
                 if pair is not None and pair.changed:
                     now.again(pair.between, site.data)
             else:
@@ -227,10 +243,27 @@ def gather(
     return found
 
 
+class _Kept:
+    """The original's tensors without the channels that are gone, in place of those of the pruned network."""
+
+    def __init__(self, graph: ChannelGraph, keep: np.ndarray, original: Stages) -> None:
+        self._graph, self._keep, self._original = graph, keep, original
+        self.is_live = original.is_live
+
+    def __len__(self) -> int:
+        return len(self._original)
+
+    def value(self, batch: int, name: str) -> np.ndarray:
+        value, channels = self._original.value(batch, name), self._graph.channels.get(name)
+        return value if channels is None else np.compress(self._keep[channels.labels], value, channels.axis)
+
+
 class _Wanted:
     """What a site of the pruned network should give, batch by batch."""
 
-    def __init__(self, graph: ChannelGraph, keep: np.ndarray, site: Site, original: Stages, now: Stages) -> None:
+    def __init__(
+        self, graph: ChannelGraph, keep: np.ndarray, site: Site, original: Stages, now: Stages | _Kept
+    ) -> None:
         labels = output_labels(graph, site)
         self._kept = None if labels is None or keep[labels].all() else np.flatnonzero(keep[labels])
         self._axis = 1 if site.kind == "Conv" else -1
@@ -257,9 +290,30 @@ class _Wanted:
         return value if self._kept is None else np.take(value, self._kept, self._axis)
 
 
+def _of_others(
+    graph: ChannelGraph,
+    keep: np.ndarray,
+    site: Site,
+    node: NodeProto,
+    batches: Sequence[Inputs],
+    shape: tuple[int, ...],
+    random: np.random.Generator,
+    most: int,
+) -> Iterator[list[Rows]]:
+    """Rows of each batch of each operator that shares the site's weights: of what the original has of them."""
+    if len(site.together) == 1:
+        return
+    with Stages(graph.network, batches) as original:
+        for other in site.together[1:]:
+            original.advance(other.end + 1, keep=[other.data, other.result])
+            kept = _Kept(graph, keep, original)
+            yield _collect(other, node, kept, _Wanted(graph, keep, other, original, kept), shape, random, most)
+
+
 def _collect(
     site: Site,
-    now: Stages,
+    node: NodeProto,
+    now: Stages | _Kept,
     wanted: _Wanted,
     shape: tuple[int, ...],
     random: np.random.Generator,
@@ -268,9 +322,9 @@ def _collect(
     """Rows of each batch, about as many as `most` in all.
 
     Args:
+        node: of the site, in the pruned network.
         shape: (groups, outputs, features) of the weights.
     """
-    node = now.network.nodes[site.node]
     sample, _ = wanted(0)
     images = len(sample) if site.kind == "Conv" else 1
     available = site.places(sample)

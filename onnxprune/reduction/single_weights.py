@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 
 from onnxprune.graph.channels import ChannelGraph
-from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.network import Network
-from onnxprune.graph.nodes import operator_type
-from onnxprune.reduction.moments import Ridge, inverse
+from onnxprune.graph.sharing import weight_places
+from onnxprune.reduction.moments import Moments, Ridge, inverse
 from onnxprune.reduction.recovery import gather
 from onnxprune.reduction.sites import Site, set_bias, set_weights, sites
 from onnxprune.runtime.random_inputs import Inputs
@@ -22,19 +23,6 @@ _BLOCK = 128  # columns whose weights are chosen together
 _MOST_FEATURES = 8192
 
 
-def prunable(network: Network) -> dict[str, tuple[int, int]]:
-    """Weights of convolutions, matrix products and recurrent layers: name -> a node and position that reads it."""
-    found: dict[str, tuple[int, int]] = {}
-    for index, node in enumerate(network.nodes):
-        operator = OPERATORS.get(operator_type(node))
-        for position in operator.weights if operator else ():
-            name = node.input[position] if position < len(node.input) else ""
-            value = network.weights.get(name)
-            if value is not None and value.ndim > 1 and value.dtype.kind == "f":
-                found.setdefault(name, (index, position))
-    return found
-
-
 def scores(network: Network, criterion: str, seed: int) -> dict[str, np.ndarray]:
     """Importance of every single weight, by the weights alone: l1 (magnitude), l2 (the same order), random."""
     random = np.random.default_rng(seed)
@@ -42,7 +30,7 @@ def scores(network: Network, criterion: str, seed: int) -> dict[str, np.ndarray]
         name: random.random(network.weights[name].shape)
         if criterion == "random"
         else np.abs(network.weights[name].astype(np.float64))
-        for name in sorted(prunable(network))
+        for name in sorted(weight_places(network))
     }
 
 
@@ -95,7 +83,11 @@ def prune_by_samples(
         repair: whether the weights that stay make up for those that go.
     """
     network = graph.network
-    todo = [site for site in sites(network) if site.matrix(network).shape[2] <= _MOST_FEATURES]
+    todo = [
+        site
+        for site in sites(network)
+        if site.is_first and not site.fixed and site.matrix(network).shape[2] <= _MOST_FEATURES
+    ]
     fitted = {network.nodes[site.node].input[site.weight]: site for site in todo}
     score = scores(network, "l1", seed)
     shares = _shares(network, batches, fitted, share, scope, score, seed)
@@ -109,7 +101,11 @@ def prune_by_samples(
             original.advance(site.end + 1, keep=[site.result])
             now.advance(site.node, keep=[site.data])
             name = network.nodes[site.node].input[site.weight]
-            matrix, bias, kept = _prune_site(site, original, now, shares[name], criterion, repair, seed)
+            random = np.random.default_rng([seed, site.node])
+            moments = _moments(site, original, now, random)
+            if len(site.together) > 1:
+                moments += _moments_of_others(site, network, batches, random)
+            matrix, bias, kept = _prune_site(site, pruned, moments, shares[name], criterion, repair)
             masks[name] = site.weights(pruned, kept.astype(np.float64)) != 0
             set_weights(pruned, nodes, site, matrix)
             if site.bias is not None and repair:
@@ -118,22 +114,37 @@ def prune_by_samples(
     return pruned, masks
 
 
-def _prune_site(
-    site: Site, original: Stages, now: Stages, share: float, criterion: str, repair: bool, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights (groups, outputs, features), bias (groups, outputs) and the mask of the weights."""
+def _moments(site: Site, original: Stages, now: Stages, random: np.random.Generator) -> Moments:
+    """Of what a site reads now, and what it gave in the original."""
     network = now.network
-    plain = site.matrix(network)
-    random = np.random.default_rng([seed, site.node])
     (moments,) = gather(
         site,
         network.nodes[site.node],
         now,
         lambda batch: original.value(batch, site.result),
-        plain.shape,
+        site.matrix(network).shape,
         [range(len(now))],
         random,
     )
+    return moments
+
+
+def _moments_of_others(site: Site, network: Network, batches: Sequence[Inputs], random: np.random.Generator) -> Moments:
+    """Of those that share its weights: what they will read is not known yet, and what they read in the original is
+    taken for it."""
+    found = []
+    with Stages(network, batches) as original:
+        for other in site.together[1:]:
+            original.advance(other.end + 1, keep=[other.data, other.result])
+            found.append(_moments(other, original, original, random))
+    return reduce(operator.add, found)
+
+
+def _prune_site(
+    site: Site, network: Network, moments: Moments, share: float, criterion: str, repair: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights (groups, outputs, features), bias (groups, outputs) and the mask of the weights."""
+    plain = site.matrix(network)
     has_bias = site.bias is not None
     if not moments.finite:
         kept = _highest(np.abs(plain).ravel(), share).reshape(plain.shape)

@@ -15,6 +15,7 @@ from onnx import NodeProto
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, attribute, reads
 from onnxprune.graph.nodes import operator_type
+from onnxprune.graph.sharing import Place, shared_weights
 from onnxprune.graph.windows import same_pads
 
 _LEAST_SCALE = 1e-6  # of a BatchNormalization whose weights can be told from its results
@@ -35,6 +36,8 @@ class Site:
         kernel: of a convolution.
         norm: node of the BatchNormalization that alone reads what the operator gives. It is part of the site: weights,
             bias and result are those with it.
+        shared: all sites with the same weights, bias and norm, in order, this one among them, where there are several.
+        fixed: whether its weights are shared with what has another bias or norm, or is no site: they stay.
     """
 
     node: int
@@ -48,6 +51,18 @@ class Site:
     rectified: bool = False
     kernel: tuple[int, ...] = ()
     norm: int | None = None
+    shared: tuple[Site, ...] = ()
+    fixed: bool = False
+
+    @property
+    def together(self) -> tuple[Site, ...]:
+        """All that are fitted as one."""
+        return self.shared or (self,)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the first of those that are fitted as one."""
+        return self.together[0].node == self.node
 
     @property
     def has_bias(self) -> bool:
@@ -55,7 +70,7 @@ class Site:
         return self.bias is not None
 
     def write(self, network: Network, nodes: list[NodeProto], weights: np.ndarray, bias: np.ndarray | None) -> None:
-        """Gives it weights (groups, outputs, features) of its own, and a bias (groups, outputs)."""
+        """Gives it, and those that share them, weights (groups, outputs, features) and a bias (groups, outputs)."""
         set_weights(network, nodes, self, weights)
         if bias is not None:
             set_bias(network, nodes, self, bias.reshape(-1))
@@ -165,7 +180,7 @@ def sites(network: Network) -> list[Site]:
         places = readers.get(name, [])
         return places[0] if len(places) == 1 and name not in network.outputs else None
 
-    found = []
+    found: list[Site] = []
     for index, node in enumerate(nodes):
         site = _site(network, nodes, index, node)
         if site is None:
@@ -187,6 +202,26 @@ def sites(network: Network) -> list[Site]:
         if reader is not None and operator_type(nodes[reader]) == "Relu":
             site = replace(site, rectified=True)
         found.append(site)
+    return _with_shared(network, found)
+
+
+def _with_shared(network: Network, found: list[Site]) -> list[Site]:
+    """The sites with those that they share their weights with."""
+    shared, by_node = shared_weights(network), {site.node: site for site in found}
+    nodes = network.nodes
+
+    def beside(site: Site) -> tuple[str, ...]:
+        """What belongs to it beside the weights: the kind, and names of bias and norm."""
+        bias = [] if site.bias is None else nodes[site.bias[0]].input[site.bias[1] :]
+        norm = [] if site.norm is None else nodes[site.norm].input[1:]
+        return site.kind, next(iter(bias), ""), *norm
+
+    for index, site in enumerate(found):
+        places = shared.get(nodes[site.node].input[site.weight], [])
+        if places:
+            sharing = [by_node[node] for node, _ in places if node in by_node]
+            alike = len(sharing) == len(places) and len({beside(other) for other in sharing}) == 1
+            found[index] = replace(site, shared=tuple(sharing) if alike else (), fixed=not alike)
     return found
 
 
@@ -251,32 +286,33 @@ def _constant_vector(network: Network, node: NodeProto, result: str) -> int | No
 
 def set_bias(network: Network, nodes: list[NodeProto], site: Site, bias: np.ndarray) -> None:
     """Gives a site its bias (outputs,), as an input that the node may not have had."""
-    assert site.bias is not None
-    index, position = site.bias
-    node = nodes[index]
+    places = [other.bias for other in site.together if other.bias is not None]
+    for index, position in places:
+        missing = position + 1 - len(nodes[index].input)
+        nodes[index].input.extend([""] * missing)
+    index, position = places[0]
     own = network.weights[nodes[site.node].input[site.weight]].dtype
-    while len(node.input) <= position:
-        node.input.append("")
-    name = node.input[position]
+    name = nodes[index].input[position]
     value = site.own_bias(network, bias).astype(own)
     if name and network.weights[name].ndim > 1 and network.weights[name].size == bias.size:
         value = value.reshape(network.weights[name].shape)
-    _give(network, nodes, node, position, value, "bias")
+    _give(network, nodes, places, value, "bias")
 
 
 def set_weights(network: Network, nodes: list[NodeProto], site: Site, matrix: np.ndarray) -> None:
-    """Gives a site weights of its own: (groups, outputs, features)."""
-    node = nodes[site.node]
-    _give(network, nodes, node, site.weight, site.weights(network, matrix), "weight")
+    """Gives a site, and those that share them, weights: (groups, outputs, features)."""
+    places = [(other.node, other.weight) for other in site.together]
+    _give(network, nodes, places, site.weights(network, matrix), "weight")
 
 
-def _give(
-    network: Network, nodes: list[NodeProto], node: NodeProto, position: int, value: np.ndarray, what: str
-) -> None:
-    """Sets a constant of a node, under the name that it has where no other node reads it."""
-    name = node.input[position]
-    if not name or sum(list(reads(item)).count(name) for item in nodes) > 1 or name in network.outputs:
-        name = node.input[position] = network.fresh(f"{node.output[0]}_{what}")
+def _give(network: Network, nodes: list[NodeProto], places: list[Place], value: np.ndarray, what: str) -> None:
+    """Sets a constant that is read in these places, under the name that it has where nothing else reads it."""
+    index, position = places[0]
+    name = nodes[index].input[position]
+    if not name or sum(list(reads(item)).count(name) for item in nodes) > len(places) or name in network.outputs:
+        name = network.fresh(f"{nodes[index].output[0]}_{what}")
+        for index, position in places:
+            nodes[index].input[position] = name
     network.weights[name] = value
 
 

@@ -245,9 +245,9 @@ def test_overlapping_parts_keep_a_channel_each() -> None:
     found = prune(
         f"{IMAGE} {{ a = Conv(x, w1)  b = Slice(a, s0, e0, axis)  c = Slice(a, s1, e1, axis)"
         f" d = Slice(a, s2, e2, axis)"
-        " f = Conv(b, w2)  g = Conv(c, w3)  h = Conv(d, w2)  y = Sum(f, g, h) }",
+        " f = Conv(b, w2)  g = Conv(c, w3)  h = Conv(d, w4)  y = Sum(f, g, h) }",
         {
-            "w1": (6, 3, 1, 1), "w2": (2, 3, 1, 1), "w3": (2, 2, 1, 1), "axis": [1],
+            "w1": (6, 3, 1, 1), "w2": (2, 3, 1, 1), "w3": (2, 2, 1, 1), "w4": (2, 3, 1, 1), "axis": [1],
             "s0": [0], "e0": [3], "s1": [2], "e1": [4], "s2": [3], "e2": [6],
         },
         share=1 - 1e-9,
@@ -1150,10 +1150,10 @@ def test_initializers_may_be_listed_as_inputs() -> None:
     assert found.free == [("a", 6)]
 
 
-def test_a_weight_that_several_nodes_share_is_cut_for_each_of_them() -> None:
+def test_a_bias_that_several_nodes_share_is_cut_for_each_of_them() -> None:
     found = prune(
-        f"{IMAGE} {{ a = Conv(x, w1, bias)  b = Conv(a, w2, bias)  c = Conv(b, w2, bias)  y = Conv(c, w3) }}",
-        {"w1": (6, 3, 1, 1), "bias": (6,), "w2": (6, 6, 1, 1), "w3": (2, 6, 1, 1)},
+        f"{IMAGE} {{ a = Conv(x, w1, bias)  b = Conv(a, w2, bias)  c = Conv(b, w3, bias)  y = Conv(c, w4) }}",
+        {"w1": (6, 3, 1, 1), "bias": (6,), "w2": (6, 6, 1, 1), "w3": (6, 6, 1, 1), "w4": (2, 6, 1, 1)},
         lose={"a": [0, 1], "b": [1, 2, 4], "c": [5]},
     )
     assert found.free == [("a", 6), ("b", 6), ("c", 6)]
@@ -1161,11 +1161,36 @@ def test_a_weight_that_several_nodes_share_is_cut_for_each_of_them() -> None:
     assert shapes == [[(4, 3, 1, 1), (4,)], [(3, 4, 1, 1), (3,)], [(5, 3, 1, 1), (5,)]]
 
 
+def test_weights_of_twins_stay_those_of_both() -> None:
+    found = prune(
+        "(float[N,3,8,8] u, float[N,3,8,8] v) => (float y) { a = Conv(u, w1, bias)  b = Conv(v, w1, bias)"
+        " c = Conv(a, w2, bias)  d = Conv(b, w2, bias)  e = Concat<axis=1>(c, d)  y = Conv(e, w3) }",
+        {"w1": (6, 3, 1, 1), "bias": (6,), "w2": (6, 6, 1, 1), "w3": (2, 12, 1, 1)},
+        lose={"a": [0, 1], "c": [1, 2, 4]},
+    )
+    assert found.free == [("a+b", 6), ("c+d", 6)]
+    shapes = {name: value.shape for name, value in found.small.weights.items()}
+    bias = found.nodes["c"].input[2]
+    assert shapes == {"w1": (4, 3, 1, 1), "bias": (4,), "w2": (3, 4, 1, 1), bias: (3,), "w3": (2, 6, 1, 1)}
+    assert found.nodes["d"].input[1:] == ["w2", bias]
+
+
+def test_a_layer_that_repeats_keeps_what_goes_round() -> None:
+    found = prune(
+        "(float[N,6] x) => (float y) { a = MatMul(x, w1)  b = MatMul(a, w2)  c = MatMul(b, w1)  d = MatMul(c, w2)"
+        " y = MatMul(d, w3) }",
+        {"w1": (6, 8), "w2": (8, 6), "w3": (6, 2)},
+    )
+    assert found.free == [("a+c", 8)]
+    assert found.why("b+d") == "its weights are those of another operator, whose channels stay (c)"
+    assert {name: value.shape for name, value in found.small.weights.items()} == {
+        "w1": (6, 4), "w2": (4, 6), "w3": (6, 2),
+    }  # fmt: skip
+
+
 def test_a_weight_that_is_also_read_uncut_stays_for_that() -> None:
     found = prune(
-        "(float[N,5] x) => (float y, float[5,6] w1) { a = MatMul(x, w1)  b = MatMul(a, w2)  t = MatMul(x, w1)"
-        " u = Softmax(t)"
-        " c = ReduceMean<axes=[1]>(u)  y = Add(b, c) }",
+        "(float[N,5] x) => (float y, float[5,6] w1) { a = MatMul(x, w1)  y = MatMul(a, w2) }",
         {"w1": (5, 6), "w2": (6, 3)},
     )
     assert found.free == [("a", 6)]

@@ -133,7 +133,7 @@ def _product_of_two(follower: Follower, node: NodeProto) -> None:
     sums = (at[0] == -1, at[1] == -2)
     if any(sums):
         labels = [follower.of(name, axis) for name, axis in ((first, -1), (second, -2))]
-        follower.tie(*labels)
+        follower.tie(labels[0], labels[1])
         stays = (labels[0] == 0) | (labels[1] == 0)
         for position, axis in enumerate((-1, -2)):
             follower.contract(position, axis + ranks[position], np.where(stays, 0, labels[position]))
