@@ -37,7 +37,8 @@ from onnxprune.common.torchvision import torchvision_module
 from onnxprune.data import dataset as data
 from onnxprune.graph.counting import count
 from onnxprune.models import MODELS
-from onnxprune.pruning.prune import prune
+from onnxprune.pruning.decide import decide
+from onnxprune.pruning.remove import remove
 from onnxprune.pruning.request import Request
 from onnxprune.runtime.timing import compare
 from onnxprune.schedules import context
@@ -396,7 +397,8 @@ def speedup() -> list[Figure]:
                 (settings,) = Sweep.one_point({"technique": "structured", "sparsity": sparsity}).points
                 request = Request("structured", "l1", "unit", sparsity, settings.channel_align, 0)
                 with silenced():
-                    export(prune(network, request, batches, shape).network, other, shape)
+                    pruned = remove(network, request, decide(network, request, batches), shape)
+                    export(pruned.network, other, shape)
                 (found,) = compare(base, [other], shape, 32, device="cpu", threads=1, seconds=10)
                 slowest[f"{name} {sparsity} %"] = found.speedup + found.noise
                 theory = count(base).macs / count(other).macs

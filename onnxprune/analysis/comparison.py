@@ -1,6 +1,5 @@
 """Compares ONNX files with a base: what they cost, what they gain when they are run, and why not more."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from onnxprune.analysis.correspondence import OutputDifference, difference, pair
 from onnxprune.analysis.facts import facts_of
 from onnxprune.analysis.quantised import has_int8, quantised
 from onnxprune.analysis.verdict import Facts, Verdict, judge
+from onnxprune.common.environment import usable_cores
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.files import identities
 from onnxprune.common.temporary import temporary_folder
@@ -93,7 +93,7 @@ def compare(
     """
     if device == "cuda":
         check_cuda()
-    threads = threads or os.cpu_count() or 1
+    threads = threads or usable_cores()
     before = identities([base, *others])
     limits = Limits(MOST_MEMORY + sum(map(bytes_around, [base, *others])) * 8, threads, device == "cpu")
     entries: list[Entry] = []

@@ -5,12 +5,12 @@ Neither onnx nor NumPy is imported here: what needs them is done in the helper p
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.common.environment import usable_cores
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import identities
 from onnxprune.runtime.helper import Limits, guarded, refusals
@@ -232,7 +232,7 @@ def profile(
         from onnxprune.runtime.session import check_cuda
 
         check_cuda()
-    threads = threads or os.cpu_count() or 1
+    threads = threads or usable_cores()
     before, size = identities([path]), bytes_around(path)
     allowed = Limits(run_memory(size, None))
     asked = (tuple(batch_sizes), dict(shapes or {}), dict(values or {}), reading_seconds(size))

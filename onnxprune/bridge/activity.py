@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -50,7 +51,8 @@ def dead_units(network: nn.Module, batches: Batches) -> int:
         network: in evaluation mode; where it has no ReLU, no unit is dead.
     """
     count = min(_IMAGES, len(batches))
-    index = torch.linspace(0, len(batches) - 1, count).round().long()
+    # not the first ones: a file may be sorted by class
+    index = torch.from_numpy(np.random.default_rng(0).permutation(len(batches))[:count])
     answers = _Answers()
     with torch.no_grad():
         for part in index.split(_BATCH):

@@ -85,7 +85,7 @@ def smallest_size(path: Path) -> tuple[int, int]:
 
 def _found(path: Path, dataset: Dataset) -> tuple[Normalisation, str]:
     """The usual normalisation with which a file answers best, and a line that says so."""
-    few = Split(dataset.train.images[:_IMAGES], dataset.train.labels[:_IMAGES])
+    few = dataset.train.some(_IMAGES)
     usual = _usual(dataset)
     tried = {name: _score(path, few, candidate) for name, candidate in usual.items()}
     best = min(tried, key=lambda name: tried[name][1])

@@ -19,6 +19,7 @@ from onnxprune.common.files import replacing
 OPSET = 18
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
+_ANSWERED_AT_ONCE = 64  # images
 
 
 def export(network: nn.Module, path: Path, input_shape: tuple[int, ...], *, named: bool = False) -> None:
@@ -52,10 +53,10 @@ def export(network: nn.Module, path: Path, input_shape: tuple[int, ...], *, name
         onnx.checker.check_model(str(partial), full_check=True)
 
 
-def network_answers(network: nn.Module, images: Tensor, batch_size: int = 64) -> np.ndarray:
+def network_answers(network: nn.Module, images: Tensor) -> np.ndarray:
     """Logits (N, classes), float32, of normalised images (N, C, H, W) by PyTorch; or other answers (N, numbers)."""
     with torch.inference_mode():
-        return torch.cat([network(piece) for piece in images.split(batch_size)]).cpu().numpy()
+        return torch.cat([network(piece) for piece in images.split(_ANSWERED_AT_ONCE)]).cpu().numpy()
 
 
 def parity(network: nn.Module, onnx_answers: np.ndarray, images: Tensor) -> float:

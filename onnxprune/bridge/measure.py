@@ -18,10 +18,11 @@ from onnxprune.data.dataset import Dataset, Split
 from onnxprune.graph.counting import count
 from onnxprune.graph.counts import Counts
 from onnxprune.graph.elimination import eliminate_dead_units, nonzero_numbers
-from onnxprune.graph.metadata import NORMALISATION
+from onnxprune.graph.metadata import MEASURED, NORMALISATION, PRUNING
 from onnxprune.reduction.fidelity import Comparison
 from onnxprune.runtime.session import answers_batched, float_outputs, open_session, run_batched
 from onnxprune.training.batches import Batches, fitting_micro_batch, memory_format
+from onnxprune.training.device import device_of
 from onnxprune.version import __version__
 
 PARITY_IMAGES = 256
@@ -30,8 +31,8 @@ _IMAGES_AT_ONCE = 500  # that are made floats
 EVALUATION_BATCH = 100  # what is computed of a batch then stays in the cache: 500 took a quarter longer
 
 
-# metadata that say how a file was made, "spec_hash" beside them
-PROVENANCE = ("model", "technique", "criterion", "schedule", "granularity", "sparsity", "control", "seed", "spec_hash")
+# metadata that say how a file was made
+PROVENANCE = ("model", *PRUNING)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def export_and_measure(
     Raises:
         RunError: the file does not compute what the network does.
     """
-    device = next(network.parameters()).device
+    device = device_of(network)
     if without is None:
         export(network, path, dataset.input_shape)
     else:
@@ -187,7 +188,7 @@ def export_and_measure(
         answers = _first_answers(session, network, dataset, batch)
     probe = _laid_out(dataset.test, dataset, network, device)
     difference = parity(network, answers, probe.take(torch.arange(len(answers)))[0])
-    told = {name: test.columns.get(name) for name in ("accuracy", "fidelity")}  # a file may say what is no longer true
+    told = {name: test.columns.get(name) for name in MEASURED}  # a file may say what is no longer true
     write_metadata(path, {**_data_metadata(dataset), **metadata, **told, "onnxprune_version": __version__})
     counts = count(path)  # last: of the file as it is deployed, its metadata included
     return Measured(test, difference, counts, compressed_bytes(path), dead_params, batch)
@@ -208,11 +209,11 @@ def _first_answers(session: Any, network: nn.Module, dataset: Dataset, batch: in
 def network_quality(
     network: nn.Module, dataset: Dataset, device: torch.device, original: nn.Module, images: int | None = None
 ) -> float:
-    """How good a network that is no file yet is on the validation split or its first images, in percent: top-1 or,
-    without labels, its fidelity to the original."""
-    split = dataset.validation
-    labels = split.labels[:images]
-    batches = _laid_out(Split(split.images[:images], labels), dataset, original, device)
+    """How good a network that is no file yet is on the validation split or some of its images, in percent: top-1
+    or, without labels, its fidelity to the original."""
+    split = dataset.validation.some(images)
+    labels = split.labels
+    batches = _laid_out(split, dataset, original, device)
     pieces = torch.arange(len(labels)).split(_IMAGES_AT_ONCE if dataset.labelled else EVALUATION_BATCH)
     if dataset.labelled:
         logits = [network_answers(network, batches.take(piece)[0]) for piece in pieces]

@@ -1,6 +1,6 @@
 """Tables for people: how far a network can be pruned, by `search`, and each of its layers, by `sensitivity`."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.commands.cells import MISSING, SHORT, compact, int8_headings, plural, terminal
 from onnxprune.commands.columns import columns
@@ -8,20 +8,26 @@ from onnxprune.commands.console import echo
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
+    from onnxprune.results.quality import Quality
     from onnxprune.study.search import Search
     from onnxprune.study.sensitivity import LayerAccuracy
 
 
 def layers_by_sparsity(found: "Sequence[LayerAccuracy]") -> "pd.DataFrame":
-    """Points of accuracy lost: a row a layer, in the network's order, and a column a sparsity in percent."""
+    """Points of accuracy lost, or of fidelity: a row a layer, in the network's order; a column a sparsity, percent."""
     import pandas as pd
 
     table = pd.DataFrame([(entry.layer, entry.sparsity, entry.drop) for entry in found], columns=["layer", "x", "drop"])
     return table.pivot(index="layer", columns="x", values="drop").loc[list(dict.fromkeys(table["layer"]))]
+
+
+def quality_of_layers(found: "Sequence[LayerAccuracy]") -> "Quality":
+    """What the layers were judged by."""
+    return ACCURACY if found[0].fidelity is None else FIDELITY
 
 
 def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
@@ -32,7 +38,7 @@ def print_sensitivity(found: "Sequence[LayerAccuracy]") -> None:
     headings = ["layer", ">units", *(f">{sparsity:g} %" for sparsity in drops)]
     rows = [[str(layer), f"{units[str(layer)]:,}", *(f"{drop:.2f}" for drop in row)] for layer, row in drops.iterrows()]
     echo(f"\n{columns(headings, rows)}\n")
-    quality = ACCURACY if found[0].fidelity is None else FIDELITY
+    quality = quality_of_layers(found)
     base = getattr(found[0], quality.name) + found[0].drop
     console.print(
         f"Points of validation {quality.name} lost when that share of one layer alone is removed, without fine-tuning. "
@@ -45,6 +51,7 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
     console = terminal()
     metrics = next((entry.metrics for entry in found if entry.metrics), {})
     quality = quality_of(metrics)
+    varying = _varying([entry.settings for entry in found])
     numbers = ("highest\n%", "got\n%", "drop\npoints", f"{SHORT[quality]}\n%", "MACs", "file\nbytes", "speedup")
     int8 = int8_headings(quality) if any(f"int8_{quality.name}" in entry.metrics for entry in found) else ()
     rows = []
@@ -69,9 +76,12 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
                 MISSING if size is None else compact(size),
                 _written(metrics.get("int8_speedup"), "{:.2f}x"),
             ]
-        way = f"{entry.technique} {entry.criterion}" + ("" if entry.control == "none" else f", {entry.control}")
-        rows.append([way, f"{entry.sparsity:g}", *shown, trials])
-    headings = ["technique", *(f">{heading}" for heading in (*numbers, *int8, "tried\n%"))]
+        settings = entry.settings
+        way = f"{settings['technique']} {settings['criterion']}"
+        way += "" if settings["control"] == "none" else f", {settings['control']}"
+        rows.append([*(str(settings[name]) for name in varying), way, f"{entry.sparsity:g}", *shown, trials])
+    axes = [name.replace("_", "\n") for name in varying]
+    headings = [*axes, "technique", *(f">{heading}" for heading in (*numbers, *int8, "tried\n%"))]
     echo(f"\n{columns(headings, rows)}\n")
     console.print(
         f"The highest sparsity losing at most {max_drop:g} point(s) of validation {quality.name} against the base "
@@ -85,7 +95,14 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
     console.print(f"{plural(trainings, 'point')} run, {reused} reused.")
     for entry in found:
         for folder in entry.folders:
-            console.print(f"{entry.technique}: {folder}", soft_wrap=True)
+            console.print(f"{entry.settings['technique']}: {folder}", soft_wrap=True)
+
+
+def _varying(settings: "Sequence[Mapping[str, Any]]") -> list[str]:
+    """Settings that differ among searches, but for those that the technique's column says."""
+    said = ("technique", "criterion", "control")
+    shared = [name for name in settings[0] if all(name in other for other in settings)]
+    return [name for name in shared if name not in said and len({str(other[name]) for other in settings}) > 1]
 
 
 def _written(number: float | None, form: str) -> str:

@@ -1,7 +1,6 @@
 """`evaluate`: an ONNX file on a dataset's test set."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from onnxprune.commands.options import (
     machine_readable,
     print_rows,
 )
+from onnxprune.common.environment import usable_cores
 
 if TYPE_CHECKING:
     from onnxprune.analysis.assessment import Assessment
@@ -73,7 +73,7 @@ def evaluate(
 
     check_measured(model)
     name = canonical_name(dataset)
-    classifier = open_classifier(model, device=device, threads=threads or os.cpu_count() or 1)
+    classifier = open_classifier(model, device=device, threads=threads or usable_cores())
     data = _loaded(name, data_dir, classifier, image_size)
     normalisation = _normalisation(classifier, data, mean, std)
     trained_on = classifier.metadata.dataset

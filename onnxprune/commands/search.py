@@ -105,7 +105,8 @@ def search(
         say=warn,
     )
     if output is not None:
-        print_rows([dataclasses.asdict(entry) for entry in found], output)
+        rows = [dataclasses.asdict(entry) for entry in found]
+        print_rows([{**row.pop("settings"), **row} for row in rows], output)
         return
     from onnxprune.commands.answers import print_search
 

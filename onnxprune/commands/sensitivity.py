@@ -36,7 +36,7 @@ class _SensitivityCommand(PointCommand):
     "--images",
     type=click.IntRange(1),
     metavar="N",
-    help="Use only the first N images of the validation split  [default: all].",
+    help="Use only N images of the validation split  [default: all].",
 )
 @click.option(
     "--figure",
@@ -67,7 +67,7 @@ def sensitivity(
       onnxprune sensitivity --model cnn --technique structured --figure sensitivity.png
       onnxprune sensitivity --model densenet121 --dataset cifar10 --technique weight --sparsity 50,90 --images 500
     """
-    from onnxprune.commands.answers import layers_by_sparsity, print_sensitivity
+    from onnxprune.commands.answers import layers_by_sparsity, print_sensitivity, quality_of_layers
     from onnxprune.common.output import silenced
     from onnxprune.common.progress import Verbosity, waiting
     from onnxprune.settings.sweep import Sweep
@@ -91,5 +91,5 @@ def sensitivity(
 
         first = plan.points[0]
         title = f"{first.model} on {first.dataset_title}, {first.technique} ({first.criterion})"
-        heat_map(layers_by_sparsity(found), title, "accuracy lost (points)", figure)
+        heat_map(layers_by_sparsity(found), title, f"{quality_of_layers(found).name} lost (points)", figure)
         echo(f"Figure: {figure}", err=True)

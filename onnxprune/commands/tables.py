@@ -160,17 +160,20 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
     )
     if whole(row["train_images"]) != whole(row["available_train_images"]):
         heading += f" (limited: there are {whole(row['available_train_images'])})"
-    if row.get("precision") == "bf16":
-        heading += " in bf16"
+    if row["precision"] != FIELDS["precision"].default:
+        heading += f" in {row['precision']}"
     heading += f", tested on {whole(row['test_images'])}"
     assessment = "IPA: the file as it is, without labels"
     if quality_of_study(rows) is ACCURACY:
         assessment = (
             f"IPA: accuracy {spread(bases['base_accuracy'])} %, top-5 {spread(bases['base_top5_accuracy'])} %, "
-            f"cross-entropy {spread(bases['base_cross_entropy'], 4)}; "
-            f"trained in {spread(bases['base_training_seconds'], 1)} s, "
-            f"{bases['base_training_flops'].mean() / 1e12:.3g} TFLOPs"
+            f"cross-entropy {spread(bases['base_cross_entropy'], 4)}"
         )
+        if bases["base_training_flops"].any():  # a network from a file was trained elsewhere
+            assessment += (
+                f"; trained in {spread(bases['base_training_seconds'], 1)} s, "
+                f"{bases['base_training_flops'].mean() / 1e12:.3g} TFLOPs"
+            )
     assessment += f"\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
     if dead := dead_units(bases):
         assessment += f"\n     {plural(dead, 'dead unit')}: their output is zero for every training image"

@@ -66,6 +66,11 @@ def of_training(device: str) -> dict[str, Any]:
     return describe(device) | {"training_threads": torch.get_num_threads()}
 
 
+def usable_cores() -> int:
+    """Processors that this process may run on: in a container, or under taskset, not all that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def available_memory() -> int:
     """Bytes that can still be had, by the system's account and the limit of the control group, where there is one."""
     available: int = psutil.virtual_memory().available
@@ -99,11 +104,9 @@ def _git_commit() -> str | None:
     folder = Path(__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        tracked = _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)  # fails where this is no file of it
         changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
-        return None
-    if not tracked:
         return None
     return commit + ("+changes" if changes else "")
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -36,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         yield partial
-        with partial.open("rb") as file:
+        with partial.open("r+b") as file:  # Windows syncs only what may be written
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
@@ -142,6 +143,12 @@ def compressed_bytes(path: Path) -> int:
         while piece := file.read(_PIECE):
             total += len(packer.compress(piece))
     return total + len(packer.flush())
+
+
+def user_lock(name: str) -> Path:
+    """A file to lock for what this user's processes do one at a time, wherever they run."""
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""  # on Windows the folder is the user's own
+    return Path(tempfile.gettempdir()) / f"onnxprune-{name}{user}.lock"
 
 
 @contextlib.contextmanager

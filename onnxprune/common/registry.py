@@ -35,7 +35,7 @@ class Registry(Generic[T]):
         entries: canonical name -> entry, in the order they are listed to people.
         aliases: other name -> canonical name, beyond differences of case and punctuation.
         group: of the entry points by which other packages add entries, which come last; one that has the name of an
-            entry here is not taken.
+            entry here is not taken, and of two with one name only the first.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class Registry(Generic[T]):
         self._names.update({_key(alias): name for alias, name in (aliases or {}).items()})
         self._added: dict[str, EntryPoint] = {}
         for point in _installed().select(group=group) if group is not None else ():
-            if self._names.setdefault(_key(point.name), point.name) == point.name:
+            if _key(point.name) not in self._names:
+                self._names[_key(point.name)] = point.name
                 self._added[point.name] = point
 
     def __iter__(self) -> Iterator[str]:

@@ -18,7 +18,9 @@ def keep_sent(files: Mapping[str, bytes]) -> None:
     content = hashlib.sha256()
     for name, data in sorted(files.items()):
         content.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(data).digest())
-    folder = _folders.setdefault(content.hexdigest(), tempfile.TemporaryDirectory(prefix="onnxprune-sent-"))
+    if content.hexdigest() not in _folders:
+        _folders[content.hexdigest()] = tempfile.TemporaryDirectory(prefix="onnxprune-sent-")
+    folder = _folders[content.hexdigest()]
     for name, data in files.items():
         copy = Path(folder.name, *Path(name).absolute().parts[1:])
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ Names of files, dates and the order in which a system lists them have no say.
 
 import hashlib
 import json
-import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 import PIL
 
-from onnxprune.common.environment import available_memory
+from onnxprune.common.environment import available_memory, usable_cores
 from onnxprune.common.errors import InputError, StorageError
 from onnxprune.common.progress import Stages, Verbosity
 from onnxprune.data import cache
@@ -35,7 +34,7 @@ _VERSION = 2  # of what is made of pictures: part of what the cache knows them b
 MOST_BYTES = 2**29  # of a picture's file
 _MOST_NAMED = 3  # pictures, in a message
 _COPIES = 3  # of the pixels, while they are split
-_THREADS = min(8, os.cpu_count() or 1)
+_THREADS = min(8, usable_cores())
 
 _said: set[tuple[Path, str]] = set()  # to people, who need not hear it again when another network needs the same data
 

@@ -35,6 +35,16 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def some(self, count: int | None) -> "Split":
+        """So many of them, always the same, in their order; None, or more than there are: all.
+
+        Not the first ones: a file may be sorted by class.
+        """
+        if count is None or count >= len(self):
+            return self
+        kept = np.sort(np.random.default_rng(0).permutation(len(self))[:count])
+        return Split(self.images[kept], self.labels[kept])
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -40,7 +40,8 @@ def read_npz(path: Path) -> OwnData:
     if missing == _LABELS:
         images = read_arrays(path, _IMAGES)
         x_train, x_test = (images[key] for key in _IMAGES)
-        return OwnData((x_train, np.zeros(len(x_train), int), x_test, np.zeros(len(x_test), int)), ())
+        y_train, y_test = (np.zeros(found.shape[:1], int) for found in (x_train, x_test))
+        return OwnData((x_train, y_train, x_test, y_test), ())
     if missing:
         raise InputError(
             f"{path} has no {', '.join(missing)}: expected the arrays {', '.join(ARRAY_NAMES)}, or the images alone "

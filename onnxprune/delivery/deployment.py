@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import os
 import shlex
 import string
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from onnxprune.analysis import baking
 from onnxprune.analysis.classifier import open_classifier
 from onnxprune.analysis.comparison import compare as compare_files
 from onnxprune.common.errors import InputError, RunError, StorageError
-from onnxprune.common.files import make_folder, read_json, replacing, write_json, write_text
+from onnxprune.common.files import locked, make_folder, read_json, replacing, user_lock, write_json, write_text
 from onnxprune.data.registry import title_of
 from onnxprune.delivery.choice import Choice
 from onnxprune.delivery.facts import Facts
@@ -85,55 +86,70 @@ def deploy(
             "--bake puts the preprocessing and a softmax into the graph of a classifier, which this is not"
         )
     make_folder(out)
+    place = hashlib.sha256(os.fsencode(out.resolve())).hexdigest()[:16]
     try:
-        index = _read_index(out / INDEX)
-        name = _name(choice.row, index)
-        classifier = open_classifier(source) if choice.quality is ACCURACY else None
-        facts = Facts.of_file(source) if classifier is None else Facts.of(classifier)
-        batch = int(choice.row["latency_batch"])
-        files, digest = _write_model(source, expected, out, name, layout, facts=facts, batch=batch)
-        row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
-        bases = store.result_table(sweep)
-        row["base_remark"] = remark_on_control(bases[bases["base_id"] == row["base_id"]])
-        card_path = out / f"{name}.md"
-        model_file = files[0].relative_to(out).as_posix()
-        baked = (
-            baking.bake(classifier, facts.normalisation, out / f"{name}-baked.onnx") if classifier and bake else None
-        )
-        base = sweep.parent / BASES / str(row["base_id"]) / store.MODEL
-        compare = ["onnxprune", "compare", str(base), str(files[0]), "--threads", "1"]
-        shipped = Shipped(
-            file=model_file,
-            digest=digest,
-            baked=baked,
-            latency=_one_image(base, files[0]) if base.is_file() else None,
-            compare=shlex.join(compare),
-            license=license,
-            date=datetime.date.today().isoformat(),
-        )
-        seeds = choice.folded
-        write_text(card_path, write_card(name, row, facts, shipped, seeds))
-        entry = {
-            "name": name,
-            "file": model_file,
-            "card": card_path.name,
-            "layout": layout,
-            "sha256": digest,
-            "bytes": files[0].stat().st_size,
-            "baked": None if baked is None else baked.path.name,
-            "license": license,
-            "deployed": shipped.date,
-            "point": row["folder"],
-            **{column: row.get(column) for column in _INDEX_COLUMNS},
-            "seeds": seeds.count,
-            **{f"{column}_mean": mean for column, (mean, _) in seeds.folded.items()},
-            **{f"{column}_std": deviation for column, (_, deviation) in seeds.folded.items()},
-        }
-        index[name] = entry
-        write_json(out / INDEX, [index[key] for key in sorted(index)])
+        with locked(user_lock(f"deploy-{place}")):  # one at a time reads the index and writes it again
+            return _deploy(choice, sweep, source, expected, out, layout, bake=bake, license=license)
     except (OSError, StorageError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise RunError(f"cannot deploy {source} to {out}: {reason}") from error
+
+
+def _deploy(
+    choice: Choice,
+    sweep: Path,
+    source: Path,
+    expected: str,
+    out: Path,
+    layout: Layout,
+    *,
+    bake: bool,
+    license: str | None,
+) -> Deployed:
+    """Writes the files, the card and the index; `expected` is the SHA-256 of `source`."""
+    index = _read_index(out / INDEX)
+    name = _name(choice.row, index)
+    classifier = open_classifier(source) if choice.quality is ACCURACY else None
+    facts = Facts.of_file(source) if classifier is None else Facts.of(classifier)
+    batch = int(choice.row["latency_batch"])
+    files, digest = _write_model(source, expected, out, name, layout, facts=facts, batch=batch)
+    row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
+    bases = store.result_table(sweep)
+    row["base_remark"] = remark_on_control(bases[bases["base_id"] == row["base_id"]])
+    card_path = out / f"{name}.md"
+    model_file = files[0].relative_to(out).as_posix()
+    baked = baking.bake(classifier, facts.normalisation, out / f"{name}-baked.onnx") if classifier and bake else None
+    base = sweep.parent / BASES / str(row["base_id"]) / store.MODEL
+    compare = ["onnxprune", "compare", str(base), str(files[0]), "--threads", "1"]
+    shipped = Shipped(
+        file=model_file,
+        digest=digest,
+        baked=baked,
+        latency=_one_image(base, files[0]) if base.is_file() else None,
+        compare=shlex.join(compare),
+        license=license,
+        date=datetime.date.today().isoformat(),
+    )
+    seeds = choice.folded
+    write_text(card_path, write_card(name, row, facts, shipped, seeds))
+    entry = {
+        "name": name,
+        "file": model_file,
+        "card": card_path.name,
+        "layout": layout,
+        "sha256": digest,
+        "bytes": files[0].stat().st_size,
+        "baked": None if baked is None else baked.path.name,
+        "license": license,
+        "deployed": shipped.date,
+        "point": row["folder"],
+        **{column: row.get(column) for column in _INDEX_COLUMNS},
+        "seeds": seeds.count,
+        **{f"{column}_mean": mean for column, (mean, _) in seeds.folded.items()},
+        **{f"{column}_std": deviation for column, (_, deviation) in seeds.folded.items()},
+    }
+    index[name] = entry
+    write_json(out / INDEX, [index[key] for key in sorted(index)])
     more = () if baked is None else (baked.path,)
     return Deployed(name, entry, (*files, *more, card_path, out / INDEX), shipped.compare)
 

@@ -10,6 +10,10 @@ from onnxprune.common.files import parse_json
 from onnxprune.common.output import printable
 
 NORMALISATION = "(pixel / 255 - mean) / std, per channel"  # the only one there is so far
+# of a file's properties, those that are no longer true of another file that is made of it: what was measured, and,
+# where that is pruned, how it was pruned
+MEASURED = ("accuracy", "fidelity")
+PRUNING = ("technique", "criterion", "schedule", "granularity", "sparsity", "control", "seed", "spec_hash")
 MOST_VALUES = 2**26  # of an image: a side of 8,192 pixels, or 4,729 in colour
 _LONGEST_NAME = 1_000  # characters of the name of a class
 

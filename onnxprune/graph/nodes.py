@@ -31,5 +31,5 @@ def operator_type(node: NodeProto) -> str:
 
 
 def label(node: NodeProto) -> str:
-    """The node's name, or that of its first output; printable, whatever a file has there."""
-    return printable(node.name or next(iter(node.output), "") or node.op_type)
+    """The node's name, or that of the first output that it gives; printable, whatever a file has there."""
+    return printable(node.name or next((name for name in node.output if name), node.op_type))

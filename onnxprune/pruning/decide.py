@@ -23,6 +23,7 @@ from onnxprune.pruning.request import Masks, Memory, Request
 from onnxprune.settings.vocabulary import CRITERIA
 from onnxprune.training.batches import Batches, fitting_micro_batch
 from onnxprune.training.cost import Spent
+from onnxprune.training.device import device_of
 from onnxprune.training.opcount import metered
 from onnxprune.training.strides import strides_taken_first
 
@@ -53,7 +54,7 @@ def decide(
         return decide_layers(network, request)
     spent = Spent() if spent is None else spent
     candidates = _candidates(network, request, batches)
-    with metered(spent):
+    with metered(spent, device_of(network)):
         ranking = _ranking(candidates)
     scores = _Scores({} if memory is None else memory, spent)
     if candidates.are_weights:
@@ -210,7 +211,7 @@ def _masks(
         masks = pruner._generate_sparsity(known)
     else:
         cost = Spent()
-        with metered(cost):
+        with metered(cost, device_of(network)):
             _, masks = pruner.compress()
         if ranking.training_steps or ranking.remembered:  # others are quicker judged than kept
             # without the layers that lose nothing: those NNI does not look at

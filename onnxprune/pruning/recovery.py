@@ -13,7 +13,7 @@ from onnxprune.pruning.remove import Pruned, apply_held
 from onnxprune.pruning.request import Masks, Request
 from onnxprune.settings.vocabulary import TECHNIQUES
 from onnxprune.training.batches import Batches
-from onnxprune.training.device import seeded_generator
+from onnxprune.training.device import device_of, seeded_generator
 
 _IMAGES = 4096
 _BATCH = 64
@@ -100,7 +100,7 @@ def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int
             hooks.append(
                 module.register_forward_pre_hook(lambda _, given, name=name: inputs.__setitem__(name, given[0][0]))
             )
-    device = next(zeroed.parameters()).device
+    device = device_of(zeroed)
     with torch.no_grad():
         zeroed(torch.zeros(1, *input_shape, device=device))
         for name, given in inputs.items():

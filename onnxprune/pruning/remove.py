@@ -20,6 +20,7 @@ from onnxprune.models.densenet import remove_layers
 from onnxprune.pruning.layers import weighted_layer, working_copy
 from onnxprune.pruning.request import Masks, Request
 from onnxprune.settings.vocabulary import TECHNIQUES
+from onnxprune.training.device import device_of
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def remove(network: nn.Module, request: Request, masks: Masks, input_shape: tupl
         return Pruned(network, held, masks)
     units = coupling(network, input_shape)
     gone = units.gone(masks)
-    stand_ins, device = units.stand_ins(gone), next(network.parameters()).device
+    stand_ins, device = units.stand_ins(gone), device_of(network)
     left_out = gone & ~stand_ins
     _set(network, units.held(network, units.emptied(gone)), 1)  # NNI takes a unit that is zero for one more to remove
     shrunk = _shrink(network, units.masks(left_out, masks, device), input_shape)
@@ -157,7 +158,7 @@ def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int,
         masks[name] = {"weight": mask.view(shape).expand_as(module.weight).clone()}
         if module.bias is not None:
             masks[name]["bias"] = mask.clone()
-    device = next(network.parameters()).device
+    device = device_of(network)
     # NNI finds dead channels by running random data through; its own batch of 8 is the least that works
     images = torch.randn(8, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.random.fork_rng(devices=[]):

@@ -17,7 +17,7 @@ from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.counting import count, macs_within
 from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.network import Network, attribute, label_of, opset, read, set_attribute
-from onnxprune.graph.nodes import operator_type, subgraphs, used_names
+from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.session import FATAL
 
@@ -104,7 +104,7 @@ def prepare(path: Path, kinds: Sequence[str] | None, shapes: Mapping[str, Shape]
         if (operator_type(node) in OPERATORS or within) and node.name in places:
             made = nodes[places[node.name]]
             obstacle = None if kinds is None else _obstacle(made, constants, kinds)
-            layers.append(Layer(node.name, made.name, made.op_type, macs.get(label_of(original), 0) + within, obstacle))
+            layers.append(Layer(node.name, made.name, made.op_type, macs.get(label(original), 0) + within, obstacle))
     if not any(layer.obstacle is None for layer in layers):
         reasons = sorted({layer.obstacle for layer in layers if layer.obstacle})
         raise InputError(

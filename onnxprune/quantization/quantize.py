@@ -64,7 +64,7 @@ def quantize(
     target = path.with_name(f"{path.stem}-{settings.title}.onnx") if output is None else Path(output)
     advance("reading the file", 0, 1)
     probe(path, seconds=SECONDS_TO_OPEN, counted=shapes or {}, fresh=False)
-    check_output(path, target, files_of(path), "quantise")
+    check_output(target, files_of(path), "quantise")
     asked = (target, settings, sample_source(data, data_dir, mean, std), shapes)
     function = "onnxprune.quantization.quantized_network:quantize_file"
     report, network = work_in_helper(function, path, *asked, advance=advance)

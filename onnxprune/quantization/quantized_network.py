@@ -13,6 +13,7 @@ import onnxruntime
 
 from onnxprune.common.errors import RunError
 from onnxprune.common.files import digest
+from onnxprune.graph.metadata import MEASURED
 from onnxprune.graph.network import Network, metadata
 from onnxprune.graph.shapes import input_shapes
 from onnxprune.graph.tensors import Shape
@@ -27,8 +28,6 @@ from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.long_work import Advance
 from onnxprune.runtime.random_inputs import random_inputs
 from onnxprune.version import __version__
-
-_STALE = ("accuracy",)  # properties of a file that no longer hold once it is quantised
 
 
 def quantize_file(
@@ -77,7 +76,7 @@ def quantize_file(
         _check_run(path, prepared.source, network, shapes, settings.seed)
     else:
         report = _measured(report, prepared.source, network, samples, advance)
-    properties = {name: value for name, value in metadata(prepared.source.model).items() if name not in _STALE}
+    properties = {name: value for name, value in metadata(prepared.source.model).items() if name not in MEASURED}
     if report.accuracy is not None:
         properties["accuracy"] = f"{report.accuracy.quantized:.4f}"
     kept = [layer.layer for layer in report.layers if layer.reason]

@@ -123,7 +123,7 @@ class Comparison:
         )
 
 
-def accuracy(network: Network, batches: Iterable[tuple[Inputs, np.ndarray]], threads: int = 0) -> float | None:
+def accuracy(network: Network, batches: Iterable[tuple[Inputs, np.ndarray]]) -> float | None:
     """Top-1 of the first output that is a row of scores, percent; None where there is none, or not one for each label.
 
     Equal scores rank by class index; a row that is not all finite is wrong.
@@ -132,7 +132,7 @@ def accuracy(network: Network, batches: Iterable[tuple[Inputs, np.ndarray]], thr
         batches: inputs with their labels (samples,).
     """
     right = count = 0
-    with open_network(network, threads=threads) as session:
+    with open_network(network) as session:
         for feed, labels in batches:
             found = run(session, feed).values()
             scores = next((value for value in found if _is_floating(value) and _is_scores(value)), None)

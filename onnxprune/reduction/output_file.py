@@ -9,7 +9,7 @@ from onnxprune.analysis.comparison import Entry, compare
 from onnxprune.common.errors import InputError
 
 
-def check_output(path: Path, output: Path, files: Sequence[Path], purpose: str) -> None:
+def check_output(output: Path, files: Sequence[Path], purpose: str) -> None:
     """Raises an InputError where the output cannot be written, or would take the place of the input or its data.
 
     Args:

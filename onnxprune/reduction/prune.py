@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from onnxprune.common.environment import usable_cores
 from onnxprune.common.errors import InputError
 from onnxprune.common.widths import AUTO, DEFAULT_STEP
 from onnxprune.graph.files import files_of
@@ -20,7 +20,7 @@ from onnxprune.reduction.settings import PruneSettings, parse_target
 from onnxprune.runtime.long_work import Advance, silent, work_in_helper
 from onnxprune.runtime.probe import probe
 from onnxprune.runtime.sizes import SECONDS_TO_OPEN
-from onnxprune.runtime.steps import measured_step
+from onnxprune.runtime.steps import MEASURING_STEPS, measured_step
 from onnxprune.settings.values import channel_step
 
 
@@ -80,7 +80,9 @@ def prune(
     path = Path(path)
     if dry_run and sparsity is None and target is None and max_drop is None:
         sparsity = 0.0
-    threads = threads or os.cpu_count() or 1
+    threads = threads or usable_cores()
+    if channel_align == AUTO:
+        advance(MEASURING_STEPS, 0, 1)
     settings = PruneSettings(
         technique=technique,
         criterion=criterion,
@@ -98,7 +100,7 @@ def prune(
     probe(path, seconds=SECONDS_TO_OPEN, counted=shapes or {}, fresh=False)
     files = files_of(path)
     if not dry_run:
-        check_output(path, output, files, "prune")
+        check_output(output, files, "prune")
     asked = (settings, not dry_run, sample_source(data, data_dir, mean, std), shapes)
     report, network = work_in_helper("onnxprune.reduction.pruned_network:prune_file", path, *asked, advance=advance)
     report = replace(report, before=replace(report.before, bytes=_bytes(files)))

@@ -14,6 +14,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.macs import OPERATORS
+from onnxprune.graph.metadata import MEASURED, PRUNING
 from onnxprune.graph.network import Network, label_of, metadata
 from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.sharing import weight_places
@@ -27,9 +28,6 @@ from onnxprune.reduction.settings import FROM_SAMPLES, UNITS, PruneSettings
 from onnxprune.reduction.units import Outcome, UnitPruning
 from onnxprune.runtime.long_work import Advance
 from onnxprune.version import __version__
-
-# properties of a file that no longer hold once it is pruned
-_STALE = ("accuracy", "sparsity", "technique", "criterion", "schedule", "granularity", "spec_hash", "seed")
 
 
 def prune_file(
@@ -59,7 +57,7 @@ def prune_file(
         return report, None
     if samples is not None:
         report = _measured(report, prepared.source, plain, network, samples, advance)
-    kept = {name: value for name, value in metadata(network.model).items() if name not in _STALE}
+    kept = {name: value for name, value in metadata(network.model).items() if name not in (*MEASURED, *PRUNING)}
     onnx.helper.set_model_props(network.model, {**kept, **_provenance(path, report)})
     return report, network
 

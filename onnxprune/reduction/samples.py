@@ -255,7 +255,7 @@ def _from_dataset(dataset: Dataset, images: _Images, count: int, seed: int) -> S
     convert, fixed = images.converter(dataset), images.network.fixed_batch
     chosen = _chosen(len(dataset.train), count, seed)
     samples = _split(images.batches(dataset.train.images[chosen], dataset), f"{dataset.name}'s training images")
-    few = Split(dataset.validation.images[:_MOST_VALIDATION], dataset.validation.labels[:_MOST_VALIDATION])
+    few = dataset.validation.some(_MOST_VALIDATION)
     validation, test = (Labelled(split, convert, fixed) for split in (few, dataset.test))
     return Samples(samples.fitting, samples.held_out, samples.source, validation, test)
 

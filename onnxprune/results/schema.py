@@ -130,6 +130,7 @@ class Record(Struct):
     epoch_losses: list[float] = []
     layers: dict[Text, Units] = {}
     cleaned: list[Text] = []
+    wall_seconds: Finite | None = None
 
 
 class Losses(Struct):

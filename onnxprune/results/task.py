@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,10 +64,11 @@ def _ensure(
         return record, True
     try:
         store.begin(folder, config)
+        begun = time.monotonic()
         with logged(folder / store.LOG):
             record, reason, trace = _attempt(work)
         if record is not None:
-            return store.finish(folder, record), False
+            return store.finish(folder, {**record, "wall_seconds": time.monotonic() - begun}), False
         if any(text in reason for text in _STORAGE_ERRORS):
             raise OSError(reason)
         store.write_error(folder, reason, trace)

@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
-from onnxprune.common.files import locked, read_json, write_json
+from onnxprune.common.files import locked, read_json, user_lock, write_json
 from onnxprune.common.output import printable
 
 _LONGEST = 4500.0  # seconds of a measurement
@@ -32,8 +31,7 @@ def timing_lock(say: Callable[[str], None] = lambda line: None) -> Iterator[bool
     Yields:
         Whether it is ours; False where another process has it that is not waited for.
     """
-    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""  # on Windows the folder is the user's own
-    lock = Path(tempfile.gettempdir()) / f"onnxprune-timing{user}.lock"
+    lock = user_lock("timing")
     owner = lock.with_suffix(".json")  # beside it: who holds the lock, and since when
     told = False
     with contextlib.ExitStack() as stack:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnx
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.runtime import helper as helper_process
 from onnxprune.runtime.bystanders import Bystanders
 from onnxprune.runtime.lock import timing_lock
@@ -68,7 +68,7 @@ def measure(device: str, threads: int, kinds: Sequence[str], seconds: float) -> 
     """
     helper_process.stage("measuring the roofline", timing_limit(_LONGEST * (1 + len(kinds))), quiet=True)
     side = _SIDE[device]
-    with TemporaryDirectory() as folder, timing_lock(helper_process.say):
+    with temporary_folder() as folder, timing_lock(helper_process.say):
         bystanders = Bystanders()
 
         def times_of(model: ModelProto, feed: Inputs) -> np.ndarray:

@@ -1,7 +1,6 @@
 """In which steps of channels the time of convolutions falls, measured with this machine's onnxruntime."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from onnxprune.runtime.timing import interleave
 # step -> a width that is an odd multiple of it, and the next multiple of twice the step
 _PAIRS = {4: (44, 48), 8: (40, 48), 16: (48, 64)}
 _COARSEST = 32
+MEASURING_STEPS = "measuring in which steps of channels convolutions get faster"  # what people are told meanwhile
 _SIDE = 14  # of the images
 _CONVOLUTIONS = 3  # one after the other, so that layouts are changed at the ends alone
 _SECONDS = 0.6
@@ -23,15 +23,15 @@ _LONGEST = 3.0
 
 
 @functools.cache
-def measured_step(threads: int = 1, say: Callable[[str], None] = lambda line: None) -> int:
-    """The finest step of channels, 4 to 32, in which narrower convolutions are faster.
+def measured_step(threads: int = 1) -> int:
+    """The finest step of channels, 4 to 32, in which narrower convolutions are faster; measured while no other process
+    is timing.
 
     A width between two multiples of twice the step has to save at least half of what its fewer multiplications would:
     where it does not, kernels compute the next multiple in its place.
 
     Args:
         threads: of the processor.
-        say: gets a line where another process is timing and is waited for.
     """
     widths = sorted({width for pair in _PAIRS.values() for width in pair})
     with temporary_folder() as folder:
@@ -40,7 +40,7 @@ def measured_step(threads: int = 1, say: Callable[[str], None] = lambda line: No
             path = Path(folder) / f"{width}.onnx"
             onnx.save(_convolutions(width), path)
             runs.append(fresh_run(path, (1, 1, _SIDE, _SIDE), "cpu", threads))
-        with timing_lock(say):
+        with timing_lock():
             times = interleave(runs, _SECONDS, warmup_seconds=0.05, longest=_LONGEST)
     median = {width: float(np.median(found)) for width, found in zip(widths, times, strict=True)}
     return chosen(median)

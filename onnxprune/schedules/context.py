@@ -113,9 +113,9 @@ class PruningContext:
         return zeroed(network, self.request, masks, self.dataset.input_shape)
 
     def validation_quality(self, network: nn.Module, images: int | None = None) -> float:
-        """Top-1 of a network on the validation split, or its first images, in percent; without labels its fidelity to
+        """Top-1 of a network on the validation split, or some of its images, in percent; without labels its fidelity to
         the base."""
-        with metered(self.criterion):
+        with metered(self.criterion, self.batches.device):
             return network_quality(network, self.dataset, self.batches.device, self.base, images)
 
     def recipe(self, network: nn.Module, epochs: float, rate: float) -> Recipe:

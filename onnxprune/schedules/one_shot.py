@@ -30,7 +30,7 @@ def one_shot(context: PruningContext) -> Pruned:
             context.train(network, how, masks=held)
     else:
         pruned = context.remove(base, masks)
-        with metered(context.calibration):
+        with metered(context.calibration, context.batches.device):
             if isinstance(base, GraphNetwork):
                 reconstruct(pruned, base, context.request, context.batches, chosen=point.control == "none")
             if point.compensate:

@@ -38,7 +38,7 @@ class _Common(TypedDict, total=False):
     mean: str | float | Sequence[float] | None
     std: str | float | Sequence[float] | None
     keep: str | None
-    channel_align: int
+    channel_align: int | str
     threads: int
     devices: int
     device: str

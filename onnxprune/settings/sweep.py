@@ -199,7 +199,7 @@ def _parse_values(key: str, value: Any) -> list[Any]:
 
 
 def _percent_range(text: str) -> list[float]:
-    """The percentages of `FROM:TO:STEP`, both ends included."""
+    """The percentages of `FROM:TO:STEP`, with both ends where steps lead from one to the other."""
     parts = text.split(":")
     if len(parts) != 3:
         raise InputError(f"expected FROM:TO:STEP, as 0:100:10, got {shown(text)}")
@@ -270,7 +270,7 @@ def _rounds(point: Point) -> dict[str, Any]:
 
 
 def _unused_options(parsed: Mapping[str, list[Any]], points: list[Point]) -> list[str]:
-    """Options of models that none of the sweep's models has."""
+    """What is set and read by none of the plan's models or schedules, a line each."""
     used = {option for point in points for option in MODELS[point.model].options}
     read = {name for point in points for name in SCHEDULES[point.schedule].settings}
     known = dict(SCHEDULES.own()) | {point.schedule: SCHEDULES[point.schedule] for point in points}
@@ -278,7 +278,7 @@ def _unused_options(parsed: Mapping[str, list[Any]], points: list[Point]) -> lis
     schedules = ", ".join(dict.fromkeys(point.schedule for point in points))
     unread = []
     for setting in parsed:
-        if setting in of_schedules and setting not in read and not setting.startswith("finetune"):
+        if setting in of_schedules and setting not in read:
             readers = ", ".join(name for name, entry in known.items() if setting in entry.settings)
             unread.append(f"{setting}: it is read by {readers}, which {schedules} is not")
     return unread + [

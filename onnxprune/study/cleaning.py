@@ -8,7 +8,7 @@ from onnxprune.common.errors import BusyError, InputError
 from onnxprune.common.files import write_json
 from onnxprune.results import store
 
-_GOES = (store.MODEL, store.MASKS, store.LOG)
+_GOES = (store.MODEL, store.INT8_MODEL, store.MASKS, store.LOG)
 
 
 @dataclass(frozen=True)

@@ -349,7 +349,8 @@ def _connect(address: str | None) -> None:
         with silenced():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **how)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"--address {address}: no Ray cluster can be reached there: {one_line(error)}") from None
+        what = f"--address {address}: no Ray cluster can be reached there" if address else "Ray cannot be started here"
+        raise InputError(f"{what}: {one_line(error)}") from None
 
 
 def _base_threads() -> int:

@@ -88,7 +88,7 @@ def run_sweep(
 
         for device in {point.device for point in plan.points}:
             select_device(device)
-    plan = with_measured_step(plan)
+    plan = with_measured_step(plan, verbosity)
     # before anything is written or trained: most mistakes show here
     materials = Materials(data_dir, verbosity)
     folder = runs / plan.name
@@ -98,10 +98,7 @@ def run_sweep(
         former.refuse(folder, named)
     missing = [point for path, point in points.items() if not (path / store.METRICS).exists()]
     count = 0 if not kind.here else worker_count(missing) if workers is None else min(workers, len(missing))
-    with waiting("checking that the networks can be pruned", verbosity):
-        soundness.check(missing, materials)
-        check_room(missing, runs, max(1, count))
-        check_prunable(missing, materials)
+    check_possible(missing, materials, runs, max(1, count), verbosity)
     tracking = Tracking(track, folder)
     if executor_settings is None:
         executor_settings = make_settings(executor, {})
@@ -132,6 +129,21 @@ def run_sweep(
             reporter.say(problem)
     with store.claimed(folder / store.SPEC), just_written():
         return Outcome(folder, store.write_tables(folder, reporter.say), sweep.failures)
+
+
+def check_possible(
+    points: Sequence[Point], materials: Materials, runs: Path, workers: int, verbosity: Verbosity
+) -> None:
+    """Sees that points can be run, before anything is trained or removed for them.
+
+    Raises:
+        InputError: their data do not suffice, or a network cannot be pruned as they ask.
+        RunError: disk or memory do not suffice.
+    """
+    with waiting("checking that the networks can be pruned", verbosity):
+        soundness.check(points, materials)
+        check_room(points, runs, workers)
+        check_prunable(points, materials)
 
 
 def _reused(points: Mapping[Path, Point], runs: Path, materials: Materials, *, here: bool) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,20 +59,29 @@ def forecast(points: Sequence[Point], sweep: Path, runs: Path) -> Forecast:
 
     Args:
         sweep: the plan's folder; what is finished there is not run again.
-        runs: where finished points of the same networks and data are looked for.
+        runs: where bases are, which are not trained again, and finished points of the same networks and data, by whose
+            pace others are judged.
 
     Raises:
         InputError: a network cannot be built, or a user's own data cannot be used.
     """
-    there = (read_json(path.with_name(store.CONFIG)) for path in sweep.glob(f"*/{store.METRICS}"))
-    finished = [config for config in there if config is not None]
+    finished = _finished_settings(sweep)
     missing = [point for point in points if point.settings() not in finished]
+    trained = _finished_settings(runs / BASES)
+    untrained = {tuple(point.base_settings().items()): point for point in missing}
     workers = max(1, worker_count(missing))
     paces = _Paces(runs)
-    bases = {tuple(point.base_settings().items()): paces.seconds(point, base=True) for point in missing}
-    seconds = sum(bases.values()) + sum(paces.seconds(point, base=False) for point in missing) / workers
+    bases = [paces.seconds(point, base=True) for point in untrained.values() if point.base_settings() not in trained]
+    seconds = sum(bases) + sum(paces.seconds(point, base=False) for point in missing) / workers
     source = f"a probe of {_PROBE_SECONDS:g} s of training on random images" if paces.probed else "finished points"
     return Forecast(seconds, source, workers, len(points) - len(missing))
+
+
+def _finished_settings(folder: Path) -> list[dict[str, Any]]:
+    """Settings of the bases or points in a folder that are done."""
+    there = (read_json(path.with_name(store.CONFIG)) for path in folder.glob(f"*/{store.METRICS}"))
+    # of a base, the data are part of what is written
+    return [{name: config[name] for name in config if name != "data_checksum"} for config in there if config]
 
 
 class _Paces:
@@ -115,9 +125,8 @@ def _finished_pace(point: Point, runs: Path, base: bool) -> _Pace | None:
         if record is None or config is None or (folder.parent.name == BASES) != base:
             continue
         same = all(config.get(name) == getattr(point, name) for name in ("model", "device", "precision", "devices"))
-        metrics = record["metrics"]
-        if same and metrics.get(f"{column}_images_per_second"):
-            took = (folder / store.METRICS).stat().st_mtime - (folder / store.CONFIG).stat().st_mtime
+        metrics, took = record["metrics"], record.get("wall_seconds")
+        if same and took is not None and metrics.get(f"{column}_images_per_second"):
             beside = took - metrics[f"{column}_seconds"] - (0 if base else config["latency_seconds"])
             found.append(_Pace(metrics[f"{column}_images_per_second"], max(0.0, beside)))
         if len(found) == _MOST_RECORDS:

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from onnxprune.common.environment import available_memory
+from onnxprune.common.environment import available_memory, usable_cores
 from onnxprune.common.errors import RunError
 from onnxprune.common.files import make_folder
 from onnxprune.common.processes import signal_of, start
@@ -45,8 +45,7 @@ def worker_count(points: Sequence[Point]) -> int:
     """How many workers pay for points on this machine: no more than cores, memory and points allow; 0: none."""
     if not points or not POSSIBLE or any(point.device == "cuda" for point in points):
         return 0
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = min(psutil.cpu_count(logical=False) or usable, usable)
+    cores = min(psutil.cpu_count(logical=False) or usable_cores(), usable_cores())
     by_cores = cores // max(max(point.threads, point.devices) for point in points)
     by_memory = available_memory() // (estimate(points).memory_bytes + _PROCESS_BYTES)
     count = min(by_cores, by_memory, len(points) // _POINTS_EACH)

@@ -20,26 +20,38 @@ if TYPE_CHECKING:
 
 def retime(sweep: Path, say: Callable[[str], None] = lambda line: None) -> "pd.DataFrame":
     """Times every finished point of a sweep anew, and derives the tables, which it returns; nothing else of the results
-    changes.
+    changes. Points whose models `clean` has removed keep their latencies.
 
     Args:
         say: gets a line a point, and where another process is timing and has to be waited for.
 
     Raises:
-        InputError: the folder is no sweep's, nothing in it was timed, or it was on another processor, GPU or
-            onnxruntime.
+        InputError: the folder is no sweep's, nothing in it was timed, all models are removed, or it was on another
+            processor, GPU or onnxruntime.
         RunError: a file is not the one that was measured, or was removed meanwhile; points before it are timed anew.
     """
     table = store.result_table(sweep)
     timed = table[table["latency_seconds"] > 0] if len(table) else table
     if not len(timed):
         raise InputError(f"{sweep} has no point that was timed: run the sweep with --latency-seconds above 0")
+    folders = [folder for folder in timed["folder"] if not _is_cleaned(sweep / folder)]
+    if not folders:
+        raise InputError(f"{sweep} was cleaned: no model is left that could be timed; run the sweep again elsewhere")
+    if len(folders) < len(timed):
+        say(f"{len(timed) - len(folders)} of {len(timed)} points were cleaned: their latencies stay as they are")
     known: dict[str, dict[str, Any]] = {}
-    for number, folder in enumerate(timed["folder"], 1):
+    for number, folder in enumerate(folders, 1):
         columns = _retime(sweep / folder, known, say)
-        say(f"{number}/{len(timed)} {folder}: {columns['latency_ms_median']:.3f} ms, speedup {columns['speedup']:.2f}")
+        figures = f"{columns['latency_ms_median']:.3f} ms, speedup {columns['speedup']:.2f}"
+        say(f"{number}/{len(folders)} {folder}: {figures}")
     with store.claimed(sweep / store.SPEC), just_written():
         return store.write_tables(sweep)
+
+
+def _is_cleaned(folder: Path) -> bool:
+    """Whether `clean` has removed the model of a point."""
+    record = store.finished_record(folder) or {}
+    return store.MODEL in record.get("cleaned", ()) and not (folder / store.MODEL).exists()
 
 
 def _retime(folder: Path, known: dict[str, dict[str, Any]], say: Callable[[str], None]) -> dict[str, Any]:

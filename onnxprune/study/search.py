@@ -17,7 +17,7 @@ from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import former
 from onnxprune.study.alignment import with_measured_step
-from onnxprune.study.controller import run_sweep
+from onnxprune.study.controller import check_possible, run_sweep
 from onnxprune.study.jobs import Materials
 from onnxprune.study.reuse import Reused
 from onnxprune.study.soundness import blunt_limit
@@ -47,7 +47,7 @@ class Search:
     """The highest sparsity of one way to prune.
 
     Attributes:
-        technique, criterion, schedule, control: of its points.
+        settings: of its points, but for sparsity and seed.
         trials: what was looked at, in that order.
         remark: what is to be said of the limit; None where nothing is.
         trainings: points that were run for it.
@@ -57,10 +57,7 @@ class Search:
         metrics: means over them of the columns that have numbers.
     """
 
-    technique: str
-    criterion: str
-    schedule: str
-    control: str
+    settings: dict[str, Any]
     trials: list[Trial] = field(default_factory=list)
     trainings: int = 0
     reused: int = 0
@@ -100,16 +97,18 @@ def search(
         RunError: a point failed, or was removed meanwhile.
     """
     _check(plan)
-    plan = with_measured_step(plan)
+    plan = with_measured_step(plan, verbosity)
     materials = Materials(data_dir, verbosity)
     folder = runs / plan.name
     tried = _sparsities_in(folder)
     planned = [dataclasses.replace(point, sparsity=sparsity) for point in plan.points for sparsity in tried]
     named = {point.point_id(materials.dataset(point).checksum): point for point in planned}
-    if replace:
-        former.remove(former.others(folder, named))
-    else:
+    if not replace:
         former.refuse(folder, named)
+    elif superseded := former.others(folder, named):
+        check_possible(plan.points, materials, runs, 1, verbosity)  # nothing is lost for a plan that cannot be run
+        with store.claimed(folder / store.SPEC):
+            former.remove(superseded)
 
     def run(points: list[Point]) -> None:
         tried.append(points[0].sparsity)
@@ -179,8 +178,8 @@ class _Bisection:
     damaged: set[Path] = field(default_factory=set)  # folders that were said to be
 
     def search(self, grid: list[float]) -> Search:
-        first = self.points[0]
-        found = Search(first.technique, first.criterion, first.schedule, first.control)
+        settings = self.points[0].settings()
+        found = Search({name: value for name, value in settings.items() if name not in ("sparsity", "seed")})
         low, high = 0.0, math.inf
         for sparsity in grid:
             if all(self._folder(point) is not None for point in self._at(sparsity)):

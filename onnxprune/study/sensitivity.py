@@ -64,17 +64,16 @@ def sensitivity(
 
     Args:
         plan: points that differ in sparsity alone.
-        images: of the validation split, the first ones; default: all.
+        images: of the validation split, always the same ones; default: all.
 
     Raises:
         InputError: points that differ in more, nothing to prune, or data that cannot be had.
         RunError: the base failed.
     """
-    first = plan.points[0]
     for name in FIELDS:
         if name != "sparsity" and len({getattr(point, name) for point in plan.points}) > 1:
             raise InputError(f"sensitivity is of one network, pruned in one way: expected one {name}, got several")
-    plan = with_measured_step(plan)
+    plan = with_measured_step(plan, verbosity)
     first = plan.points[0]
     materials = Materials(data_dir, verbosity)
     dataset = materials.dataset(first)

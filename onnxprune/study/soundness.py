@@ -10,7 +10,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.common.output import silenced
 from onnxprune.data.dataset import Dataset
 from onnxprune.results.quality import ACCURACY, quality_of
-from onnxprune.settings.budget import base_epochs, base_updates, updates_per_epoch
+from onnxprune.settings.budget import base_epochs, base_updates, finetuning_epochs, updates_of, updates_per_epoch
 from onnxprune.settings.contradictions import needs_labels
 from onnxprune.settings.point import Point
 from onnxprune.study.jobs import Materials
@@ -24,13 +24,14 @@ def check(points: Iterable[Point], materials: Materials) -> None:
     """Looks whether points have training images of all classes, or do without labels, and epochs to rewind to.
 
     Raises:
-        InputError: with a line for each that has not.
+        InputError: with a line for each that has not, or that has no time to prune.
     """
     problems: dict[str, None] = {}  # ordered, each once
     for point in points:
         dataset = materials.dataset(point)
         classes = _missing_classes(dataset) if dataset.labelled else _missing_labels(point, dataset)
-        problems |= dict.fromkeys((*classes, *_no_such_epoch(point, len(dataset.train))))
+        images = len(dataset.train)
+        problems |= dict.fromkeys((*classes, *_no_such_epoch(point, images), *_no_time_to_move(point, images)))
     if problems:
         raise InputError("\n".join(problems))
 
@@ -60,6 +61,11 @@ def _no_such_epoch(point: Point, images: int) -> Iterator[str]:
     epochs = base_epochs(point, images)
     if point.rewind_epoch > epochs:
         yield f"rewind_epoch: expected at most the {epochs:g} epochs of the base, got {point.rewind_epoch}"
+
+
+def _no_time_to_move(point: Point, images: int) -> Iterator[str]:
+    if point.schedule == "movement" and updates_of(finetuning_epochs(point, images), point.batch_size, images) < 2:
+        yield "finetune_epochs: schedule 'movement' prunes while it trains: expected those of 2 updates or more, got 1"
 
 
 def notes_of_base(point: Point, dataset: Dataset) -> Iterator[str]:

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from onnxprune.common.errors import is_lack_of_memory
 from onnxprune.data.dataset import Split
+from onnxprune.training.device import device_of
 
 CROP_PADDING = 2
 
@@ -30,7 +31,7 @@ def fitting_micro_batch(network: nn.Module, input_shape: tuple[int, int, int], m
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    device = next(network.parameters()).device
+    device = device_of(network)
     images = torch.zeros(2, *input_shape, device=device)
     training = network.training
     network.eval()
@@ -44,7 +45,7 @@ def memory_format(network: nn.Module, input_shape: tuple[int, int, int]) -> torc
     """How images and weights are to lie in memory: channels last, in which convolutions are quicker, unless the network
     takes `view`s of what they give, which PyTorch refuses then."""
     tried = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.zeros(2, *input_shape, device=next(network.parameters()).device)
+    images = torch.zeros(2, *input_shape, device=device_of(network))
     try:
         with torch.no_grad(), _disable_current_modes():  # it is no cost of whatever is being counted
             tried(images.contiguous(memory_format=torch.channels_last))

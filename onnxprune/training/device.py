@@ -3,10 +3,12 @@
 import contextlib
 import hashlib
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import nn
 
 from onnxprune.common.errors import InputError
 
@@ -23,6 +25,16 @@ def select_device(name: str) -> torch.device:
             "with an NVIDIA GPU, or use --device cpu"
         )
     return torch.device(name)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's parameters are."""
+    return next(network.parameters()).device
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """What tells the seconds that work takes: of this thread on a CPU, else of the wall, as a GPU works beside it."""
+    return time.thread_time if device.type == "cpu" else time.perf_counter
 
 
 def seeded_generator(seed: int, purpose: str) -> torch.Generator:

@@ -9,7 +9,6 @@ normalisation", Hoffer et al. 2017, arXiv 1705.08741).
 import contextlib
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -20,7 +19,7 @@ from onnxprune.common.errors import RunError
 from onnxprune.training import parallel
 from onnxprune.training.batches import NO_CHANGES, Batches, Changes
 from onnxprune.training.cost import TrainingCost
-from onnxprune.training.device import seeded_chance, seeded_generator
+from onnxprune.training.device import clock_of, seeded_chance, seeded_generator
 from onnxprune.training.distillation import Target
 from onnxprune.training.held_weights import HeldWeights
 from onnxprune.training.memory import PeakMemory
@@ -177,7 +176,7 @@ def train(
     held = HeldWeights(network, masks or {})
     epoch_losses = []
     in_training(network)
-    clock = time.thread_time if batches.images.device.type == "cpu" else time.perf_counter
+    clock = clock_of(batches.device)
     started = clock()
     done = images = 0
     # one that goes on draws other numbers than from its beginning, and so does every process of a group

@@ -1,9 +1,15 @@
 """The most memory a process held during a stretch of work."""
 
-import resource
 import sys
 from pathlib import Path
 from types import TracebackType
+
+import psutil
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -33,6 +39,8 @@ class PeakMemory:
         if self._resettable:
             line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
             self.peak_bytes = int(line.split()[1]) * 1024
+        elif resource is None:
+            self.peak_bytes = psutil.Process().memory_info().peak_wset
         else:
             unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, the others kilobytes
             self.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

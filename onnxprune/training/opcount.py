@@ -1,7 +1,6 @@
 """Counts what one training step computes, operator by operator, forward and backward."""
 
 import contextlib
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from onnxprune.common.errors import InputError
 from onnxprune.training.cost import Spent
+from onnxprune.training.device import clock_of, device_of
 
 _SAMPLES = 2  # BatchNorm in training mode needs more than one
 
@@ -69,12 +69,13 @@ class _Counter(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def metered(spent: Spent) -> Iterator[None]:
-    """Adds to `spent` what PyTorch computes within the block, as it computes it, and the time of this thread."""
-    started = time.thread_time()
+def metered(spent: Spent, device: torch.device) -> Iterator[None]:
+    """Adds to `spent` what PyTorch computes within the block, as it computes it, and the time, as that of training."""
+    clock = clock_of(device)
+    started = clock()
     with _Counter() as counter:
         yield
-    spent.add(Spent(counter.flops.total(), time.thread_time() - started))
+    spent.add(Spent(counter.flops.total(), clock() - started))
 
 
 def count_training_ops(network: nn.Module, input_shape: tuple[int, int, int]) -> TrainingOps:
@@ -85,7 +86,7 @@ def count_training_ops(network: nn.Module, input_shape: tuple[int, int, int]) ->
     """
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     training = network.training
-    device = next(network.parameters()).device
+    device = device_of(network)
     images = torch.randn(_SAMPLES, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     labels = torch.zeros(_SAMPLES, dtype=torch.long, device=device)
     network.train()

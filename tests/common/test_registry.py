@@ -1,7 +1,10 @@
 """Looking names up as people write them."""
 
+from importlib.metadata import EntryPoint, EntryPoints
+
 import pytest
 
+from onnxprune.common import registry as registry_module
 from onnxprune.common.errors import InputError
 from onnxprune.common.registry import Registry
 from onnxprune.models import MODELS
@@ -83,3 +86,13 @@ def test_a_misspelt_name_gets_a_hint(registry: Registry, written: str, meant: st
 def test_a_name_without_letters_is_refused(written: str) -> None:
     with pytest.raises(InputError, match=f"unknown model '{written}'"):
         MODELS.canonical(written)
+
+
+def test_other_packages_cannot_take_a_name_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["Pear", "fig", "plum", "PLUM"]
+    points = EntryPoints(EntryPoint(name, f"somewhere:{name}", "onnxprune.fruits") for name in names)
+    monkeypatch.setattr(registry_module, "_installed", lambda: points)
+    registry = Registry("fruit", {"pear": 1, "fig": 2}, group="onnxprune.fruits")
+    assert list(registry) == ["pear", "fig", "plum"]
+    assert registry["Pear"] == 1
+    assert registry._added["plum"].value == "somewhere:plum"

@@ -758,3 +758,21 @@ def test_images_without_labels_are_a_dataset_too(tmp_path: Path) -> None:
     np.savez(tmp_path / "labelled.npz", x_train=pictures[:40], x_test=pictures[40:], y_train=np.arange(40) % 2)
     with pytest.raises(InputError, match=r"has no y_test: expected the arrays .*, or the images alone"):
         data.load(str(tmp_path / "labelled.npz"))
+
+
+def test_some_of_a_split_are_of_all_its_classes_in_their_order_and_always_the_same() -> None:
+    labels = np.repeat(np.arange(10), 50)
+    split = data.Split(np.arange(500, dtype=np.uint8).reshape(-1, 1, 1, 1), labels)
+    few = split.some(100)
+    assert len(few) == 100
+    assert (np.diff(few.labels) >= 0).all()
+    assert np.bincount(few.labels, minlength=10).min() >= 3
+    assert (few.images == split.some(100).images).all()
+    assert set(split.some(50).images.ravel()) <= set(few.images.ravel())
+    assert split.some(None) is split and split.some(500) is split
+
+
+def test_images_that_are_no_array_of_images_are_refused_without_labels_too(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", x_train=np.uint8(3), x_test=np.uint8(3))
+    with pytest.raises(InputError, match="x_train"):
+        data.load(str(tmp_path / "mine.npz"))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -20,7 +21,7 @@ from PIL import Image
 
 import onnxprune as package
 from onnxprune.common.errors import InputError, OnnxpruneError, RunError
-from onnxprune.common.files import write_json
+from onnxprune.common.files import locked, user_lock, write_json
 from onnxprune.delivery import deployment, headline, modelcard
 from onnxprune.delivery.choice import choose, constraints, studies
 from onnxprune.results import store
@@ -470,3 +471,20 @@ def test_a_card_names_classes_that_have_names_and_leaks_no_listing(models: Path)
 def test_the_head_of_the_card_is_yaml(models: Path) -> None:
     head = (models / f"{NAME}.md").read_text().split("---\n")[1]
     assert yaml.safe_load(head)["model-index"][0]["results"][0]["metrics"][0]["type"] == "accuracy"
+
+
+def test_one_at_a_time_changes_an_index(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = []
+    real = deployment._read_index
+
+    def looked_at(path: Path) -> dict[str, dict[str, Any]]:
+        for lock in ("", "-other"):
+            place = hashlib.sha256(os.fsencode(Path(f"{path.parent.resolve()}{lock}"))).hexdigest()[:16]
+            with locked(user_lock(f"deploy-{place}"), wait=False) as ours:
+                alone.append(not ours)
+        return real(path)
+
+    monkeypatch.setattr(deployment, "_read_index", looked_at)
+    table = store.result_table(sweep)
+    deployment.deploy(choose(table, constraints(max_drop=100)), sweep, tmp_path / "models", "plain")
+    assert alone == [True, False], "its own folder, and no other"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from fuzz import BACKEND
+from one_call import prune
 from torch.utils.flop_counter import FlopCounterMode
 
 from onnxprune.bridge.export import export
@@ -11,7 +12,6 @@ from onnxprune.common.output import logged
 from onnxprune.data.dataset import Split
 from onnxprune.graph.counting import count
 from onnxprune.models import MODELS
-from onnxprune.pruning.prune import prune
 from onnxprune.pruning.request import Request
 from onnxprune.training.batches import Batches
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
+from one_call import prune
 from torch import Tensor, nn
 
 from onnxprune.data.dataset import Split
 from onnxprune.models import MODELS
-from onnxprune.pruning.prune import prune
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Request
 from onnxprune.settings.vocabulary import resolve_criterion

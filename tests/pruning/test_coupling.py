@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 import torch
 from networks import CLASSES, SHAPE, build, logits, random_batches, request
+from one_call import prune
 from structures import STRUCTURES
 from torch import Tensor, nn
 
@@ -25,7 +26,6 @@ from onnxprune.common.errors import InputError
 from onnxprune.graph.elimination import eliminate_dead_units
 from onnxprune.models import MODELS
 from onnxprune.pruning.decide import shuffled
-from onnxprune.pruning.prune import prune
 from onnxprune.pruning.remove import Pruned, zeroed
 from onnxprune.settings.vocabulary import TECHNIQUES
 

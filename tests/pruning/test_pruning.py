@@ -16,6 +16,7 @@ import pytest
 import torch
 import warm
 from networks import CLASSES, SHAPE, build, logits, pruned, random_batches, request
+from one_call import prune
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,7 +25,6 @@ from onnxprune.common.output import logged
 from onnxprune.models import MODELS
 from onnxprune.pruning.decide import check, decide
 from onnxprune.pruning.layers import prunable_layers
-from onnxprune.pruning.prune import prune
 from onnxprune.settings.vocabulary import CRITERIA, LAYER_CRITERIA, SCHEDULES, TECHNIQUES, resolve_criterion
 from onnxprune.training.batches import Batches
 from onnxprune.training.device import seeded_generator

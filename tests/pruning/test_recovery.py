@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from networks import CLASSES, SHAPE, build, logits, pruned, random_batches, request
+from one_call import prune
 from torch import nn
 from torch.nn import functional as F
 
 import onnxprune
 from onnxprune.pruning.decide import decide
-from onnxprune.pruning.prune import prune
 from onnxprune.pruning.recovery import compensate, recalibrate
 from onnxprune.pruning.remove import zeroed
 from onnxprune.pruning.request import Request

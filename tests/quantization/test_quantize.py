@@ -447,3 +447,34 @@ def test_shapes_that_contradict_each_other_are_one_line(tmp_path: Path) -> None:
     onnx.save(built, path)
     with pytest.raises(InputError, match="quantiser fails on it"):
         quantized(path, dynamic=True)
+
+
+def test_macs_are_found_whatever_nodes_are_called(tmp_path: Path) -> None:
+    built = model(
+        "(float[n,6] x) => (float[n,4] y) { a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2) d = Relu(c)"
+        " y = MatMul(d, w3) }",
+        {"w1": normal(6, 30), "w2": normal(30, 20), "w3": normal(20, 4)},
+    )
+    for node, name in zip(built.graph.node, ("odd\tname", "", "", "", "c"), strict=True):
+        node.name = name
+    onnx.save(built, tmp_path / "net.onnx")
+    found = quantized(tmp_path / "net.onnx", dynamic=True, output=tmp_path / "small.onnx")
+    shares = sorted(layer.macs_share for layer in found.layers)
+    assert shares == pytest.approx([80 / 860, 180 / 860, 600 / 860])
+
+
+def test_macs_of_a_layer_that_gives_its_last_state_alone(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "net.onnx",
+        "(float[5,1,6] x) => (float[1,3] y) { none, h = LSTM<hidden_size=7>(x, w, r) s = Squeeze(h, zero)"
+        " y = MatMul(s, wy) }",
+        w=normal(1, 28, 6), r=normal(1, 28, 7), wy=normal(7, 3),
+    )  # fmt: skip
+    built = onnx.load(path)
+    built.graph.node[0].output[0] = ""
+    built.graph.initializer.append(numpy_helper.from_array(np.array([0]), "zero"))
+    onnx.save(built, path)
+    (lstm,) = (node for node in count(path).nodes if node.operator == "LSTM")
+    assert lstm.name == "h" and lstm.macs == 5 * 28 * (6 + 7)
+    found = quantized(path, dynamic=True, output=tmp_path / "small.onnx")
+    assert found.layers[0].macs_share == pytest.approx(lstm.macs / (lstm.macs + 21))

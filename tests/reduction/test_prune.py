@@ -18,7 +18,7 @@ from pruned import model
 import onnxprune
 from onnxprune import InputError, RunError
 from onnxprune.graph import surgery
-from onnxprune.graph.network import Network, read
+from onnxprune.graph.network import Network, metadata, read
 from onnxprune.reduction import prune as pruning
 from onnxprune.reduction import units
 from onnxprune.reduction.preparation import prepare
@@ -681,3 +681,21 @@ def test_a_file_over_2_gib(tmp_path: Path) -> None:
     assert report.after.bytes > 2**31
     assert files(tmp_path) == ["m-structured-2.onnx", "m-structured-2.onnx.data", "m.data", "m.onnx"]
     assert outputs(report.output, x=np.ones((1, 8), np.float32))[0].shape == (1, 4)
+
+
+def test_what_was_measured_of_another_file_is_not_kept(mlp: Path) -> None:
+    built = onnx.load(mlp)
+    stale = {"accuracy": "1", "fidelity": "2", "control": "random", "technique": "neuron", "spec_hash": "abc"}
+    onnx.helper.set_model_props(built, {**stale, "author": "somebody"})
+    onnx.save(built, mlp)
+    pruned = metadata(read(prune(mlp, sparsity=50, output=mlp.with_name("pruned.onnx")).output).model)
+    assert pruned.keys().isdisjoint({"accuracy", "fidelity", "control", "spec_hash"})
+    assert (pruned["technique"], pruned["author"]) == ("structured", "somebody")
+    small = onnxprune.quantize(mlp, dynamic=True, latency=False, output=mlp.with_name("small.onnx"))
+    assert metadata(read(small.output).model).keys().isdisjoint({"accuracy", "fidelity"})
+
+
+def test_it_is_told_that_the_step_of_channels_is_measured(mlp: Path) -> None:
+    told = []
+    prune(mlp, sparsity=50, channel_align="auto", dry_run=True, advance=lambda what, done, total: told.append(what))
+    assert told[0] == "measuring in which steps of channels convolutions get faster"

@@ -447,3 +447,9 @@ def test_a_spec_is_a_file(tmp_path: Path) -> None:
 def test_a_plan_of_a_thousand_million_points_takes_neither_memory_nor_time() -> None:
     found = errors_of({"sparsity": ",".join(["0:100:0.001"] * 1_000), "seeds": 10_000, "batch_size": "1,2"})
     assert "100,000" in found[0]
+
+
+@pytest.mark.parametrize("setting", ["finetune_epochs", "finetune_learning_rate"])
+def test_fine_tuning_is_refused_where_nothing_is_fine_tuned(setting: str) -> None:
+    with pytest.raises(InputError, match=f"{setting}: it is read by .*one-shot.*, which at-init is not"):
+        Sweep.parse({"model": "slp", "schedule": "at-init", "technique": "weight", "sparsity": 50, setting: 1})

@@ -1,5 +1,7 @@
 """Cleaning frees disk and loses no result: the sweep still counts as done, and the chosen model can be deployed."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +11,7 @@ from command_line import called, small_npz
 import onnxprune
 from onnxprune.results import store
 from onnxprune.study.rerun import rerun
+from onnxprune.study.retime import retime
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +19,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[object]]
     place = tmp_path_factory.mktemp("clean")
     arguments = ["sweep", "--model", "slp", "--hidden", "32", "--dataset", small_npz(place / "squares.npz")]
     arguments += ["--technique", "structured", "--sparsity", "0,50,60", "--epochs", "3", "--finetune-epochs", "1"]
-    arguments += ["--batch-size", "32", "--latency-seconds", "0", "--name", "s", "--out", place, "--workers", "1"]
+    arguments += ["--batch-size", "32", "--latency-seconds", "0.05", "--name", "s", "--out", place, "--workers", "1"]
+    arguments += ["--also", "int8"]
     assert called(*arguments).returncode == 0
     return place / "s", arguments
 
@@ -24,13 +28,14 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[object]]
 def test_a_clean_sweep_keeps_its_table_and_the_chosen_model(sweep: tuple[Path, list[object]], tmp_path: Path) -> None:
     folder, arguments = sweep
     table = store.result_table(folder)
-    chosen = {path.name for path in folder.glob(f"*/{store.MODEL}")}
     would = called("clean", folder, "--dry-run", "--max-drop", 100)
     assert "would free" in would.stdout
     assert len(list(folder.glob(f"*/{store.MODEL}"))) == 3
     assert called("clean", folder, "--max-drop", 100).returncode == 0
     (left,) = folder.glob(f"*/{store.MODEL}")
-    assert len(list(folder.glob(f"*/{store.MASKS}"))) == 1
+    for name in (store.MASKS, store.INT8_MODEL):
+        assert [path.parent for path in folder.glob(f"*/{name}")] == [left.parent]
+    assert left.parent.name == table.set_index("sparsity").loc[60, "folder"], "the smallest of those within the drop"
     pd.testing.assert_frame_equal(store.result_table(folder), table)
     assert called("deploy", folder, "--max-drop", 100, "--out", tmp_path).returncode == 0
     # it goes on as done
@@ -38,15 +43,33 @@ def test_a_clean_sweep_keeps_its_table_and_the_chosen_model(sweep: tuple[Path, l
     assert done.returncode == 0, done.stderr
     assert "damaged" not in done.stderr
     assert list(folder.glob(f"*/{store.MODEL}")) == [left]
-    assert chosen
     with pytest.raises(onnxprune.InputError, match="was cleaned"):
         rerun(folder, tmp_path / "again")
+
+
+def test_what_is_left_can_be_timed_again(sweep: tuple[Path, list[object]], tmp_path: Path) -> None:
+    shutil.copytree(sweep[0].parent, tmp_path / "runs")
+    folder = tmp_path / "runs" / "s"
+    before = store.result_table(folder).set_index("folder")["latency_ms_median"]
+    (left,) = folder.glob(f"*/{store.MODEL}")
+    said: list[str] = []
+    after = retime(folder, said.append).set_index("folder")["latency_ms_median"]
+    assert said[0] == "2 of 3 points were cleaned: their latencies stay as they are"
+    assert len(said) == 2 and said[1].startswith(f"1/1 {left.parent.name}: ")
+    assert (before != after)[lambda changed: changed].index.tolist() == [left.parent.name]
+    left.unlink()
+    with pytest.raises(onnxprune.RunError, match="is damaged"):
+        retime(folder)
+    record = json.loads((left.parent / store.METRICS).read_text())
+    (left.parent / store.METRICS).write_text(json.dumps({**record, "cleaned": [store.MODEL]}))
+    with pytest.raises(onnxprune.InputError, match="was cleaned: no model is left"):
+        retime(folder)
 
 
 def test_nothing_goes_where_no_model_would_stay(sweep: tuple[Path, list[object]]) -> None:
     folder, _ = sweep
     for record in folder.glob(f"*/{store.METRICS}"):
-        record.write_text(record.read_text().replace('"collapsed": false', '"collapsed": true'))
+        record.write_text(record.read_text().replace('collapsed": false', 'collapsed": true'))
     before = sorted(folder.glob(f"*/{store.MODEL}"))
     done = called("clean", folder)
     assert done.returncode == 1

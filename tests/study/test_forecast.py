@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import small_npz
 
+import onnxprune
+from onnxprune.results import store
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import forecast
 
@@ -25,3 +28,28 @@ def test_a_network_is_tried_once_for_all_data_of_its_shape(tmp_path: Path, monke
     found = forecast.forecast(plan.points, tmp_path / "plan", tmp_path)
     assert sorted(tried) == 2 * [(1, 28, 28)] + 2 * [(3, 32, 32)]
     assert found.seconds > 0 and "probe" in found.source
+
+
+def test_the_time_is_what_finished_ones_took_without_bases_that_are_there(tmp_path: Path) -> None:
+    given = {"model": "slp", "dataset": str(small_npz(tmp_path / "squares.npz")), "technique": "weight", "name": "s"}
+    given |= {"batch_size": 32, "epochs": 2, "finetune_epochs": 4, "latency_seconds": 0.1}
+    onnxprune.sweep(**given, sparsity=[50, 60], out=tmp_path / "runs", workers=1)
+    images = 0
+    for record in (tmp_path / "runs").glob(f"*/*/{store.METRICS}"):
+        found = store.finished_record(record.parent)
+        assert found is not None
+        assert 0 < found["wall_seconds"] < 60
+        base = record.parent.parent.name == "bases"
+        images = found["metrics"].get("train_images", images)
+        column = "base_training" if base else "training"
+        figures = {f"{column}_images_per_second": 10.0, f"{column}_seconds": 30.0}
+        changed = {**found, "metrics": {**found["metrics"], **figures}, "wall_seconds": 37.1}
+        store.amend(record.parent, changed)  # an hour later, as by `retime`
+    plan = Sweep.parse({**given, "sparsity": [50, 60, 70]})
+    known = forecast.forecast(plan.points, tmp_path / "runs" / "s", tmp_path / "runs")
+    # 4 epochs at 10 images a second, 7 s beside training and timing, 0.1 s of timing
+    assert (known.done, known.source) == (2, "finished points")
+    assert known.seconds == pytest.approx(4 * images / 10 + 7.0 + 0.1)
+    other = Sweep.parse({**given, "sparsity": 70, "seed": 1})
+    with_base = forecast.forecast(other.points, tmp_path / "runs" / "other", tmp_path / "runs")
+    assert with_base.seconds == pytest.approx(known.seconds + 2 * images / 10 + 7.1)

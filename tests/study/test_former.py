@@ -1,5 +1,6 @@
 """A name is of one study: another one under it is refused, with what differs, or replaces it."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from made_up import hand_made
 import onnxprune
 from onnxprune.results import store
 from onnxprune.settings.sweep import Sweep
-from onnxprune.study import former
+from onnxprune.study import controller, former
 from onnxprune.study.search import search
 
 
@@ -112,3 +113,23 @@ def test_a_running_point_is_not_removed(tmp_path: Path) -> None:
     with store.claimed(folder), pytest.raises(onnxprune.RunError, match="another process is running"):
         former.remove([folder])
     assert folder.exists()
+
+
+def test_a_search_that_cannot_be_run_removes_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**settings(data, tmp_path), "sparsity": 50}
+    onnxprune.sweep(**given)
+    (result,) = (tmp_path / "mine").glob(f"*/{store.METRICS}")
+    plan = Sweep.parse({name: value for name, value in given.items() if name not in ("out", "workers")})
+    other = dataclasses.replace(plan, points=[dataclasses.replace(point, batch_size=64) for point in plan.points])
+
+    def full(*_: object) -> None:
+        raise onnxprune.RunError("no room")
+
+    with monkeypatch.context() as patched, pytest.raises(onnxprune.RunError, match="no room"):
+        patched.setattr(controller, "check_room", full)
+        search(other, 1.0, tmp_path, replace=True, workers=1)
+    assert result.is_file()
+    search(other, 100.0, tmp_path, replace=True, workers=1, step=50)
+    assert not result.exists()

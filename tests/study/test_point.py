@@ -20,6 +20,7 @@ import pytest
 import safetensors.torch
 import torch
 from command_line import REPOSITORY
+from one_call import prune
 
 import onnxprune
 from onnxprune.bridge.activity import dead_units
@@ -28,7 +29,6 @@ from onnxprune.common.files import read_json
 from onnxprune.common.progress import Reporter, Verbosity
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.pruning.decide import decide
-from onnxprune.pruning.prune import prune
 from onnxprune.pruning.remove import Pruned
 from onnxprune.pruning.request import Request
 from onnxprune.results import store

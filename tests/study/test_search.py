@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import trained
 from click.testing import CliRunner
 from command_line import small_npz
 from PIL import Image
@@ -20,6 +21,7 @@ from onnxprune.common.progress import Verbosity
 from onnxprune.pruning.decide import decide
 from onnxprune.pruning.remove import zeroed
 from onnxprune.pruning.request import Request
+from onnxprune.report import figures
 from onnxprune.results import store
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import controller
@@ -209,3 +211,30 @@ def test_a_figure_without_format_is_refused_before_anything_runs(data: str, tmp_
     assert isinstance(done.exception, onnxprune.InputError)
     assert ".svg" in str(done.exception)
     assert not (tmp_path / "runs").exists()
+
+
+def test_ways_that_differ_in_more_than_the_technique_can_be_told_apart(data: str, runs: Path) -> None:
+    command = ["search", *arguments(data, runs, batch_size="32,64", workers=1), "--max-drop=5", "--step=25"]
+    shown = CliRunner().invoke(cli, command, catch_exceptions=False).stdout
+    found = json.loads(CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False).stdout)
+    assert [(row["model"], row["batch_size"], row["technique"], row["schedule"]) for row in found] == [
+        ("slp", 32, "weight", "one-shot"), ("slp", 64, "weight", "one-shot"),
+    ]  # fmt: skip
+    rows = [line.split() for line in shown.splitlines() if " weight l1 " in line]
+    assert [row[0] for row in rows] == ["32", "64"]
+
+
+def test_the_picture_says_what_is_lost(runs: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(figures, "heat_map", lambda *given: drawn.append(given))
+    file = trained.mlp(tmp_path / "mlp.onnx", mean="[0.0]", std="[1.0]")
+    own = ["--model=slp", "--hidden=64", "--batch-size=32", "--epochs=3", "--learning-rate=0.1", f"--dataset={data}"]
+    answers = [f"--model={file}", f"--dataset={trained.without_labels(tmp_path / 'digits.npz')}"]
+    for given in (own, answers):
+        command = ["sensitivity", f"--out={runs}", "--quiet", "--technique=weight", "--sparsity=25,75", *given]
+        done = CliRunner().invoke(cli, [*command, f"--figure={tmp_path / 'map.png'}"])
+        assert done.exit_code == 0, done.output
+    (table, title, legend, _), (_, _, other, _) = drawn
+    assert list(table.index) == ["hidden", "classifier"] and list(table.columns) == [25, 75]
+    assert title.startswith("slp on squares, weight (l1)")
+    assert (legend, other) == ("accuracy lost (points)", "fidelity lost (points)")

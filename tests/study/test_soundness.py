@@ -160,3 +160,11 @@ def test_a_short_fine_tuning_by_default_harms_no_network(tmp_path: Path, distill
         out=tmp_path,
     )  # fmt: skip
     assert table["accuracy"].item() > table["base_accuracy"].item() - 1
+
+
+def test_movement_needs_more_than_one_update() -> None:
+    often = {"schedule": "movement", "technique": "weight", "batch_size": 32, "finetune_epochs": 1}
+    assert "schedule 'movement' prunes while it trains: expected those of 2 updates or more, got 1" in problem(
+        data([15, 15]), **often
+    )
+    soundness.check([point(**often)], _Given(data([20, 20])))

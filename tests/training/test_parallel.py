@@ -10,10 +10,10 @@ import pytest
 import torch
 import warm
 from networks import SHAPE, build, logits, random_batches, request
+from one_call import prune
 from torch import Tensor, nn
 
 import onnxprune
-from onnxprune.pruning.prune import prune
 from onnxprune.pruning.regrowth import Regrowth
 from onnxprune.settings.sweep import Sweep
 from onnxprune.training import parallel
