@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,14 +97,17 @@ def prepare(path: Path, kinds: Sequence[str] | None, shapes: Mapping[str, Shape]
     nodes = {node.name: node for node in model.graph.node}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     counts = count(path, shapes=shapes)
-    macs = {node.name: node.macs for node in counts.nodes}
+    macs: dict[str, deque[int]] = {}
+    for found in counts.nodes:  # in the order of the file: a node may have the name of another's output
+        macs.setdefault(found.name, deque()).append(found.macs)
     layers = []
     for node, original in zip(named.nodes, source.nodes, strict=True):
-        within = macs_within(original, counts.nodes)
+        within, own = macs_within(original, counts.nodes), macs.get(label(original))
+        whole = within + (own.popleft() if own else 0)
         if (operator_type(node) in OPERATORS or within) and node.name in places:
             made = nodes[places[node.name]]
             obstacle = None if kinds is None else _obstacle(made, constants, kinds)
-            layers.append(Layer(node.name, made.name, made.op_type, macs.get(label(original), 0) + within, obstacle))
+            layers.append(Layer(node.name, made.name, made.op_type, whole, obstacle))
     if not any(layer.obstacle is None for layer in layers):
         reasons = sorted({layer.obstacle for layer in layers if layer.obstacle})
         raise InputError(
