@@ -55,7 +55,7 @@ def export(network: nn.Module, path: Path, input_shape: tuple[int, ...], *, name
 
 def network_answers(network: nn.Module, images: Tensor) -> np.ndarray:
     """Logits (N, classes), float32, of normalised images (N, C, H, W) by PyTorch; or other answers (N, numbers)."""
-    with torch.inference_mode():
+    with torch.no_grad():  # in inference mode operators are not those whose FLOPs can be counted
         return torch.cat([network(piece) for piece in images.split(_ANSWERED_AT_ONCE)]).cpu().numpy()
 
 

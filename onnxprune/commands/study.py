@@ -201,7 +201,7 @@ def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool
     elif len(table):
         print_results(table)
         print_claims(table, folder)
-        print_headlines(folder)
+        print_headlines(table, folder)
 
 
 @click.command()

@@ -14,13 +14,14 @@ from onnxprune.commands.console import prose
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
-from onnxprune.delivery.choice import choose, constraints, studies
+from onnxprune.delivery.choice import by_study, choose, constraints
 from onnxprune.delivery.modelcard import BEYOND
+from onnxprune.results import store
 from onnxprune.results.base_remarks import dead_units, remark_on_control
 from onnxprune.results.derived import same_as
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of, quality_of_study
-from onnxprune.results.seeds import accuracy_interval, change
-from onnxprune.results.timings import noise, remarks
+from onnxprune.results.seeds import OF_POINT, STUDY, accuracy_interval, change, training_columns
+from onnxprune.results.timings import is_tie, noise, remarks
 from onnxprune.settings.point import FIELDS
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
 _REMARK = 12  # characters of the last column, which has words only: longer ones are wrapped
 _OF_QUALITY = {
     ACCURACY: ("acc before\n%", "acc\n%", "95 %\ninterval", "change\npoints", "loss\n"),
@@ -44,7 +44,7 @@ _HEADINGS = {
 }  # fmt: skip
 _AVERAGED = (
     "achieved_sparsity", "macs", "effective_macs", "nonzero_params", "file_bytes", "tl_seconds", "latency_ms_paired",
-    "speedup", "speedup_noise",
+    "speedup",
 )  # fmt: skip
 _LEFT = ("technique\n", "criterion\n", "")
 _NOT_FOR_PAPERS = ("acc before\n%", "fidelity\nbefore %", "loss\n", "non-zero\nparams", "TL\ns")
@@ -74,19 +74,18 @@ _DISPENSABLE = (
 def print_results(table: "pd.DataFrame") -> None:
     """Prints a sweep's rows to stdout, one table a study, seeds folded into mean and standard deviation."""
     console = terminal()
-    point = [name for name in _POINT if name in table]
-    study = [name for name in FIELDS if name in table and name not in (*point, "seed")]
-    floor = noise(table)
-    for _, rows in table.groupby(study, sort=False, dropna=False):
-        for renderable in _study(rows, point, floor, console.width):
+    floors = []
+    for rows, floor in _studies(table):
+        floors.append(floor)
+        for renderable in _study(rows, floor, console.width):
             console.print(renderable)
     if table["speedup"].notna().any():
         timed = table.iloc[0]
         console.print(
             f"Speedup: median latency of base / pruned, timed in turn by onnxruntime on {timed['device']}, batch "
-            f"{timed['latency_batch']}, {plural(timed['latency_threads'], 'thread')}. Timing noise "
-            f"±{100 * floor:.1f} % (two sessions of the same file; 90 % of the rows have no more). ~: a speedup "
-            "within the noise."
+            f"{timed['latency_batch']}, {plural(timed['latency_threads'], 'thread')}. Timing noise {_noises(floors)} "
+            "(two sessions of the same file; 90 % of the rows have no more). ~: a speedup within the noise, or one on "
+            "which seeds do not agree."
         )
     if {"int8_accuracy", "int8_fidelity"} & {*table.columns}:
         console.print("int8: the pruned network in 8 bits; its speedup is against the base in float32.")
@@ -120,11 +119,26 @@ def print_results(table: "pd.DataFrame") -> None:
         )
 
 
-def print_headlines(sweep: "Path") -> None:
-    """Prints the model that `deploy` would choose of each study to stdout."""
+def _studies(table: "pd.DataFrame") -> "list[tuple[pd.DataFrame, float]]":
+    """The rows of each table of results, with the timing noise of those that compare with them."""
+    return [
+        (rows, noise(study))
+        for _, study in table.groupby(STUDY, sort=False, dropna=False)
+        for _, rows in study.groupby(training_columns(study), sort=False, dropna=False)
+    ]
+
+
+def _noises(floors: list[float]) -> str:
+    least, most = (f"{100 * floor:.1f}" for floor in (min(floors), max(floors)))
+    return f"±{least} %" if least == most else f"±{least} to ±{most} %, by study"
+
+
+def print_headlines(table: "pd.DataFrame", sweep: "Path") -> None:
+    """Prints the model that `deploy` would choose of these rows of a sweep, for each study, to stdout."""
     console = terminal()
     wanted = constraints(max_drop=MOST_DROP)
-    for table in studies(sweep, wanted):
+    sound = store.intact(table, sweep, lambda line: None)
+    for table in by_study(sound, sweep, wanted) if len(sound) else ():
         try:
             choice = choose(table, wanted)
         except RunError as error:
@@ -133,7 +147,8 @@ def print_headlines(sweep: "Path") -> None:
         row, quality = choice.row, quality_of(choice.row).name
         fewer = f"speedup {choice.over_seeds('speedup')[0]:.2f}x" if choice.by == "speedup" else "fewest MACs"
         console.print(
-            f"\n{row['model']} on {row['dataset']}, best within {MOST_DROP:g} point of validation {quality}: "
+            f"\n{row['model']} on {row['dataset']}, batch {row['batch_size']:,}, best within {MOST_DROP:g} point of "
+            f"validation {quality}: "
             f"{headline.way(row)}, {headline.removed(row)}, {fewer}; {headline.quality(row)}. "
             f"{choice.decided_on()}" + (f" {BEYOND}." if row.get("speedup_beyond_theory") is True else ""),
             markup=False,
@@ -150,7 +165,7 @@ def print_claims(table: "pd.DataFrame", sweep: "Path") -> None:
             prose(f"  {line}")
 
 
-def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> list[RenderableType]:
+def _study(rows: "pd.DataFrame", floor: float, width: int) -> list[RenderableType]:
     """The heading with the base's assessment (IPA), and the table of its points."""
     row = rows.iloc[0]
     bases = rows.drop_duplicates("base_id")
@@ -176,9 +191,10 @@ def _study(rows: "pd.DataFrame", point: list[str], floor: float, width: int) -> 
             )
     assessment += f"\n     {row['base_macs']:,} MACs, {row['base_params']:,} params, {row['base_file_bytes']:,} bytes"
     if dead := dead_units(bases):
-        assessment += f"\n     {plural(dead, 'dead unit')}: their output is zero for every training image"
+        most = "up to " if len(bases) > 1 else ""
+        assessment += f"\n     {most}{plural(dead, 'dead unit')}: zero for each of up to 1,000 training images"
     base_remark = remark_on_control(rows)
-    lines, sections = _lines(rows, point, floor)
+    lines, sections = _lines(rows, floor)
     headings = _headings(rows)
     cells = [headings, *lines]
     kept = _fitting(cells, width)
@@ -210,12 +226,12 @@ def _headings(rows: "pd.DataFrame") -> list[str]:
     return [*found, *(int8_headings(quality) if f"int8_{quality.name}" in rows else ()), remark]
 
 
-def _lines(rows: "pd.DataFrame", point: list[str], floor: float) -> tuple[list[list[str]], list[bool]]:
+def _lines(rows: "pd.DataFrame", floor: float) -> tuple[list[list[str]], list[bool]]:
     """The cells of each point of a study, seeds folded, and whether another technique begins there."""
     lines, sections, previous = [], [], None
     names: dict[str, str] = {}
     twins = same_as(rows)  # of these rows: the table's column may name one that is not among them
-    for _, seeds in rows.groupby(point, sort=False, dropna=False):
+    for _, seeds in rows.groupby([name for name in OF_POINT if name in rows], sort=False, dropna=False):
         first = seeds.iloc[0]
         sections.append(previous not in (None, first["technique"]))
         previous = first["technique"]
@@ -249,13 +265,10 @@ class PaperTable:
 
 def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
     """A table for each study, with the columns that say something in it."""
-    point = [name for name in _POINT if name in table]
-    study = [name for name in FIELDS if name in table and name not in (*point, "seed")]
-    floor = noise(table)
     found = []
-    for _, rows in table.groupby(study, sort=False, dropna=False):
+    for rows, floor in _studies(table):
         row, seeds = rows.iloc[0], rows["seed"].nunique()
-        lines, sections = _lines(rows, point, floor)
+        lines, sections = _lines(rows, floor)
         kept = [
             index
             for index, heading in enumerate(_headings(rows))
@@ -265,8 +278,9 @@ def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
         if quality_of_study(rows) is FIDELITY:
             judged = "fidelity: 100 % less the relative error of the answers against the unpruned file's on"
         caption = (
-            f"{row['model']} on {row['dataset']}, schedule {row['schedule']}, {plural(seeds, 'seed')}; {judged} "
-            f"{whole(row['test_images'])} test images; eff. MACs: without those by stored zeros"
+            f"{row['model']} on {row['dataset']}, batch {row['batch_size']:,}, schedule {row['schedule']}, "
+            f"{plural(seeds, 'seed')}; {judged} {whole(row['test_images'])} test images; eff. MACs: without those by "
+            "stored zeros"
         )
         if rows["speedup"].notna().any():
             caption += (
@@ -299,7 +313,7 @@ def _cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
     mean = seeds[[name for name in _AVERAGED if name in seeds]].mean(numeric_only=True)
     timed = seeds["speedup"].notna().all()
     speedup = f"{mean['speedup']:.2f}x" if timed else MISSING
-    if timed and abs(mean["speedup"] - 1) <= max(floor, mean["speedup_noise"]):
+    if timed and is_tie(seeds, floor):
         speedup = f"~{speedup}"
     if timed and seeds.reindex(columns=["speedup_beyond_theory"]).fillna(False).any(axis=None):
         speedup = f"{speedup}!"
@@ -336,9 +350,9 @@ def _int8_cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
     quality = quality_of_study(seeds).name
     if f"int8_{quality}" not in seeds:
         return []
-    mean = seeds[["int8_file_bytes", "int8_speedup", "int8_speedup_noise"]].astype(float).mean(skipna=False)
+    mean = seeds[["int8_file_bytes", "int8_speedup"]].astype(float).mean(skipna=False)
     speedup = mean["int8_speedup"]
-    tie = "~" if abs(speedup - 1) <= max(floor, mean["int8_speedup_noise"]) else ""
+    tie = "~" if speedup > 0 and is_tie(seeds, floor, "int8_") else ""
     return [
         spread(seeds[f"int8_{quality}"]),
         compact(mean["int8_file_bytes"]) if mean["int8_file_bytes"] > 0 else MISSING,

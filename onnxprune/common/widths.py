@@ -1,7 +1,7 @@
 """How wide layers should be: runtimes compute convolutions in vectors of channels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 DEFAULT_STEP = 8  # channels in which the cost of convolutions falls on processors with AVX2
@@ -9,6 +9,9 @@ DEFAULT_STEP = 8  # channels in which the cost of convolutions falls on processo
 AUTO = "auto"  # a step that is to be measured
 
 ALIGN_FROM = 32  # channels of a layer for which its width matters
+
+_DIGITS = 9  # of a total, after the point
+_MOST_WAYS = 5_000
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ def kept_units(layers: Sequence[Prunable], step: int) -> list[int]:
 
     By largest remainder: layers whose widths go in steps are rounded down, and then up again, those first that were
     nearest to the width above, as long as that brings the total nearer. What is still missing, or too much, is shared
-    out among the layers that may have any width.
+    out among the layers that may have any width; where there are none, the fewest layers are rounded the other way with
+    which the total is nearest.
 
     Args:
         step: widths of layers of 32 channels or more are multiples of it, or a half, a quarter, ... of it where less
@@ -65,22 +69,26 @@ def kept_units(layers: Sequence[Prunable], step: int) -> list[int]:
     losing = [place for place, layer in enumerate(layers) if layer.share > 0]
     stepped = [place for place in losing if not layers[place].any_width(step)]
     free = [place for place in losing if layers[place].any_width(step)]
-    missing = _in_steps(layers, stepped, step, kept)
+    missing = _in_steps(layers, stepped, step, kept, alone=not free)
     _in_units(layers, free, missing, kept)
     return kept
 
 
-def _in_steps(layers: Sequence[Prunable], places: Sequence[int], step: int, kept: list[int]) -> float:
-    """Rounds those at these places; gives how much of the total they lack."""
+def _in_steps(layers: Sequence[Prunable], places: Sequence[int], step: int, kept: list[int], *, alone: bool) -> float:
+    """Rounds those at these places; gives how much of the total they lack.
+
+    Args:
+        alone: whether nothing else can make up for that.
+    """
     missing = 0.0
-    above = {}
+    below, above = {}, {}
     for place in places:
         layer = layers[place]
         widths = layer.widths(step)
-        below = max((width for width in widths if width <= layer.exact), default=widths[0])
-        above[place] = min((width for width in widths if width >= max(layer.exact, below)), default=below)
-        kept[place] = below
-        missing += layer.weight * (layer.exact - below)
+        low = max((width for width in widths if width <= layer.exact), default=widths[0])
+        above[place] = min((width for width in widths if width >= max(layer.exact, low)), default=low)
+        below[place] = kept[place] = low
+        missing += layer.weight * (layer.exact - low)
 
     def remainder(place: int) -> float:
         return (layers[place].exact - kept[place]) / max(1, above[place] - kept[place])
@@ -90,7 +98,30 @@ def _in_steps(layers: Sequence[Prunable], places: Sequence[int], step: int, kept
         if abs(missing - more) < abs(missing):
             kept[place] = above[place]
             missing -= more
+    if alone:
+        for place, more in _turned(layers, below, above, kept, missing).items():
+            kept[place] = above[place] + below[place] - kept[place]
+            missing -= more
     return missing
+
+
+def _turned(
+    layers: Sequence[Prunable],
+    below: Mapping[int, int],
+    above: Mapping[int, int],
+    kept: Sequence[int],
+    missing: float,
+) -> dict[int, float]:
+    """The layers that, rounded the other way, bring the total nearest, the fewest of them, and how much each adds."""
+    more = {place: layers[place].weight * (above[place] + below[place] - 2 * kept[place]) for place in below}
+    ways: dict[float, tuple[int, ...]] = {0.0: ()}  # what can be added -> by which layers
+    for place in more:
+        for total, way in list(ways.items()) if len(ways) < _MOST_WAYS else ():
+            other = round(total + more[place], _DIGITS)
+            if other not in ways or len(way) + 1 < len(ways[other]):
+                ways[other] = (*way, place)
+    best = min(ways, key=lambda total: (round(abs(missing - total), _DIGITS), len(ways[total])))
+    return {place: more[place] for place in ways[best]}
 
 
 def _in_units(layers: Sequence[Prunable], places: Sequence[int], missing: float, kept: list[int]) -> None:

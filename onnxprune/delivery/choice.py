@@ -14,14 +14,14 @@ from onnxprune.common.errors import InputError, RunError
 from onnxprune.delivery.modelcard import Seeds, decided_on
 from onnxprune.delivery.variants import INT8_ALONE, VARIANTS, with_variants
 from onnxprune.results import store, timings
-from onnxprune.results.quality import Quality, quality_of
-from onnxprune.results.seeds import configurations
+from onnxprune.results.quality import ACCURACY, Quality, quality_of
+from onnxprune.results.seeds import STUDY, configurations
+from onnxprune.results.validation import blunt_limit
 
 _ROUNDING = 1e-9  # 92.5 - 91.3 is a little more than 1.2
 _POINTS = 10  # of accuracy missing are as bad as a speedup of 0, or twice the bytes or milliseconds
 # what is told over seeds
 _FOLDED = ("accuracy", "validation_accuracy", "accuracy_change", "fidelity", "validation_fidelity", "speedup")
-_STUDY = ["model", "dataset", "batch_size"]  # rows of one of these compare
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class Choice:
         tied: candidates that are as fast within the timing's noise, this one included.
         alone: the base in 8 bits, the mean over its seeds; None where the sweep has no such file.
         alone_lacks: the constraints that it misses.
+        blunt: what is to be said of the largest drop that was allowed; None where nothing is.
     """
 
     row: dict[str, Any]
@@ -112,6 +113,7 @@ class Choice:
     tied: int
     alone: dict[str, Any] | None
     alone_lacks: tuple[str, ...]
+    blunt: str | None
 
     def over_seeds(self, column: str) -> tuple[float | None, float | None]:
         """Mean and sample standard deviation; None for what was not measured, or of one seed."""
@@ -130,7 +132,7 @@ class Choice:
     def folded(self) -> Seeds:
         """The seeds, as cards and pages tell of them."""
         columns = {column: self.over_seeds(column) for column in _FOLDED}
-        return Seeds(len(self.seeds), columns, timings.remarks(self.seeds))
+        return Seeds(len(self.seeds), columns, timings.remarks(self.seeds), self.blunt)
 
     def decided_on(self) -> str:
         """What the decision rests on, in words."""
@@ -156,12 +158,22 @@ class _Candidate:
         fitting = [row for row in rows if all(constraint.holds(row) for constraint in wanted)]
         return cls(positions, rows, fitting, mean)
 
+    def error(self, column: str) -> float:
+        """The standard error of the mean over seeds; 0 of one seed, of which it is not known."""
+        values = [row[column] for row in self.rows]
+        return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
-def choose(table: pd.DataFrame, wanted: list[Constraint], variants: Collection[str] = VARIANTS) -> Choice:
+
+def choose(
+    table: pd.DataFrame,
+    wanted: list[Constraint],
+    variants: Collection[str] = VARIANTS,
+    floor: float | None = None,
+) -> Choice:
     """The fastest of the configurations of one study, those in 8 bits among them, that satisfy the constraints.
 
-    Among equally fast ones, within timing noise, it is the one with the highest validation accuracy, or without labels
-    fidelity. Test images are not used to choose.
+    Among equally fast ones, within timing noise and the standard errors of means over seeds, it is the one with the
+    highest validation accuracy, or without labels fidelity. Test images are not used to choose.
 
     A file whose speedup is beyond theory is the fastest only where all are.
 
@@ -170,6 +182,7 @@ def choose(table: pd.DataFrame, wanted: list[Constraint], variants: Collection[s
 
     Args:
         variants: of the files, those that are candidates; the study has some.
+        floor: timing noise of the study, where the table has but a part of its rows; default: that of the table.
 
     Raises:
         RunError: no configuration does; the message names the nearest.
@@ -201,17 +214,32 @@ def choose(table: pd.DataFrame, wanted: list[Constraint], variants: Collection[s
         tied = [entry for entry in counted if entry.mean["macs"] == fewest]
     else:
         by = "speedup"
-        floor = timings.noise(table)  # as the printed table of the sweep has it
+        floor = timings.noise(table) if floor is None else floor
         # one beyond theory says more of the measurement than of the network
         believed = [entry for entry in candidates if not _is_so_of_any(entry.rows, "speedup_beyond_theory")]
         believed = believed or candidates
-        fastest = max(entry.mean["speedup"] for entry in believed)
-        tied = [entry for entry in believed if entry.mean["speedup"] * (1 + floor) >= fastest]
+        fastest = max(believed, key=lambda entry: entry.mean["speedup"])
+        least = fastest.mean["speedup"] - fastest.error("speedup")
+        tied = [
+            entry
+            for entry in believed
+            if entry is fastest or (entry.mean["speedup"] + entry.error("speedup")) * (1 + floor) >= least
+        ]
     best = max(tied, key=lambda entry: _merit(entry.mean))
     alone = next((entry.mean for entry in found if entry.mean["variant"] == INT8_ALONE), None)
     lacks = [constraint.text for constraint in wanted if alone is not None and not constraint.holds(alone)]
     row = max(best.fitting, key=_merit)
-    return Choice(row, files.iloc[best.positions], len(candidates), len(found), by, len(tied), alone, tuple(lacks))
+    seeds, said = files.iloc[best.positions], _blunt(wanted, best.mean, len(best.rows))
+    return Choice(row, seeds, len(candidates), len(found), by, len(tied), alone, tuple(lacks), said)
+
+
+def _blunt(wanted: list[Constraint], mean: Mapping[str, Any], seeds: int) -> str | None:
+    """What is to be said of the largest drop that is allowed, where there is one."""
+    limit = next((constraint.limit for constraint in wanted if constraint.value is _drop), None)
+    images = mean.get("validation_images")
+    if limit is None or images is None or pd.isna(images) or quality_of(mean) is not ACCURACY:
+        return None
+    return blunt_limit(limit, mean["base_validation_accuracy"], seeds * images)
 
 
 def _is_so_of_any(rows: list[dict[str, Any]], column: str) -> bool:
@@ -257,7 +285,7 @@ def by_study(table: pd.DataFrame, sweep: Path, wanted: list[Constraint]) -> list
     for constraint in wanted:
         if all(pd.isna(constraint.value(row)) for row in records):
             raise InputError(f"{sweep} was not timed (its latency_seconds is 0): '{constraint.text}' cannot be checked")
-    return [rows for _, rows in table.groupby(_STUDY, sort=False)]
+    return [rows for _, rows in table.groupby(STUDY, sort=False)]
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

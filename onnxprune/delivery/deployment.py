@@ -28,6 +28,7 @@ from onnxprune.models import model_title
 from onnxprune.results import schema, store
 from onnxprune.results.base_remarks import remark_on_control
 from onnxprune.results.quality import ACCURACY
+from onnxprune.results.seeds import training_columns
 from onnxprune.settings.point import BASES
 
 INDEX = "index.json"
@@ -114,8 +115,7 @@ def _deploy(
     batch = int(choice.row["latency_batch"])
     files, digest = _write_model(source, expected, out, name, layout, facts=facts, batch=batch)
     row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
-    bases = store.result_table(sweep)
-    row["base_remark"] = remark_on_control(bases[bases["base_id"] == row["base_id"]])
+    row["base_remark"] = _base_remark(store.result_table(sweep), row)
     card_path = out / f"{name}.md"
     model_file = files[0].relative_to(out).as_posix()
     baked = baking.bake(classifier, facts.normalisation, out / f"{name}-baked.onnx") if classifier and bake else None
@@ -152,6 +152,14 @@ def _deploy(
     write_json(out / INDEX, [index[key] for key in sorted(index)])
     more = () if baked is None else (baked.path,)
     return Deployed(name, entry, (*files, *more, card_path, out / INDEX), shipped.compare)
+
+
+def _base_remark(table: pd.DataFrame, row: Mapping[str, Any]) -> str | None:
+    """What is to be said of a row's base, by the rows of it that are trained alike."""
+    for _, rows in table.groupby(training_columns(table), sort=False, dropna=False):
+        if row["folder"] in set(rows["folder"]):
+            return remark_on_control(rows[rows["base_id"] == row["base_id"]])
+    return None
 
 
 def _one_image(base: Path, model: Path) -> tuple[float, float] | None:

@@ -10,24 +10,27 @@ from onnxprune.delivery.variants import INT8, INT8_ALONE
 from onnxprune.results import store
 from onnxprune.results.claims import between_ways, beyond_controls, sentences
 from onnxprune.results.quality import ACCURACY, quality_of
+from onnxprune.settings.point import FIELDS
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 _HOW = (
-    "Differences in points of accuracy, paired by seed, with 95 % intervals. A difference counts if its interval "
-    "excludes zero and McNemar's test over all images, corrected for the number of comparisons, gives p < 0.05; "
-    "with one seed, only the test counts."
+    "Differences in points of accuracy, paired by seed, with 95 % intervals. A difference counts if Student's test "
+    "over seeds and McNemar's over all images both give p < 0.05, corrected for the number of comparisons that are "
+    "shown (Holm); with one seed, only McNemar's counts."
 )
 
 
 def way(row: Mapping[str, Any]) -> str:
-    """Technique and criterion, and the control that took its place."""
+    """Technique and criterion, the schedule where it is not the usual one, and the control that took their place."""
     if row.get("variant") == INT8_ALONE:
         return "the base"
     control = row.get("control")
     name = f"{row['technique']} {row['criterion']}"
+    if row.get("schedule", FIELDS["schedule"].default) != FIELDS["schedule"].default:
+        name += f" {row['schedule']}"
     return name if _missing(control) or control == "none" else f"{name} ({control})"
 
 

@@ -41,7 +41,7 @@ def decide(
     Args:
         memory: keeps scores that are taken from images, the same at every sparsity; of this network alone.
         gone: masks decided before, whose removed units stay removed and count.
-        spent: gets what the decision took; of scores that are remembered, what finding them took.
+        spent: gets what the decision took; of scores that are remembered, what finding them took, once.
 
     Returns:
         Layer -> 0/1 mask: of the shape of its weight for single weights, (units,) for output units.
@@ -209,14 +209,17 @@ def _masks(
     known, cost = scores.memory.get(identity, ({}, Spent()))
     if layers == known.keys():
         masks = pruner._generate_sparsity(known)
+        again = (identity, frozenset(layers)) in scores.spent.known
     else:
-        cost = Spent()
+        cost, again = Spent(), False
         with metered(cost, device_of(network)):
             _, masks = pruner.compress()
         if ranking.training_steps or ranking.remembered:  # others are quicker judged than kept
             # without the layers that lose nothing: those NNI does not look at
             scores.memory[identity] = (pruner.metrics, cost)
-    scores.spent.add(cost)
+    if not again:
+        scores.spent.add(cost)
+        scores.spent.known.add((identity, frozenset(layers)))
     pruner.unwrap_model()
     network.eval()
     return {layer: dict(targets) for layer, targets in masks.items()}

@@ -67,17 +67,19 @@ def accuracy_over_sparsity(rows: pd.DataFrame, names: pd.Series, looks: Mapping[
 def accuracy_over_cost(
     rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look], column: str, title: str, *, front: bool
 ) -> go.Figure:
-    """Every point's accuracy against a cost, and which ones no other beats in both, on average over seeds."""
+    """Every sound point's accuracy against a cost, and which configurations no other beats in both: of those whose
+    networks are all sound, by their means over seeds."""
     quality = quality_of_study(rows).name
     figure = empty_figure(title, f"test {quality} (%)")
-    known = rows[(rows[column] > 0).fillna(False) & ~rows["collapsed"].astype(bool)]
+    costly = rows[(rows[column] > 0).fillna(False)]
+    known = costly[~costly["collapsed"].astype(bool)]
     figure.update_xaxes(logarithmic(known[column]))
     for name, look in looks.items():
         figure.add_trace(
             _points(known[names.reindex(known.index) == name], column, quality, name, look, total=len(known))
         )
     if front:
-        best = pareto_front(_means(known, [column, quality]), column, quality)
+        best = pareto_front(_means(costly, [column, quality]), column, quality)
         figure.add_trace(
             _neutral(best[column], best[quality], "Pareto front", dash="dash", shape="hv", mode="lines+markers")
         )
@@ -86,9 +88,10 @@ def accuracy_over_cost(
 
 
 def _means(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """The means over the seeds of each configuration."""
-    numbers = rows[columns].astype(float)
-    return pd.DataFrame([numbers.iloc[positions].mean() for positions in configurations(rows)], columns=columns)
+    """The means over the seeds of each configuration none of whose networks has collapsed."""
+    numbers, collapsed = rows[columns].astype(float), rows["collapsed"].to_numpy(bool)
+    sound = [positions for positions in configurations(rows) if not collapsed[positions].any()]
+    return pd.DataFrame([numbers.iloc[positions].mean() for positions in sound], columns=columns)
 
 
 def speedup_measured(rows: pd.DataFrame, names: pd.Series, looks: Mapping[str, Look]) -> go.Figure:
@@ -288,7 +291,8 @@ def _curve(points: pd.DataFrame, name: str, look: Look, before: bool = False) ->
 
 
 def _at_the_frame(points: pd.DataFrame, name: str, look: Look, low: float) -> go.Scatter:
-    """Where networks are that predict the same for every image; `actual` in the meta has their accuracies."""
+    """Where networks are that predict the same for nearly every image, or one of several seeds is; `actual` in the
+    meta has their accuracies."""
     return go.Scatter(
         x=points["x"],
         y=[low] * len(points),
@@ -298,7 +302,7 @@ def _at_the_frame(points: pd.DataFrame, name: str, look: Look, low: float) -> go
         marker={"symbol": "x", "size": 8, "color": look.colour},
         cliponaxis=False,
         meta={"series": name, "before": False, "actual": list(points["y"])},
-        hovertemplate="%{fullData.name}: answers the same to every image<br>%{x} %: %{customdata:.2f} %<extra></extra>",
+        hovertemplate="%{fullData.name}<br>%{x} %: %{customdata:.2f} %<extra></extra>",
     )
 
 

@@ -19,11 +19,12 @@ from onnxprune.results import store
 from onnxprune.results.base_remarks import remark_on_control
 from onnxprune.results.derived import paired_latency
 from onnxprune.results.quality import ACCURACY, FIDELITY
+from onnxprune.results.seeds import STUDY, training_columns
 
 # column -> heading, and digits after the point: None for words, "count" for three digits and a unit; results come first
 _COLUMNS: dict[str, tuple[str, int | str | None]] = {
     "technique": ("technique", None),
-    "sparsity": ("asked %", 0),
+    "sparsity": ("asked %", 1),
     "accuracy": ("accuracy %", 2),
     "fidelity": ("fidelity %", 2),
     "speedup": ("speedup", 2),
@@ -163,10 +164,15 @@ def _document(sources: list[Source], table: pd.DataFrame, links: dict[str, str])
     return {
         "studies": [
             {"title": f"{model} on {_title(str(dataset))}, batch {batch}", **_study(sources, rows)}
-            for (model, dataset, batch), rows in table.groupby(["model", "dataset", "batch_size"], sort=False)
+            for (model, dataset, batch), rows in table.groupby(STUDY, sort=False)
         ],
         "columns": [
-            {"key": key, "title": title, "digits": digits, "constant": key in _SETTINGS and _is_constant(table[key])}
+            {
+                "key": key,
+                "title": title,
+                "digits": 0 if key == "sparsity" and (table[key] % 1 == 0).all() else digits,
+                "constant": key in _SETTINGS and _is_constant(table[key]),
+            }
             for key, (title, digits) in shown.items()
         ],
         "rows": json.loads(cells),
@@ -279,12 +285,14 @@ def _bases(table: pd.DataFrame, sweeps: int) -> list[dict[str, Any]]:
 
 
 def _base_remarks(table: pd.DataFrame) -> list[str]:
-    """What is to be said of bases, those of a model, dataset, batch size and schedule together."""
+    """What is to be said of bases, those of rows that are trained alike together."""
     if not len(table):
         return []
+    several = [name for name in ("sweep", "schedule") if table[name].nunique() > 1]
     remarks = []
-    for (model, dataset, batch, _), rows in table.groupby(["model", "dataset", "batch_size", "schedule"], sort=False):
-        remark = remark_on_control(rows)
+    for _, rows in table.groupby(training_columns(table), sort=False, dropna=False):
+        remark, row = remark_on_control(rows), rows.iloc[0]
         if remark is not None:
-            remarks.append(f"{model} on {_title(str(dataset))}, batch {batch:,}: {remark}.")
+            told = "".join(f", {name} {row[name]}" for name in several)
+            remarks.append(f"{row['model']} on {_title(row['dataset'])}, batch {row['batch_size']:,}{told}: {remark}.")
     return list(dict.fromkeys(remarks))

@@ -18,7 +18,7 @@ from onnxprune.report.series import told
 from onnxprune.report.sources import MAX_DROP, Source
 from onnxprune.results import store, timings
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of_study
-from onnxprune.results.seeds import accuracy_interval, change
+from onnxprune.results.seeds import STUDY, accuracy_interval, change
 from onnxprune.results.statistics import Difference, Interval
 from onnxprune.settings.point import BASES
 
@@ -88,7 +88,7 @@ class TechniqueBest:
     Attributes:
         study: sweep, model, dataset, and the batch size where there are several.
         choice: None where no model loses so little.
-        floor: timing noise of the sweep: a speedup within 1 ± this is none.
+        floor: timing noise of the study: a speedup within 1 ± this is none.
     """
 
     study: str
@@ -113,8 +113,9 @@ class TechniqueBest:
     @property
     def tied(self) -> bool:
         """Whether the speedup is within timing noise, as in the table of results."""
-        speedup, noise = self.mean("speedup"), self.mean("speedup_noise")
-        return speedup is not None and noise is not None and abs(speedup - 1) <= max(self.floor, noise)
+        if self.choice is None or self.mean("speedup") is None:
+            return False
+        return timings.is_tie(self.choice.seeds, self.floor)
 
     @property
     def interval(self) -> Interval | None:
@@ -137,23 +138,24 @@ def best_by_technique(sources: list[Source]) -> list[TechniqueBest]:
         if not len(source.table):
             continue
         real = source.table[source.table["control"] == "none"]
-        floor = timings.noise(source.table)
         batches = real.groupby(["model", "dataset"])["batch_size"].nunique().to_dict()
-        for (model, dataset, batch), rows in real.groupby(["model", "dataset", "batch_size"], sort=False):
+        floors = {study: timings.noise(rows) for study, rows in source.table.groupby(STUDY)}
+        for (model, dataset, batch), rows in real.groupby(STUDY, sort=False):
+            floor = floors[model, dataset, batch]
             study = f"{titled('model', str(model))} on {titled('dataset', str(dataset))}"
             study += f", batch {batch:,}" if batches[model, dataset] > 1 else ""
             study = f"{source.name}: {study}" if len(sources) > 1 else study
             int8 = f"base_int8_{quality_of_study(rows).name}"
             if int8 in rows and rows[int8].notna().any():
-                found.append(TechniqueBest(study, _BASE, _best(rows, wanted, (INT8_ALONE,)), floor))
+                found.append(TechniqueBest(study, _BASE, _best(rows, wanted, (INT8_ALONE,), floor), floor))
             for technique, part in rows.groupby("technique", sort=False):
-                found.append(TechniqueBest(study, str(technique), _best(part, wanted, (FLOAT32, INT8)), floor))
+                found.append(TechniqueBest(study, str(technique), _best(part, wanted, (FLOAT32, INT8), floor), floor))
     return found
 
 
-def _best(rows: pd.DataFrame, wanted: list[Constraint], variants: tuple[str, ...]) -> Choice | None:
+def _best(rows: pd.DataFrame, wanted: list[Constraint], variants: tuple[str, ...], floor: float) -> Choice | None:
     try:
-        return choose(rows, wanted, variants)
+        return choose(rows, wanted, variants, floor)
     except RunError:
         return None
 

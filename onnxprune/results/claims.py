@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from onnxprune.results.derived import discordant
-from onnxprune.results.statistics import Difference, paired_difference
-
-_STUDY = ["model", "dataset", "batch_size"]
+from onnxprune.results.seeds import STUDY
+from onnxprune.results.statistics import Difference, corrected, paired_difference
 
 RightImages = Callable[[str], np.ndarray | None]  # of a point's folder: whether each test image (N,) is right
 
@@ -87,13 +86,14 @@ def _claims(
     table: pd.DataFrame, pairs: Callable[[list[str]], list[tuple[str, str]]], right_images: RightImages
 ) -> list[Claim]:
     right, found = cache(right_images), []
-    for study, rows in table.groupby(_STUDY, sort=False):
+    for study, rows in table.groupby(STUDY, sort=False):
         title = "{} on {}, batch {}".format(*study) if isinstance(study, tuple) else str(study)
         matched: list[tuple[float, str, str, pd.DataFrame]] = []
-        for sparsity, same in rows.groupby("sparsity"):
+        for sparsity, same in rows[rows["sparsity"] > 0].groupby("sparsity"):  # at 0 % nothing was pruned
             matched += [(float(str(sparsity)), *pair) for pair in _pairs(same, pairs)]
-        for sparsity, first, second, pair in matched:
-            found.append(Claim(title, sparsity, first, second, _difference(pair, right, len(matched))))
+        differences = corrected([_difference(pair, right) for *_, pair in matched])
+        for (sparsity, first, second, _), difference in zip(matched, differences, strict=True):
+            found.append(Claim(title, sparsity, first, second, difference))
     return found
 
 
@@ -110,7 +110,7 @@ def _pairs(
             yield first, second, pair
 
 
-def _difference(pair: pd.DataFrame, right: RightImages, comparisons: int) -> Difference:
+def _difference(pair: pd.DataFrame, right: RightImages) -> Difference:
     folders = zip(pair["folder"], pair["folder_2"], strict=True)
     counts = [discordant(right(second), right(first)) for first, second in folders]
     lost = gained = None
@@ -118,4 +118,4 @@ def _difference(pair: pd.DataFrame, right: RightImages, comparisons: int) -> Dif
         lost, gained = (int(total) for total in np.sum([each for each in counts if each is not None], axis=0))
     points = pair["accuracy"].to_numpy(float) - pair["accuracy_2"].to_numpy(float)
     images = int(pair["test_images"].iloc[0]) if lost is not None else 0
-    return paired_difference(points, lost, gained, images, comparisons)
+    return paired_difference(points, lost, gained, images)

@@ -7,6 +7,14 @@ import pandas as pd
 from onnxprune.results.statistics import Difference, Interval, mean_interval, paired_difference
 from onnxprune.settings.point import FIELDS
 
+STUDY = ["model", "dataset", "batch_size"]  # rows of one of these compare
+OF_POINT = ["technique", "criterion", "granularity", "control", "channel_align", "sparsity"]
+
+
+def training_columns(table: pd.DataFrame) -> list[str]:
+    """Those that rows have in common which differ in what was removed and in their seed alone."""
+    return [name for name in ("sweep", *FIELDS) if name in table and name not in (*OF_POINT, "seed")]
+
 
 def configurations(table: pd.DataFrame) -> list[list[int]]:
     """The positions of the rows of each combination of settings but the seed, in the table's order; of a table without

@@ -1,6 +1,7 @@
 """What can be said of accuracies: intervals and paired tests, all at 95 %."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,34 +68,58 @@ class Difference(NamedTuple):
         mean: over the seeds.
         low, high: its 95 % interval: over seeds (Student), or, of one seed, over images; NaN where it is not known.
         seeds: pairs of networks.
-        real: whether it is beyond noise: the interval leaves zero out, and McNemar's test of all images, those of all
-            seeds together, has a p-value below 0.05. The second condition stands where few seeds agree by luck.
+        p_value: that there is no difference: the larger one of Student's test over seeds, where there are several, and
+            McNemar's over all images, those of all seeds together. Few seeds may agree by luck, and images tell nothing
+            of how much seeds differ. 1 where neither is known.
+        real: whether it is beyond noise: a p-value below 0.05, corrected where it is one of many (`corrected`).
     """
 
     mean: float
     low: float
     high: float
     seeds: int
+    p_value: float
     real: bool
 
 
-def paired_difference(
-    differences: np.ndarray, lost: int | None, gained: int | None, images: int, comparisons: int = 1
-) -> Difference:
+def paired_difference(differences: np.ndarray, lost: int | None, gained: int | None, images: int) -> Difference:
     """What pairs of networks that differ in one thing tell of it.
 
     Args:
         differences: of each pair's accuracies, second minus first, in points (seeds,).
         lost: images that only the first of a pair gets right, over all pairs; `gained`: likewise; None: not known.
         images: of the test set.
-        comparisons: of which this is one: the p-value is multiplied by their number (Bonferroni), so that among many no
-            winner comes of chance alone.
     """
     seeds = len(differences)
     interval = mean_interval(differences) if seeds > 1 else Interval(math.nan, math.nan)
-    beyond = interval.low > 0 or interval.high < 0
+    p_values = [_student(differences)] if seeds > 1 else []
     if lost is not None and gained is not None:
+        p_values.append(mcnemar(lost, gained))
         if seeds == 1:
             interval = paired_shares(lost, gained, images)
-        beyond = (beyond or seeds == 1) and mcnemar(lost, gained) * comparisons < _SIGNIFICANT
-    return Difference(float(np.mean(differences)), interval.low, interval.high, seeds, beyond)
+    p_value = max(p_values, default=1.0)
+    return Difference(float(np.mean(differences)), *interval, seeds, p_value, p_value < _SIGNIFICANT)
+
+
+def _student(values: np.ndarray) -> float:
+    """The p-value of Student's test that the mean of two independent values or more (n,) is zero."""
+    from scipy.special import stdtr
+
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    if deviation == 0:
+        return 0.0 if mean else 1.0
+    return 2 * float(stdtr(len(values) - 1, -abs(mean) / deviation * math.sqrt(len(values))))
+
+
+def corrected(differences: Sequence[Difference]) -> list[Difference]:
+    """The same, real only where the chance that any of them is taken for real and is none stays below 5 %.
+
+    By Holm's procedure (1979, Scandinavian Journal of Statistics 6): the smallest p-value times the number of
+    comparisons, the next one times one less, and so on until one is not significant.
+    """
+    found = [difference._replace(real=False) for difference in differences]
+    for done, place in enumerate(sorted(range(len(found)), key=lambda place: found[place].p_value)):
+        if found[place].p_value * (len(found) - done) >= _SIGNIFICANT:
+            break
+        found[place] = found[place]._replace(real=True)
+    return found

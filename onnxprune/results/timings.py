@@ -14,6 +14,20 @@ def noise(table: pd.DataFrame) -> float:
     return float(table["speedup_noise"].quantile(0.9))
 
 
+def is_tie(seeds: pd.DataFrame, floor: float, prefix: str = "") -> bool:
+    """Whether a configuration is neither faster nor slower than its base: the speedup of a seed is within the noise, or
+    its seeds do not agree.
+
+    Args:
+        seeds: its rows, all of them timed.
+        floor: the noise of the study.
+        prefix: of the columns, "int8_" for those of the second file.
+    """
+    speedups, noises = (seeds[f"{prefix}{name}"].astype(float) for name in ("speedup", "speedup_noise"))
+    beyond = (speedups - 1).abs() > noises.clip(lower=floor)
+    return not (beyond.all() and ((speedups > 1).all() or (speedups < 1).all()))
+
+
 def remarks(table: pd.DataFrame) -> list[str]:
     """A sentence each: a busy machine, a base whose latency changed, networks that are smaller and slower, and speedups
     that theory does not explain."""

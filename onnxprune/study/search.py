@@ -13,6 +13,7 @@ from onnxprune.common.files import read_json
 from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
 from onnxprune.results.quality import ACCURACY, quality_of
+from onnxprune.results.validation import blunt_limit
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import former
@@ -20,7 +21,6 @@ from onnxprune.study.alignment import with_measured_step
 from onnxprune.study.controller import check_possible, run_sweep
 from onnxprune.study.jobs import Materials
 from onnxprune.study.reuse import Reused
-from onnxprune.study.soundness import blunt_limit
 
 _HIGHEST = 100
 

@@ -1,6 +1,5 @@
 """Whether a study can say anything: what is refused before it begins, and what is said of it."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.common.output import silenced
 from onnxprune.data.dataset import Dataset
 from onnxprune.results.quality import ACCURACY, quality_of
+from onnxprune.results.validation import blunt_limit
 from onnxprune.settings.budget import base_epochs, base_updates, finetuning_epochs, updates_of, updates_per_epoch
 from onnxprune.settings.contradictions import needs_labels
 from onnxprune.settings.point import Point
@@ -112,29 +112,6 @@ def notes_of_result(point: Point, metrics: Mapping[str, Any]) -> Iterator[str]:
         note = blunt_limit(point.max_drop, metrics["base_validation_accuracy"], metrics["validation_images"])
         if note is not None:
             yield note
-
-
-def blunt_limit(max_drop: float, accuracy: float, images: int) -> str | None:
-    """What is to be said of a limit that validation cannot tell from chance; None where it can.
-
-    Args:
-        max_drop: points of validation accuracy that may be lost.
-        accuracy: of the base on the validation split, in percent.
-        images: of the validation split.
-    """
-    error = standard_error(accuracy, images)
-    if max_drop >= error:
-        return None
-    return (
-        f"--max-drop {max_drop:g} is within the standard error, {error:.1f} points, of the base's {accuracy:.2f} % "
-        f"of {images:,} validation images: chance decides in part; use more images, or allow more"
-    )
-
-
-def standard_error(accuracy: float, images: int) -> float:
-    """Of an accuracy in percent of so many images, in points: binomial, and not below that of half an image wrong."""
-    share = min(max(accuracy / 100, 0.5 / images), 1 - 0.5 / images)
-    return 100 * math.sqrt(share * (1 - share) / images)
 
 
 def _images_by_class(dataset: Dataset) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What training took."""
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,12 @@ class Spent:
     Attributes:
         flops: counted, of convolutions and matrix products that PyTorch ran, forward and backward.
         seconds: as those of training.
+        known: what was found by it and is remembered, which is not spent again.
     """
 
     flops: int = 0
     seconds: float = 0.0
+    known: set[Hashable] = field(default_factory=set)
 
     def add(self, other: "Spent") -> None:
         """Adds what something else took."""

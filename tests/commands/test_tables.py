@@ -102,7 +102,9 @@ def test_the_second_file_is_in_the_answer_of_a_search(capsys: pytest.CaptureFixt
     second = {"int8_accuracy": 96.5, "int8_file_bytes": 1600.0, "int8_speedup": 3.25}
     trials = [Trial(50.0, 0.5, accepted=True, reused=False)]
     found = [
-        Search("structured", "l1", "oneshot", "none", trials, sparsity=50.0, metrics=metrics)
+        Search(
+            {"technique": "structured", "criterion": "l1", "control": "none"}, trials, sparsity=50.0, metrics=metrics
+        )
         for metrics in ({**plain, **second}, plain)
     ]
     print_search(found, 1.0)
@@ -114,3 +116,40 @@ def test_the_second_file_is_in_the_answer_of_a_search(capsys: pytest.CaptureFixt
     assert other[-4:] == ["-", "-", "-", "50"]
     print_search(found[1:], 1.0)
     assert "int8" not in capsys.readouterr().out
+
+
+def test_headlines_are_of_the_rows_that_are_shown_and_say_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = hand_made(tmp_path, "one", technique="weight,structured", sparsity="0,50", batch_size="32,256")
+    monkeypatch.setattr(tables.store, "intact", lambda table, sweep, say: table)
+    table = result_table(folder)
+    tables.print_headlines(table, folder)
+    both = capsys.readouterr().out
+    assert "cnn on digits, batch 32, best within" in both and "cnn on digits, batch 256, best within" in both
+    tables.print_headlines(table[(table["batch_size"] == 32) & (table["technique"] == "weight")], folder)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "best within" in line]
+    assert "batch 32, best within" in line and ": weight l1, " in line and "batch 256" not in line
+    tables.print_headlines(table[:0], folder)
+    assert capsys.readouterr().out == ""
+
+
+def test_tables_for_papers_say_the_batch(tmp_path: Path) -> None:
+    folder = hand_made(tmp_path, "one", technique="weight", sparsity="0,50", batch_size="32,256")
+    captions = [table.caption for table in tables.paper_tables(result_table(folder))]
+    assert [caption.partition(", schedule")[0] for caption in captions] == [
+        "cnn on digits, batch 32", "cnn on digits, batch 256",
+    ]  # fmt: skip
+
+
+def test_each_study_has_its_own_timing_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(width=WIDE, file=io.StringIO())
+    monkeypatch.setattr(tables, "terminal", lambda: screen)
+    table = result_table(hand_made(tmp_path, "one", technique="weight", sparsity="0,50", batch_size="32,256"))
+    table["speedup"], table["speedup_noise"] = 1.5, [0.05, 0.05, 0.8, 0.8]
+    assert table["batch_size"].tolist() == [32, 32, 256, 256]
+    tables.print_results(table)
+    text = screen.file.getvalue()
+    assert "Timing noise ±5.0 to ±80.0 %, by study" in text
+    small, _, large = text.partition("batch 256")
+    assert "~1.50x" not in small and "1.50x" in small and large.count("~1.50x") == 2

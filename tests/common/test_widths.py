@@ -1,5 +1,7 @@
 """Widths: rounded so that the network's total is what was asked for, and in the steps that convolutions have."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,3 +108,20 @@ def test_every_width_is_one_there_is_and_the_total_is_near(layers: list[Prunable
 )
 def test_room_for_what_is_left(units: int, left: int, step: int, width: int) -> None:
     assert least_width(units, left, step) == width
+
+
+@pytest.mark.parametrize("units", [(48, 96), (32, 64, 64), (64, 64, 128, 256)])
+def test_where_no_layer_can_make_up_for_it_the_total_is_nearest_all_the_same(units: tuple[int, ...]) -> None:
+    for percent in range(1, 100):
+        layers = [Prunable(count, percent / 100) for count in units]
+        exact = sum(layer.exact for layer in layers)
+        around = [
+            {
+                max((width for width in widths if width <= layer.exact), default=1),
+                min(w for w in widths if w >= layer.exact),
+            }
+            for layer, widths in ((layer, layer.widths(8)) for layer in layers)
+        ]
+        nearest = min(abs(sum(ways) - exact) for ways in itertools.product(*around))
+        assert abs(sum(kept_units(layers, 8)) - exact) == pytest.approx(nearest), percent
+    assert kept_units([Prunable(48, 0.93), Prunable(96, 0.93)], 8) == [2, 8]

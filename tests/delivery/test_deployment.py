@@ -88,6 +88,39 @@ def test_speedups_within_the_noise_are_ties_that_validation_accuracy_breaks() ->
     assert (choice.row["folder"], choice.tied, choice.candidates, choice.points) == ("point1", 2, 3, 3)
 
 
+def test_what_seeds_leave_open_is_a_tie_that_validation_accuracy_breaks() -> None:
+    changes = [
+        {"technique": technique, "seed": seed, "speedup": speedup, "validation_accuracy": accuracy}
+        for technique, accuracy, speedups in (
+            ("weight", 90.1, (1.06, 0.93, 2.63)),
+            ("structured", 90.8, (1.3, 1.31, 1.3)),
+        )
+        for seed, speedup in enumerate(speedups)
+    ]
+    choice = choose(rows(*changes), constraints(max_drop=1))
+    assert (choice.row["technique"], choice.tied, choice.candidates) == ("structured", 2, 2)
+    apart = [{**change, "speedup": change["speedup"] + (change["technique"] == "weight")} for change in changes]
+    assert choose(rows(*apart), constraints(max_drop=1)).row["technique"] == "weight"
+
+
+def test_the_noise_of_the_study_stands_for_that_of_a_part_of_it() -> None:
+    part = rows({"speedup": 1.05}, {"speedup": 1.02, "validation_accuracy": 90.8})
+    assert choose(part, constraints(max_drop=1)).row["folder"] == "point0"
+    assert choose(part, constraints(max_drop=1), floor=0.04).row["folder"] == "point1"
+
+
+def test_a_limit_that_validation_cannot_tell_is_said() -> None:
+    few = rows({"seed": 0, "validation_images": 143, "base_validation_accuracy": 94.4, "validation_accuracy": 94.0})
+    choice = choose(few, constraints(max_drop=1))
+    said = (
+        "A limit of 1 point(s) is within the standard error, 1.9 points, of the base's 94.40 % of 143 validation images"
+    )
+    assert f" {said}: chance decides in part; " in choice.decided_on()
+    assert choose(few, constraints(max_drop=2)).blunt is None
+    assert choose(few, constraints(min_accuracy=90)).blunt is None
+    assert choose(rows({"validation_images": 5_000}), constraints(max_drop=1)).blunt is None
+
+
 def test_without_timing_the_fewest_macs_decide() -> None:
     untimed = {"speedup": None, "speedup_noise": None, "latency_ms_paired": None}
     table = rows(
@@ -255,6 +288,24 @@ def test_the_card_tells_what_chose_the_units_and_what_the_images_were_for() -> N
     assert "trained from new random weights for all epochs)" in scratch and "fine-tuned" not in scratch
     assert "It was made of a trained file with 200 images and tested on 360." in modelcard._limits(row)[0]
     assert "It was trained on 200 images and tested on 360." in modelcard._limits({**row, "model": "cnn"})[0]
+
+
+def test_another_schedule_than_the_usual_one_is_part_of_the_name() -> None:
+    row = {"technique": "weight", "criterion": "l1", "schedule": "one-shot", "control": "none"}
+    assert headline.way(row) == "weight l1"
+    assert headline.way({**row, "schedule": "agp"}) == "weight l1 agp"
+    assert headline.way({**row, "schedule": "agp", "control": "random"}) == "weight l1 agp (random)"
+
+
+def test_the_remark_on_the_base_is_of_rows_that_are_trained_alike() -> None:
+    table = rows(
+        {"schedule": "one-shot", "sparsity": 0.0, "accuracy": 90.0},
+        {"schedule": "iterative", "sparsity": 0.0, "accuracy": 99.0},
+        {"schedule": "iterative", "sparsity": 50.0, "accuracy": 95.0},
+    ).assign(base_id="base", base_accuracy=90.0, control="none", test_images=1_000)
+    remarks = [deployment._base_remark(table, row) for row in table.to_dict("records")]
+    assert remarks[0] is None
+    assert remarks[1] == remarks[2] and "9.00 points better" in str(remarks[1])
 
 
 def test_without_a_control_nothing_is_told_of_what_pruning_cost() -> None:

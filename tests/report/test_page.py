@@ -162,9 +162,47 @@ def test_what_seeds_and_controls_tell_is_on_the_page(tmp_path: Path) -> None:
     sweep = hand_made(tmp_path, "one", technique="weight,structured", sparsity="0,50", seeds=3, control="none,random")
     html = page_of(tmp_path / "page.html", sweep)
     assert "<h2>Which is more accurate, at the same sparsity asked for?</h2>" in html
-    assert "<li>cnn on digits, batch 256: weight l1 against structured l1: better at 0 % (+0.50" in html
+    assert "<li>cnn on digits, batch 256: weight l1 against structured l1: better at 50 % (+0.50" in html
     assert "Chosen by the means over 3 seeds; this file is of seed 2." in html
     assert "<h2>Is it better than random pruning, or than training the small network from scratch?</h2>" in html
+
+
+def test_what_is_said_of_bases_is_of_those_that_are_trained_alike(tmp_path: Path) -> None:
+    sweeps = []
+    for name, gain in (("good", 0.0), ("poor", 5.0)):
+        sweeps.append(hand_made(tmp_path, name, technique="weight", sparsity="0,50", schedule="one-shot,iterative"))
+        for point in Sweep.read(sweeps[-1] / store.SPEC).points:
+            worse = gain if point.schedule == "iterative" else 0.0
+            finish(sweeps[-1], point, base_accuracy=90.0, accuracy=90.0 + worse)
+    html = page_of(tmp_path / "page.html", *sweeps)
+    found = re.findall(r'<p class="note">(.*?not fully trained.*?)</p>', html)
+    assert len(found) == 1
+    assert found[0].startswith(
+        "cnn on digits, batch 256, sweep poor, schedule iterative: the base is not fully trained"
+    )
+    assert "makes it 5.00 points better" in found[0]
+
+
+def test_shares_that_are_no_whole_numbers_are_shown_as_they_are(tmp_path: Path) -> None:
+    digits = {}
+    for name, sparsity in (("whole", "0,50"), ("halves", "0,37.5")):
+        sweep = hand_made(tmp_path, name, technique="weight", sparsity=sparsity)
+        columns = document(page_of(tmp_path / f"{name}.html", sweep))["columns"]
+        digits[name] = next(column["digits"] for column in columns if column["key"] == "sparsity")
+    assert digits == {"whole": 0, "halves": 1}
+
+
+def test_configurations_some_of_whose_networks_collapsed_are_on_no_front(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="structured", sparsity=[0, 50, 90], seeds=2)
+    for point in Sweep.read(sweep / store.SPEC).points:
+        gone = point.sparsity == 90 and point.seed == 1
+        finish(sweep, point, accuracy=10.0 if gone else 95.0, collapsed=gone, macs=int(1000 - 10 * point.sparsity))
+    table = store.result_table(sweep)
+    names = named_series(table)
+    figure = accuracy_over_cost(table.assign(told=""), names, looks(table, names), "macs", "", front=True)
+    points, front = figure.data
+    assert sorted(points.x) == [100, 500, 500, 1000, 1000], "a sound one is drawn all the same"
+    assert sorted(front.x) == [500]
 
 
 def test_batch_sizes_are_studies_of_their_own(tmp_path: Path) -> None:

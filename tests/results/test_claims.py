@@ -57,11 +57,11 @@ def test_there_is_no_winner_inside_noise() -> None:
     for number in range(40):
         for seed in range(3):
             for technique in ("weight", "structured", "neuron"):
-                found.add(technique, seed, drawn(1000 * number + len(found.rows), 0.9), sparsity=float(number))
+                found.add(technique, seed, drawn(1000 * number + len(found.rows), 0.9), sparsity=1.0 + number)
     claims = between_ways(found.table, found.right.get)
     assert len(claims) == 3 * 40
     assert not [claim for claim in claims if claim.difference.real]
-    assert all("within noise at 0 %, 1 %" in line for line in sentences(claims))
+    assert all("within noise at 1 %, 2 %" in line for line in sentences(claims))
 
 
 def test_the_same_network_and_two_that_have_collapsed_are_no_comparison() -> None:
@@ -70,6 +70,14 @@ def test_the_same_network_and_two_that_have_collapsed_are_no_comparison() -> Non
         for technique in ("weight", "structured"):
             found.add(technique, 0, drawn(1, 0.5), sparsity=sparsity, **changes)
     assert between_ways(found.table, found.right.get) == []
+
+
+def test_where_nothing_was_pruned_no_way_is_better() -> None:
+    found = Rows()
+    for sparsity in (0.0, 50.0):
+        found.add("weight", 0, drawn(0, 0.95), sparsity=sparsity)
+        found.add("structured", 0, drawn(1, 0.5), sparsity=sparsity)
+    assert [claim.sparsity for claim in between_ways(found.table, found.right.get)] == [50.0]
 
 
 def test_batch_sizes_are_not_mixed() -> None:

@@ -1,12 +1,21 @@
 """What making a point takes: all of it, part by part."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import onnxprune
 from onnxprune.common.files import read_json
+from onnxprune.data.dataset import Dataset
+from onnxprune.pruning import decide
 from onnxprune.results import store
+from onnxprune.schedules import context
+from onnxprune.training.cost import Spent
 
 
 def test_all_of_training_cost_is_counted_by_hand(tmp_path: Path) -> None:
@@ -50,3 +59,34 @@ def test_discarded_rounds_are_counted(tmp_path: Path) -> None:
     assert row["discarded_flops"] == images * accepted.count(False) * per_image
     assert row["discarded_seconds"] > 0
     assert row["tl_flops"] == row["training_flops"] + row["discarded_flops"] + row["criterion_flops"]
+
+
+def test_looks_at_validation_and_scores_that_are_remembered_are_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorings, looks = [], []
+    real_meter, real_look = decide.metered, context.network_quality
+
+    @contextlib.contextmanager
+    def metered(spent: Spent, device: torch.device) -> Iterator[None]:
+        before = spent.flops
+        with real_meter(spent, device):
+            yield
+        scorings.append(spent.flops - before)
+
+    def look(network: nn.Module, dataset: Dataset, *others: Any) -> float:
+        looks.append(len(dataset.validation))
+        return real_look(network, dataset, *others)
+
+    monkeypatch.setattr(decide, "metered", metered)
+    monkeypatch.setattr(context, "network_quality", look)
+    row = onnxprune.run_experiment(
+        model="cnn", dataset="digits", train_limit=64, batch_size=32, epochs=1, finetune_epochs=1, rounds=2,
+        max_drop=100, technique="neuron", criterion="taylor", schedule="adaptive", sparsity=60, latency_seconds=0,
+        out=tmp_path,
+    ).iloc[0]  # fmt: skip
+    found = [flops for flops in scorings if flops]
+    per_image = row["base_training_flops"] / row["base_training_images"]
+    assert len(found) > 2 and set(found) == {10 * 64 * per_image}
+    assert len(looks) > 3
+    assert row["criterion_flops"] == sum(found) + sum(looks) * row["base_flops"]

@@ -11,6 +11,7 @@ import pytest
 import onnxprune
 from onnxprune.common.errors import InputError
 from onnxprune.data.dataset import Dataset, Split
+from onnxprune.results.validation import blunt_limit, standard_error
 from onnxprune.settings.budget import base_epochs, epochs_after_base, finetuning_epochs
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
@@ -93,12 +94,12 @@ def test_sparse_training_that_moves_nothing_is_said(schedule: str, updates: int,
 
 def test_a_limit_within_the_error_of_validation_is_said() -> None:
     error = 100 * math.sqrt(0.97 * 0.03 / 143)
-    assert soundness.standard_error(97, 143) == pytest.approx(error)
-    assert soundness.standard_error(100, 100) == pytest.approx(100 * math.sqrt(0.005 * 0.995 / 100)), "none is certain"
-    said = soundness.blunt_limit(1.0, 97.0, 143)
+    assert standard_error(97, 143) == pytest.approx(error)
+    assert standard_error(100, 100) == pytest.approx(100 * math.sqrt(0.005 * 0.995 / 100)), "none is certain"
+    said = blunt_limit(1.0, 97.0, 143)
     assert said is not None
-    assert "--max-drop 1 is within the standard error, 1.4 points, of the base's 97.00 % of 143" in said
-    assert soundness.blunt_limit(1.0, 97.0, 5_000) is None
+    assert "a limit of 1 point(s) is within the standard error, 1.4 points, of the base's 97.00 % of 143" in said
+    assert blunt_limit(1.0, 97.0, 5_000) is None
     metrics = {"base_validation_accuracy": 97.0, "validation_images": 143}
     assert list(soundness.notes_of_result(point(schedule="adaptive", technique="weight"), metrics)) == [said]
     assert not list(soundness.notes_of_result(point(), metrics))
