@@ -23,13 +23,13 @@ _MAX_NODES = 1_000_000
 
 _MAX_FUNCTIONS = 300  # Python's recursion ends at 1000 calls, of which each function nested in another takes three
 
-_IR_WITH_FREE_INITIALIZERS = 4  # before, the format wants each to be listed as an input; onnxruntime never did
+IR_WITH_FREE_INITIALIZERS = 4  # before, the format wants each to be listed as an input; onnxruntime never did
 
 _COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 
 
 def load(path: Path) -> tuple[ModelProto, int]:
-    """The model, with functions inlined and sparse initializers dense as at run time, and its bytes on disk.
+    """The model, with functions inlined and sparse constants dense as at run time, and its bytes on disk.
 
     What a file declares is checked against the bytes that are there before anything is allocated for it. External data
     over 2 GiB stay outside: `values` maps them.
@@ -61,6 +61,11 @@ def load(path: Path) -> tuple[ModelProto, int]:
         for sparse in model.graph.sparse_initializer:
             model.graph.initializer.append(numpy_helper.from_array(_dense(sparse), sparse.values.name))
         del model.graph.sparse_initializer[:]
+        for node in model.graph.node:
+            for attribute in node.attribute if node.op_type == "Constant" else ():
+                if attribute.name == "sparse_value":
+                    dense = numpy_helper.from_array(_dense(attribute.sparse_tensor))
+                    attribute.CopyFrom(helper.make_attribute("value", dense))
     except Exception as error:  # onnx's errors share no base class
         raise _damaged(path, one_line(error)) from error
     return model, path.stat().st_size + outside
@@ -219,7 +224,7 @@ def _external_bytes(path: Path, tensor: TensorProto, external: dict[Path, int]) 
 
 def _pass_over_what_runs(light: ModelProto) -> None:
     """Fills in what onnx's checker asks for, and what onnxruntime and its inference do without."""
-    light.ir_version = max(light.ir_version, _IR_WITH_FREE_INITIALIZERS)
+    light.ir_version = max(light.ir_version, IR_WITH_FREE_INITIALIZERS)
     light.graph.name = light.graph.name or "graph"
     for value in [*light.graph.input, *light.graph.output]:
         kind = value.type.WhichOneof("value")

@@ -12,7 +12,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.common.files import replacing
-from onnxprune.graph.files import load
+from onnxprune.graph.files import IR_WITH_FREE_INITIALIZERS, load
 from onnxprune.graph.light import copy_field
 from onnxprune.graph.nodes import operator_type, subgraphs, used_names
 from onnxprune.graph.tensors import constants, values
@@ -136,6 +136,8 @@ def read(path: Path) -> Network:
     for field_, value in model.ListFields():
         if field_.name not in ("graph", "functions"):
             copy_field(light, field_, value)
+    if len(inputs) < len(model.graph.input):
+        light.ir_version = max(light.ir_version, IR_WITH_FREE_INITIALIZERS)
     for field_, value in model.graph.ListFields():
         if field_.name not in ("node", "initializer", "input", "value_info", "quantization_annotation"):
             copy_field(light.graph, field_, value)

@@ -1,6 +1,7 @@
 """The type of numbers that a product multiplies."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 from onnx import NodeProto, TensorProto
 
@@ -14,6 +15,14 @@ _NAMES: dict[int, str] = {
 }
 _WIDEST = ("float64", "float32", "bfloat16", "float16", "int8")
 _FIRST = 0  # the input that is no weight, of every product
+
+
+def is_quantised(kinds: Iterable[str]) -> bool:
+    """Whether any of these operators computes in 8 bits, or brings numbers into them or back."""
+    names = [kind.rpartition(".")[2] for kind in kinds]
+    return any(
+        "quantize" in name.lower() or re.match("Q[A-Z]", name) or name.endswith(("Integer", "NBits")) for name in names
+    )
 
 
 def number_type(node: NodeProto, weights: Sequence[int], stored: Callable[[str], int]) -> str | None:

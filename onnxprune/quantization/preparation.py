@@ -18,6 +18,7 @@ from onnxprune.graph.counting import count, macs_within
 from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.network import Network, attribute, label_of, opset, read, set_attribute
 from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
+from onnxprune.graph.number_types import is_quantised
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.session import FATAL
 
@@ -118,7 +119,7 @@ def prepare(path: Path, kinds: Sequence[str] | None, shapes: Mapping[str, Shape]
 
 def _refuse(path: Path, network: Network) -> None:
     kinds = {operator_type(node) for node in network.nodes}
-    if any("Quantize" in kind or "QLinear" in kind or kind.endswith(("Integer", "NBits")) for kind in kinds):
+    if is_quantised(kinds):
         raise InputError(f"{path}: it is quantised already: give the file with floating-point weights")
     if any("TreeEnsemble" in kind for kind in kinds):
         raise InputError(f"{path}: a tree ensemble has no layers with weights to quantise")

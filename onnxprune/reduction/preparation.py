@@ -13,6 +13,7 @@ from onnxprune.graph.folding import fold, static_names
 from onnxprune.graph.follow import follow
 from onnxprune.graph.network import Network, read
 from onnxprune.graph.nodes import operator_type, subgraphs
+from onnxprune.graph.number_types import is_quantised
 from onnxprune.graph.shapes import input_shapes
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.execution import Trace, open_network, trace
@@ -78,9 +79,7 @@ def _tolerance(network: Network) -> float:
 
 def _refuse(path: Path, network: Network) -> None:
     kinds = {operator_type(node) for node in network.nodes}
-    if any("Quantize" in kind or kind.split(".")[-1].startswith("QLinear") for kind in kinds) or any(
-        kind.endswith(("Integer", "NBits")) for kind in kinds
-    ):
+    if is_quantised(kinds):
         raise InputError(
             f"{path}: it is quantised: prune the file with floating-point weights, and quantise the result"
         )

@@ -127,7 +127,7 @@ def _weights(
     scores = single_weights.scores(source, criterion, settings.seed)
     plain = network = single_weights.apply(source, single_weights.magnitude_masks(scores, share, scope))
     if samples is not None and criterion in FROM_SAMPLES and makes:
-        network, _ = single_weights.prune_by_samples(
+        network, masks = single_weights.prune_by_samples(
             prepared.graph,
             samples.batches,
             share,
@@ -137,6 +137,7 @@ def _weights(
             lambda done, total: advance("pruning layers", done, total),
             settings.seed,
         )
+        plain = single_weights.apply(source, masks)
     nodes = network.nodes
     layers = []
     for (node, position), *_ in names.values():

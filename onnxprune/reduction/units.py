@@ -33,6 +33,7 @@ from onnxprune.runtime.random_inputs import Inputs
 _MOST_WORK = 5e11  # multiplications to repair from noise: without data, pruning takes seconds
 _POWERS = (0.25, 0.5, 0.75, 1.0)  # of how much larger losses are together, for another allocation
 _ROUNDS = 6  # of a search for a latency or a drop
+_ROUNDING = 1e-9
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
@@ -102,7 +103,7 @@ class UnitPruning:
         kind, share = settings.target
         if kind == "latency":
             return self._make(self._by_latency(share))
-        return self._make(self._allocated(self._losses(), share, cost(self._graph)))
+        return self._make(self._by_macs(share))
 
     def error_added(self, place: int, gone: int) -> float | None:
         """Loss of what reads a group with so many of its units gone; None where it was not judged from samples."""
@@ -287,6 +288,21 @@ class UnitPruning:
 
     def _waiting(self, line: str) -> None:
         self._advance(line, 0, 1)
+
+    def _by_macs(self, share: float) -> dict[int, int]:
+        """Units that each group loses, so that the share of the MACs is left."""
+        costs = cost(self._graph)
+        counts = self._allocated(self._losses(), share, costs)
+        kept = np.ones(len(self._graph.groups))
+        for place, gone in counts.items():
+            kept[place] -= gone / len(self._graph.groups[place].units)
+        left = costs.of(kept) / costs.of(np.ones(len(kept)))
+        if left > share * (1 + _ROUNDING):
+            raise InputError(
+                f"{self._path}: no pruning brings it to {share:g} of its MACs: the smallest that was found has "
+                f"{left:.3g} of them; --dry-run lists what stays, and why"
+            )
+        return counts
 
     def _by_latency(self, share: float) -> dict[int, int]:
         """Searches the share of the measured time of its nodes that brings the network to the share of its latency."""

@@ -699,3 +699,76 @@ def test_it_is_told_that_the_step_of_channels_is_measured(mlp: Path) -> None:
     told = []
     prune(mlp, sparsity=50, channel_align="auto", dry_run=True, advance=lambda what, done, total: told.append(what))
     assert told[0] == "measuring in which steps of channels convolutions get faster"
+
+
+@pytest.mark.parametrize("technique", ["structured", "weight"])
+def test_files_whose_weights_are_inputs_as_once_they_had_to_be_stay_valid(technique: str, tmp_path: Path) -> None:
+    text = CONVS.replace("y = Gemm <transB = 1> (f, wy)", "y = Gemm <transB = 1> (f, wy, by)")
+    built = model(text, {**CONV_WEIGHTS, "by": (4,)}, opset=9)
+    built.graph.input.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in built.graph.initializer
+    )
+    built.ir_version = 3
+    del built.opset_import[1:]
+    onnx.checker.check_model(built, full_check=True)
+    onnx.save(built, tmp_path / "old.onnx")
+    report = prune(tmp_path / "old.onnx", sparsity=50, technique=technique)
+    assert report.output is not None
+    written = onnx.load(report.output)
+    onnx.checker.check_model(written, full_check=True)
+    assert written.ir_version == 4 and [value.name for value in written.graph.input] == ["x"]
+
+
+@pytest.mark.parametrize("technique", ["weight", "unstructured"])
+@pytest.mark.parametrize("criterion", ["l1", "wanda", "obs"])
+def test_before_recovery_is_the_network_that_was_asked_for(technique: str, criterion: str, mlp: Path) -> None:
+    how = {"technique": technique, "criterion": criterion, "sparsity": 70, "data": trained.unlabelled()}
+    alone = prune(mlp, recovery=(), output=mlp.with_name("alone.onnx"), **how)
+    assert alone.fidelity is not None and alone.fidelity_plain is not None
+    assert alone.fidelity_plain.relative_error == pytest.approx(alone.fidelity.relative_error, rel=1e-4)
+    if criterion != "l1":  # magnitudes know no samples
+        repaired = prune(mlp, output=mlp.with_name("repaired.onnx"), **how)
+        assert repaired.fidelity is not None and repaired.fidelity_plain is not None
+        assert repaired.fidelity.relative_error < repaired.fidelity_plain.relative_error
+
+
+def test_a_share_of_macs_that_cannot_be_reached_is_refused(convs: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"no pruning brings it to 0.001 of its MACs: 0\.\d+ of them are in what stays"
+    ):
+        prune(convs, target="macs=0.001")
+    assert files(convs.parent) == ["convs.onnx"]
+    left = prune(convs, target="macs=0.3")
+    assert left.after.macs <= 0.3 * left.before.macs
+
+
+def test_weights_that_are_stored_in_8_bits_are_quantised_too(tmp_path: Path) -> None:
+    built = model(
+        "(float[n,6] x) => (float[n,4] y) { w = DequantizeLinear(q, s) y = MatMul(x, w) }",
+        {"q": np.ones((6, 4), np.int8), "s": np.float32(0.1)},
+    )
+    onnx.save(built, tmp_path / "net.onnx")
+    with pytest.raises(InputError, match="it is quantised: prune the file with floating-point weights"):
+        prune(tmp_path / "net.onnx", sparsity=50)
+    with pytest.raises(InputError, match="it is quantised already"):
+        onnxprune.quantize(tmp_path / "net.onnx", dynamic=True, latency=False)
+
+
+def test_sparse_constants_are_weights_like_others(tmp_path: Path) -> None:
+    dense = np.where(np.random.default_rng(0).random((6, 8)) < 0.5, 0, 1.5).astype(np.float32)
+    places = np.flatnonzero(dense)
+    sparse = helper.make_sparse_tensor(
+        helper.make_tensor("values", TensorProto.FLOAT, [len(places)], dense.ravel()[places]),
+        helper.make_tensor("places", TensorProto.INT64, [len(places)], places),
+        dense.shape,
+    )
+    built = model(
+        "(float[n,6] x) => (float[n,4] y) { a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }", {"w": dense, "v": (8, 4)}
+    )
+    node = helper.make_node("Constant", [], ["w"], sparse_value=sparse)
+    del built.graph.initializer[0]
+    built.graph.node.insert(0, node)
+    onnx.save(built, tmp_path / "net.onnx")
+    assert np.array_equal(read(tmp_path / "net.onnx").weights["w"], dense)
+    report = prune(tmp_path / "net.onnx", sparsity=50, recovery=())
+    assert report.after.params == 6 * 4 + 4 * 4
