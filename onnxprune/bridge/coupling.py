@@ -258,6 +258,7 @@ class _Names:
     def coupling(self) -> tuple[Coupling, Units]:
         """The units, and the unit of each label of the graph (labels,)."""
         along, read, stuck = self._cuts()
+        held = np.isin(np.arange(self._graph.count), list(stuck))
         made = {}  # layer -> labels of its outputs
         for name in self._layers:
             axis, labels = along.get(f"{name}.weight", (1, np.zeros(0, np.int64)))
@@ -268,10 +269,8 @@ class _Names:
         for group in self._graph.groups:
             everything = np.concatenate(group.units)
             layers = tuple(name for name, labels in made.items() if np.isin(labels, everything).any())
-            if group.frozen or stuck[everything].any():
-                reason = (
-                    group.frozen.reason if group.frozen else "they are combined with a constant that is not a parameter"
-                )
+            if group.frozen or held[everything].any():
+                reason = group.frozen.reason if group.frozen else stuck[int(everything[held[everything]][0])]
                 reasons.update(dict.fromkeys(everything.tolist(), reason))
             elif layers:
                 found.append((layers, sorted(group.units, key=lambda unit: _place(made[layers[0]], unit))))
@@ -317,26 +316,31 @@ class _Names:
         own = f"{layer}.weight" in self._shapes
         return "a single unit has to stay" if own else "its weights are those of another layer, or computed"
 
-    def _cuts(self) -> tuple[dict[str, tuple[int, np.ndarray]], dict[str, tuple[int, np.ndarray]], np.ndarray]:
-        """Parameters with labels along an axis, those with labels that they read, and labels that cannot be held."""
+    def _cuts(self) -> tuple[dict[str, tuple[int, np.ndarray]], dict[str, tuple[int, np.ndarray]], dict[int, str]]:
+        """Parameters with labels along an axis, those with labels that they read, and labels that cannot be held, with
+        the reason; labels that go together are one."""
         along: dict[str, tuple[int, np.ndarray]] = {}
         read: dict[str, tuple[int, np.ndarray]] = {}
-        stuck = np.zeros(self._graph.count, bool)
+        stuck: dict[int, str] = {}
+        one = np.arange(self._graph.count)
+        for group in self._graph.groups:
+            for unit in group.units:
+                one[unit] = unit.min()
         for cut in self._graph.cuts:
-            node = self._nodes[cut.node]
+            node, labels = self._nodes[cut.node], one[cut.labels]
             origin = self._origin(node.input[cut.position], cut.axis)
             if cut.role == "consumer":
                 if origin is not None:
-                    read[origin[0]] = origin[1], cut.labels
+                    read[origin[0]] = origin[1], labels
             elif origin is not None and origin[0] in along:
-                axis, labels = along[origin[0]]
-                if axis != origin[1] or not np.array_equal(labels, cut.labels):  # used twice, for different units
-                    stuck[labels] = stuck[cut.labels] = True
+                axis, before = along[origin[0]]
+                if axis != origin[1] or not np.array_equal(before, labels):
+                    stuck |= dict.fromkeys([*before.tolist(), *labels.tolist()], "a layer is used for several of them")
             elif origin is not None:
-                along[origin[0]] = origin[1], cut.labels
+                along[origin[0]] = origin[1], labels
             elif not (operator_type(node) == "BatchNormalization" and cut.position > 2):  # of what is 0, the statistics
-                stuck[cut.labels] = True
-        stuck[0] = False
+                stuck |= dict.fromkeys(labels.tolist(), "they are combined with a constant that is not a parameter")
+        stuck.pop(0, None)
         return along, read, stuck
 
     def _origin(self, name: str, axis: int) -> tuple[str, int] | None:

@@ -90,7 +90,8 @@ def test_decisions_look_at_the_validation_split(dataset: Dataset, tmp_path: Path
     found = measured(network, dataset, path)
     assert judged(path, dataset.validation, dataset, CPU, found.batch).percent == pytest.approx(100 * 50 / 80)
     assert network_quality(network, dataset, CPU, network) == pytest.approx(100 * 50 / 80)
-    assert network_quality(network, dataset, CPU, network, 60) == pytest.approx(100 * 50 / 60)
+    few = network_quality(network, dataset, CPU, network, 60)  # of the first 60 it would be 50 that are right
+    assert few == pytest.approx(100 * 50 / 80, abs=10) and few != pytest.approx(100 * 50 / 60)
     many = dataclasses.replace(dataset, validation=split(700, 300))
     assert network_quality(network, many, CPU, network) == pytest.approx(70)
     assert judged(path, many.validation, many, CPU, found.batch).percent == pytest.approx(70)

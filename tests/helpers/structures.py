@@ -112,6 +112,26 @@ class VisionTransformer(nn.Module):
         return self.head(self.norm(self.blocks(features))[:, 0])
 
 
+class Twice(nn.Module):
+    """Two towers that are one, with a residual block that is passed twice."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, 32, 3, padding=1)
+        self.inner = nn.Conv2d(32, 48, 3, padding=1)
+        self.outer = nn.Conv2d(48, 32, 3, padding=1)
+        self.head = nn.Linear(64, classes)
+
+    def tower(self, images: Tensor) -> Tensor:
+        features = F.relu(self.stem(images))
+        for _ in range(2):
+            features = F.relu(features + self.outer(F.relu(self.inner(features))))
+        return features.mean((2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.cat([self.tower(images), self.tower(images.flip(3))], 1))
+
+
 def residual(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Residual(input_shape[0], classes)
 
@@ -128,4 +148,14 @@ def transformer(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return VisionTransformer(input_shape[0], classes, input_shape[1], input_shape[1] // 4)
 
 
-STRUCTURES = {"residual": residual, "separable": separable, "mixer": mixer, "transformer": transformer}
+def twice(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return Twice(input_shape[0], classes)
+
+
+STRUCTURES = {
+    "residual": residual,
+    "separable": separable,
+    "mixer": mixer,
+    "transformer": transformer,
+    "twice": twice,
+}

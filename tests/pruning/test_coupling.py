@@ -49,6 +49,7 @@ SUMS = {
         for block in (0, 1)
         for names in (("query", "key"), ("value",), ("expand",))
     ],
+    "twice": [["stem", "outer"], ["inner"]],
 }
 NORMS = {  # BatchNorm -> the layer that it normalises
     "residual": {
@@ -122,8 +123,8 @@ def parameters(path: Path) -> int:
 def test_units_that_meet_are_one_group(name: str) -> None:
     found = coupling(network_of(name), SHAPE)
     assert [list(group.layers) for group in found.groups] == SUMS[name]
-    heads = {"residual": "head", "separable": "logits", "mixer": "head", "transformer": "head"}
-    assert "model's output" in found.frozen[heads[name]]
+    head = "logits" if name == "separable" else "head"
+    assert "model's output" in found.frozen[head]
 
 
 def in_all_ways(names: Iterable[str]) -> list[Any]:
