@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,6 +15,7 @@ from onnxprune.common.errors import InputError, RunError, one_line
 from onnxprune.runtime.session import open_session
 
 _IMAGES = 3  # one more than the exporter gets
+_RELATIVE = 1e-3
 
 
 def check_traced(network: nn.Module, path: Path, input_shape: tuple[int, int, int]) -> None:
@@ -28,14 +30,20 @@ def check_traced(network: nn.Module, path: Path, input_shape: tuple[int, int, in
     """
     images = torch.randn(_IMAGES, *input_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), _Followed(images):
-        network(images)
+        answers = network(images)
     try:
-        (found,) = open_session(path).run(None, {INPUT_NAME: images.numpy()})
+        session = open_session(path)
+    except InputError as error:
+        raise InputError(f"its exported file does not run: {str(error).removeprefix(f'{path}: ')}") from error
+    try:
+        (found,) = session.run(None, {INPUT_NAME: images.numpy()})
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise InputError(
             f"its exported file takes no {_IMAGES} images at a time: sizes in the network's code must follow from its "
             f"input, as x.shape[0] does and int(x.shape[0]) does not ({one_line(error)})"
         ) from error
+    if not np.isfinite(found).all():
+        raise InputError("the network's answers are no finite numbers: weights may be NaN, or never set")
     if as_logits(found) is not found:
         raise InputError("the network gives probabilities, expected logits: leave out the softmax at its end")
     try:
@@ -44,6 +52,13 @@ def check_traced(network: nn.Module, path: Path, input_shape: tuple[int, int, in
         raise InputError(
             f"{error}: in evaluation mode the network draws random numbers, or does what ONNX defines in another way"
         ) from None
+    with torch.no_grad():
+        alone = torch.cat([network(image) for image in images.split(1)])
+    if not torch.allclose(alone, answers, rtol=_RELATIVE, atol=_RELATIVE * max(1.0, float(answers.abs().max()))):
+        raise InputError(
+            "its answer to an image depends on the other images of a batch: in evaluation mode nothing may be computed "
+            "over the first axis"
+        )
 
 
 class _Followed(TorchDispatchMode):

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.commands.console import echo
+from onnxprune.commands.console import echo, prose
 from onnxprune.common.progress import Verbosity, duration, waiting
 
 if TYPE_CHECKING:
@@ -43,12 +43,14 @@ def print_plan(
 
     cost = estimate(points, verbosity)  # it reads pictures, with a line of its own
     with waiting("checking that the networks can be pruned, and how fast they train", verbosity):
-        check_prunable(points, Materials(data_dir, stand_ins=True))
+        materials = Materials(data_dir, stand_ins=True)
+        check_prunable(points, materials)
         expected = forecast(points, runs / plan.name, runs)
     if as_json:
         rows = [point.settings() for point in points]
         expectation = asdict(expected) | {"hours": expected.seconds / 3600}
-        echo(json.dumps({"name": plan.name, "cost": asdict(cost), "expected": expectation, "points": rows}, indent=1))
+        found = {"name": plan.name, "cost": asdict(cost), "expected": expectation, "notes": [*materials.notes]}
+        echo(json.dumps({**found, "points": rows}, indent=1))
         return
     _print_axes(points, "sparsity" if searched else "")
     if verbosity == Verbosity.VERBOSE:
@@ -57,6 +59,8 @@ def print_plan(
         echo()
     for line in _lines(plan, cost, expected, runs, "at most " * searched):
         echo(line)
+    for note in materials.notes:
+        prose(f"note      {note}")
 
 
 def _print_axes(points: Sequence["Point"], unknown: str) -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +14,43 @@ from pathlib import Path
 def silenced() -> Iterator[None]:
     """Drops what is printed, warned or logged within the block: for imports and for tools whose complaints are not
     about the user's run."""
-    root, nowhere = logging.getLogger(), logging.NullHandler()
-    root.addHandler(nowhere)  # without any, logging would make one that writes to a stream of this block
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
+    with (
+        _logging_to(logging.NullHandler()),  # without any, logging would make one that writes to a stream of this block
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Drops also what is written past Python within the block: by other programs, and by libraries in C."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, nowhere)
+        for stream in (sys.__stdout__, sys.__stderr__):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed, or there is none
+                stream.flush()  # type: ignore[union-attr]
+                number = stream.fileno()  # type: ignore[union-attr]
+                kept = os.dup(number)
+                os.dup2(nowhere, number)
+                stack.callback(os.close, kept)
+                stack.callback(os.dup2, kept, number)
+        with silenced():
             yield
+
+
+@contextlib.contextmanager
+def _logging_to(handler: logging.Handler) -> Iterator[None]:
+    """Within the block this is the only handler of the root logger; those that others add there are gone after it."""
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, [handler]
+    try:
+        yield
     finally:
-        root.removeHandler(nowhere)
+        root.handlers = before
 
 
 @contextlib.contextmanager
@@ -32,15 +59,12 @@ def logged(path: Path) -> Iterator[None]:
     with path.open("a", encoding="utf-8", buffering=1) as file:
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-        root = logging.getLogger()
-        root.addHandler(handler)
         logging.captureWarnings(True)
         try:
-            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            with _logging_to(handler), contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
                 yield
         finally:
             logging.captureWarnings(False)
-            root.removeHandler(handler)
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,11 @@ from typing import Any
 _libraries: list[Any] = []
 
 
+def is_misfit(error: RuntimeError) -> bool:
+    """Whether it is raised where torchvision's compiled operators do not fit the installed torch."""
+    return "torchvision::nms does not exist" in str(error)
+
+
 def torchvision_module() -> ModuleType:
     """The torchvision package, also where its compiled operators do not fit the installed torch.
 
@@ -18,7 +23,7 @@ def torchvision_module() -> ModuleType:
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
+        if not is_misfit(error):
             raise
     import torch
 

@@ -41,7 +41,8 @@ def canonical_name(name: str) -> str:
             if not (name and _is_folder(name)):
                 raise InputError(f"{error} Your own data: FILE.npz, or a FOLDER of pictures.") from None
     elif not _is_folder(name):
-        raise InputError(f"dataset {name}: no such folder; expected FILE.npz, or a FOLDER of pictures")
+        what = "a file of another kind" if Path(name).is_file() else "no such folder"
+        raise InputError(f"dataset {name}: {what}; expected FILE.npz, or a FOLDER of pictures")
     path = Path(name)
     if path.name in ("", ".."):  # results are named after it
         path = path.resolve()

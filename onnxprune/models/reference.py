@@ -5,6 +5,7 @@ Its code runs when the network is built: in the sweep's process and in its worke
 
 import hashlib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,16 +13,20 @@ from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxprune.common.errors import InputError, described
 from onnxprune.common.files import digest as digest_of
+from onnxprune.common.output import muted
 from onnxprune.common.sent_files import sent_or_here
+from onnxprune.common.torchvision import is_misfit, torchvision_module
 
 if TYPE_CHECKING:
     from torch import nn
 
 _FILE = ".py"
+
+T = TypeVar("T")
 
 
 def is_reference(name: str) -> bool:
@@ -70,7 +75,7 @@ def source(reference: str) -> Path:
             raise InputError(f"model '{reference}': no such file {where}")
         return path
     try:
-        found = find_spec(where)
+        found = _run(lambda: find_spec(where))
     except (Exception, SystemExit) as error:  # the packages it is in are imported
         raise InputError(f"model '{reference}': there is no module {where} ({described(error)})") from None
     if found is None or found.origin is None or not Path(found.origin).is_file():
@@ -105,13 +110,48 @@ def build(reference: str, input_shape: tuple[int, int, int], classes: int, argum
     make = _imported(reference)
     sizes = _sizes(reference, make, {"input_shape": input_shape, "classes": classes, "num_classes": classes}, arguments)
     try:
-        network = make(*sizes[0], **sizes[1], **arguments)
-        _complete(network, input_shape)
+        network = _run(lambda: make(*sizes[0], **sizes[1], **arguments))
+        _run(lambda: _complete(network, input_shape))
     except (Exception, SystemExit) as error:  # it is the user's code
         raise InputError(f"model '{reference}': {fault(error, source(reference))}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"model '{reference}' makes a {type(network).__name__}: expected a torch.nn.Module")
+    _parametrize_weight_norms(network)
     return network
+
+
+def _run(code: Callable[[], T]) -> T:
+    """Runs a user's code so that what it prints does not reach the terminal, and what it sets for the whole process,
+    but for the random state, does not outlast it."""
+    import torch
+
+    place, kind, graded = Path.cwd(), torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        with muted():
+            try:
+                return code()
+            except RuntimeError as error:
+                if not is_misfit(error):
+                    raise
+            torchvision_module()
+            return code()
+    finally:
+        os.chdir(place)
+        torch.set_default_dtype(kind)
+        torch.set_grad_enabled(graded)
+
+
+def _parametrize_weight_norms(network: "nn.Module") -> None:
+    """Gives layers the present form of weight normalisation in place of the former one, `torch.nn.utils.weight_norm`:
+    after a pass forward those have weights that cannot be copied."""
+    from torch.nn.utils import parametrizations, remove_weight_norm
+    from torch.nn.utils.weight_norm import WeightNorm
+
+    for layer in network.modules():
+        for hook in list(layer._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(layer, hook.name)
+                parametrizations.weight_norm(layer, hook.name, hook.dim)
 
 
 def _complete(network: Any, input_shape: tuple[int, int, int]) -> None:
@@ -155,7 +195,8 @@ def _sizes(
 def _imported(reference: str) -> Callable[..., Any]:
     path, (where, _, name) = source(reference), reference.rpartition(":")
     try:
-        module = _module(path.absolute(), digest(reference)) if where.endswith(_FILE) else import_module(where)
+        is_file, file = where.endswith(_FILE), path.absolute()
+        module = _run(lambda: _module(file, digest(reference)) if is_file else import_module(where))
     except (Exception, SystemExit) as error:  # it is the user's code
         raise InputError(f"model '{reference}': {fault(error, path)}") from error
     made = getattr(module, name, None)
@@ -178,7 +219,7 @@ def run_again(files: dict[Path, bytes]) -> None:
     """Runs such files here; once."""
     for path, content in files.items():
         if _contents.get(path) != content:
-            _executed(path, content)
+            _run(lambda path=path, content=content: _executed(path, content))  # type: ignore[misc]
 
 
 def _module(path: Path, expected: str) -> ModuleType:

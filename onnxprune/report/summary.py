@@ -58,10 +58,10 @@ def facts(source: Source) -> list[str]:
     folders = [source.folder / name for name in table["folder"]]
     folders += [source.folder.parent / BASES / str(base) for base in table["base_id"].unique()]
     begun = _times(folder / store.CONFIG for folder in folders)
-    ended = _times(folder / store.METRICS for folder in folders)
+    ended = [when.timestamp() for record in source.records.values() if (when := _finished(record)) is not None]
     if begun and ended:
         day = datetime.datetime.fromtimestamp(max(ended)).date()
-        found.append(f"finished {day:%d %B %Y}, {duration(max(ended) - min(begun))} after its start")
+        found.append(f"finished {day:%d %B %Y}, {duration(max(0.0, max(ended) - min(begun)))} after its start")
     machines = list(dict.fromkeys(str(name) for name in table["gpu"].fillna(table["cpu"])))
     cores = list(table["cpu_cores"].dropna().unique()) if "cpu_cores" in table else []
     found.append(_listed(machines) + (f", {cores[0]} cores" if len(cores) == 1 else ""))
@@ -70,6 +70,14 @@ def facts(source: Source) -> list[str]:
         if "timing_load_average" in table and table["timing_load_average"].notna().any():
             found[-1] += f", load average up to {float(table['timing_load_average'].max()):.1f} while timing"
     return found
+
+
+def _finished(record: dict[str, Any]) -> datetime.datetime | None:
+    """When a point was, whatever has changed its record since."""
+    try:
+        return datetime.datetime.fromisoformat(str(record.get("finished")))
+    except ValueError:
+        return None
 
 
 def _times(paths: Iterable[Any]) -> list[float]:

@@ -167,24 +167,33 @@ def _network(model: str, shape: tuple[int, int, int], classes: int, options: tup
         import torch
 
         from onnxprune.bridge.start import make_network
-        from onnxprune.training.opcount import count_training_ops
+        from onnxprune.training import opcount  # noqa: F401
 
     # "meta": shapes without memory, and without the numbers that code of the user's own may look at
     device = "cpu" if reference.is_reference(model) else "meta"
     with torch.device(device):
         network = make_network(model, shape, classes, 0, dict(options)).to(device)
     try:
-        operators = count_training_ops(network, shape)
-        return Network(
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            flops=operators.flops_per_image,
-            answer_flops=operators.forward_flops_per_image,
-            activation_bytes=max(_layer_bytes(network, torch.zeros(2, *shape, device=device))) // 2,
-        )
+        with silenced():
+            return _cost(network, shape, device)
     except InputError as error:
         raise InputError(f"model '{model}': {error}") from error
     except Exception as error:  # networks of other packages raise anything
         raise InputError(f"model '{model}': its cost cannot be counted: {reference.said(model, error)}") from error
+
+
+def _cost(network: "nn.Module", shape: tuple[int, int, int], device: str) -> Network:
+    import torch
+
+    from onnxprune.training.opcount import count_training_ops
+
+    operators = count_training_ops(network, shape)
+    return Network(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        flops=operators.flops_per_image,
+        answer_flops=operators.forward_flops_per_image,
+        activation_bytes=max(_layer_bytes(network, torch.zeros(2, *shape, device=device))) // 2,
+    )
 
 
 def _layer_bytes(network: "nn.Module", images: "Tensor") -> list[int]:

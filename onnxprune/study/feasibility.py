@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.common.errors import InputError, RunError, StorageError, described
-from onnxprune.common.output import silenced
+from onnxprune.common.output import printable, silenced
 from onnxprune.common.temporary import temporary_folder
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.models import reference
 from onnxprune.settings.point import Point
+from onnxprune.settings.vocabulary import TECHNIQUES
 from onnxprune.study.jobs import Materials
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ _IMAGES = 8  # that criteria get to look at
 
 
 def check_prunable(points: Iterable[Point], materials: Materials) -> None:
-    """Exports each network once and asks each technique and criterion once what it would look at.
+    """Exports each network once and asks each technique and criterion once what it would look at. Which layers keep all
+    of their units, beside the classifier, is among the notes of the materials then.
 
     Raises:
         InputError: with a line for each combination that cannot be pruned, or whose weights do not fit.
@@ -42,12 +44,31 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
         try:
             with silenced():
                 _check(exported(*network), point, dataset)
+                note = _whole_layers(exported(*network), point, dataset.input_shape)
+            materials.notes |= {note: None} if note else {}
         except (OSError, RunError):  # a full disk or a download that fails say nothing of the network
             raise
         except Exception as error:  # networks and criteria of other packages raise anything
             problems[f"model '{point.model}': {reference.said(point.model, error)}"] = None
     if problems:
         raise InputError("\n".join(problems))
+
+
+def _whole_layers(network: "nn.Module", point: Point, input_shape: tuple[int, int, int]) -> str | None:
+    """What is said of layers that could lose units by their kind, and cannot by what is done with them."""
+    from onnxprune.bridge.coupling import coupling
+
+    if TECHNIQUES[point.technique].unit != "channel" or point.granularity != "unit":
+        return None
+    found = coupling(network, input_shape)
+    layers: dict[str, list[str]] = {}
+    for name, reason in found.frozen.items():
+        if name not in found.heads:
+            layers.setdefault(reason, []).append(name)
+    if not layers:
+        return None
+    told = "; ".join(f"{', '.join(map(printable, names))} ({reason})" for reason, names in layers.items())
+    return f"model '{point.model}': layers that keep all of their units: {told}"
 
 
 def _exported(

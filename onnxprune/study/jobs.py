@@ -124,7 +124,8 @@ class Materials:
 
         identity = point.base_id(self.dataset(point).checksum)
         if self._base is None or self._base[0] != identity:
-            self._base = (identity, load_base(point, self.dataset(point), runs))
+            with silenced():
+                self._base = (identity, load_base(point, self.dataset(point), runs))
         return self._base[1]
 
 

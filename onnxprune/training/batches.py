@@ -41,14 +41,26 @@ def fitting_micro_batch(network: nn.Module, input_shape: tuple[int, int, int], m
     return max(1, min(most, ACTIVATION_BYTES * 2 // max(1, sum(kept.values()))))
 
 
-def memory_format(network: nn.Module, input_shape: tuple[int, int, int]) -> torch.memory_format:
+def memory_format(
+    network: nn.Module, input_shape: tuple[int, int, int], *, trains: bool = False
+) -> torch.memory_format:
     """How images and weights are to lie in memory: channels last, in which convolutions are quicker, unless the network
-    takes `view`s of what they give, which PyTorch refuses then."""
-    tried = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.zeros(2, *input_shape, device=device_of(network))
+    takes `view`s of what they give, or has convolutions in three dimensions, which PyTorch refuses then.
+
+    Args:
+        trains: whether it is to be trained, which may take another way through its code, and goes back as well.
+    """
+    device = device_of(network)
+    images = torch.zeros(2, *input_shape, device=device).contiguous(memory_format=torch.channels_last)
+    tried = copy.deepcopy(network).train(trains)
     try:
-        with torch.no_grad(), _disable_current_modes():  # it is no cost of whatever is being counted
-            tried(images.contiguous(memory_format=torch.channels_last))
+        tried.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # it is no cost of whatever is being counted, and no chance of what comes
+        cards = [device] if device.type == "cuda" else []
+        with torch.set_grad_enabled(trains), _disable_current_modes(), torch.random.fork_rng(cards):
+            answers = tried(images)
+            if trains and isinstance(answers, Tensor):
+                answers.sum().backward()
     except RuntimeError as error:
         if is_lack_of_memory(error):
             raise

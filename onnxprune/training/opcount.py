@@ -82,7 +82,7 @@ def count_training_ops(network: nn.Module, input_shape: tuple[int, int, int]) ->
     """Runs one training step of `network` on random images (C, H, W) and counts it; the network is left as it was.
 
     Raises:
-        InputError: it gives something else than rows of numbers.
+        InputError: it gives something else than rows of numbers, or has nothing to train.
     """
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     training = network.training
@@ -99,6 +99,8 @@ def count_training_ops(network: nn.Module, input_shape: tuple[int, int, int]) ->
                 "classes): a logit a class"
             )
         loss = F.cross_entropy(answers, labels)
+    if not loss.requires_grad:
+        raise InputError("nothing of the network can be trained: no parameter that its answers depend on requires grad")
     with _Counter() as backward:
         loss.backward()
     network.zero_grad(set_to_none=True)

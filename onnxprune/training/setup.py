@@ -24,7 +24,7 @@ _PROBE_IMAGES = 64
 
 def training_batches(point: Point, dataset: Dataset, network: nn.Module) -> Batches:
     """The training images of a point on the point's device, as its network, pruned or not, takes them."""
-    layout = memory_format(network, dataset.input_shape)
+    layout = memory_format(network, dataset.input_shape, trains=True)
     return Batches(dataset.train, dataset.mean, dataset.std, select_device(point.device), layout)
 
 

@@ -1,10 +1,12 @@
 """Networks of the user's own code: found, built, told apart, refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import safetensors.numpy
+import torch
 from command_line import onnxprune
 from torch import nn
 
@@ -14,8 +16,10 @@ from onnxprune.models import MODELS, model_title
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import run_sweep
+from onnxprune.study.feasibility import check_prunable
 from onnxprune.study.jobs import Job, Materials, perform
 from onnxprune.study.rerun import rerun
+from onnxprune.training.batches import memory_format
 
 CODE = """
 import torch
@@ -274,6 +278,10 @@ def test_lazy_layers_views_and_chance_are_studied_and_made_again_bit_for_bit(tmp
         ("return found + torch.rand(10)", "in evaluation mode the network draws random numbers"),
         ("return found.reshape(int(images.shape[0]), 10)", r"takes no 3 images at a time: .* int\(x.shape\[0\]\)"),
         ("return found if found.sum() > 0 else -found", r"odd.py, line 9: .* choose by torch.where, not by `if`"),
+        ("return found - found.mean(0, keepdim=True)", "its answer to an image depends on the other images of a batch"),
+        ("return found * float('nan')", "the network's answers are no finite numbers"),
+        ("return found.detach()", "nothing of the network can be trained: no parameter that its answers depend on"),
+        ("return (found.bfloat16() @ torch.eye(10).bfloat16()).float()", "its exported file does not run: .*not find"),
     ],
 )
 def test_what_a_file_cannot_express_is_one_line_before_anything_is_trained(
@@ -288,6 +296,118 @@ def test_what_a_file_cannot_express_is_one_line_before_anything_is_trained(
         run_sweep(plan, tmp_path / "runs")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
+
+
+# what PyTorch allows, and what came out only once networks were trained
+LATE = """
+import os
+
+import torch
+from torch import nn
+from torch.nn.utils import weight_norm
+
+os.chdir("/")
+torch.set_default_dtype(torch.float64)
+torch.set_grad_enabled(False)
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, stride=4, dtype=torch.float32)
+        self.deep = nn.Conv3d(1, 12, (1, 9, 9), dtype=torch.float32)
+        self.normed = weight_norm(nn.Linear(8 * 7 * 7, 12, dtype=torch.float32))
+        self.aside, self.last = (nn.Linear(size, classes, dtype=torch.float32) for size in (8 * 7 * 7, 12))
+
+    def forward(self, images):
+        found = self.conv(images).relu()
+        deep = self.deep(images.unsqueeze(1)).mean((2, 3, 4))
+        answers = self.last(self.normed(found.flatten(1)).relu() + deep)
+        return answers + self.aside(found.view(len(found), -1)) if self.training else answers
+"""
+
+
+def test_former_weight_norms_other_convolutions_and_ways_that_only_training_takes(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(LATE)
+    settings = {**SETTINGS, "model": f"{tmp_path / 'late.py'}:Net", "technique": "structured,weight", "sparsity": 50}
+    before = Path.cwd(), torch.get_default_dtype()
+    outcome = run_sweep(Sweep.parse(settings), tmp_path / "runs", workers=1)
+    assert outcome.failures == {}
+    assert (Path.cwd(), torch.get_default_dtype()) == before and torch.is_grad_enabled()
+    assert len(outcome.table) == 2
+
+
+def test_a_way_that_only_training_takes_may_want_the_usual_layout() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found = self.conv(images)
+            answers: torch.Tensor = self.last(found.mean((2, 3)))
+            return answers + found.view(len(found), -1)[:, :3] if self.training else answers
+
+    network, state = Net().train(), torch.get_rng_state()
+    assert memory_format(network, (1, 8, 8)) == torch.channels_last
+    assert memory_format(network, (1, 8, 8), trains=True) == torch.contiguous_format
+    assert network.training and all(parameter.grad is None for parameter in network.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert memory_format(nn.Sequential(nn.Conv3d(1, 1, 1)), (1, 8, 8)) == torch.contiguous_format
+
+
+TALKS = """
+import logging
+import os
+import warnings
+
+from torch import nn
+
+print("CHATTER of the file")
+os.system("echo CHATTER of another program")
+logging.basicConfig(level=logging.INFO)
+logging.info("CHATTER in a log")
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        print("CHATTER of the network")
+        warnings.warn("CHATTER as a warning")
+        logging.warning("CHATTER in a log")
+        self.last = nn.Linear(784, classes)
+
+    def forward(self, images):
+        print("CHATTER of its way forward")
+        logging.getLogger("own").warning("CHATTER in a log")
+        return self.last(images.flatten(1))
+"""
+
+
+@pytest.mark.usefixtures("brief_probe")
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--workers", "2"]])
+def test_what_code_prints_and_logs_does_not_reach_the_terminal(more: list[str], tmp_path: Path) -> None:
+    (tmp_path / "talks.py").write_text(TALKS)
+    command = ["sweep", "--model", "talks.py:Net", "--dataset", "digits", "--technique", "weight"]
+    command += ["--sparsity", "0:70:10", "--train-limit", "100", "--epochs", "1", "--finetune-epochs", "0"]
+    done = onnxprune(*command, "--latency-seconds", "0", "--out", "runs", "--json", *more, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+    assert "CHATTER" not in done.stderr and "INFO" not in done.stderr
+    if not more:
+        assert "CHATTER of its way forward" in "".join(path.read_text() for path in tmp_path.glob("runs/*/*/log.txt"))
+
+
+def test_layers_that_keep_all_of_their_units_are_named(tmp_path: Path) -> None:
+    (tmp_path / "norms.py").write_text(
+        "from torch import nn\n\n\ndef net(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 32),"
+        " nn.LayerNorm(32), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, classes))\n"
+    )
+    (point,) = Sweep.one_point({"model": f"{tmp_path / 'norms.py'}:net", "technique": "structured"}).points
+    materials = Materials(None)
+    check_prunable([point, dataclasses.replace(point, technique="weight")], materials)
+    (note,) = materials.notes
+    assert note.endswith("layers that keep all of their units: 1 (LayerNormalization looks across them)")
 
 
 # weights that are not simply those of a layer of PyTorch's own class
@@ -327,7 +447,7 @@ def test_derived_frozen_shared_and_computed_weights(tmp_path: Path) -> None:
     masks = safetensors.numpy.load_file(outcome.folder / table.loc["unstructured", "folder"] / "masks.safetensors")
     assert {name: mask.size for name, mask in masks.items()} == {"frozen": 7840, "own": 120, "one": 144}
     assert sum(int(mask.sum()) for mask in masks.values()) == weights // 2
-    assert table.loc["neuron", "macs"] == 784 * 5 + 5 * 6 + 6 * 12 * 2 + 12 * 10
+    assert table.loc["neuron", "macs"] == 784 * 5 + 5 * 6 + 6 * 6 * 2 + 6 * 10
 
 
 def test_two_processes_train_a_network_of_own_code(code: str, tmp_path: Path) -> None:

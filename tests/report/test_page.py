@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -268,6 +269,17 @@ def test_a_running_sweep_says_how_much_is_done_and_what_failed(tmp_path: Path) -
     assert "2 of 4 points done, 1 failed" in html
     assert "training diverged" in html
     assert 'http-equiv="refresh"' not in html
+
+
+def test_a_study_is_finished_when_its_points_were_whatever_changed_their_records(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,50")
+    for record in sweep.glob(f"*/{store.METRICS}"):
+        config = record.with_name(store.CONFIG)
+        os.utime(config, (1_000_000_000, 1_000_000_000))
+        found = {**read_json(record), "finished": "2001-09-09T02:46:40+00:00"}  # an hour later
+        write_json(record, found)  # today, as `retime` does
+    html = page_of(tmp_path / "page.html", sweep)
+    assert re.search(r"finished 09 September 2001, 60 min after its start", html)
 
 
 def test_a_sweep_without_a_finished_point_has_a_page(tmp_path: Path) -> None:
