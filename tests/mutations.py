@@ -95,8 +95,8 @@ MUTATIONS = [
         (
             "splits: another validation split every time",
             "data/dataset.py",
-            "np.random.default_rng(0).permutation",
-            "np.random.default_rng().permutation",
+            "shuffled = np.random.default_rng(0).permutation",
+            "shuffled = np.random.default_rng().permutation",
             f"{DATASET}::test_validation_is_the_same_every_time_and_not_the_files_end",
         ),
         (
@@ -221,6 +221,36 @@ MUTATIONS = [
             "states[1:, direction] if backwards else states[:-1, direction]",
             "states[:-1, direction] if backwards else states[1:, direction]",
             "tests/reduction/test_recurrent.py::test_a_twin_takes_the_part_of_the_lost_one",
+        ),
+        (
+            "splits: some of them are the first",
+            "data/dataset.py",
+            "kept = np.sort(np.random.default_rng(0).permutation(len(self))[:count])",
+            "kept = np.arange(count)",
+            f"{DATASET}::test_some_of_a_split_are_of_all_its_classes_in_their_order_and_always_the_same "
+            "tests/bridge/test_convention.py::test_the_usual_ones_are_tried_on_images_of_all_classes",
+        ),
+        (
+            "claims: not corrected for their number",
+            "results/statistics.py",
+            "found[place].p_value * (len(found) - done) >= _SIGNIFICANT",
+            "found[place].p_value >= _SIGNIFICANT",
+            "tests/results/test_statistics.py::test_among_equally_good_ways_a_winner_is_rarely_found "
+            "tests/results/test_statistics.py::test_many_comparisons_are_corrected_by_holm",
+        ),
+        (
+            "fronts: of the seeds that survived",
+            "report/charts.py",
+            "if not collapsed[positions].any()",
+            "if not collapsed[positions].all()",
+            "tests/report/test_page.py::test_configurations_some_of_whose_networks_collapsed_are_on_no_front",
+        ),
+        (
+            "costs: remembered scores again and again",
+            "pruning/decide.py",
+            "    if not again:",
+            "    if True:",
+            "tests/study/test_cost.py::test_looks_at_validation_and_scores_that_are_remembered_are_counted_once",
         ),
         (
             "shared weights: cut for each use alone",
@@ -499,8 +529,8 @@ MUTATIONS = [
         (
             "masks: widths are no multiple of the step",
             "common/widths.py",
-            "kept[place] = above[place]",
-            "kept[place] = above[place] - 1",
+            "            kept[place] = above[place]\n",
+            "            kept[place] = above[place] - 1\n",
             f"{WIDTHS}::test_the_cnn_at_13_percentages_is_13_networks",
         ),
         (
