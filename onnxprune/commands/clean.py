@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from onnxprune.commands.console import echo
+from onnxprune.common.progress import MOST_DROP
 
 
 @click.command()
@@ -12,7 +13,7 @@ from onnxprune.commands.console import echo
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0),
-    default=1.0,
+    default=MOST_DROP,
     show_default=True,
     metavar="POINTS",
     help="Keep the model that deploy would choose with this limit.",

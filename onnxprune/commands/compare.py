@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxprune.commands.cells import MISSING
 from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs, check_measured, warn
 from onnxprune.common.errors import InputError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _COUNTS = ("file_bytes", "params", "nonzero_params", "macs", "effective_macs")
 _OF_MACS = ("macs", "effective_macs")
-_MISSING = "-"
 
 
 @click.command()
@@ -196,7 +196,7 @@ def _types(entry: "Entry") -> list[str]:
 def _timed(entry: "Entry") -> list[str]:
     facts, outputs = entry.facts, entry.outputs
     if facts is None or outputs is None:
-        return [f"{entry.latency.median_ms:.3f}", *[_MISSING] * 5, str(entry.path)]
+        return [f"{entry.latency.median_ms:.3f}", *[MISSING] * 5, str(entry.path)]
     low, high = facts.interval
     return [
         f"{entry.latency.median_ms:.3f}",
@@ -204,13 +204,13 @@ def _timed(entry: "Entry") -> list[str]:
         f"{low:.2f} to {high:.2f}",
         f"{100 * facts.noise:.1f} %",
         _theory(facts),
-        _MISSING if outputs.max_abs is None else f"{outputs.max_abs:.3g}",
+        MISSING if outputs.max_abs is None else f"{outputs.max_abs:.3g}",
         str(entry.path),
     ]
 
 
 def _theory(facts: "Facts") -> str:
-    return _MISSING if facts.theoretical is None else f"{facts.theoretical:.2f}x"
+    return MISSING if facts.theoretical is None else f"{facts.theoretical:.2f}x"
 
 
 def print_verdict(entry: "Entry") -> None:

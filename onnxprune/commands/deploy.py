@@ -8,12 +8,11 @@ import click
 
 from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import machine_readable, print_rows, warn
+from onnxprune.common.progress import MOST_DROP
 
 if TYPE_CHECKING:
     from onnxprune.delivery.choice import Choice
     from onnxprune.delivery.deployment import Deployed
-
-_DROP = 1.0
 
 
 @click.command()
@@ -22,7 +21,8 @@ _DROP = 1.0
     "--max-drop",
     type=click.FloatRange(min=0),
     metavar="POINTS",
-    help=f"Percentage points of validation accuracy that may be lost  [default: {_DROP:g}, none with --min-accuracy].",
+    help="Percentage points of validation accuracy that may be lost  "
+    f"[default: {MOST_DROP:g}, none with --min-accuracy].",
 )
 @click.option("--min-accuracy", type=click.FloatRange(0, 100), metavar="PERCENT", help="Least validation accuracy.")
 @click.option("--min-speedup", type=click.FloatRange(min=0), metavar="RATIO", help="Least measured speedup.")
@@ -80,7 +80,7 @@ def deploy(
     from onnxprune.delivery import deployment
 
     if max_drop is None and limits["min_accuracy"] is None:
-        max_drop = _DROP
+        max_drop = MOST_DROP
     wanted = choices.constraints(max_drop=max_drop, **limits)
     entries, misses = [], []
     for table in choices.studies(sweep, wanted, warn):

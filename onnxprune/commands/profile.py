@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxprune.commands.cells import MISSING
 from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs
 from onnxprune.common.errors import InputError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows
 
-_MISSING = "-"
 _BUSY = "busy"
 _LONGEST_NAME = 60
 _LABEL = 12  # characters before the lines of the summary
@@ -229,7 +229,7 @@ def _short(name: str) -> str:
 
 
 def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f}" if whole else _MISSING
+    return f"{100 * part / whole:.1f}" if whole else MISSING
 
 
 def _operators(found: "Profile") -> Table:
@@ -259,11 +259,11 @@ def _nodes(found: "Profile", number: int | None) -> Table:
             f"{node.macs:,}",
             _percent(node.macs, counts.macs),
             *([f"{node.effective_macs:,}"] if pruned else []),
-            f"{node.macs_per_byte:.3g}" if node.macs_per_byte else _MISSING,
-            *([found.bound(node) or _MISSING] if found.roofline else []),
-            *([f"{node.onnx_tool_ops:,}" if node.onnx_tool_ops is not None else _MISSING] if compared else []),
+            f"{node.macs_per_byte:.3g}" if node.macs_per_byte else MISSING,
+            *([found.bound(node) or MISSING] if found.roofline else []),
+            *([f"{node.onnx_tool_ops:,}" if node.onnx_tool_ops is not None else MISSING] if compared else []),
             f"{node.params:,}",
-            _MISSING if node.output_shape is None else "x".join(map(str, node.output_shape)) or "scalar",
+            MISSING if node.output_shape is None else "x".join(map(str, node.output_shape)) or "scalar",
             _short(node.name),
         ]
         for node in heaviest
@@ -313,8 +313,8 @@ def _latencies(found: "Profile") -> list[Table]:
         milliseconds = (times.median_ms, times.p90_ms, times.p99_ms, times.mean_ms, times.std_ms)
         rows.append(
             [
-                _MISSING if entry.batch is None else f"{entry.batch:,}",
-                *(_MISSING if ms is None else f"{ms:.3f}" for ms in milliseconds),
+                MISSING if entry.batch is None else f"{entry.batch:,}",
+                *(MISSING if ms is None else f"{ms:.3f}" for ms in milliseconds),
                 f"{times.runs:,}" + (f" of {PLANNED_ROUNDS}" if times.runs < PLANNED_ROUNDS else ""),
                 f"{entry.samples_per_second:,.0f}",
                 *([f"{entry.transfer.median_ms:.3f}"] if entry.transfer else []),

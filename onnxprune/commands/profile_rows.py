@@ -5,13 +5,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.commands.cells import MISSING
 from onnxprune.commands.console import echo
 from onnxprune.common.errors import InputError
 
 if TYPE_CHECKING:
     from onnxprune.analysis.profiling import Profile
-
-_MISSING = "-"
 
 
 def onnx_files(paths: Iterable[Path]) -> list[Path]:
@@ -68,7 +67,7 @@ def _row(found: "Profile") -> dict[str, Any]:
 
 def _cells(row: dict[str, Any], bound: str, timed: bool) -> list[str]:
     def number(name: str) -> str:
-        return _MISSING if row[name] is None else f"{row[name]:,}"
+        return MISSING if row[name] is None else f"{row[name]:,}"
 
     return [
         number("params"),
@@ -83,4 +82,4 @@ def _cells(row: dict[str, Any], bound: str, timed: bool) -> list[str]:
 
 def _times(row: dict[str, Any]) -> list[str]:
     median = row["latency_ms_median"]
-    return [_MISSING if median is None else f"{median:.3f}", "busy" if row["busy"] else ""]
+    return [MISSING if median is None else f"{median:.3f}", "busy" if row["busy"] else ""]

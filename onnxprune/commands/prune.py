@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.commands.cells import MISSING
 from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import (
     BATCH_SIZES,
@@ -26,7 +27,6 @@ from onnxprune.common.widths import DEFAULT_STEP
 if TYPE_CHECKING:
     from onnxprune.reduction.result import GroupReport, PruneReport
 
-_MISSING = "-"
 _MOST_LINES = 12  # of frozen groups, each with its own reason
 _MOST_NAMES = 4  # of frozen groups of one reason
 
@@ -227,7 +227,7 @@ def _sizes(report: "PruneReport") -> tuple[list[str], list[list[str]]]:
     for name, label in (("params", "params"), ("nonzero_params", "not zero"), ("macs", "MACs"), ("bytes", "bytes")):
         before, after = getattr(report.before, name), getattr(report.after, name)
         if name != "nonzero_params" or after != report.after.params:
-            rows.append([label, f"{before:,}", f"{after:,}", f"{100 * after / before:.1f} %" if before else _MISSING])
+            rows.append([label, f"{before:,}", f"{after:,}", f"{100 * after / before:.1f} %" if before else MISSING])
     return ["", ">before", ">after", ">left"], rows
 
 
@@ -236,11 +236,11 @@ def _quality(report: "PruneReport") -> tuple[list[str], list[list[str]]]:
     if plain is None or found is None:
         return [], []
     rows = [
-        ["relative error of the outputs", _MISSING, f"{plain.relative_error:.4f}", f"{found.relative_error:.4f}"],
-        ["cosine with the original's", _MISSING, f"{plain.cosine:.4f}", f"{found.cosine:.4f}"],
+        ["relative error of the outputs", MISSING, f"{plain.relative_error:.4f}", f"{found.relative_error:.4f}"],
+        ["cosine with the original's", MISSING, f"{plain.cosine:.4f}", f"{found.cosine:.4f}"],
     ]
     if plain.agreement is not None and found.agreement is not None:
-        rows.append(["same highest score", _MISSING, f"{plain.agreement:.2f} %", f"{found.agreement:.2f} %"])
+        rows.append(["same highest score", MISSING, f"{plain.agreement:.2f} %", f"{found.agreement:.2f} %"])
     if accuracy is not None:
         rows.append(["accuracy, on the test images", *(f"{score:.2f} %" for score in accuracy)])
     return [f"on {found.samples} held-out samples", ">original", ">pruned", ">recovered"], rows
@@ -254,7 +254,7 @@ def _groups(groups: "Sequence[GroupReport]") -> tuple[list[str], list[list[str]]
             f"{100 * group.kept / group.units:.1f} %",
             f"{group.width:,}",
             f"{100 * group.macs_share:.1f} %",
-            _MISSING if group.error_added is None else f"{group.error_added:.2e}",
+            MISSING if group.error_added is None else f"{group.error_added:.2e}",
             _names(group.producers),
         ]
         for group in groups

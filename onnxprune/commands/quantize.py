@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.commands.cells import MISSING
 from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import (
     BATCH_SIZES,
@@ -24,7 +25,6 @@ from onnxprune.common.output import printable
 if TYPE_CHECKING:
     from onnxprune.quantization.result import LayerReport, QuantizeReport
 
-_MISSING = "-"
 _MOST_LINES = 12  # of layers left in float32, each with its own reason
 
 
@@ -201,13 +201,13 @@ def _quality(report: "QuantizeReport") -> tuple[list[str], list[list[str]]]:
     if found is None:
         return [], []
     rows = [
-        ["relative error of the outputs", _MISSING, f"{found.relative_error:.4f}"],
-        ["cosine with the original's", _MISSING, f"{found.cosine:.4f}"],
+        ["relative error of the outputs", MISSING, f"{found.relative_error:.4f}"],
+        ["cosine with the original's", MISSING, f"{found.cosine:.4f}"],
     ]
     if found.agreement is not None:
-        rows.append(["same highest score", _MISSING, f"{found.agreement:.2f} %"])
+        rows.append(["same highest score", MISSING, f"{found.agreement:.2f} %"])
     if report.drop is not None:
-        rows.append(["drop that --max-drop limits, points", _MISSING, f"{report.drop:.2f}"])
+        rows.append(["drop that --max-drop limits, points", MISSING, f"{report.drop:.2f}"])
     if accuracy is not None:
         rows.append(["accuracy, on the test images", *(f"{score:.2f} %" for score in accuracy)])
     return [f"on {found.samples} held-out samples", ">original", ">quantised"], rows

@@ -21,7 +21,7 @@ from rich.progress import (
 from onnxprune.common import interruption
 from onnxprune.common.output import printable
 
-MOST_DROP = 1.0  # points of validation accuracy below the base's, of what may be called the best so far
+MOST_DROP = 1.0  # points of validation accuracy below the base's that what is called the best may have, by default
 SECONDS_BETWEEN = 0.2  # updates of the live line: reading the loss waits for the device
 
 

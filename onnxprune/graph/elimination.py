@@ -15,6 +15,7 @@ from onnx import NodeProto, numpy_helper, shape_inference
 
 from onnxprune.common.files import replacing
 from onnxprune.common.widths import least_width
+from onnxprune.graph.network import attribute
 
 _SAME = {"Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity", "Dropout"}  # channel by channel
 
@@ -142,12 +143,12 @@ class _Graph:
             self._channels[output] = _Channels(first.varies.copy(), values.copy())
             if _pads(node) and node.op_type == "AveragePool":  # zeros come in at the borders
                 self._channels[output].varies |= first.values != 0
-        elif node.op_type == "Concat" and _attribute(node, "axis") == 1 and self._all_told(node):
+        elif node.op_type == "Concat" and attribute(node, "axis") == 1 and self._all_told(node):
             known = [source for source in sources if source is not None]
             self._channels[output] = _Channels(
                 np.concatenate([source.varies for source in known]), np.concatenate([source.values for source in known])
             )
-        elif node.op_type == "Flatten" and first is not None and _attribute(node, "axis", 1) == 1:
+        elif node.op_type == "Flatten" and first is not None and attribute(node, "axis", 1) == 1:
             places = self._places(node)
             self._channels[output] = _Channels(np.repeat(first.varies, places), np.repeat(first.values, places))
         elif any(self._sizes.get(output, [])[1:2]):  # a size that is not known is 0
@@ -225,7 +226,7 @@ class _Graph:
             folded = self._foldable(node, first) & ~first.needed
             bias = bias + weight.sum(tuple(range(2, weight.ndim))) @ np.where(folded, first.values, 0)
             weight, bias = weight[output.needed][:, first.needed], bias[output.needed]
-            self._replace(node, 1, weight.T if _is_gemm(node) and not _attribute(node, "transB", 0) else weight)
+            self._replace(node, 1, weight.T if _is_gemm(node) and not attribute(node, "transB", 0) else weight)
             if len(node.input) > 2 or bias.any():
                 self._replace(node, 2, bias)
         elif node.op_type == "BatchNormalization" and self._own(node.input[1:5]):
@@ -254,10 +255,8 @@ class _Graph:
 
     def _is_product(self, node: NodeProto) -> bool:
         if node.op_type == "Conv":
-            return _attribute(node, "group", 1) == 1 and self._own(node.input[1:])
-        plain = not _attribute(node, "transA", 0) and all(
-            _attribute(node, name, 1.0) == 1 for name in ("alpha", "beta")
-        )
+            return attribute(node, "group", 1) == 1 and self._own(node.input[1:])
+        plain = not attribute(node, "transA", 0) and all(attribute(node, name, 1.0) == 1 for name in ("alpha", "beta"))
         return _is_gemm(node) and plain and self._own(node.input[1:])
 
     def _is_known(self, node: NodeProto) -> bool:
@@ -265,14 +264,14 @@ class _Graph:
             self._is_product(node)
             or node.op_type in _SAME
             or (node.op_type == "BatchNormalization" and self._own(node.input[1:5]))
-            or (node.op_type == "Concat" and _attribute(node, "axis") == 1)
-            or (node.op_type == "Flatten" and _attribute(node, "axis", 1) == 1)
+            or (node.op_type == "Concat" and attribute(node, "axis") == 1)
+            or (node.op_type == "Flatten" and attribute(node, "axis", 1) == 1)
         )
 
     def _product(self, node: NodeProto) -> tuple[np.ndarray, np.ndarray]:
         """Weight (outputs, inputs, ...) and bias (outputs,), in float64."""
         weight = numpy_helper.to_array(self._weights[node.input[1]]).astype(np.float64)
-        if _is_gemm(node) and not _attribute(node, "transB", 0):
+        if _is_gemm(node) and not attribute(node, "transB", 0):
             weight = weight.T
         if len(node.input) < 3:
             return weight, np.zeros(len(weight))
@@ -284,7 +283,7 @@ class _Graph:
         gamma, beta, mean, variance = (
             numpy_helper.to_array(self._weights[name]).astype(np.float64) for name in node.input[1:5]
         )
-        scale = gamma / np.sqrt(variance + _attribute(node, "epsilon", 1e-5))
+        scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
         return scale, beta - mean * scale
 
     def _places(self, node: NodeProto) -> int:
@@ -305,12 +304,5 @@ def _is_gemm(node: NodeProto) -> bool:
     return node.op_type == "Gemm"
 
 
-def _attribute(node: NodeProto, name: str, default: Any = None) -> Any:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return onnx.helper.get_attribute_value(attribute)
-    return default
-
-
 def _pads(node: NodeProto) -> bool:
-    return any(_attribute(node, "pads", ())) or _attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+    return any(attribute(node, "pads", ())) or attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")

@@ -9,11 +9,12 @@ from urllib.parse import quote
 import pandas as pd
 
 from onnxprune.common.files import make_folder, write_text
+from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.report import charts, summary
 from onnxprune.report.series import Look, looks, named_series
 from onnxprune.report.shipping import accuracy_of_variants
-from onnxprune.report.sources import MAX_DROP, Source
+from onnxprune.report.sources import Source
 from onnxprune.report.template import filled
 from onnxprune.results import store
 from onnxprune.results.base_remarks import remark_on_control
@@ -124,7 +125,7 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
         links=links,
         bases=_bases(table, len(sources)),
         base_remarks=_base_remarks(table),
-        max_drop=MAX_DROP,
+        max_drop=MOST_DROP,
         headline=headline,
         refresh_seconds=refresh_seconds,
         eight_bits=bool({"int8_accuracy", "int8_fidelity"} & {*table.columns}),

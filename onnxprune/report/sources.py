@@ -11,6 +11,7 @@ import pandas as pd
 
 from onnxprune.common.errors import InputError, OnnxpruneError
 from onnxprune.common.files import read_json
+from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery.choice import by_study, choose, constraints
 from onnxprune.delivery.deployment import source_of
 from onnxprune.delivery.headline import told_claims
@@ -18,8 +19,6 @@ from onnxprune.delivery.modelcard import command
 from onnxprune.results import schema, store, timings
 from onnxprune.settings.point import BASES
 from onnxprune.settings.sweep import MAX_SPEC_BYTES, Sweep
-
-MAX_DROP = 1.0  # percentage points, as `deploy` has it by default
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def _bases(table: pd.DataFrame) -> list[str]:
 
 
 def _best(table: pd.DataFrame, folder: Path) -> list[Best | str]:
-    wanted = constraints(max_drop=MAX_DROP)
+    wanted = constraints(max_drop=MOST_DROP)
     found: list[Best | str] = []
     for rows in by_study(table, folder, wanted):
         try:

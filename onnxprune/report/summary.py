@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 
 from onnxprune.common.errors import RunError
-from onnxprune.common.progress import duration
+from onnxprune.common.progress import MOST_DROP, duration
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import Choice, Constraint, choose, constraints
 from onnxprune.delivery.facts import titled
 from onnxprune.delivery.variants import FLOAT32, INT8, INT8_ALONE
 from onnxprune.report.series import told
-from onnxprune.report.sources import MAX_DROP, Source
+from onnxprune.report.sources import Source
 from onnxprune.results import store, timings
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of_study
 from onnxprune.results.seeds import STUDY, accuracy_interval, change
@@ -138,9 +138,9 @@ class TechniqueBest:
 
 
 def best_by_technique(sources: list[Source]) -> list[TechniqueBest]:
-    """Of each technique the best within `MAX_DROP` points of validation accuracy, or of fidelity without labels, and
+    """Of each technique the best within `MOST_DROP` points of validation accuracy, or of fidelity without labels, and
     before them the base in 8 bits, where there is such a file."""
-    wanted = constraints(max_drop=MAX_DROP)
+    wanted = constraints(max_drop=MOST_DROP)
     found = []
     for source in sources:
         if not len(source.table):
