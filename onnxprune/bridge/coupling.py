@@ -329,16 +329,16 @@ class _Names:
         for cut in self._graph.cuts:
             node, labels = self._nodes[cut.node], one[cut.labels]
             origin = self._origin(node.input[cut.position], cut.axis)
-            if cut.role == "consumer":
-                if origin is not None:
-                    read[origin[0]] = origin[1], labels
-            elif origin is not None and origin[0] in along:
-                axis, before = along[origin[0]]
+            known = read if cut.role == "consumer" else along
+            if origin is not None and origin[0] in known:
+                axis, before = known[origin[0]]
                 if axis != origin[1] or not np.array_equal(before, labels):
                     stuck |= dict.fromkeys([*before.tolist(), *labels.tolist()], "a layer is used for several of them")
             elif origin is not None:
-                along[origin[0]] = origin[1], labels
-            elif not (operator_type(node) == "BatchNormalization" and cut.position > 2):  # of what is 0, the statistics
+                known[origin[0]] = origin[1], labels
+            elif cut.role != "consumer" and not (
+                operator_type(node) == "BatchNormalization" and cut.position > 2
+            ):  # of what is 0, the statistics
                 stuck |= dict.fromkeys(labels.tolist(), "they are combined with a constant that is not a parameter")
         stuck.pop(0, None)
         return along, read, stuck

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from onnxprune.analysis.evaluation import as_logits
 from onnxprune.bridge.export import INPUT_NAME, parity
-from onnxprune.common.errors import InputError, RunError, one_line
+from onnxprune.common.errors import InputError, RunError, described, one_line
 from onnxprune.runtime.session import open_session
 
 _IMAGES = 3  # one more than the exporter gets
@@ -52,8 +52,16 @@ def check_traced(network: nn.Module, path: Path, input_shape: tuple[int, int, in
         raise InputError(
             f"{error}: in evaluation mode the network draws random numbers, or does what ONNX defines in another way"
         ) from None
-    with torch.no_grad():
-        alone = torch.cat([network(image) for image in images.split(1)])
+    try:
+        with torch.no_grad():
+            alone = torch.cat([network(image) for image in images.split(1)])
+    except Exception as error:  # the network's own, of many kinds
+        raise InputError(f"it does not take a single image: {described(error)}") from error
+    if alone.shape != answers.shape:
+        raise InputError(
+            f"it gives {tuple(alone.shape)} for {_IMAGES} images one by one, {tuple(answers.shape)} for all at once: a "
+            "squeeze() takes the first axis of a single image too, unless it is told which axes to take"
+        )
     if not torch.allclose(alone, answers, rtol=_RELATIVE, atol=_RELATIVE * max(1.0, float(answers.abs().max()))):
         raise InputError(
             "its answer to an image depends on the other images of a batch: in evaluation mode nothing may be computed "

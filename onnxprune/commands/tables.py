@@ -129,7 +129,8 @@ def _studies(table: "pd.DataFrame") -> "list[tuple[pd.DataFrame, float]]":
 
 
 def _noises(floors: list[float]) -> str:
-    least, most = (f"{100 * floor:.1f}" for floor in (min(floors), max(floors)))
+    known = [floor for floor in floors if not math.isnan(floor)]
+    least, most = (f"{100 * floor:.1f}" for floor in (min(known), max(known)))
     return f"±{least} %" if least == most else f"±{least} to ±{most} %, by study"
 
 

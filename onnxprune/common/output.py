@@ -1,6 +1,7 @@
 """What reaches the user's terminal, and what does not: what other packages print goes to a log file, or nowhere."""
 
 import contextlib
+import ctypes
 import io
 import logging
 import os
@@ -28,18 +29,28 @@ def silenced() -> Iterator[None]:
 def muted() -> Iterator[None]:
     """Drops also what is written past Python within the block: by other programs, and by libraries in C."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
+    _flush()
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, nowhere)
         for stream in (sys.__stdout__, sys.__stderr__):
             with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed, or there is none
-                stream.flush()  # type: ignore[union-attr]
                 number = stream.fileno()  # type: ignore[union-attr]
                 kept = os.dup(number)
                 os.dup2(nowhere, number)
                 stack.callback(os.close, kept)
                 stack.callback(os.dup2, kept, number)
+        stack.callback(_flush)  # before they lead to the terminal again
         with silenced():
             yield
+
+
+def _flush() -> None:
+    """Lets go of what Python and C keep back of what was written to the standard streams."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()  # type: ignore[union-attr]
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # Windows has no library without a name
+        ctypes.CDLL(None).fflush(None)
 
 
 @contextlib.contextmanager

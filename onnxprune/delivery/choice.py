@@ -159,8 +159,8 @@ class _Candidate:
         return cls(positions, rows, fitting, mean)
 
     def error(self, column: str) -> float:
-        """The standard error of the mean over seeds; 0 of one seed, of which it is not known."""
-        values = [row[column] for row in self.rows]
+        """The standard error of the mean over seeds; 0 of one, of which it is not known."""
+        values = [row[column] for row in self.rows if not math.isnan(row[column])]
         return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 

@@ -155,9 +155,10 @@ def _with_parts_behind(nodes: Sequence[NodeProto], network: Network) -> list[Nod
             others.append(node)
     found = []
     for node in others:
-        found.append(node)
-        while parts and (name := next((name for name in found[-1].output if name in parts), "")):
-            found.append(parts.pop(name))
+        waiting = [node]
+        while waiting:
+            found.append(waiting.pop())
+            waiting += [parts.pop(name) for name in reversed(found[-1].output) if name in parts]
     return found
 
 

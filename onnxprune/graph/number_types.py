@@ -21,7 +21,8 @@ def is_quantised(kinds: Iterable[str]) -> bool:
     """Whether any of these operators computes in 8 bits, or brings numbers into them or back."""
     names = [kind.rpartition(".")[2] for kind in kinds]
     return any(
-        "quantize" in name.lower() or re.match("Q[A-Z]", name) or name.endswith(("Integer", "NBits")) for name in names
+        "quantize" in name.lower() or re.match("Q[A-Z]", name) or "Integer" in name or name.endswith("NBits")
+        for name in names
     )
 
 

@@ -121,8 +121,8 @@ def build(reference: str, input_shape: tuple[int, int, int], classes: int, argum
 
 
 def _run(code: Callable[[], T]) -> T:
-    """Runs a user's code so that what it prints does not reach the terminal, and what it sets for the whole process,
-    but for the random state, does not outlast it."""
+    """Runs a user's code so that what it prints does not reach the terminal, and the folder, the default type and the
+    gradients that it sets for the whole process do not outlast it."""
     import torch
 
     place, kind, graded = Path.cwd(), torch.get_default_dtype(), torch.is_grad_enabled()
@@ -150,8 +150,13 @@ def _parametrize_weight_norms(network: "nn.Module") -> None:
     for layer in network.modules():
         for hook in list(layer._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm):
+                former = [getattr(layer, f"{hook.name}_{part}") for part in "gv"]
                 remove_weight_norm(layer, hook.name)
                 parametrizations.weight_norm(layer, hook.name, hook.dim)
+                present = getattr(layer.parametrizations, hook.name)
+                for parameter, before in zip((present.original0, present.original1), former, strict=True):
+                    parameter.data = before.data
+                    parameter.requires_grad_(before.requires_grad)
 
 
 def _complete(network: Any, input_shape: tuple[int, int, int]) -> None:

@@ -79,7 +79,8 @@ def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int
 
     A zeroed unit is a constant after the BatchNorms that it feeds, and shrinking drops that constant. The network then
     computes what the base with these units zeroed does, but for the borders of convolutions that pad with zeros. Of a
-    unit that is not the same at all places, as where positions are added, the mean is taken.
+    unit that is not the same at all places, as where positions are added, or in all calls of a layer that is used
+    several times, the mean is taken.
 
     Args:
         base: the network of full size, which is left untouched.
@@ -92,13 +93,15 @@ def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int
                 parameter.mul_(mask.view(-1, *[1] * (parameter.dim() - 1)))
     units = coupling(base, input_shape)
     gone = units.gone(pruned.unit_masks)
-    inputs: dict[str, Tensor] = {}
+    inputs: dict[str, list[Tensor]] = {}  # of each call
     hooks = []
     for name in units.inputs:
         module = zeroed.get_submodule(name)
         if isinstance(module, nn.Conv2d | nn.Linear):
             hooks.append(
-                module.register_forward_pre_hook(lambda _, given, name=name: inputs.__setitem__(name, given[0][0]))
+                module.register_forward_pre_hook(
+                    lambda _, given, name=name: inputs.setdefault(name, []).append(given[0][0])
+                )
             )
     device = device_of(zeroed)
     with torch.no_grad():
@@ -108,9 +111,11 @@ def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int
             module = zeroed.get_submodule(name)
             assert isinstance(module, nn.Conv2d | nn.Linear)
             if isinstance(module, nn.Conv2d):
-                weights, groups, places = module.weight.flatten(2).sum(2), module.groups, given.flatten(1).T
+                weights, groups = module.weight.flatten(2).sum(2), module.groups
+                places = torch.cat([each.flatten(1).T for each in given])
             else:
-                weights, groups, places = module.weight, 1, given.reshape(-1, given.shape[-1])
+                weights, groups = module.weight, 1
+                places = torch.cat([each.reshape(-1, each.shape[-1]) for each in given])
             constants = places.double().mean(0).to(places).view(groups, -1).where(dead, 0).unsqueeze(2)
             missing = (weights.view(groups, -1, weights.shape[1]) @ constants).flatten()
             if missing.any():

@@ -182,7 +182,7 @@ def to_fit(
                 pair = None if first is None else pairs.Pair(first, site, now, wanted, len(firsts))
                 share = most // len(site.together)
                 parts = [_collect(site, nodes[site.node], now, wanted, shape, random, share)]
-                parts += _of_others(graph, keep, site, nodes[site.node], batches, shape, random, share)
+                parts += _of_others(graph, keep, site, nodes, batches, shape, random, share)
                 yield site, [joined(each) for each in zip(*parts, strict=True)], pair
                 if pair is not None and pair.changed:
                     now.again(pair.between, site.data)
@@ -294,20 +294,25 @@ def _of_others(
     graph: ChannelGraph,
     keep: np.ndarray,
     site: Site,
-    node: NodeProto,
+    nodes: Sequence[NodeProto],
     batches: Sequence[Inputs],
     shape: tuple[int, ...],
     random: np.random.Generator,
     most: int,
 ) -> Iterator[list[Rows]]:
-    """Rows of each batch of each operator that shares the site's weights: of what the original has of them."""
+    """Rows of each batch of each operator that shares the site's weights: of what the original has of them.
+
+    Args:
+        nodes: of the pruned network.
+    """
     if len(site.together) == 1:
         return
     with Stages(graph.network, batches) as original:
         for other in site.together[1:]:
             original.advance(other.end + 1, keep=[other.data, other.result])
             kept = _Kept(graph, keep, original)
-            yield _collect(other, node, kept, _Wanted(graph, keep, other, original, kept), shape, random, most)
+            wanted = _Wanted(graph, keep, other, original, kept)
+            yield _collect(other, nodes[other.node], kept, wanted, shape, random, most)
 
 
 def _collect(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto
@@ -210,11 +211,13 @@ def _with_shared(network: Network, found: list[Site]) -> list[Site]:
     shared, by_node = shared_weights(network), {site.node: site for site in found}
     nodes = network.nodes
 
-    def beside(site: Site) -> tuple[str, ...]:
-        """What belongs to it beside the weights: the kind, and names of bias and norm."""
+    def beside(site: Site) -> tuple[Any, ...]:
+        """What belongs to it beside the weights: how it reads them, and names of bias and norm."""
+        node = nodes[site.node]
+        how = [attribute(node, name) for name in ("group", "transB", "alpha")]
         bias = [] if site.bias is None else nodes[site.bias[0]].input[site.bias[1] :]
-        norm = [] if site.norm is None else nodes[site.norm].input[1:]
-        return site.kind, next(iter(bias), ""), *norm
+        norm = [] if site.norm is None else [*nodes[site.norm].input[1:], attribute(nodes[site.norm], "epsilon")]
+        return site.kind, *how, next(iter(bias), ""), *norm
 
     for index, site in enumerate(found):
         places = shared.get(nodes[site.node].input[site.weight], [])

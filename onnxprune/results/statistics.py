@@ -119,7 +119,7 @@ def corrected(differences: Sequence[Difference]) -> list[Difference]:
     """
     found = [difference._replace(real=False) for difference in differences]
     for done, place in enumerate(sorted(range(len(found)), key=lambda place: found[place].p_value)):
-        if found[place].p_value * (len(found) - done) >= _SIGNIFICANT:
+        if not found[place].p_value * (len(found) - done) < _SIGNIFICANT:  # nor where it is not known
             break
         found[place] = found[place]._replace(real=True)
     return found

@@ -1,5 +1,6 @@
 """Whether points can be pruned as they ask, seen on untrained networks before anything is trained."""
 
+import pickle
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -45,6 +46,8 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
             with silenced():
                 _check(exported(*network), point, dataset)
                 note = _whole_layers(exported(*network), point, dataset.input_shape)
+                if point.devices > 1:
+                    _check_sendable(exported(*network))
             materials.notes |= {note: None} if note else {}
         except (OSError, RunError):  # a full disk or a download that fails say nothing of the network
             raise
@@ -52,6 +55,13 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
             problems[f"model '{point.model}': {reference.said(point.model, error)}"] = None
     if problems:
         raise InputError("\n".join(problems))
+
+
+def _check_sendable(network: "nn.Module") -> None:
+    try:
+        pickle.dumps(network)
+    except Exception as error:  # it is the network that tells
+        raise InputError(f"it cannot be sent to other processes: {described(error)}; expected --devices 1") from error
 
 
 def _whole_layers(network: "nn.Module", point: Point, input_shape: tuple[int, int, int]) -> str | None:

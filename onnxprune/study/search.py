@@ -109,6 +109,7 @@ def search(
         check_possible(plan.points, materials, runs, 1, verbosity)  # nothing is lost for a plan that cannot be run
         with store.claimed(folder / store.SPEC):
             former.remove(superseded)
+        tried = _sparsities_in(folder)
 
     def run(points: list[Point]) -> None:
         tried.append(points[0].sparsity)

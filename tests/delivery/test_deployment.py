@@ -539,3 +539,11 @@ def test_one_at_a_time_changes_an_index(sweep: Path, tmp_path: Path, monkeypatch
     table = store.result_table(sweep)
     deployment.deploy(choose(table, constraints(max_drop=100)), sweep, tmp_path / "models", "plain")
     assert alone == [True, False], "its own folder, and no other"
+
+
+def test_a_seed_that_was_not_timed_tells_nothing_of_the_spread() -> None:
+    table = rows(
+        {"seed": 0, "speedup": 2.0}, {"seed": 1, "speedup": None}, {"technique": "weight", "seed": 0, "speedup": 1.5},
+        {"technique": "weight", "seed": 1, "speedup": 1.6},
+    )  # fmt: skip
+    assert choose(table, constraints(max_drop=1)).row["technique"] == "structured"

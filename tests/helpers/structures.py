@@ -132,6 +132,20 @@ class Twice(nn.Module):
         return self.head(torch.cat([self.tower(images), self.tower(images.flip(3))], 1))
 
 
+class Gated(nn.Module):
+    """Two ways, each scored by the same layer of one output."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(channels, 32, 3), nn.Conv2d(channels, 32, 3)
+        self.score = nn.Linear(32, 1)
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        ways = [F.relu(layer(images)).mean((2, 3)) for layer in (self.first, self.second)]
+        return self.head(torch.cat([way * torch.sigmoid(self.score(way)) for way in ways], 1))
+
+
 def residual(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Residual(input_shape[0], classes)
 
@@ -148,6 +162,10 @@ def transformer(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return VisionTransformer(input_shape[0], classes, input_shape[1], input_shape[1] // 4)
 
 
+def gated(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return Gated(input_shape[0], classes)
+
+
 def twice(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Twice(input_shape[0], classes)
 
@@ -158,4 +176,5 @@ STRUCTURES = {
     "mixer": mixer,
     "transformer": transformer,
     "twice": twice,
+    "gated": gated,
 }

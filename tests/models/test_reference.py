@@ -1,7 +1,11 @@
 """Networks of the user's own code: found, built, told apart, refused."""
 
+import copy
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,10 +13,12 @@ import safetensors.numpy
 import torch
 from command_line import onnxprune
 from torch import nn
+from torch.nn.utils import weight_norm as former_weight_norm
 
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.progress import Reporter, Verbosity
 from onnxprune.models import MODELS, model_title
+from onnxprune.models.reference import _parametrize_weight_norms
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import run_sweep
@@ -279,6 +285,10 @@ def test_lazy_layers_views_and_chance_are_studied_and_made_again_bit_for_bit(tmp
         ("return found.reshape(int(images.shape[0]), 10)", r"takes no 3 images at a time: .* int\(x.shape\[0\]\)"),
         ("return found if found.sum() > 0 else -found", r"odd.py, line 9: .* choose by torch.where, not by `if`"),
         ("return found - found.mean(0, keepdim=True)", "its answer to an image depends on the other images of a batch"),
+        (
+            "return found.squeeze()",
+            r"it gives \(30,\) for 3 images one by one, \(3, 10\) for all at once: a squeeze\(\)",
+        ),
         ("return found * float('nan')", "the network's answers are no finite numbers"),
         ("return found.detach()", "nothing of the network can be trained: no parameter that its answers depend on"),
         ("return (found.bfloat16() @ torch.eye(10).bfloat16()).float()", "its exported file does not run: .*not find"),
@@ -463,3 +473,43 @@ def test_code_that_changes_while_its_study_runs_is_told_as_that(code: str, tmp_p
         file.write("# another\n")
     with pytest.raises(RunError, match=r"or the file of model .* changed while the study ran"):
         perform(Job(folder, point, tmp_path, None, RetryPolicy()), materials, Reporter(1, Verbosity.QUIET))
+
+
+def test_former_weight_norms_keep_what_they_have_and_what_is_frozen() -> None:
+    network = nn.Sequential(former_weight_norm(nn.Linear(8, 4)), former_weight_norm(nn.Linear(4, 4)))
+    network[0].weight_g.requires_grad_(False)
+    network[0].weight_v.data *= 3
+    nn.init.zeros_(network[1].weight_g)
+    images = torch.rand(3, 8)
+    before = network(images)
+    _parametrize_weight_norms(network)
+    assert torch.equal(network(images), before)
+    parts = [network[0].parametrizations.weight.original0, network[0].parametrizations.weight.original1]
+    assert [part.requires_grad for part in parts] == [False, True]
+    copy.deepcopy(network)
+
+
+def test_what_is_kept_back_of_the_output_does_not_come_later(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(
+        "import ctypes\nimport sys\n\nfrom torch import nn\n\nsys.__stdout__.write('LATE')\n"
+        "ctypes.CDLL(None).printf(b'LATE')\n\n\n"
+        "def net(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))\n"
+    )
+    command = ["run", "--model", "late.py:net", "--dataset", "digits", "--technique", "weight", "--json", "--dry-run"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-m", "onnxprune", *command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["points"]
+
+
+def test_a_network_that_cannot_be_sent_is_refused_before_two_processes_train_it(tmp_path: Path) -> None:
+    (tmp_path / "normed.py").write_text(
+        "from torch import nn\nfrom torch.nn.utils.parametrizations import weight_norm\n\n\ndef net(classes):\n"
+        "    return nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(784, 16)), nn.ReLU(), nn.Linear(16, classes))\n"
+    )
+    settings = {**SETTINGS, "model": f"{tmp_path / 'normed.py'}:net", "technique": "weight", "sparsity": 50}
+    with pytest.raises(InputError, match=r"cannot be sent to other processes: .*; expected --devices 1"):
+        run_sweep(Sweep.parse({**settings, "devices": 2}), tmp_path / "runs", workers=1)
+    assert not (tmp_path / "runs").exists()

@@ -50,6 +50,7 @@ SUMS = {
         for names in (("query", "key"), ("value",), ("expand",))
     ],
     "twice": [["stem", "outer"], ["inner"]],
+    "gated": [["first", "second"]],
 }
 NORMS = {  # BatchNorm -> the layer that it normalises
     "residual": {

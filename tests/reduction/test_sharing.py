@@ -142,3 +142,83 @@ def test_a_bias_may_be_added_after_other_operators_have_run(technique: str, tmp_
     plain = prune(path, technique=technique, criterion="l1", recovery=(), output=tmp_path / "plain.onnx")
     repaired = prune(path, technique=technique, output=tmp_path / "repaired.onnx")
     assert error(repaired) < 0.7 * error(plain)
+
+
+ODD = {  # one kernel or matrix in places that read it in other ways -> text, weights, whether both are fitted as one
+    "strides": (
+        "a = Conv <strides = [2], pads = [1,1]> (i, w1, b1) b = Conv <dilations = [2], pads = [1,1]> (i, w1, b1)",
+        {"w1": (12, 8, 3), "b1": (12,)},
+        True,
+    ),
+    "groups": (
+        "a = Conv (i, w1) g = Concat <axis = 1> (i, i) b = Conv <group = 2> (g, w1)",
+        {"w1": (12, 8, 3)},
+        False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("technique", ["structured", "unstructured"])
+def test_one_kernel_read_in_other_ways(name: str, technique: str, tmp_path: Path) -> None:
+    middle, weights, together = ODD[name]
+    text = f"""(float[n,24] x) => (float[n,5] y) {{
+        r = Reshape (x, image) h = Conv (r, w0, b0) i = Relu (h) {middle} c = Relu (a) d = Relu (b)
+        e = ReduceMean <axes = [2], keepdims = 0> (c) f = ReduceMean <axes = [2], keepdims = 0> (d)
+        j = Add (e, f) y = Gemm (j, wy, by) }}"""
+    more = {"image": [0, 1, 24], "w0": (8, 1, 3), "b0": (8,), "wy": (12, 5), "by": (5,)}
+    path = saved(tmp_path, text, {**more, **weights})
+    found = {site.result: site for site in sites(read(path))}
+    assert (len(found["a"].together), found["a"].fixed) == ((2, False) if together else (1, True))
+    plain = prune(path, technique=technique, criterion="l1", recovery=(), output=tmp_path / "plain.onnx")
+    repaired = prune(path, technique=technique, criterion="obs", output=tmp_path / "repaired.onnx")
+    assert names(repaired.output) == names(path)
+    assert error(repaired) < error(plain)
+
+
+def test_one_matrix_and_its_transpose_are_not_fitted_as_one(tmp_path: Path) -> None:
+    text = """(float[n,24] x) => (float[n,24] y) {
+        a = Gemm (x, w1) b = Relu (a) c = Gemm <transB = 1> (b, w1) d = Relu (c) y = Gemm (d, w2) }"""
+    path = saved(tmp_path, text, {"w1": (24, 16), "w2": (24, 24)})
+    assert [site.fixed for site in sites(read(path))] == [True, True, False]
+    assert names(prune(path, technique="unstructured").output) == {*names(path), "y_bias"}
+
+
+def test_a_score_for_each_of_twins_stays_one(tmp_path: Path) -> None:
+    text = """(float[n,24] x) => (float[n,5] y) {
+        a = Gemm (x, wa) b = Relu (a) c = Gemm (x, wc) d = Relu (c) s = Gemm (b, ws, bs) t = Gemm (d, ws, bs)
+        e = Mul (b, s) f = Mul (d, t) g = Concat <axis = 1> (e, f) y = Gemm (g, wy, by) }"""
+    weights: Weights = {"wa": (24, 16), "wc": (24, 16), "ws": (16, 1), "bs": (1,), "wy": (32, 5), "by": (5,)}
+    path = saved(tmp_path, text, weights)
+    for technique in ("structured", "unstructured"):
+        report = prune(path, technique=technique, output=tmp_path / f"{technique}.onnx")
+        assert names(report.output) <= {*names(path), "a_bias", "c_bias"}
+    alone = prune(path, technique="unstructured", criterion="obs", recovery=(), output=tmp_path / "alone.onnx")
+    assert alone.fidelity_plain is not None
+    assert error(alone) == pytest.approx(alone.fidelity_plain.relative_error, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        (
+            """(float[n,24] x) => (float[n,5] y) { a = MatMul (x, w1) b, c = Split <axis = 1> (a, sizes)
+            d = Add (b, k1) e = Add (c, k2) f = Mul (d, e) y = MatMul (f, w2) }""",
+            {"w1": (24, 32), "sizes": [16, 16], "k1": (16,), "k2": (16,), "w2": (16, 5)},
+        ),
+        (
+            """(float[4,2,6] x) => (float[2,3] y) { h = MatMul (x, wi) a, b = LSTM <hidden_size = 8> (h, w, u)
+            c = Add (b, k) d = Add (a, m) e = ReduceMean <axes = [0], keepdims = 0> (d) f = Add (c, e)
+            s = Squeeze (f, zero) y = MatMul (s, wy) }""",
+            {
+                "wi": (6, 12), "w": (1, 32, 12), "u": (1, 32, 8), "k": (1, 1, 8), "m": (1, 1, 8), "zero": [0],
+                "wy": (8, 3),
+            },
+        ),
+    ],
+    ids=["split", "lstm"],
+)  # fmt: skip
+def test_constants_may_be_added_to_several_outputs_of_one_node(text: str, weights: Weights, tmp_path: Path) -> None:
+    path = saved(tmp_path, text, weights)
+    report = onnxprune.prune(path, latency=False, channel_align=1, sparsity=50)
+    assert report.after.params < 0.7 * report.before.params
