@@ -1,5 +1,6 @@
 """onnxprune: what pruning a neural network costs and gains, measured on the ONNX file that would be deployed."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from onnxprune.reduction.result import PruneReport
     from onnxprune.settings.arguments import PointSettings, SweepSettings
     from onnxprune.settings.sweep import Sweep
+
+# before onnxruntime is imported, here or in processes that are started from here: nothing is sent to its makers, unless
+# the user says so
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "InputError",

@@ -58,7 +58,8 @@ def main() -> NoReturn:
     interruption.listen()
     warnings.showwarning = _show_warning
     try:
-        cli.main(prog_name="onnxprune", standalone_mode=False)
+        with interruption.not_lost():
+            cli.main(prog_name="onnxprune", standalone_mode=False)
     except click.ClickException as error:
         text = io.StringIO()
         error.show(file=text)

@@ -52,7 +52,13 @@ def difference(
         return OutputDifference(None, None, "outputs are not numbers"), renamed
     left_out = len(pairs) - len(numbers)
     note = f"of {len(pairs)} outputs {left_out} are no tensors of numbers, and not compared" if left_out else None
-    differences = [np.abs(a.astype(np.float64) - b).max() for a, b in numbers if a.size]
+    differences = [_largest(a, b) for a, b in numbers if a.size]
     first, second = numbers[0]
     same = float((first.argmax(axis=1) == second.argmax(axis=1)).mean()) if first.ndim == 2 and first.size else None
-    return OutputDifference(float(max(differences, default=0.0)), same, note), renamed
+    return OutputDifference(float(np.max(differences, initial=0.0)), same, note), renamed
+
+
+def _largest(first: np.ndarray, second: np.ndarray) -> float:
+    """Of the differences; equal values, those that are infinite or no numbers among them, differ by 0."""
+    same = (first == second) | ((first != first) & (second != second))
+    return float(np.where(same, 0.0, np.abs(first.astype(np.float64) - second)).max())

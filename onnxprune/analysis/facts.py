@@ -21,7 +21,6 @@ def facts_of(
     base, other = counts
     vector = vector_channels(device)
     complete = base.comparable and other.comparable
-    misaligned = [_misaligned(part, vector) for part in counts]
     traffic = [_traffic(part) for part in counts]
     return Facts(
         speedup=speedup,
@@ -32,7 +31,7 @@ def facts_of(
         theoretical=_theoretical(base.macs, other.macs) if complete else None,
         bytes_ratio=base.file_bytes / other.file_bytes,
         zero_share=1 - other.effective_macs / other.macs if other.macs and complete else 0.0,
-        misaligned_share=max(0.0, misaligned[1] - misaligned[0]) if complete else 0.0,
+        misaligned_share=_misaligned(other, base, vector) if complete else 0.0,
         vector=vector,
         traffic_ratio=traffic[0] / traffic[1] if traffic[0] and traffic[1] else None,
         fixed_share=min(1.0, fixed_share),
@@ -40,18 +39,27 @@ def facts_of(
     )
 
 
-def _theoretical(base: int, other: int) -> float:
-    return base / other if other else float("inf") if base else 1.0
+def _theoretical(base: int, other: int) -> float | None:
+    if not base and not other:
+        return 1.0
+    return base / other if base and other else None
 
 
-def _misaligned(counts: Counts, vector: int) -> float:
-    """Share of the MACs in nodes with weights whose output channels are no multiple of `vector`."""
-    total = sum(
-        node.macs
-        for node in counts.nodes
-        if node.weight_shape is not None and node.output_shape and _channels(node.operator, node.output_shape) % vector
-    )
+def _misaligned(counts: Counts, base: Counts, vector: int) -> float:
+    """Share of the MACs in nodes with weights whose output channels are no multiple of `vector`, nor as many as a node
+    of the base has."""
+    usual = {width for _, width in _widths(base)}
+    total = sum(macs for macs, width in _widths(counts) if width % vector and width not in usual)
     return total / counts.macs if counts.macs else 0.0
+
+
+def _widths(counts: Counts) -> list[tuple[int, int]]:
+    """MACs and output channels of the nodes with weights."""
+    return [
+        (node.macs, _channels(node.operator, node.output_shape))
+        for node in counts.nodes
+        if node.weight_shape is not None and node.output_shape
+    ]
 
 
 def _channels(operator: str, output: Shape) -> int:
@@ -59,6 +67,9 @@ def _channels(operator: str, output: Shape) -> int:
 
 
 def _traffic(counts: Counts) -> int | None:
-    sizes = [node.activation_bytes for node in counts.nodes]
-    known = [size for size in sizes if size is not None]
-    return sum(known) + sum(node.weight_bytes for node in counts.nodes) if len(known) == len(sizes) else None
+    total = 0
+    for node in counts.nodes:
+        if node.repeats and node.activation_bytes is None:
+            return None
+        total += node.repeats * ((node.activation_bytes or 0) + node.weight_bytes)
+    return total

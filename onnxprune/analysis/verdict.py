@@ -21,11 +21,11 @@ class Facts:
         speedup: median latency of the base / of the file.
         interval: its 95 % confidence interval.
         noise: how far sessions of the same file were apart, relative. A speedup within 1 +- noise is none.
-        theoretical: MACs of the base / of the file; None where those of either cannot all be told.
+        theoretical: MACs of the base / of the file; None where those of either cannot all be told, or one has none.
         bytes_ratio: bytes on disk of the base / of the file.
         zero_share: share of the file's multiplications that are by stored zeros; 0 where not all can be told.
-        misaligned_share: share of its MACs in nodes whose output channels fill the vectors less well than the base's;
-            likewise.
+        misaligned_share: share of its MACs in nodes whose output channels fill no vectors, and are not as many as those
+            of a node of the base; likewise.
         vector: channels that fill a vector.
         traffic_ratio: bytes that all nodes read and write, base / file; None where a size is not known.
         fixed_share: share of the file's latency that a run of one trivial operator takes too.
@@ -80,7 +80,9 @@ def judge(facts: Facts) -> Verdict:
     short = eight is None and theory is not None and facts.speedup < _MUCH_LESS * theory
     found = [] if eight is None else reasons(eight, outcome == "faster")
     if theory is None:
-        found.append("what to expect is not known: not all MACs of the two files can be told, see profile")
+        found.append(
+            "what to expect is not known: not all MACs of the two files can be told, or one has none, see profile"
+        )
     elif eight is None and outcome == "faster" and beyond_theory(low, theory, facts.noise):
         found.append(
             f"beyond theory: its MACs explain {theory:.2f}x only; the rest is other work that is gone, another kernel "
@@ -109,7 +111,7 @@ def judge(facts: Facts) -> Verdict:
     if outcome != "faster" and facts.bytes_ratio > 1 / _MUCH_LESS:
         found.append(f"its file is {facts.bytes_ratio:.2f} times smaller nevertheless")
     if outcome == "no real difference" and theory is not None and not found:
-        same = theory is not None and theory < 1 / _MUCH_LESS
+        same = _MUCH_LESS < theory < 1 / _MUCH_LESS
         found.append("it does the same work" if same else "no reason was found")
     if facts.rounds < PLANNED_ROUNDS:
         found.append(

@@ -13,6 +13,7 @@ from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs, check_measured, warn
 from onnxprune.common.errors import InputError
 from onnxprune.common.output import printable
+from onnxprune.common.plain import plain
 
 if TYPE_CHECKING:
     from onnxprune.analysis.comparison import Entry
@@ -74,7 +75,7 @@ def compare(
         say=lambda line: echo(f"{line[0].upper()}{line[1:]}", err=True),
     )
     if as_json:
-        echo(json.dumps([entry_json(entry) for entry in entries], indent=1))
+        echo(json.dumps(plain([entry_json(entry) for entry in entries]), indent=1, allow_nan=False))
     elif as_csv:
         echo(_as_csv(entries), nl=False)
     else:

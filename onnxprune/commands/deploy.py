@@ -131,6 +131,10 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
     )
     prose(f"{headline.removed(row)}; {headline.quality(row)}")
     prose(choice.decided_on())
+    for remark in choice.folded.remarks:
+        prose(remark)
+    if deployed.base_remark is not None:
+        prose(f"Note: {deployed.base_remark}.")
     if row.get("speedup_beyond_theory") is True:
         prose(f"{BEYOND}.")
     echo()

@@ -99,7 +99,7 @@ def _lines(plan: "Sweep", cost: "Estimate", expected: "Forecast", runs: Path, mo
         "networks that shrink take less)",
         f"time      about {duration(expected.seconds)}{workers}, estimated from {expected.source}",
         f"disk      up to {cost.disk_bytes / 1e6:,.0f} MB, {free_disk(runs) / 1e6:,.0f} MB free",
-        f"memory    about {cost.memory_bytes / 1e6:,.0f} MB for the largest network, {available_memory() / 1e6:,.0f} "
-        "MB available",
+        f"memory    about {cost.memory_bytes / 1e6:,.0f} MB for the largest network, beside data and libraries; "
+        f"{available_memory() / 1e6:,.0f} MB available",
         "checked   every network can be exported and pruned as asked; nothing was trained, nothing was written",
     ]

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from onnxprune.common.errors import RunError, StorageError
+from onnxprune.common.errors import InputError, RunError, StorageError
 
 PARTIAL = ".part"
 
@@ -29,11 +29,16 @@ _PIECE = 2**20
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` which takes its name when the block ends well, and vanishes otherwise.
+    """Yields a temporary path beside `path` which takes its name when the block ends well, and vanishes otherwise; a
+    link stays one.
 
     Raises:
+        InputError: it is a device or a pipe.
         StorageError: the disk is full, or the system does not let us write there.
     """
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a device or a pipe: give the name of a file")
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         yield partial

@@ -4,11 +4,12 @@ Python raises their exception wherever it happens to be. In a destructor or a ca
 printed and lost, and the process goes on: so those who work for long ask again between their steps.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -43,6 +44,16 @@ def end() -> int:
         if signal.getsignal(number) == _raise:
             signal.signal(number, signal.SIG_DFL)
     return 128 + (_asked[-1] if _asked else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def not_lost() -> Iterator[None]:
+    """Where a signal came, raises its exception in place of what native code made of it, as of an import that ended."""
+    try:
+        yield
+    except Exception:
+        check()
+        raise
 
 
 def check() -> None:

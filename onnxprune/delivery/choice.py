@@ -19,6 +19,7 @@ from onnxprune.results.seeds import STUDY, configurations
 from onnxprune.results.validation import blunt_limit
 
 _ROUNDING = 1e-9  # 92.5 - 91.3 is a little more than 1.2
+_USELESS = 0.3  # of timing noise, relative: what is faster by less is not told from what is slower
 _POINTS = 10  # of accuracy missing are as bad as a speedup of 0, or twice the bytes or milliseconds
 # what is told over seeds
 _FOLDED = ("accuracy", "validation_accuracy", "accuracy_change", "fidelity", "validation_fidelity", "speedup")
@@ -103,6 +104,7 @@ class Choice:
         alone: the base in 8 bits, the mean over its seeds; None where the sweep has no such file.
         alone_lacks: the constraints that it misses.
         blunt: what is to be said of the largest drop that was allowed; None where nothing is.
+        left_out: sentences on what the clock says and was not gone by.
     """
 
     row: dict[str, Any]
@@ -114,6 +116,7 @@ class Choice:
     alone: dict[str, Any] | None
     alone_lacks: tuple[str, ...]
     blunt: str | None
+    left_out: tuple[str, ...]
 
     def over_seeds(self, column: str) -> tuple[float | None, float | None]:
         """Mean and sample standard deviation; None for what was not measured, or of one seed."""
@@ -132,7 +135,7 @@ class Choice:
     def folded(self) -> Seeds:
         """The seeds, as cards and pages tell of them."""
         columns = {column: self.over_seeds(column) for column in _FOLDED}
-        return Seeds(len(self.seeds), columns, timings.remarks(self.seeds), self.blunt)
+        return Seeds(len(self.seeds), columns, timings.remarks(self.seeds), self.blunt, self.left_out)
 
     def decided_on(self) -> str:
         """What the decision rests on, in words."""
@@ -175,7 +178,8 @@ def choose(
     Among equally fast ones, within timing noise and the standard errors of means over seeds, it is the one with the
     highest validation accuracy, or without labels fidelity. Test images are not used to choose.
 
-    A file whose speedup is beyond theory is the fastest only where all are.
+    A file whose speedup is beyond theory is the fastest only where all are. Where the timing noise says nothing of how
+    fast any is, the fewest MACs decide, as where nothing was timed.
 
     A configuration is decided on by the means over its seeds, and is none if one of its networks has collapsed. What is
     shipped is a file that satisfies the constraints itself.
@@ -202,7 +206,15 @@ def choose(
     candidates = [entry for entry in fitting if entry.fitting]
     if not candidates:
         raise RunError(_nearest_miss(study, [entry.mean for entry in sound], wanted, bool(fitting)))
-    if any(pd.isna(entry.mean["speedup"]) for entry in candidates):
+    left_out: list[str] = []
+    floor = timings.noise(table) if floor is None else floor
+    timed = not any(pd.isna(entry.mean["speedup"]) for entry in candidates)
+    if timed and floor > _USELESS:
+        left_out.append(
+            f"Timing noise of ±{100 * floor:.0f} % says nothing of which is the fastest: the fewest MACs decided. "
+            "`onnxprune retime` measures again."
+        )
+    if not timed or floor > _USELESS:
         by: Literal["speedup", "macs"] = "macs"
         counted = [entry for entry in candidates if not _counts_miss_something(entry.mean)]
         if not counted:
@@ -214,10 +226,14 @@ def choose(
         tied = [entry for entry in counted if entry.mean["macs"] == fewest]
     else:
         by = "speedup"
-        floor = timings.noise(table) if floor is None else floor
         # one beyond theory says more of the measurement than of the network
         believed = [entry for entry in candidates if not _is_so_of_any(entry.rows, "speedup_beyond_theory")]
         believed = believed or candidates
+        if len(believed) < len(candidates):
+            left_out.append(
+                f"Left out: {len(candidates) - len(believed)} whose measured speedup is beyond what MACs and noise "
+                "explain; `onnxprune retime` measures again."
+            )
         fastest = max(believed, key=lambda entry: entry.mean["speedup"])
         least = fastest.mean["speedup"] - fastest.error("speedup")
         tied = [
@@ -230,7 +246,7 @@ def choose(
     lacks = [constraint.text for constraint in wanted if alone is not None and not constraint.holds(alone)]
     row = max(best.fitting, key=_merit)
     seeds, said = files.iloc[best.positions], _blunt(wanted, best.mean, len(best.rows))
-    return Choice(row, seeds, len(candidates), len(found), by, len(tied), alone, tuple(lacks), said)
+    return Choice(row, seeds, len(candidates), len(found), by, len(tied), alone, tuple(lacks), said, tuple(left_out))
 
 
 def _blunt(wanted: list[Constraint], mean: Mapping[str, Any], seeds: int) -> str | None:

@@ -65,6 +65,7 @@ class Deployed:
     entry: dict[str, Any]
     files: tuple[Path, ...]
     compare: str
+    base_remark: str | None
 
 
 def deploy(
@@ -151,7 +152,8 @@ def _deploy(
     index[name] = entry
     write_json(out / INDEX, [index[key] for key in sorted(index)])
     more = () if baked is None else (baked.path,)
-    return Deployed(name, entry, (*files, *more, card_path, out / INDEX), shipped.compare)
+    files_made = (*files, *more, card_path, out / INDEX)
+    return Deployed(name, entry, files_made, shipped.compare, row["base_remark"])
 
 
 def _base_remark(table: pd.DataFrame, row: Mapping[str, Any]) -> str | None:

@@ -33,12 +33,14 @@ class Seeds:
         folded: column -> mean and sample standard deviation over them; None where there is none.
         remarks: sentences.
         blunt: what is to be said of the limit that decided; None where nothing is.
+        left_out: sentences on what the clock says and was not gone by.
     """
 
     count: int
     folded: Mapping[str, tuple[float | None, float | None]]
     remarks: Sequence[str]
     blunt: str | None
+    left_out: Sequence[str]
 
     def spread(self, column: str, form: str) -> str:
         """Mean and standard deviation, as text."""
@@ -244,9 +246,10 @@ def _summary(row: Mapping[str, Any]) -> str:
 
 def decided_on(row: Mapping[str, Any], seeds: Seeds) -> str:
     """Which seed a file is of, what all of them gave, and how far the limit can be relied on."""
-    limit = "" if seeds.blunt is None else f" {seeds.blunt[0].upper()}{seeds.blunt[1:]}."
+    more = "".join(f" {line}" for line in seeds.left_out)
+    more += "" if seeds.blunt is None else f" {seeds.blunt[0].upper()}{seeds.blunt[1:]}."
     if seeds.count == 1:
-        return f"One seed ({row['seed']}): how much results differ between seeds was not measured.{limit}"
+        return f"One seed ({row['seed']}): how much results differ between seeds was not measured.{more}"
     said = f"Chosen by the means over {seeds.count} seeds; this file is of seed {row['seed']}. Means over the seeds: "
     quality = quality_of(row).name
     said += f"{quality} {seeds.spread(quality, '{:.2f}')} %"
@@ -254,7 +257,7 @@ def decided_on(row: Mapping[str, Any], seeds: Seeds) -> str:
         said += f", {seeds.spread('accuracy_change', '{:+.2f}')} points against the 0 % controls"
     if seeds.folded["speedup"][0] is not None:
         said += f", speedup {seeds.spread('speedup', '{:.2f}')}"
-    return f"{said}.{limit}"
+    return f"{said}.{more}"
 
 
 def _about_baked(baked: Baked) -> list[str]:

@@ -25,7 +25,7 @@ def weight_places(network: Network) -> dict[str, list[Place]]:
 def shared_weights(network: Network) -> dict[str, list[Place]]:
     """Those that are read in more than one place.
 
-    Exporters store equal constants once, so that biases of zeros are read by operators that have nothing to do with each
-    other. What is multiplied by is read twice only where the network was built so, or where it was never trained.
+    Exporters store equal constants once, so that biases of zeros are read by operators that have nothing to do with
+    each other. What is multiplied by is read twice only where the network was built so, or where it was never trained.
     """
     return {name: places for name, places in weight_places(network).items() if len(places) > 1}

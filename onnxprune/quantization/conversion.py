@@ -13,6 +13,7 @@ from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.output import silenced
 from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.network import Network, in_order, read
+from onnxprune.graph.nodes import subgraphs, used_names
 from onnxprune.quantization.calibration import calibrate, method
 from onnxprune.quantization.preparation import Prepared
 from onnxprune.quantization.settings import QuantizeSettings
@@ -89,6 +90,16 @@ class Converter:
         del found.model.metadata_props[:]
         return found
 
+    def _cutting_what_is_told(self) -> list[str]:
+        """Nodes that cut off values that others see too, as outputs of the graph or in subgraphs: the quantiser gives
+        what they read the range of what they give, as if nobody else read it."""
+        model = onnx.load(self._model, load_external_data=False)
+        seen = {value.name for value in model.graph.output}
+        for node in model.graph.node:
+            for inner in subgraphs(node):
+                seen |= used_names(inner)
+        return [node.name for node in model.graph.node if node.op_type in ("Relu", "Clip") and node.input[0] in seen]
+
     def _sort(self) -> None:
         """Puts nodes behind what they read: the quantiser overlooks what subgraphs take from outside."""
         model = onnx.load(self._made)
@@ -119,6 +130,7 @@ class Converter:
         if self._settings.dynamic:
             quantize_dynamic(str(self._model), str(self._made), op_types_to_quantize=list(DYNAMIC), **common)
             return
+        common["nodes_to_exclude"] = [*left, *self._cutting_what_is_told()]
         quantize_static(
             str(self._model),
             str(self._made),

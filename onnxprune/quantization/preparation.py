@@ -23,6 +23,9 @@ from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.session import FATAL
 
 _OPSET = 13  # before, weights have one scale for all channels
+_RESIZE_WITH_MODES = 11
+_NEXT_TO_NOTHING = 1e-4  # of the largest weight
+_PLACES = "coordinate_transformation_mode"
 _LARGEST = 2**31 - 2**24  # bytes of weights: models are handed to onnxruntime in one piece
 
 
@@ -94,6 +97,7 @@ def prepare(path: Path, kinds: Sequence[str] | None, shapes: Mapping[str, Shape]
     model = _optimised(path, named)
     places = _places(named, model)
     _make_plain(model)
+    _fill_empty_channels(model)
     _split_gemms(model, whole=kinds is None or "Gemm" in kinds)
     nodes = {node.name: node for node in model.graph.node}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -147,8 +151,11 @@ def _optimised(path: Path, network: Network) -> ModelProto:
     """The network after onnxruntime's basic optimisations, which are those that are right on any processor."""
     model = network.proto()
     if opset(model) < _OPSET:
+        before = opset(model)
         try:
             model = onnx.version_converter.convert_version(model, _OPSET)
+            if before < _RESIZE_WITH_MODES:
+                _keep_places_of_resizing(model)
         except Exception as error:  # onnx's errors share no base class
             raise InputError(
                 f"{path}: it is of opset {opset(model)}, and scales by channel need {_OPSET}: export it again "
@@ -165,6 +172,34 @@ def _optimised(path: Path, network: Network) -> ModelProto:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise InputError(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
         return onnx.load(target)
+
+
+def _fill_empty_channels(model: ModelProto) -> None:
+    """Gives channels that have a bias and no weights, as pruning leaves them, a weight that changes next to nothing.
+
+    The step of a bias is that of the channel's weights times that of the inputs: without weights it is far too coarse.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        names = node.input[1:3]
+        if node.op_type not in ("Conv", "Gemm") or len(names) < 2 or not all(name in constants for name in names):
+            continue
+        weights, biases = (numpy_helper.to_array(constants[name]).copy() for name in names)
+        channels = np.moveaxis(weights, 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1, 0)
+        if channels.dtype != np.float32 or biases.size != len(channels):
+            continue
+        empty = ~channels.reshape(len(channels), -1).any(1) & (biases.reshape(-1) != 0)
+        if empty.any() and channels.any():
+            channels[(empty, *(0,) * (channels.ndim - 1))] = _NEXT_TO_NOTHING * np.abs(channels).max()
+            constants[names[0]].CopyFrom(numpy_helper.from_array(weights, names[0]))
+
+
+def _keep_places_of_resizing(model: ModelProto) -> None:
+    """Says which places the results of Resize are taken from, as operators before opset 11 took them: what onnx's
+    converter leaves open means others."""
+    for node in model.graph.node:
+        if node.op_type == "Resize" and attribute(node, _PLACES) is None:
+            set_attribute(node, _PLACES, "asymmetric")
 
 
 def _make_plain(model: ModelProto) -> None:
@@ -287,7 +322,7 @@ def _obstacle(node: NodeProto, constants: Mapping[str, onnx.TensorProto], kinds:
         return f"onnxruntime has no {node.op_type} in this type, or a slow one"
     weight = constants.get(node.input[1])
     if weight is None:
-        return "it multiplies two activations"
+        return "its weights are on the left" if node.input[0] in constants else "it multiplies two activations"
     if weight.data_type != onnx.TensorProto.FLOAT:
         return f"its weights are {helper.tensor_dtype_to_np_dtype(weight.data_type)}"
     if node.op_type == "MatMul" and len(weight.dims) != 2:

@@ -121,7 +121,40 @@ def allocate(
                 if point > before and costs.of(kept) <= budget * whole:
                     gone[choice] = point
                     break
+    _give_back(graph, losses, budget * whole, costs, points, gone)
     return {place: number for place, number in gone.items() if number}
+
+
+def _give_back(
+    graph: ChannelGraph,
+    losses: Mapping[int, np.ndarray],
+    most: float,
+    costs: Cost,
+    points: Mapping[int, Sequence[int]],
+    gone: dict[int, int],
+) -> None:
+    """Gives groups units back as long as the cost allows it, those first that lose most without them: the last step may
+    have saved more than was asked for."""
+
+    def cost_with(place: int, number: int) -> float:
+        kept = np.ones(len(graph.groups))
+        for other, count in {**gone, place: number}.items():
+            kept[other] -= count / len(graph.groups[other].units)
+        return costs.of(kept)
+
+    while True:
+        ways = [
+            (place, max(point for point in (0, *points[place]) if point < now)) for place, now in gone.items() if now
+        ]
+        saved = {
+            (place, fewer): float(losses[place][gone[place]] - losses[place][fewer])
+            for place, fewer in ways
+            if cost_with(place, fewer) <= most
+        }
+        if not saved:
+            return
+        place, fewer = max(saved, key=saved.__getitem__)
+        gone[place] = fewer
 
 
 def _points(units: int, widths: Sequence[int]) -> list[int]:

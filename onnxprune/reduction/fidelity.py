@@ -129,15 +129,16 @@ def accuracy(network: Network, batches: Iterable[tuple[Inputs, np.ndarray]]) -> 
     Equal scores rank by class index; a row that is not all finite is wrong.
 
     Args:
-        batches: inputs with their labels (samples,).
+        batches: inputs with their labels (samples,); of the last inputs there may be more than labels.
     """
     right = count = 0
     with open_network(network) as session:
         for feed, labels in batches:
             found = run(session, feed).values()
             scores = next((value for value in found if _is_floating(value) and _is_scores(value)), None)
-            if scores is None or len(scores) != len(labels) or labels.max() >= scores.shape[1]:
+            if scores is None or len(scores) < len(labels) or labels.max() >= scores.shape[1]:
                 return None
+            scores = scores[: len(labels)]
             right += int(((scores.argmax(1) == labels) & np.isfinite(scores).all(1)).sum())
             count += len(labels)
     return 100 * right / count if count else None

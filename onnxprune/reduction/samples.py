@@ -32,7 +32,8 @@ class Labelled:
     Attributes:
         split: the images, uint8.
         as_inputs: what makes them inputs.
-        fixed: samples of a batch, where the model says so: what does not fill one is left out.
+        fixed: samples of a batch, where the model says so: one that is not full is filled by its last image, again
+            and again, and has fewer labels.
     """
 
     split: Split
@@ -42,9 +43,10 @@ class Labelled:
     def __iter__(self) -> Iterator[tuple[Inputs, np.ndarray]]:
         size = self.fixed or 8 * _BATCH
         for start in range(0, len(self.split), size):
-            labels = self.split.labels[start : start + size]
-            if self.fixed in (None, len(labels)):
-                yield self.as_inputs(self.split.images[start : start + size]), labels
+            images, labels = self.split.images[start : start + size], self.split.labels[start : start + size]
+            if self.fixed is not None:
+                images = np.pad(images, [(0, size - len(images)), *[(0, 0)] * (images.ndim - 1)], mode="edge")
+            yield self.as_inputs(images), labels
 
 
 @dataclass(frozen=True)

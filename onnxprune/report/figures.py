@@ -133,6 +133,7 @@ def _check_numeric(table: pd.DataFrame, column: str) -> None:
 def _draw(table: pd.DataFrame, x: str, y: str, out: Path, log: tuple[bool, bool], width: float) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     make_folder(out.parent)
     names = named_series(table)
@@ -142,7 +143,7 @@ def _draw(table: pd.DataFrame, x: str, y: str, out: Path, log: tuple[bool, bool]
         axes = figure.add_subplot()
         for axis, logarithmic in zip("xy", log, strict=True):
             if logarithmic:
-                getattr(axes, f"set_{axis}scale")("log", nonpositive="mask")
+                getattr(axes, f"set_{axis}scale")("log", nonpositive="mask" if axis == "x" else "clip")
         for name, look in looks(table, names).items():
             points = over_seeds(table[names == name], x, y)
             sound = points[~points["collapsed"]].sort_values("x", kind="stable")  # from left to right: no loops
@@ -163,6 +164,10 @@ def _draw(table: pd.DataFrame, x: str, y: str, out: Path, log: tuple[bool, bool]
             axes.set_ylim(sound_span(table, y, *[column for column in (f"base_{y}",) if column in table]))
         for level, label, style in _levels(table, y):
             axes.axhline(level, color="0.35", linestyle=style, linewidth=0.8, zorder=1, label=label)
+        for scale, logarithmic in zip((axes.xaxis, axes.yaxis), log, strict=True):
+            first, last = scale.get_view_interval()
+            if logarithmic and last / first >= _DECADE:  # within less, those between say all that there is
+                scale.set_minor_formatter(NullFormatter())
         axes.set_xlabel(_label(x))
         axes.set_ylabel(_label(y))
         shown = len(axes.get_legend_handles_labels()[0])
@@ -185,6 +190,7 @@ def _mark_collapsed(axes: Any, points: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
+_DECADE = 10  # from one label of a logarithmic axis to the next
 _JUDGED = ("accuracy", "top5_accuracy", "cross_entropy", "fidelity", "relative_error", "cosine", "agreement")
 
 
@@ -194,7 +200,7 @@ def _levels(table: pd.DataFrame, y: str) -> list[tuple[float, str, str]]:
     bases = table.drop_duplicates(["sweep", "base_id"])
     studies = bases[["model", "dataset", "batch_size", "sweep"]].drop_duplicates()
     if len(studies) == 1:
-        if f"base_{y}" in table and bases[f"base_{y}"].notna().any():
+        if y != "accuracy_change" and f"base_{y}" in table and bases[f"base_{y}"].notna().any():
             found.append((float(bases[f"base_{y}"].mean()), "unpruned", ":"))
         control = table[(table["sparsity"] == 0) & (table.get("control", "none") == "none")][y].dropna()
         if len(control) and y.removeprefix("validation_") in _JUDGED:

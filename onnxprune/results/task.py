@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxprune.common import interruption
 from onnxprune.common.errors import BusyError, RunError, StorageError, described
 from onnxprune.common.output import logged
 from onnxprune.common.progress import Listener
@@ -112,4 +113,5 @@ def _attempt(work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any] | None,
     except StorageError:
         raise
     except Exception as error:
+        interruption.check()  # native code may have made another error of it
         return None, described(error), traceback.format_exc()

@@ -103,6 +103,27 @@ def test_what_seeds_leave_open_is_a_tie_that_validation_accuracy_breaks() -> Non
     assert choose(rows(*apart), constraints(max_drop=1)).row["technique"] == "weight"
 
 
+def test_where_the_noise_says_nothing_the_fewest_macs_decide() -> None:
+    noisy = {"speedup_noise": 0.9}
+    table = rows(
+        {"seed": 0, "sparsity": 0.0, "speedup": 0.7, "validation_accuracy": 91.0, **noisy},
+        {"seed": 0, "sparsity": 50.0, "speedup": 1.1, "macs": 500, **noisy},
+    )
+    choice = choose(table, constraints(max_drop=1))
+    assert (choice.row["sparsity"], choice.by) == (50.0, "macs")
+    assert "Timing noise of ±90 % says nothing of which is the fastest" in choice.decided_on()
+
+
+def test_what_is_left_out_as_beyond_theory_is_said() -> None:
+    table = rows(
+        {"seed": 0, "speedup": 2.0}, {"seed": 0, "speedup": 9.0, "speedup_beyond_theory": True, "sparsity": 80.0}
+    )
+    choice = choose(table, constraints(max_drop=1))
+    assert choice.row["speedup"] == 2.0
+    assert "Left out: 1 whose measured speedup is beyond what MACs and noise explain" in choice.decided_on()
+    assert choose(table[:1], constraints(max_drop=1)).left_out == ()
+
+
 def test_the_noise_of_the_study_stands_for_that_of_a_part_of_it() -> None:
     part = rows({"speedup": 1.05}, {"speedup": 1.02, "validation_accuracy": 90.8})
     assert choose(part, constraints(max_drop=1)).row["folder"] == "point0"

@@ -478,3 +478,55 @@ def test_macs_of_a_layer_that_gives_its_last_state_alone(tmp_path: Path) -> None
     assert lstm.name == "h" and lstm.macs == 5 * 28 * (6 + 7)
     found = quantized(path, dynamic=True, output=tmp_path / "small.onnx")
     assert found.layers[0].macs_share == pytest.approx(lstm.macs / (lstm.macs + 21))
+
+
+def test_resizing_of_old_opsets_stays_what_it_was(tmp_path: Path) -> None:
+    for opset, node in ((9, 'c = Upsample<mode="linear">(b, s)'), (10, 'c = Resize<mode="linear">(b, s)')):
+        path = write(
+            tmp_path / f"{opset}.onnx",
+            f"(float[n,2,6,6] x) => (float[n,3,15,15] y) {{ a = Conv(x, w, v) b = Relu(a) {node} y = Conv(c, u, t) }}",
+            opset, w=normal(4, 2, 1, 1), v=normal(4), s=[1, 1, 2.5, 2.5], u=normal(3, 4, 1, 1), t=normal(3),
+        )  # fmt: skip
+        data = {"x": normal(64, 2, 6, 6)}
+        report = quantized(path, type="float16", data=data, output=tmp_path / "half.onnx")
+        assert report.fidelity is not None and report.fidelity.relative_error < 0.01
+
+
+def test_an_output_that_others_cut_off_is_not_cut_off_itself(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "net.onnx",
+        "(float[n,8] x) => (float[n,4] y, float[n,16] a) { a = Gemm(x, w, b) c = Relu(a) y = Gemm(c, v, d) }",
+        w=normal(8, 16), b=normal(16), v=normal(16, 4), d=normal(4),
+    )  # fmt: skip
+    data = {"x": normal(128, 8)}
+    report = quantized(path, data=data, output=tmp_path / "small.onnx")
+    found = answer(read(report.output), **data)
+    assert min(value.min() for value in found) < -1
+    assert report.fidelity is not None and report.fidelity.relative_error < 0.1
+
+
+def test_biases_of_channels_without_weights_stay(tmp_path: Path) -> None:
+    kernel = normal(8, 3, 1, 1)
+    kernel[::2] = 0
+    path = write(
+        tmp_path / "net.onnx",
+        "(float[n,3,4,4] x) => (float[n,8,4,4] y) { y = Conv(x, w, b) }",
+        w=kernel, b=np.linspace(0.2, 0.45, 8),
+    )  # fmt: skip
+    data = {"x": np.abs(normal(64, 3, 4, 4)) * 100}
+    report = quantized(path, data=data, output=tmp_path / "small.onnx")
+    whole, found = (answer(read(file), **data)[0] for file in (path, report.output))
+    assert np.abs(found - whole)[:, ::2].max() < 0.05 * np.abs(whole).max()
+    assert found[:, ::2].mean() == pytest.approx(whole[:, ::2].mean(), abs=0.5)
+
+
+def test_all_test_images_count_where_the_batch_is_fixed(mlp: Path, tmp_path: Path) -> None:
+    built = onnx.load(mlp)
+    for value in (*built.graph.input, *built.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 100
+    onnx.save(built, tmp_path / "fixed.onnx")
+    data = trained.dataset(tmp_path / "digits.npz")
+    how = {"data": data, "dynamic": True, "output": tmp_path / "small.onnx"}
+    free, fixed = (quantized(path, **how) for path in (mlp, tmp_path / "fixed.onnx"))
+    assert free.accuracy is not None and fixed.accuracy is not None
+    assert fixed.accuracy.original == pytest.approx(free.accuracy.original)

@@ -21,6 +21,7 @@ from onnxprune.graph import surgery
 from onnxprune.graph.network import Network, metadata, read
 from onnxprune.reduction import prune as pruning
 from onnxprune.reduction import units
+from onnxprune.reduction.allocation import allocate, cost
 from onnxprune.reduction.preparation import prepare
 from onnxprune.reduction.result import PruneReport
 from onnxprune.reduction.selection import _rank, rank_groups
@@ -288,6 +289,28 @@ def test_macs_come_within_a_unit_of_the_target(channel_align: int, mlp: Path) ->
         assert 0.5 - step < report.after.macs / report.before.macs <= 0.5
         shares = [group.kept / group.units for group in report.groups if group.frozen is None]
         assert shares[0] != shares[1]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_no_group_could_keep_its_next_width_within_the_target(share: float, convs: Path) -> None:
+    graph = prepare(convs).graph
+    costs = cost(graph)
+    losses = {
+        place: np.arange(len(group.units) + 1.0) ** 2 for place, group in enumerate(graph.groups) if not group.frozen
+    }
+    widths = {place: [*range(4, len(loss), 4)] for place, loss in losses.items()}
+    counts = allocate(graph, losses, share, costs, widths)
+
+    def left(gone: dict[int, int]) -> float:
+        kept = np.ones(len(graph.groups))
+        for place, number in gone.items():
+            kept[place] -= number / len(graph.groups[place].units)
+        return costs.of(kept) / costs.of(np.ones(len(kept)))
+
+    assert counts and left(counts) <= share
+    for place, number in counts.items():
+        assert number % 4 == 0
+        assert left({**counts, place: number - 4}) > share
 
 
 def test_a_target_of_latency_is_searched_with_the_clock(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
