@@ -173,11 +173,15 @@ def _print(entries: "list[Entry]", device: str) -> None:
         echo(columns(headings, [_timed(entry) for entry in part]))
         echo()
         for entry in part:
-            if entry.placement:
-                prose(f"Note: {entry.path}: {printable(entry.placement)}")
-            if entry.disturbance.busy:
-                prose(f"Note: {entry.path}: timed on a busy machine: {entry.disturbance.busy}")
+            _print_notes(entry)
             print_verdict(entry)
+
+
+def _print_notes(entry: "Entry") -> None:
+    if entry.placement:
+        prose(f"Note: {entry.path}: {printable(entry.placement)}")
+    if entry.disturbance.busy:
+        prose(f"Note: {entry.path}: timed on a busy machine: {entry.disturbance.busy}")
 
 
 def _ratio(entry: "Entry", base: "Entry", name: str) -> str:
@@ -236,4 +240,6 @@ def print_verdicts(entries: "Sequence[Entry]") -> None:
         if entry.facts is None:
             batch = "" if entry.batch is None else f" at batch {entry.batch:,}"
             echo(f"\nBy onnxruntime{batch}, both timed in turn:")
+        else:
+            _print_notes(entry)
         print_verdict(entry)

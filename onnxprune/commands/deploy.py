@@ -67,8 +67,9 @@ def deploy(
 
     The best is the fastest model that meets every constraint: by measured speedup, or by MACs if nothing was timed or
     the timing noise is over 30 %. A speedup that MACs and noise do not explain is not gone by. Among equally fast ones,
-    it is the one with the highest validation accuracy. Test accuracy is reported but not used to choose. With several seeds their means decide, and the file of the best seed is copied. A sweep of several models,
-    datasets or batch sizes gives one model for each.
+    it is the one with the highest validation accuracy. Test accuracy is reported but not used to choose. With several
+    seeds their means decide, and the file of the best seed is copied. A sweep of several models, datasets or batch
+    sizes gives one model for each.
 
     \b
     Examples:

@@ -283,10 +283,12 @@ def paper_tables(table: "pd.DataFrame") -> list[PaperTable]:
             f"{plural(seeds, 'seed')}; {judged} {whole(row['test_images'])} test images; eff. MACs: without those by "
             "stored zeros"
         )
+        if rows["accuracy"].notna().any():
+            caption += "; change: against the 0 % control, ~: within noise"
         if rows["speedup"].notna().any():
             caption += (
                 f"; speedup: measured by onnxruntime on {row['device']}, batch {row['latency_batch']}, "
-                f"{plural(row['latency_threads'], 'thread')}, ~: within timing noise"
+                f"{plural(row['latency_threads'], 'thread')}, ~: within timing noise, !: beyond what MACs explain"
             )
         headings = [" ".join(_headings(rows)[index].split()) for index in kept]
         found.append(PaperTable(caption, headings, [[line[index] for index in kept] for line in lines], sections))

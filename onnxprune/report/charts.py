@@ -42,12 +42,14 @@ def accuracy_over_sparsity(rows: pd.DataFrame, names: pd.Series, looks: Mapping[
     quality = quality_of_study(rows).name
     figure = empty_figure("removed (%)", f"test {quality} (%)")
     lost: list[tuple[pd.DataFrame, str, Look]] = []
+    ends: list[float] = []
     for name, look in looks.items():
         of_name = rows[names == name]
         points = over_seeds(of_name, "achieved_sparsity", quality)
         if (points["seeds"] > 1).any():
             figure.add_trace(_band(points[~points["collapsed"]], name, look))
         figure.add_trace(_curve(points[~points["collapsed"]], name, look))
+        ends += points.loc[~points["collapsed"], ["low", "high"]].to_numpy(float).ravel().tolist()
         lost.append((points[points["collapsed"]], name, look))
         early = over_seeds(of_name, "achieved_sparsity", f"before_finetuning_{quality}")
         if len(early):  # schedules that prune while they train have none
@@ -56,7 +58,7 @@ def accuracy_over_sparsity(rows: pd.DataFrame, names: pd.Series, looks: Mapping[
     if bases["batch_size"].nunique() == 1 and bases["sweep"].nunique() == 1:
         level = bases[f"base_{quality}"].mean()
         figure.add_trace(_neutral([0, 100], [level, level], f"base, {level:.2f} %", dash="dot"))
-    low, high = sound_span(rows, quality, f"base_{quality}")
+    low, high = sound_span(rows, quality, f"base_{quality}", ends=ends)
     figure.update_yaxes(range=[low, min(high, 100.4)])
     for points, name, look in lost:
         if len(points):

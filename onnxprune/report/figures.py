@@ -144,6 +144,7 @@ def _draw(table: pd.DataFrame, x: str, y: str, out: Path, log: tuple[bool, bool]
         for axis, logarithmic in zip("xy", log, strict=True):
             if logarithmic:
                 getattr(axes, f"set_{axis}scale")("log", nonpositive="mask" if axis == "x" else "clip")
+        ends: list[float] = []
         for name, look in looks(table, names).items():
             points = over_seeds(table[names == name], x, y)
             sound = points[~points["collapsed"]].sort_values("x", kind="stable")  # from left to right: no loops
@@ -151,6 +152,7 @@ def _draw(table: pd.DataFrame, x: str, y: str, out: Path, log: tuple[bool, bool]
                 sound["x"], sound["y"], label=name, color=look.colour, marker=_MARKERS[look.marker],
                 linestyle=_DASHES[look.dash], linewidth=1.2, markersize=3.5,
             )  # fmt: skip
+            ends += [*sound["low"], *sound["high"]]
             axes.errorbar(
                 sound["x"], sound["y"], error_bars(sound), color=look.colour, linestyle="none", elinewidth=0.6,
                 capsize=1.5, capthick=0.6,
@@ -161,7 +163,8 @@ def _draw(table: pd.DataFrame, x: str, y: str, out: Path, log: tuple[bool, bool]
             if x.endswith("sparsity"):  # elsewhere they are so far off that the others would be squeezed together
                 _mark_collapsed(axes, points[points["collapsed"]])
         if not log[1]:
-            axes.set_ylim(sound_span(table, y, *[column for column in (f"base_{y}",) if column in table]))
+            levels = [column for column in (f"base_{y}",) if column in table]
+            axes.set_ylim(sound_span(table, y, *levels, ends=ends))
         for level, label, style in _levels(table, y):
             axes.axhline(level, color="0.35", linestyle=style, linewidth=0.8, zorder=1, label=label)
         for scale, logarithmic in zip((axes.xaxis, axes.yaxis), log, strict=True):

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,11 +95,16 @@ def error_bars(points: pd.DataFrame, y: str = "y", low: str = "low", high: str =
     return tuple((columns[end] - columns[y]).abs().fillna(0.0) for end in (low, high))  # type: ignore[return-value]
 
 
-def sound_span(rows: pd.DataFrame, *columns: str) -> tuple[float, float]:
+def sound_span(rows: pd.DataFrame, *columns: str, ends: Sequence[float] = ()) -> tuple[float, float]:
     """From where to where an axis of these columns goes, so that networks which have collapsed, far from all others,
-    do not squeeze the differences between those into a line; of all rows where all have collapsed."""
+    do not squeeze the differences between those into a line; of all rows where all have collapsed.
+
+    Args:
+        ends: of intervals that are to be seen whole; NaN where there is none.
+    """
     sound = rows[~rows["collapsed"].astype(bool)]
     values = (sound if len(sound) else rows)[list(columns)].to_numpy(float, na_value=math.nan)
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    seen = np.append(values, ends)
+    low, high = float(np.nanmin(seen)), float(np.nanmax(seen))
     margin = 0.08 * (high - low) or 0.01 * abs(high) or 1.0
     return low - margin, high + margin

@@ -121,6 +121,8 @@ def test_criteria_of_a_single_technique_differ_in_colour() -> None:
 def test_collapsed_networks_do_not_stretch_an_axis() -> None:
     rows = pd.DataFrame({"accuracy": [97.0, 95.0, 10.0], "collapsed": [False, False, True]})
     low, high = sound_span(rows, "accuracy")
+    assert sound_span(rows, "accuracy", ends=[low - 5, np.nan])[0] < low - 5
+    assert sound_span(rows, "accuracy", ends=[high + 1])[1] > high + 1
     assert 94 < low < 95
     assert 97 < high < 98
     assert sound_span(rows[rows["collapsed"]], "accuracy")[0] < 10
