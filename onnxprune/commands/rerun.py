@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import click
 
 from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows, warn
+from onnxprune.common.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from onnxprune.study.rerun import Repetition
@@ -39,7 +39,7 @@ def rerun(folder: Path, out: Path | None, data_dir: Path | None, output: str | N
     """
     from onnxprune.study.rerun import rerun as run_again
 
-    with tempfile.TemporaryDirectory(prefix="onnxprune-rerun-") as temporary:
+    with temporary_folder() as temporary:
         repetitions = run_again(folder, out or Path(temporary), data_dir, warn)
     if output is not None:
         rows = [{**dataclasses.asdict(found), "reproduced": found.reproduced} for found in repetitions]
