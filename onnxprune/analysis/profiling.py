@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.environment import usable_cores
-from onnxprune.common.errors import InputError
+from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.files import identities
 from onnxprune.runtime.helper import Limits, guarded, refusals
 from onnxprune.runtime.sizes import bytes_around, reading_seconds, run_memory, timing_limit
@@ -244,8 +244,12 @@ def profile(
         target = Target(path, device, threads, seconds, counts.index_limits, counted.file_bytes)
         measured = _measure(target, counted.runs, latency, per_node_time, counts.peak_activation_bytes, say)
         if roofline and measured.latencies:
-            measured.roofline = roof = _roofline(target, counts, say)
-            if roof.busy:
+            try:
+                measured.roofline = roof = _roofline(target, counts, say)
+            except (InputError, RunError) as error:  # the rest is there
+                measured.remarks.append(f"no roofline: {str(error).removeprefix('roofline: ')}")
+                roof = None
+            if roof is not None and roof.busy:
                 measured.remarks.append(f"the roofline was measured on a busy machine, which can do more: {roof.busy}")
         measured.remarks.extend(counted.integers)
     if identities([path]) != before:

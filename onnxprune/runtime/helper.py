@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import psutil
 
 from onnxprune.common import errors
-from onnxprune.common.errors import InputError, OnnxpruneError, described
+from onnxprune.common.errors import InputError, OnnxpruneError, RunError, described
 from onnxprune.common.processes import signal_of
 from onnxprune.common.temporary import keep_temporary_folders_in, temporary_folder
 from onnxprune.runtime.ahead import helper_process
@@ -174,6 +174,8 @@ def serve() -> None:
             answer = ("stopped", str(stopped))
         except MemoryError:
             answer = ("stopped", _too_much(_stage[0], _limits.memory))
+        except OSError as error:  # a full disk, as that of temporary files
+            answer = ("failed", RunError.__name__, f"{_stage[0]}: {described(error)}")
         except Exception as error:
             answer = ("raised", described(error))
         _send(*answer)

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 import onnxprune
 from onnxprune.analysis.profiling import profile
-from onnxprune.common.errors import InputError
+from onnxprune.common.errors import InputError, RunError
 from onnxprune.runtime.roofline import Roofline
 
 
@@ -36,6 +36,16 @@ def known_roofline(monkeypatch):
 
 def run(*arguments, **settings):
     return called("profile", *arguments, **settings)
+
+
+def test_without_a_roofline_the_rest_is_there(path, monkeypatch):
+    def full(*asked):
+        raise RunError("measuring the roofline: OSError: [Errno 28] No space left on device")
+
+    monkeypatch.setattr("onnxprune.analysis.profiling._roofline", full)
+    found = profile(path, threads=1, seconds=0.01)
+    assert found.roofline is None and found.latencies
+    assert "no roofline: measuring the roofline: OSError: [Errno 28] No space left on device" in found.remarks
 
 
 @pytest.mark.usefixtures("known_roofline")

@@ -1,5 +1,6 @@
 """What tests have done in the helper process."""
 
+import errno
 import os
 import signal
 import sys
@@ -19,6 +20,11 @@ def add(one: int, other: int) -> int:
 
 def process() -> int:
     return os.getpid()
+
+
+def fill() -> None:
+    helping.stage("writing", 1.0)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def surroundings() -> tuple[int, int, list[str], list[str]]:

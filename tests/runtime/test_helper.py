@@ -70,6 +70,8 @@ def test_what_it_gives_and_says_comes_back_and_it_is_kept() -> None:
     with pytest.raises(RunError, match="no"):
         guarded("guarded_work:refuse")
     assert guarded("guarded_work:process") == first
+    with pytest.raises(RunError, match=r"writing: OSError: \[Errno 28\] No space left on device"):
+        guarded("guarded_work:fill")
     with pytest.raises(RuntimeError, match="ZeroDivisionError: nothing by nothing"):
         guarded("guarded_work:fail")
 
