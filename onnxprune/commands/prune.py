@@ -92,8 +92,8 @@ _MOST_NAMES = 4  # of frozen groups of one reason
     default=str(DEFAULT_STEP),
     show_default=True,
     metavar="N",
-    help="Convolutions of 32 channels or more keep a multiple of N, or of a half, a quarter, ... of it; auto: measure which "
-    "multiple is fast on this machine.",
+    help="Convolutions of 32 channels or more keep a multiple of N, or of a half, a quarter, ... of it; auto: measure "
+    "which multiple is fast on this machine.",
 )
 @click.option(
     "--recovery",
