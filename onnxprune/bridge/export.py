@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.common.errors import RunError
 from onnxprune.common.files import replacing
+from onnxprune.training.device import device_of
 
 OPSET = 18
 INPUT_NAME = "input"
@@ -35,7 +36,7 @@ def export(network: nn.Module, path: Path, input_shape: tuple[int, ...], *, name
     if isinstance(network, GraphNetwork):
         network.save(path, named=named)
         return
-    images = torch.zeros(2, *input_shape, device=next(network.parameters()).device)
+    images = torch.zeros(2, *input_shape, device=device_of(network))
     # the exporter fails where operators are counted as they run, and what it runs is no cost of pruning
     with replacing(path) as partial, _disable_current_modes():
         torch.onnx.export(

@@ -23,6 +23,7 @@ from onnxprune.reduction.preparation import Prepared
 from onnxprune.runtime.long_work import work_in_helper
 from onnxprune.runtime.probe import probe
 from onnxprune.runtime.sizes import SECONDS_TO_OPEN
+from onnxprune.training.device import device_of
 
 _MASK = 50.0  # a constant of an attention score that is as large as this is a mask
 _WEIGHT = re.compile(r"(.+)\.weight(?:\.transposed)?(?:_\d+)?")
@@ -138,7 +139,7 @@ def layer_of(constant: str) -> str | None:
 def remade(network: GraphNetwork, graph: Network) -> GraphNetwork:
     """A network of another graph, with the same input and answers, in evaluation mode."""
     plan = network.plan
-    device = next(network.parameters()).device
+    device = device_of(network)
     return build(graph, None, plan.image, plan.layout, plan.answers, plan.log).eval().to(device)
 
 

@@ -5,6 +5,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from onnxprune.common.temporary import temporary_folder
+
 _copies: dict[Path, Path] = {}
 _folders: dict[str, tempfile.TemporaryDirectory[str]] = {}  # content of what was sent -> where it is kept
 
@@ -19,7 +21,7 @@ def keep_sent(files: Mapping[str, bytes]) -> None:
     for name, data in sorted(files.items()):
         content.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(data).digest())
     if content.hexdigest() not in _folders:
-        _folders[content.hexdigest()] = tempfile.TemporaryDirectory(prefix="onnxprune-sent-")
+        _folders[content.hexdigest()] = temporary_folder()
     folder = _folders[content.hexdigest()]
     for name, data in files.items():
         copy = Path(folder.name, *Path(name).absolute().parts[1:])

@@ -125,6 +125,14 @@ def allocate(
     return {place: number for place, number in gone.items() if number}
 
 
+def kept_shares(graph: ChannelGraph, gone: Mapping[int, int]) -> np.ndarray:
+    """Share of each group that is left (groups,), without these numbers of units."""
+    kept = np.ones(len(graph.groups))
+    for place, number in gone.items():
+        kept[place] -= number / len(graph.groups[place].units)
+    return kept
+
+
 def _give_back(
     graph: ChannelGraph,
     losses: Mapping[int, np.ndarray],
@@ -137,10 +145,7 @@ def _give_back(
     have saved more than was asked for."""
 
     def cost_with(place: int, number: int) -> float:
-        kept = np.ones(len(graph.groups))
-        for other, count in {**gone, place: number}.items():
-            kept[other] -= count / len(graph.groups[other].units)
-        return costs.of(kept)
+        return costs.of(kept_shares(graph, {**gone, place: number}))
 
     while True:
         ways = [

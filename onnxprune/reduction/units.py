@@ -13,7 +13,7 @@ from onnxprune.common.widths import Prunable, kept_units
 from onnxprune.graph import surgery
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, label_of
-from onnxprune.reduction.allocation import Cost, allocate, cost
+from onnxprune.reduction.allocation import Cost, allocate, cost, kept_shares
 from onnxprune.reduction.blocks import ordered
 from onnxprune.reduction.fidelity import deciding_score
 from onnxprune.reduction.heads import turned
@@ -293,10 +293,7 @@ class UnitPruning:
         """Units that each group loses, so that the share of the MACs is left."""
         costs = cost(self._graph)
         counts = self._allocated(self._losses(), share, costs)
-        kept = np.ones(len(self._graph.groups))
-        for place, gone in counts.items():
-            kept[place] -= gone / len(self._graph.groups[place].units)
-        left = costs.of(kept) / costs.of(np.ones(len(kept)))
+        left = costs.of(kept_shares(self._graph, counts)) / costs.of(kept_shares(self._graph, {}))
         if left > share * (1 + _ROUNDING):
             raise InputError(
                 f"{self._path}: no pruning brings it to {share:g} of its MACs: the smallest that was found has "

@@ -15,6 +15,7 @@ import psutil
 from onnxprune.common.errors import InputError, RunError, StorageError
 from onnxprune.common.output import silenced
 from onnxprune.common.sent_files import keep_sent
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.data.dataset import Dataset
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy
@@ -90,7 +91,7 @@ def base_task(point: Point, base_id: str, dataset: Dataset, sent: Files, threads
 
         from onnxprune.study.base import ensure_base
     torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as runs:
+    with temporary_folder() as runs:
         folder = Path(runs) / BASES / base_id
         return _made(folder, lambda listener: ensure_base(point, dataset, Path(runs), listener, RetryPolicy()))
 
@@ -132,7 +133,7 @@ def point_task(
         return twins.find_twin(folder, identity, claim)
 
     try:
-        with tempfile.TemporaryDirectory(prefix="onnxprune-") as sweep:
+        with temporary_folder() as sweep:
             folder = Path(sweep) / job.folder.name
             if twin is not None:
                 store.receive(folder.with_name(twin.maker), twin.files)
@@ -170,7 +171,7 @@ def _load_base(point: Point, base_id: str, dataset: Dataset, files: Files) -> An
     with silenced():
         from onnxprune.study.base import load_base
     if _loaded is None or _loaded[0] != base_id:
-        runs = tempfile.TemporaryDirectory(prefix="onnxprune-base-")
+        runs = temporary_folder()
         store.receive(Path(runs.name) / BASES / base_id, files)
         _loaded = (base_id, load_base(point, dataset, Path(runs.name)), runs)
     return _loaded[1]

@@ -13,6 +13,7 @@ from onnxprune.common.environment import available_memory, free_disk
 from onnxprune.common.errors import InputError, described
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Verbosity
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.data.dataset import load
 from onnxprune.data.registry import DATASETS
 from onnxprune.data.source import DatasetInfo
@@ -153,7 +154,7 @@ def _run_small_model() -> None:
 
     from onnxprune.runtime.session import open_session
 
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         path = Path(folder) / "small.onnx"
         onnx.save(onnx.parser.parse_model(_SMALL), path)
         (output,) = open_session(path).run(None, {"input": np.ones(1, np.float32)})

@@ -12,7 +12,6 @@ import os
 import pickle
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -29,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from onnxprune.common.errors import RunError, one_line
 from onnxprune.common.processes import start
+from onnxprune.common.temporary import temporary_folder
 from onnxprune.models.reference import files_run
 
 _SECONDS_TO_ANSWER = 120  # of a helper, until it is taken for dead
@@ -107,7 +107,7 @@ class _Helpers:
     """The other processes, connected with this one."""
 
     def __init__(self, devices: int, device: torch.device) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-training-")
+        self._folder = temporary_folder()
         meeting = Path(self._folder.name) / "meeting"
         threads = max(1, torch.get_num_threads() // devices)
         self._log = (Path(self._folder.name) / "log.txt").open("w+", encoding="utf-8")
