@@ -30,7 +30,7 @@ from onnxprune.common.environment import describe
 from onnxprune.common.files import compressed_bytes
 from onnxprune.graph.metadata import parse
 from onnxprune.graph.network import metadata, read
-from onnxprune.reduction.fidelity import accuracy
+from onnxprune.reduction.accuracy import accuracy
 from onnxprune.reduction.samples import Samples, read_samples
 from onnxprune.runtime.processor import int8_instructions, vectors
 

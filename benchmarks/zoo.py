@@ -32,7 +32,7 @@ from onnxprune.graph import surgery
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.metadata import parse
 from onnxprune.graph.network import Network, read
-from onnxprune.reduction.fidelity import accuracy
+from onnxprune.reduction.accuracy import accuracy
 from onnxprune.reduction.importance import norms
 from onnxprune.reduction.moments import Ridge
 from onnxprune.reduction.preparation import prepare

@@ -10,6 +10,7 @@ import numpy as np
 from onnxprune.analysis.classifier import Classifier, shape_text
 from onnxprune.analysis.evaluation import Scores, score
 from onnxprune.common.errors import InputError
+from onnxprune.common.shares import Interval, wilson
 from onnxprune.data.dataset import Dataset
 from onnxprune.graph.metadata import Normalisation
 
@@ -34,6 +35,11 @@ class Assessment:
     confusion: np.ndarray
     not_finite: int
 
+    @property
+    def interval(self) -> Interval:
+        """That of the accuracy at 95 %, in percent (Wilson)."""
+        return wilson(self.scores.accuracy * self.images / 100, self.images)
+
     def as_json(self) -> dict[str, Any]:
         """Accuracies in percent, cross-entropy in nats (null where a logit is not finite), rows true classes."""
         scores = dataclasses.asdict(self.scores)
@@ -43,6 +49,8 @@ class Assessment:
         return {
             "images": self.images,
             **scores,
+            "accuracy_low": self.interval.low,
+            "accuracy_high": self.interval.high,
             "not_finite": self.not_finite,
             "classes": [
                 {"name": name, "images": count, "accuracy": accuracy}

@@ -1,5 +1,6 @@
 """What tables for people have in common: where they are printed, and how numbers are written in them."""
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from onnxprune.results.quality import ACCURACY, FIDELITY, Quality
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from onnxprune.reduction.accuracy import Evidence
 
 MISSING = "-"
 SHORT = {ACCURACY: "acc", FIDELITY: "fidelity"}  # as headings have it
@@ -31,6 +34,23 @@ def spread(values: "pd.Series", digits: int = 2) -> str:
         return MISSING
     text = f"{values.mean():.{digits}f}"
     return text if len(values) == 1 else f"{text} ± {values.std():.{digits}f}"
+
+
+def accuracy_rows(accuracy: Sequence[float], tested: "Evidence") -> list[list[str]]:
+    """Of networks made from one another, a column each: accuracy with its interval, and what the last one changed.
+
+    Args:
+        accuracy: top-1, percent.
+    """
+    change = accuracy[-1] - accuracy[0]
+    between = [MISSING] * (len(accuracy) - 1)
+    noise = "" if tested.real else ", within noise"
+    return [
+        [f"accuracy, on {tested.images:,} test images", *(f"{percent:.2f} %" for percent in accuracy)],
+        ["its 95 % interval", *(f"{low:.1f} to {high:.1f} %" for low, high in tested.intervals)],
+        ["change, points", *between, f"{change:+.2f}{noise}"],
+        ["its 95 % interval", *between, "{:+.2f} to {:+.2f}".format(*tested.change)],
+    ]
 
 
 def compact(number: float) -> str:

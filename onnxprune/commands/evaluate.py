@@ -172,13 +172,14 @@ def _print(classifier: "Classifier", data: "Dataset", normalisation: "Normalisat
     scores = found.scores
     known = classifier.metadata
     recorded = known.accuracy if known.dataset == data.name else None
+    low, high = found.interval
     echo(f"{classifier.path} on {data.name}: {found.images:,} test images, by onnxruntime")
     if known.technique is not None and known.sparsity is not None:
         echo(f"pruned: {known.technique}, {known.sparsity:g} % asked for")
     echo(
         f"normalised: pixel / 255, minus {_listed(normalisation.mean)}, divided by {_listed(normalisation.std)}\n\n"
-        f"accuracy       {scores.accuracy:6.2f} %"
-        + (f"   (recorded in the file: {recorded:.2f} %)\n" if recorded is not None else "\n")
+        f"accuracy       {scores.accuracy:6.2f} %   (95 % interval: {low:.2f} to {high:.2f} %"
+        + (f"; recorded in the file: {recorded:.2f} %)\n" if recorded is not None else ")\n")
         + f"top-5          {scores.top5_accuracy:6.2f} %"
         + ("   (there are no more than 5 classes)\n" if len(found.classes) <= 5 else "\n")
         + f"cross-entropy  {scores.cross_entropy:6.4f} nats\n"

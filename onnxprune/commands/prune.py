@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.commands.cells import MISSING
+from onnxprune.commands.cells import MISSING, accuracy_rows
 from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import (
     BATCH_SIZES,
@@ -242,8 +242,8 @@ def _quality(report: "PruneReport") -> tuple[list[str], list[list[str]]]:
     ]
     if plain.agreement is not None and found.agreement is not None:
         rows.append(["same highest score", MISSING, f"{plain.agreement:.2f} %", f"{found.agreement:.2f} %"])
-    if accuracy is not None:
-        rows.append(["accuracy, on the test images", *(f"{score:.2f} %" for score in accuracy)])
+    if accuracy is not None and report.tested is not None:
+        rows += accuracy_rows(accuracy, report.tested)
     return [f"on {found.samples} held-out samples", ">original", ">pruned", ">recovered"], rows
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.commands.cells import MISSING
+from onnxprune.commands.cells import MISSING, accuracy_rows
 from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import (
     BATCH_SIZES,
@@ -208,8 +208,8 @@ def _quality(report: "QuantizeReport") -> tuple[list[str], list[list[str]]]:
         rows.append(["same highest score", MISSING, f"{found.agreement:.2f} %"])
     if report.drop is not None:
         rows.append(["drop that --max-drop limits, points", MISSING, f"{report.drop:.2f}"])
-    if accuracy is not None:
-        rows.append(["accuracy, on the test images", *(f"{score:.2f} %" for score in accuracy)])
+    if accuracy is not None and report.tested is not None:
+        rows += accuracy_rows(accuracy, report.tested)
     return [f"on {found.samples} held-out samples", ">original", ">quantised"], rows
 
 

@@ -6,9 +6,11 @@ and normalisation are no products; multiplications by padding are counted, and b
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from functools import cache
+from math import inf, prod
 from typing import Any, NamedTuple
 
+import onnx
 from onnx import NodeProto, helper
 
 Shape = tuple[int, ...]
@@ -184,6 +186,16 @@ def _group_query_attention(site: Site) -> list[Product]:
     return [Product(query[0] * query[1] * length * 2 * heads * size)]
 
 
+def _linear_attention(site: Site) -> list[Product]:
+    """ai.onnx LinearAttention: the recurrence by its definition, of (batch, length, heads * size)."""
+    query, value = site.input(0), site.input(2)
+    heads, kv_heads = site.attribute("q_num_heads", 1), site.attribute("kv_num_heads", 1)
+    state = (query[2] // heads) * (value[2] // kv_heads)
+    delta = site.attribute("update_rule", b"gated_delta").decode().endswith("delta")
+    updates = 2 if delta else 1  # key by value, and what the state answers to the key
+    return [Product(query[0] * query[1] * (heads + updates * kv_heads) * state)]
+
+
 def _einsum(site: Site) -> list[Product]:
     if len(site.node.input) == 1:
         return []
@@ -212,6 +224,7 @@ MICROSOFT = "com.microsoft"
 
 OPERATORS: dict[str, Operator] = {
     "Attention": Operator(_attention, weights=()),
+    "CausalConvWithState": Operator(_conv(), biases=(2,)),
     "Conv": Operator(_conv(), biases=(2,)),
     "ConvInteger": Operator(_conv(), zero_points=((1, 3),)),
     "ConvTranspose": Operator(_conv_transpose, biases=(2,)),
@@ -220,6 +233,7 @@ OPERATORS: dict[str, Operator] = {
     "GRU": Operator(_recurrent, weights=(1, 2), biases=(3,), note=_recurrent_note),
     "Gemm": Operator(_gemm(), weights=(0, 1), biases=(2,)),
     "LSTM": Operator(_recurrent, weights=(1, 2), biases=(3, 7), note=_recurrent_note),
+    "LinearAttention": Operator(_linear_attention, weights=()),
     "MatMul": Operator(_matmul(), weights=(0, 1)),
     "MatMulInteger": Operator(_matmul(), weights=(0, 1), zero_points=((1, 3),), channel_axis=-1),
     "QLinearConv": Operator(_conv(3), weights=(3,), biases=(8,), zero_points=((3, 5),)),
@@ -278,6 +292,9 @@ OPERATORS |= {
     }.items()
 }
 
+# Operators that came with later versions of ai.onnx have not been looked at.
+_LATEST_OPSET = 28
+
 # They multiply within, by an amount that is not counted here.
 _UNCOUNTED = {"DFT", "STFT", "SequenceMap"}
 
@@ -304,4 +321,18 @@ def is_uncounted(operator_type: str) -> bool:
     domain, _, name = operator_type.rpartition(".")
     if operator_type in OPERATORS or name in {MICROSOFT: _NO_PRODUCTS, _ML: _NO_PRODUCTS_ML}.get(domain, ()):
         return False
-    return bool(domain) or operator_type in _UNCOUNTED
+    return bool(domain) or operator_type in _UNCOUNTED or _first_opset(operator_type) > _LATEST_OPSET
+
+
+def _first_opset(name: str) -> float:
+    """The version of ai.onnx that an operator came with; infinite where none that is installed here has it."""
+    return _first_opsets().get(name, inf)
+
+
+@cache
+def _first_opsets() -> dict[str, int]:
+    first: dict[str, int] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.domain:
+            first[schema.name] = min(schema.since_version, first.get(schema.name, schema.since_version))
+    return first

@@ -22,7 +22,8 @@ from onnxprune.quantization.preparation import Prepared, prepare
 from onnxprune.quantization.result import Accuracy, FileSize, LayerReport, QuantizeReport
 from onnxprune.quantization.sensitivity import layers_to_keep
 from onnxprune.quantization.settings import QuantizeSettings
-from onnxprune.reduction.fidelity import accuracies, answers, compare_answers, deciding_score, samples_for
+from onnxprune.reduction.accuracy import Evidence, on_test_images, percent_right
+from onnxprune.reduction.fidelity import answers, compare_answers, deciding_score, samples_for
 from onnxprune.reduction.samples import Samples, SampleSource
 from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.long_work import Advance
@@ -70,6 +71,7 @@ def quantize_file(
         drop=None,
         fidelity=None,
         accuracy=None,
+        tested=None,
         samples=samples.source if samples else None,
     )
     if samples is None:
@@ -173,5 +175,7 @@ def _measured(
         fidelity=compare_answers(expected, found),
         drop=None if whole is None or left is None else whole - left,
     )
-    scores = accuracies((source, network), samples, advance)
-    return replace(report, accuracy=Accuracy(*scores) if scores else None)
+    right = on_test_images((source, network), samples, advance)
+    if right is None:
+        return report
+    return replace(report, accuracy=Accuracy(*map(percent_right, right)), tested=Evidence.of(right))

@@ -11,6 +11,7 @@ from onnxprune.common.files import compressed_bytes
 from onnxprune.common.plain import plain
 from onnxprune.graph.files import files_of
 from onnxprune.quantization.settings import QuantizeSettings
+from onnxprune.reduction.accuracy import Evidence
 from onnxprune.reduction.fidelity import Fidelity
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class QuantizeReport:
             images, else agreement; None without samples, or where outputs are no scores.
         fidelity: to the original on held-out samples; None without samples.
         accuracy: None without labels.
+        tested: what it is worth; None without labels.
         samples: what the samples were; None without.
         comparison: original and quantised file, timed; empty where that was not asked for, or not possible.
         not_compared: why they could not be compared, where that was asked for; None where they were.
@@ -86,6 +88,7 @@ class QuantizeReport:
     drop: float | None
     fidelity: Fidelity | None
     accuracy: Accuracy | None
+    tested: Evidence | None
     samples: str | None
     comparison: tuple[Entry, ...] = ()
     not_compared: str | None = None

@@ -1,4 +1,4 @@
-"""How close a network's outputs are to those of the original and, where there are labels, its accuracy."""
+"""How close a network's outputs are to those of the original."""
 
 import math
 from collections import defaultdict
@@ -11,9 +11,9 @@ import numpy as np
 from onnxprune.common.errors import InputError
 from onnxprune.graph.metadata import parse
 from onnxprune.graph.network import Network, metadata
+from onnxprune.reduction.accuracy import accuracy, is_floating, is_scores
 from onnxprune.reduction.samples import Samples, SampleSource, read_samples
 from onnxprune.runtime.execution import open_network, run
-from onnxprune.runtime.long_work import Advance
 from onnxprune.runtime.random_inputs import Inputs
 
 
@@ -48,9 +48,7 @@ _SAME = 1e-6  # of the largest number: answers that differ by no more are the sa
 def answers(network: Network, batches: Iterable[Inputs], threads: int = 0) -> Answers:
     """The outputs for each batch, those that are floating-point numbers."""
     with open_network(network, threads=threads) as session:
-        return [
-            {name: value for name, value in run(session, batch).items() if _is_floating(value)} for batch in batches
-        ]
+        return [{name: value for name, value in run(session, batch).items() if is_floating(value)} for batch in batches]
 
 
 def compare_answers(original: Answers, found: Answers) -> Fidelity:
@@ -102,7 +100,7 @@ class Comparison:
         for place, rows in enumerate(both):
             self._varies[place] |= bool((np.abs(rows - first[place]) > _SAME * np.abs(first[place]).max()).any())
         scores, other = expected[names[0]], given[names[0]]
-        if _is_scores(scores) and len(scores) == count:
+        if is_scores(scores) and len(scores) == count:
             self._same += int((scores.argmax(1) == other.argmax(1)).sum())
         else:
             self._scored = False
@@ -123,27 +121,6 @@ class Comparison:
         )
 
 
-def accuracy(network: Network, batches: Iterable[tuple[Inputs, np.ndarray]]) -> float | None:
-    """Top-1 of the first output that is a row of scores, percent; None where there is none, or not one for each label.
-
-    Equal scores rank by class index; a row that is not all finite is wrong.
-
-    Args:
-        batches: inputs with their labels (samples,); of the last inputs there may be more than labels.
-    """
-    right = count = 0
-    with open_network(network) as session:
-        for feed, labels in batches:
-            found = run(session, feed).values()
-            scores = next((value for value in found if _is_floating(value) and _is_scores(value)), None)
-            if scores is None or len(scores) < len(labels) or labels.max() >= scores.shape[1]:
-                return None
-            scores = scores[: len(labels)]
-            right += int(((scores.argmax(1) == labels) & np.isfinite(scores).all(1)).sum())
-            count += len(labels)
-    return 100 * right / count if count else None
-
-
 def deciding_score(network: Network, original: Network, samples: Samples) -> float | None:
     """Percent that a largest drop is told by: accuracy on validation images or, where there are none, agreement with
     the original on held-out samples; fidelity to it where the first output is no row of scores. None where there are
@@ -152,20 +129,6 @@ def deciding_score(network: Network, original: Network, samples: Samples) -> flo
         return accuracy(network, samples.validation)
     found = compare_answers(answers(original, samples.held_out), answers(network, samples.held_out))
     return found.percent if found.agreement is None else found.agreement
-
-
-def accuracies(networks: Sequence[Network], samples: Samples, advance: Advance) -> list[float] | None:
-    """Of each network, see `accuracy`, on the test images; None where there are none, or one of them has none."""
-    if samples.test is None:
-        return None
-    found = []
-    for number, network in enumerate(networks):
-        advance("measuring accuracy", number, len(networks))
-        percent = accuracy(network, samples.test)
-        if percent is None:
-            return None
-        found.append(percent)
-    return found
 
 
 def samples_for(path: Path, network: Network, source: SampleSource, count: int, seed: int) -> Samples:
@@ -203,15 +166,7 @@ def _check_answers(path: Path, source: Network, samples: Samples) -> None:
         raise InputError(f"{samples.source}: the model's outputs for them are not finite numbers")
 
 
-def _is_scores(value: np.ndarray) -> bool:
-    return value.ndim == 2 and value.shape[1] > 1
-
-
 def _count(answer: Mapping[str, np.ndarray], names: Sequence[str]) -> int:
     """Samples of a batch: the outputs' common first size, else all is one sample."""
     sizes = {answer[name].shape[0] if answer[name].ndim else 1 for name in names}
     return sizes.pop() if len(sizes) == 1 else 1
-
-
-def _is_floating(value: object) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind == "f"

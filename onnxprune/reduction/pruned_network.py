@@ -20,7 +20,8 @@ from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.sharing import weight_places
 from onnxprune.graph.tensors import Shape
 from onnxprune.reduction import single_weights
-from onnxprune.reduction.fidelity import Fidelity, accuracies, answers, compare_answers, samples_for
+from onnxprune.reduction.accuracy import Evidence, on_test_images, percent_right
+from onnxprune.reduction.fidelity import Fidelity, answers, compare_answers, samples_for
 from onnxprune.reduction.preparation import Prepared, prepare
 from onnxprune.reduction.result import Accuracy, GroupReport, LayerReport, PruneReport, Repair, Size
 from onnxprune.reduction.samples import Samples, SampleSource
@@ -171,6 +172,7 @@ def _report(
         fidelity_plain=None,
         fidelity=None,
         accuracy=None,
+        tested=None,
         samples=samples.source if samples else None,
     )
 
@@ -195,8 +197,10 @@ def _measured(
         return compare_answers(original, answers(pruned, samples.held_out))
 
     report = replace(report, fidelity_plain=fidelity(plain), fidelity=fidelity(network))
-    scores = accuracies((source, plain, network), samples, advance)
-    return replace(report, accuracy=Accuracy(*scores) if scores else None)
+    right = on_test_images((source, plain, network), samples, advance)
+    if right is None:
+        return report
+    return replace(report, accuracy=Accuracy(*map(percent_right, right)), tested=Evidence.of(right))
 
 
 def _provenance(path: Path, report: PruneReport) -> dict[str, str]:

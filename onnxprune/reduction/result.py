@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnxprune.analysis.comparison import Entry
 from onnxprune.common.plain import plain as as_plain
+from onnxprune.reduction.accuracy import Evidence
 from onnxprune.reduction.fidelity import Fidelity
 from onnxprune.reduction.settings import PruneSettings
 
@@ -100,6 +101,7 @@ class PruneReport:
         repairs: of the operators that read something that changed.
         fidelity_plain, fidelity: to the original on held-out samples, before and after recovery; None without samples.
         accuracy: None without labels.
+        tested: what it is worth; None without labels.
         samples: what the samples were; None without.
         comparison: original and pruned file, timed; empty where that was not asked for, or not possible.
         not_compared: why they could not be compared, where that was asked for; None where they were.
@@ -118,6 +120,7 @@ class PruneReport:
     fidelity_plain: Fidelity | None
     fidelity: Fidelity | None
     accuracy: Accuracy | None
+    tested: Evidence | None
     samples: str | None
     comparison: tuple[Entry, ...] = ()
     not_compared: str | None = None

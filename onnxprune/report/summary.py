@@ -10,6 +10,7 @@ import pandas as pd
 
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import MOST_DROP, duration
+from onnxprune.common.shares import Interval
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import Choice, Constraint, choose, constraints
 from onnxprune.delivery.facts import titled
@@ -19,7 +20,7 @@ from onnxprune.report.sources import Source
 from onnxprune.results import store, timings
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of_study
 from onnxprune.results.seeds import STUDY, accuracy_interval, change
-from onnxprune.results.statistics import Difference, Interval
+from onnxprune.results.statistics import Difference
 from onnxprune.settings.point import BASES
 
 _BASE = "base"  # in the place of a technique

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from onnxprune.results import statistics
+from onnxprune.common import shares
 from onnxprune.settings.point import FIELDS
 
 # what decides on what goes, and how it is timed; the rest of the settings decide on the training
@@ -108,7 +108,7 @@ def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
 def _wilson(accuracy: float, images: float) -> tuple[float, float]:
     if np.isnan(accuracy) or np.isnan(images):
         return np.nan, np.nan
-    return statistics.wilson(accuracy * images / 100, int(images))
+    return shares.wilson(accuracy * images / 100, int(images))
 
 
 def _pairs(
@@ -142,7 +142,7 @@ def _compared(pair: Any, itself: bool, images: float) -> tuple[Any, ...]:
     if itself:
         return (0, 0, 0.0, 0.0, 1.0)
     lost, gained = pair
-    return (lost, gained, *statistics.paired_shares(lost, gained, int(images)), statistics.mcnemar(lost, gained))
+    return (lost, gained, *shares.paired_shares(lost, gained, int(images)), shares.mcnemar(lost, gained))
 
 
 def discordant(first: np.ndarray | None, second: np.ndarray | None) -> tuple[int, int] | None:

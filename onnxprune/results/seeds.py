@@ -4,7 +4,8 @@ import math
 
 import pandas as pd
 
-from onnxprune.results.statistics import Difference, Interval, mean_interval, paired_difference
+from onnxprune.common.shares import Interval
+from onnxprune.results.statistics import Difference, mean_interval, paired_difference
 from onnxprune.settings.point import FIELDS
 
 STUDY = ["model", "dataset", "batch_size"]  # rows of one of these compare

@@ -1,4 +1,4 @@
-"""What can be said of accuracies: intervals and paired tests, all at 95 %."""
+"""What can be said of the accuracies of several networks: intervals and paired tests, all at 95 %."""
 
 import math
 from collections.abc import Sequence
@@ -6,50 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_Z = 1.959964  # standard normal deviations that 95 % are within
-_SIGNIFICANT = 0.05
-
-
-class Interval(NamedTuple):
-    """From where to where, in the unit of what it is of."""
-
-    low: float
-    high: float
-
-
-def wilson(right: float, images: int) -> Interval:
-    """Wilson's interval of a share, in percent (Wilson 1927, Journal of the American Statistical Association 22).
-
-    Args:
-        right: images that are, of so many that were looked at.
-    """
-    share, weight = right / images, _Z**2 / images
-    centre = (share + weight / 2) / (1 + weight)
-    half = _Z / (1 + weight) * math.sqrt(share * (1 - share) / images + weight / (4 * images))
-    return Interval(100 * max(0.0, centre - half), 100 * min(1.0, centre + half))
-
-
-def mcnemar(lost: int, gained: int) -> float:
-    """The p-value of McNemar's exact test that two networks are right as often (McNemar 1947, Psychometrika 12).
-
-    Args:
-        lost: images that only the first one gets right; `gained`: those that only the second one does.
-    """
-    from scipy.special import bdtr  # scipy.stats takes a second to import
-
-    return min(1.0, 2 * float(bdtr(min(lost, gained), lost + gained, 0.5)))
-
-
-def paired_shares(lost: int, gained: int, images: int) -> Interval:
-    """The interval of the difference of two shares of the same images, second minus first, in percent.
-
-    Wald's with half a pair added to each of the four cells of the table (Agresti and Min 2005, Statistics in Medicine
-    24), which holds for few images and for none that differ.
-    """
-    pairs, less, more = images + 2, lost + 0.5, gained + 0.5
-    difference = (more - less) / pairs
-    half = _Z * math.sqrt(less + more - (more - less) ** 2 / pairs) / pairs
-    return Interval(100 * (difference - half), 100 * (difference + half))
+from onnxprune.common.shares import SIGNIFICANT, Interval, mcnemar, paired_shares
 
 
 def mean_interval(values: np.ndarray) -> Interval:
@@ -98,7 +55,7 @@ def paired_difference(differences: np.ndarray, lost: int | None, gained: int | N
         if seeds == 1:
             interval = paired_shares(lost, gained, images)
     p_value = max(p_values, default=1.0)
-    return Difference(float(np.mean(differences)), *interval, seeds, p_value, p_value < _SIGNIFICANT)
+    return Difference(float(np.mean(differences)), *interval, seeds, p_value, p_value < SIGNIFICANT)
 
 
 def _student(values: np.ndarray) -> float:
@@ -119,7 +76,7 @@ def corrected(differences: Sequence[Difference]) -> list[Difference]:
     """
     found = [difference._replace(real=False) for difference in differences]
     for done, place in enumerate(sorted(range(len(found)), key=lambda place: found[place].p_value)):
-        if not found[place].p_value * (len(found) - done) < _SIGNIFICANT:  # nor where it is not known
+        if not found[place].p_value * (len(found) - done) < SIGNIFICANT:  # nor where it is not known
             break
         found[place] = found[place]._replace(real=True)
     return found

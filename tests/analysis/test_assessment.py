@@ -13,6 +13,7 @@ from classifiers import SQUARES, classifier, square_finder
 from command_line import REPOSITORY, called, small_npz
 from photos import squares
 from PIL import Image
+from scipy import stats
 
 from onnxprune.commands.evaluate import evaluate
 from onnxprune.common.errors import InputError
@@ -49,6 +50,9 @@ def test_every_number_is_that_of_a_computation_by_hand(data: Path, tmp_path: Pat
     predicted = logits.argmax(1)
     assert 0 < found["accuracy"] < 100
     assert found["accuracy"] == pytest.approx(100 * np.mean(predicted == labels))
+    interval = stats.binomtest(round(0.6 * found["accuracy"]), 60).proportion_ci(0.95, "wilson")
+    assert found["accuracy_low"] == pytest.approx(100 * interval.low, abs=1e-4)
+    assert found["accuracy_high"] == pytest.approx(100 * interval.high, abs=1e-4)
     assert found["top5_accuracy"] == 100
     own = logits[np.arange(60), labels]
     assert found["cross_entropy"] == pytest.approx(np.mean(np.log(np.exp(logits).sum(1)) - own), rel=1e-5)
@@ -70,7 +74,11 @@ def test_it_prints_the_scores_and_the_matrix(data: Path, tmp_path: Path) -> None
     shown = run(file, "--dataset", data)
     assert shown.stderr == ""
     assert "pruned: weight, 50 % asked for" in shown.stdout
-    assert "accuracy       100.00 %   (recorded in the file: 100.00 %)" in shown.stdout
+    low = stats.binomtest(60, 60).proportion_ci(0.95, "wilson").low * 100
+    assert (
+        f"accuracy       100.00 %   (95 % interval: {low:.2f} to 100.00 %; recorded in the file: 100.00 %)"
+        in shown.stdout
+    )
     counts = np.bincount(np.load(data)["y_test"])
     assert shown.stdout.splitlines()[-3].split() == ["0", "100.00", str(counts[0]), ".", "."]
 

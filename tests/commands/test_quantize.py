@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,26 @@ def test_the_report_for_people(place: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert "mlp-int8.onnx, in place of the file that was there" in out
     assert "Without --data it is not known how close" in out
     assert "onnxruntime" not in out
+
+
+def test_accuracy_comes_with_its_interval_and_what_it_changed_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = trained.mlp(tmp_path / "mlp.onnx", mean="[0.0]", std="[1.0]")
+    data = trained.dataset(tmp_path / "digits.npz")
+    _, out, _ = run(monkeypatch, capfd, path, "--data", data, "--no-latency", "--json")
+    found = json.loads(out)["tested"]
+    assert 0 < found["images"] == len(np.load(data)["y_test"])
+    _, out, _ = run(monkeypatch, capfd, path, "--data", data, "--no-latency")
+    interval = ["{low:.1f} to {high:.1f} %".format(**each) for each in found["intervals"]]
+    change = (found["gained"] - found["lost"]) / found["images"] * 100
+    shown = [re.split(" {2,}", line) for line in out.splitlines() if line[:3] in ("acc", "its", "cha")]
+    assert shown[0][0] == f"accuracy, on {found['images']} test images"
+    assert shown[1:] == [
+        ["its 95 % interval", *interval],
+        ["change, points", "-", f"{change:+.2f}, within noise"],
+        ["its 95 % interval", "-", "{low:+.2f} to {high:+.2f}".format(**found["change"])],
+    ]
 
 
 def test_json_and_csv(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxprune.graph.counting import count
+from onnxprune.graph.macs import is_uncounted
 
 
 @pytest.fixture
@@ -120,6 +121,46 @@ def test_group_query_attention(path):
     attributes = {"num_heads": 8, "kv_num_heads": 2}
     file = one_node(path, "GroupQueryAttention", shapes, {"y": (2, 5, 32)}, domain="com.microsoft", **attributes)
     assert count(file).macs == 2 * 5 * (3 + 5) * 2 * 8 * 4
+
+
+@pytest.mark.parametrize(
+    ("rule", "updates"), [("linear", 1), ("gated", 1), ("delta", 2), ("gated_delta", 2), (None, 2)]
+)
+def test_linear_attention_by_its_recurrence(path, rule, updates):
+    batch, length, heads, kv_heads, size, width = 2, 5, 6, 3, 4, 7
+    shapes = {
+        "q": (batch, length, heads * size),
+        "k": (batch, length, kv_heads * size),
+        "v": (batch, length, kv_heads * width),
+    }
+    by_rule = rule or "gated_delta"
+    decay, beta = ("d" if "gated" in by_rule else "", "b" if "delta" in by_rule else "")
+    if decay or beta:
+        shapes |= {"past": (batch, kv_heads, size, width), decay: (batch, length, kv_heads)}
+        shapes |= {beta: (batch, length, kv_heads)} if beta else {}
+    attributes = {"q_num_heads": heads, "kv_num_heads": kv_heads} | ({"update_rule": rule} if rule else {})
+    outputs = {"y": (batch, length, heads * width), "state": (batch, kv_heads, size, width)}
+    counts = count(one_node(path, "LinearAttention", shapes, outputs, opset=27, **attributes))
+    # each head of a key adds its product with the value, by the delta rule less what the state had for it
+    assert counts.macs == batch * length * (kv_heads * updates + heads) * size * width
+    assert counts.complete
+
+
+def test_a_causal_convolution_with_a_state(path):
+    weight = graphs.ones(6, 1, 4)
+    weight[:3] = 0
+    shapes = {"x": (2, 6, 9), "w": weight.shape}
+    outputs = {"y": (2, 6, 9), "state": (2, 6, 3)}
+    counts = count(one_node(path, "CausalConvWithState", shapes, outputs, opset=27, constants={"w": weight}))
+    assert (counts.macs, counts.effective_macs, counts.params) == (2 * 6 * 9 * 4, 2 * 3 * 9 * 4, 6 * 4)
+
+
+def test_an_operator_of_a_later_opset_is_said_not_to_be_counted(path, monkeypatch):
+    file = one_node(path, "CumProd", {"x": (2, 3), "axis": ()}, {"y": (2, 3)}, opset=26)
+    assert count(file).uncounted == {}
+    monkeypatch.setattr("onnxprune.graph.macs._LATEST_OPSET", 25)
+    assert count(file).uncounted == {"CumProd": 1}
+    assert is_uncounted("NoSuchOperator")
 
 
 def test_a_weight_packed_to_few_bits(path):

@@ -264,6 +264,9 @@ def test_labels_give_accuracy_on_the_test_images_and_the_drop_on_validation(tmp_
     assert report.accuracy is not None
     assert report.accuracy.original == pytest.approx(trained.accuracy(path))
     assert report.accuracy.quantized == pytest.approx(trained.accuracy(report.output))
+    assert report.tested is not None and report.tested.intervals[0] == report.tested.intervals[1]
+    images = len(np.load(tmp_path / "digits.npz")["y_test"])
+    assert (report.tested.images, report.tested.p_value) == (images, 1.0)
     assert report.drop is not None and report.drop <= 1
     assert parse(metadata(read(report.output).model)).accuracy == pytest.approx(report.accuracy.quantized, abs=1e-4)
 

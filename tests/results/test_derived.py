@@ -9,8 +9,8 @@ import pytest
 from made_up import finish
 
 from onnxprune.common.files import make_folder, write_text
+from onnxprune.common.shares import mcnemar, paired_shares, wilson
 from onnxprune.results import store
-from onnxprune.results.statistics import mcnemar, paired_shares, wilson
 from onnxprune.results.timings import remarks
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
