@@ -10,6 +10,7 @@ from onnxprune.commands.options import machine_readable, print_rows
 
 if TYPE_CHECKING:
     from onnxprune.common.registry import Registry
+    from onnxprune.models import Recipe
 
 
 def _print_listing(rows: list[dict[str, str]], output: str | None) -> None:
@@ -33,24 +34,29 @@ def _print_listing(rows: list[dict[str, str]], output: str | None) -> None:
 def models(output: str | None) -> None:
     """List the models."""
     from onnxprune.models import MODELS
-    from onnxprune.settings.budget import EPOCH_UPDATES
 
     rows = [
         {
             "name": name,
             "title": model.title,
             "summary": model.summary,
-            "recipe": f"trains {model.recipe.epochs} epochs at {model.recipe.learning_rate:g}, fine-tunes "
-            f"{model.recipe.finetune_epochs} at {model.recipe.finetune_learning_rate:g}; more of fewer than "
-            f"{EPOCH_UPDATES} updates{_settling(model.recipe.settling_updates)}",
+            "recipe": _training(model.recipe),
         }
         for name, model in MODELS.items()
     ]
     _print_listing(rows, output)
 
 
-def _settling(updates: int) -> str:
-    return f", or where fine-tuning has fewer than {updates}" if updates else ""
+def _training(recipe: "Recipe") -> str:
+    from onnxprune.settings.budget import EPOCH_UPDATES
+
+    settling, share = recipe.settling_updates, recipe.share_with_norm
+    return (
+        f"trains {recipe.epochs} epochs at {recipe.learning_rate:g}, fine-tunes {recipe.finetune_epochs} at "
+        f"{recipe.finetune_learning_rate:g}; more of fewer than {EPOCH_UPDATES} updates"
+        + (f", or where fine-tuning has fewer than {settling}" if settling else "")
+        + (f"; {share:g} of these rates with --batch-norm" if share != 1 else "")
+    )
 
 
 @click.command()

@@ -30,6 +30,9 @@ class Recipe:
         largest_batch: batch size up to which the learning rates grow with its square root.
         settling_updates: updates that a trained network takes to settle by the rate of fine-tuning, which is by default
             no shorter; see `onnxprune.training.recipe.settling_share`. 0: the rate is so small that none are needed.
+        share_with_norm: of both learning rates that is right where `batch_norm` is asked for. PyTorch's initial weights
+            make numbers smaller from layer to layer, normalisation does not: layers after it that have none see larger
+            numbers, bear smaller steps (LeCun et al. 1998), and lose most of their units by larger ones.
     """
 
     epochs: int
@@ -39,6 +42,7 @@ class Recipe:
     usual_inputs: int | None = None
     largest_batch: int = 256
     settling_updates: int = 0
+    share_with_norm: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,12 @@ MODELS: Registry[Model] = _Models(
             "onnxprune.models.cnn",
             micro_batch=128,
             recipe=Recipe(
-                epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=150
+                epochs=5,
+                finetune_epochs=1,
+                learning_rate=0.05,
+                finetune_learning_rate=0.05,
+                settling_updates=150,
+                share_with_norm=0.5,
             ),
             minimum_size=4,
             options=("batch_norm",),

@@ -243,15 +243,7 @@ def _product(parsed: Mapping[str, list[Any]], errors: list[str]) -> list[Point]:
 
 
 def _add_resolved(points: list[Point], point: Point) -> None:
-    recipe = dataclasses.asdict(MODELS[point.model].recipe)
-    points.append(
-        dataclasses.replace(
-            point,
-            criterion=_criterion(point),
-            **_rounds(point),
-            **{name: recipe[name] for name in _RATES if getattr(point, name) is None},
-        )
-    )
+    points.append(dataclasses.replace(point, criterion=_criterion(point), **_rounds(point), **_rates(point)))
 
 
 def _criterion(point: Point) -> str:
@@ -267,6 +259,13 @@ def _rounds(point: Point) -> dict[str, Any]:
     """The schedule's own where the point leaves them open; none where it has none."""
     default = SCHEDULES[point.schedule].rounds
     return {"rounds": default and (point.rounds or default)}
+
+
+def _rates(point: Point) -> dict[str, Any]:
+    """The model's own where the point leaves them open."""
+    recipe = MODELS[point.model].recipe
+    share = recipe.share_with_norm if point.batch_norm else 1.0
+    return {name: share * getattr(recipe, name) for name in _RATES if getattr(point, name) is None}
 
 
 def _unused_options(parsed: Mapping[str, list[Any]], points: list[Point]) -> list[str]:

@@ -264,7 +264,7 @@ def _written(path: Path, content: bytes, seconds: int) -> str:
                 "schedule": "lottery",
                 "rewind_epoch": 1,
             },
-            *("5b6ade88", "a9740100", "e1f62ffe"),
+            *("bb0db6d7", "b1dae955", "ed19bd30"),
         ),
         (
             {"model": "cnn", "technique": "weight", "schedule": "movement", "distill": 0.5},
@@ -436,6 +436,17 @@ def test_a_spec_that_would_exhaust_the_reader_is_refused(tmp_path: Path, content
     path.write_text(content)
     with pytest.raises(InputError, match=r"spec\.toml"):
         Sweep.read(path)
+
+
+@pytest.mark.parametrize(("batch_norm", "share"), [(False, 1.0), (True, 0.5)])
+def test_rates_left_open_are_the_models_lower_where_it_normalises(batch_norm: bool, share: float) -> None:
+    settings = {"model": "cnn", "batch_norm": batch_norm, "technique": "weight", "sparsity": 50}
+    recipe = MODELS["cnn"].recipe
+    (point,) = Sweep.parse(settings).points
+    assert point.learning_rate == share * recipe.learning_rate
+    assert point.finetune_learning_rate == share * recipe.finetune_learning_rate
+    (point,) = Sweep.parse({**settings, "learning_rate": 0.3}).points
+    assert (point.learning_rate, point.finetune_learning_rate) == (0.3, share * recipe.finetune_learning_rate)
 
 
 def test_a_spec_is_a_file(tmp_path: Path) -> None:
