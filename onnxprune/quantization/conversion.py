@@ -7,13 +7,14 @@ from pathlib import Path
 from types import TracebackType
 
 import onnx
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.output import silenced
 from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.network import Network, in_order, read
 from onnxprune.graph.nodes import subgraphs, used_names
+from onnxprune.quantization.activation_products import read_floats
 from onnxprune.quantization.calibration import calibrate, method
 from onnxprune.quantization.preparation import Prepared
 from onnxprune.quantization.settings import QuantizeSettings
@@ -82,30 +83,43 @@ class Converter:
         Raises:
             InputError: onnxruntime's quantiser fails on it.
         """
-        left = {layer.node for layer in self._prepared.layers if layer.obstacle is not None} | set(keep)
-        convert = self._half if self._settings.type == "float16" else self._eight_bits
-        self._guarded(lambda: convert(sorted(left), only))
-        self._sort()
+        left = sorted({layer.node for layer in self._prepared.layers if layer.obstacle is not None} | set(keep))
+        if self._settings.type == "float16":
+            self._guarded(lambda: self._half(left, only))
+        else:
+            self._guarded(lambda: self._eight_bits(left, keep, only))
+        self._tidy(keep)
         found = read(self._made)
         del found.model.metadata_props[:]
         return found
 
-    def _cutting_what_is_told(self) -> list[str]:
-        """Nodes that cut off values that others see too, as outputs of the graph or in subgraphs: the quantiser gives
-        what they read the range of what they give, as if nobody else read it."""
-        model = onnx.load(self._model, load_external_data=False)
-        seen = {value.name for value in model.graph.output}
-        for node in model.graph.node:
+    def _cutting(self, keep: Collection[str]) -> list[str]:
+        """Nodes that cut off values and have to stay. The quantiser leaves them out, and gives what they read the range
+        of what they give: as if nobody else read it, though it may be an output of the graph or be read in a subgraph,
+        and as if nobody needed what they give in floats, as a product of activations does that is kept from 8 bits."""
+        graph = onnx.load(self._model, load_external_data=False).graph
+        constants = {tensor.name for tensor in graph.initializer}
+        seen, needed = {value.name for value in graph.output}, set()
+        for node in graph.node:
+            if node.name in keep and constants.isdisjoint(node.input[:2]):
+                needed.update(node.input)
             for inner in subgraphs(node):
                 seen |= used_names(inner)
-        return [node.name for node in model.graph.node if node.op_type in ("Relu", "Clip") and node.input[0] in seen]
+        cutting = [node for node in graph.node if node.op_type in ("Relu", "Clip")]
+        return [node.name for node in cutting if node.input[0] in seen or node.output[0] in needed]
 
-    def _sort(self) -> None:
-        """Puts nodes behind what they read: the quantiser overlooks what subgraphs take from outside."""
+    def _tidy(self, keep: Collection[str]) -> None:
+        """Puts nodes behind what they read, as the quantiser overlooks what subgraphs take from outside; keeps products
+        from 8 bits; and drops the operator sets that onnxruntime adds and nothing uses."""
         model = onnx.load(self._made)
+        read_floats(model.graph, keep)
         nodes = in_order(list(model.graph.node))
         del model.graph.node[:]
         model.graph.node.extend(nodes)
+        domains = _domains(model.graph)
+        opsets = [entry for entry in model.opset_import if entry.domain in domains]
+        del model.opset_import[:]
+        model.opset_import.extend(opsets)
         onnx.save(model, self._made)
 
     def _guarded(self, work: Callable[[], object]) -> None:
@@ -115,7 +129,7 @@ class Converter:
         except Exception as error:  # the quantiser raises anything
             raise InputError(f"{self._path}: onnxruntime's quantiser fails on it: {one_line(error)}") from error
 
-    def _eight_bits(self, left: list[str], only: str | None) -> None:
+    def _eight_bits(self, left: list[str], keep: Collection[str], only: str | None) -> None:
         from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
 
         chosen = None if only is None else [only]
@@ -130,7 +144,7 @@ class Converter:
         if self._settings.dynamic:
             quantize_dynamic(str(self._model), str(self._made), op_types_to_quantize=list(DYNAMIC), **common)
             return
-        common["nodes_to_exclude"] = [*left, *self._cutting_what_is_told()]
+        common["nodes_to_exclude"] = [*left, *self._cutting(keep)]
         quantize_static(
             str(self._model),
             str(self._made),
@@ -151,3 +165,13 @@ class Converter:
         model.CopyFrom(self._prepared.model)
         made = convert_float_to_float16(model, keep_io_types=True, node_block_list=blocked)
         self._made.write_bytes(made.SerializeToString())
+
+
+def _domains(graph: GraphProto) -> set[str]:
+    """Of the graph's operators, those of subgraphs included; that of ONNX always."""
+    domains = {"", "ai.onnx"}
+    for node in graph.node:
+        domains.add(node.domain)
+        for inner in subgraphs(node):
+            domains |= _domains(inner)
+    return domains

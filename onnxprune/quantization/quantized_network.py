@@ -17,6 +17,7 @@ from onnxprune.graph.metadata import MEASURED
 from onnxprune.graph.network import Network, metadata
 from onnxprune.graph.shapes import input_shapes
 from onnxprune.graph.tensors import Shape
+from onnxprune.quantization.activation_products import in_eight_bits
 from onnxprune.quantization.conversion import Converter, kinds_of
 from onnxprune.quantization.preparation import Prepared, prepare
 from onnxprune.quantization.result import Accuracy, FileSize, LayerReport, QuantizeReport
@@ -67,7 +68,7 @@ def quantize_file(
         settings=settings,
         before=FileSize.of(path),
         after=FileSize(0, 0),
-        layers=_layers(prepared, settings, asked, sensitive, errors),
+        layers=_layers(prepared, network, settings, asked, sensitive, errors),
         drop=None,
         fidelity=None,
         accuracy=None,
@@ -111,15 +112,17 @@ def provenance(path: Path, settings: QuantizeSettings, kept: Sequence[str]) -> d
 
 def _layers(
     prepared: Prepared,
+    network: Network,
     settings: QuantizeSettings,
     asked: Sequence[str],
     sensitive: Sequence[str],
     errors: Mapping[str, float],
 ) -> tuple[LayerReport, ...]:
     whole = max(1, prepared.macs)
+    by_chance = in_eight_bits(network.model.graph)  # nobody asked for it, and it is so
     found = []
     for layer in prepared.layers:
-        reason = layer.obstacle or ""
+        reason = "" if layer.node in by_chance else layer.obstacle or ""
         if not reason and layer.node in asked:
             reason = "asked for"
         elif not reason and layer.node in sensitive:

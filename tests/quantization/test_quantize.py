@@ -8,6 +8,7 @@ from typing import Any
 import here
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import trained
 from onnx import TensorProto, numpy_helper
@@ -344,6 +345,57 @@ def test_what_cannot_be_converted_stays_with_its_reason(tmp_path: Path) -> None:
     data = {"x": normal(40, 3, 4), "z": normal(40, 4, 3)}
     reasons = {layer.layer: layer.reason for layer in quantized(path, data=data).layers}
     assert reasons == {"a": "it multiplies two activations", "b": "its weights have 3 dimensions", "y": ""}
+
+
+ATTENTION = """(float[n,6,8] x) => (float[n,6,3] y) {
+    q = MatMul (x, wq) k = MatMul (x, wk) t = Transpose <perm = [0,2,1]> (k) s = MatMul (q, t) a = Mul (s, half)
+    c = MatMul (a, x) y = MatMul (c, wo) }"""
+BILINEAR = """(float[n,4,5,5] x) => (float[n,4,5,3] y) {
+    q = Conv <pads = [1,1,1,1]> (x, wq) r = Relu (q) k = Conv <pads = [1,1,1,1]> (x, wk) s = MatMul (r, k)
+    y = MatMul (s, wo) }"""
+
+
+def computed(path: Path, tmp_path: Path) -> dict[str, str]:
+    """Operators that onnxruntime makes of the nodes."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return {
+        node.name.partition("_token_")[0]: node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "weights"),
+    [
+        (ATTENTION, (6, 8), {"wq": normal(8, 8), "wk": normal(8, 8), "wo": normal(8, 3), "half": [0.5]}),
+        (BILINEAR, (4, 5, 5), {"wq": normal(4, 4, 3, 3), "wk": normal(4, 4, 3, 3), "wo": normal(5, 3)}),
+    ],
+)
+def test_a_product_of_activations_in_8_bits_is_told_and_can_be_kept_from_them(
+    text: str, shape: tuple[int, ...], weights: dict[str, Any], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "m.onnx", text, **weights)
+    data = {"x": normal(60, *shape)}
+    report = quantized(path, data=data)
+    (found,) = [layer for layer in report.layers if layer.layer == "s"]
+    assert (found.type, found.reason) == ("int8", "")
+    assert computed(report.output, tmp_path)["s"] == "QLinearMatMul"
+    kept = quantized(path, data=data, keep=["s"])
+    (layer,) = [layer for layer in kept.layers if layer.reason == "it multiplies two activations"]
+    assert (layer.layer, layer.type) == ("s", "float32")
+    made = computed(kept.output, tmp_path)
+    assert made["s"] == "MatMul"
+    assert made["y"] == "QLinearMatMul"
+    assert kept.fidelity is not None and report.fidelity is not None
+    assert kept.fidelity.relative_error < 0.1 > report.fidelity.relative_error
+    assert count(kept.output).macs_by_type["float32"] == next(n.macs for n in count(kept.output).nodes if n.name == "s")
+
+
+def test_a_file_names_the_operator_sets_that_it_uses(mlp: Path) -> None:
+    report = quantized(mlp, data=trained.unlabelled())
+    assert [entry.domain for entry in onnx.load(report.output).opset_import] == [""]
 
 
 def test_nodes_without_names_and_of_the_name_of_another(tmp_path: Path) -> None:
