@@ -159,10 +159,10 @@ MUTATIONS = [
         ),
         (
             "fine-tuning: its harm is not said",
-            "results/base_remarks.py",
+            "results/training_remarks.py",
             " or gain < -max(MOST_APART, interval)",
             "",
-            "tests/results/test_base_remarks.py::test_when_the_control_is_not_as_good_as_the_base",
+            "tests/results/test_training_remarks.py::test_when_the_control_is_not_as_good_as_the_base",
         ),
         (
             "seed: not in the recipe of training",

@@ -134,8 +134,8 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
     prose(choice.decided_on())
     for remark in choice.folded.remarks:
         prose(remark)
-    if deployed.base_remark is not None:
-        prose(f"Note: {deployed.base_remark}.")
+    for remark in deployed.remarks:
+        prose(f"Note: {remark}.")
     if row.get("speedup_beyond_theory") is True:
         prose(f"{BEYOND}.")
     echo()

@@ -17,11 +17,11 @@ from onnxprune.delivery import headline
 from onnxprune.delivery.choice import by_study, choose, constraints
 from onnxprune.delivery.modelcard import BEYOND
 from onnxprune.results import store
-from onnxprune.results.base_remarks import dead_units, remark_on_control
 from onnxprune.results.derived import same_as
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of, quality_of_study
 from onnxprune.results.seeds import OF_POINT, STUDY, accuracy_interval, change, training_columns
 from onnxprune.results.timings import is_tie, noise, remarks
+from onnxprune.results.training_remarks import dead_units, training_remarks
 from onnxprune.settings.point import FIELDS
 
 if TYPE_CHECKING:
@@ -194,7 +194,6 @@ def _study(rows: "pd.DataFrame", floor: float, width: int) -> list[RenderableTyp
     if dead := dead_units(bases):
         most = "up to " if len(bases) > 1 else ""
         assessment += f"\n     {most}{plural(dead, 'dead unit')}: zero for each of up to 1,000 training images"
-    base_remark = remark_on_control(rows)
     lines, sections = _lines(rows, floor)
     headings = _headings(rows)
     cells = [headings, *lines]
@@ -207,7 +206,8 @@ def _study(rows: "pd.DataFrame", floor: float, width: int) -> list[RenderableTyp
         if section:
             grid.add_section()
         grid.add_row(*(line[index] for index in kept))
-    found: list[RenderableType] = [heading, assessment, *([f"Note: {base_remark}."] if base_remark else []), grid]
+    notes = [f"Note: {remark}." for remark in training_remarks(rows)]
+    found: list[RenderableType] = [heading, assessment, *notes, grid]
     left_out = [" ".join(headings[index].split()) for index in range(len(headings)) if index not in kept]
     networks = int(same_as(rows).isna().sum())
     if networks < len(rows):

@@ -26,9 +26,9 @@ from onnxprune.delivery.variants import FLOAT32, INT8_ALONE
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title
 from onnxprune.results import schema, store
-from onnxprune.results.base_remarks import remark_on_control
 from onnxprune.results.quality import ACCURACY
 from onnxprune.results.seeds import training_columns
+from onnxprune.results.training_remarks import remark_on_control, remark_on_finetuning
 from onnxprune.settings.point import BASES
 
 INDEX = "index.json"
@@ -65,7 +65,7 @@ class Deployed:
     entry: dict[str, Any]
     files: tuple[Path, ...]
     compare: str
-    base_remark: str | None
+    remarks: tuple[str, ...]
 
 
 def deploy(
@@ -116,7 +116,7 @@ def _deploy(
     batch = int(choice.row["latency_batch"])
     files, digest = _write_model(source, expected, out, name, layout, facts=facts, batch=batch)
     row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
-    row["base_remark"] = _base_remark(store.result_table(sweep), row)
+    row["remarks"] = remarks = _remarks(store.result_table(sweep), row)
     card_path = out / f"{name}.md"
     model_file = files[0].relative_to(out).as_posix()
     baked = baking.bake(classifier, facts.normalisation, out / f"{name}-baked.onnx") if classifier and bake else None
@@ -153,15 +153,18 @@ def _deploy(
     write_json(out / INDEX, [index[key] for key in sorted(index)])
     more = () if baked is None else (baked.path,)
     files_made = (*files, *more, card_path, out / INDEX)
-    return Deployed(name, entry, files_made, shipped.compare, row["base_remark"])
+    return Deployed(name, entry, files_made, shipped.compare, remarks)
 
 
-def _base_remark(table: pd.DataFrame, row: Mapping[str, Any]) -> str | None:
-    """What is to be said of a row's base, by the rows of it that are trained alike."""
+def _remarks(table: pd.DataFrame, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is to be said of how a row was trained: of its base, by the rows of it that are trained alike, and of the
+    row itself."""
+    found = []
     for _, rows in table.groupby(training_columns(table), sort=False, dropna=False):
-        if row["folder"] in set(rows["folder"]):
-            return remark_on_control(rows[rows["base_id"] == row["base_id"]])
-    return None
+        own = rows[rows["folder"] == row["folder"]]
+        if len(own):
+            found += [remark_on_control(rows[rows["base_id"] == row["base_id"]]), remark_on_finetuning(own)]
+    return tuple(remark for remark in found if remark is not None)
 
 
 def _one_image(base: Path, model: Path) -> tuple[float, float] | None:

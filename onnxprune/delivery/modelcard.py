@@ -375,7 +375,7 @@ def _numbers(row: Mapping[str, Any], shipped: Shipped) -> list[str]:
         *_one_image(shipped),
         *([f"| dead units of the base | | {row['base_dead_units']} |"] if row.get("base_dead_units") else []),
         *(["", f"{BEYOND}."] if row.get("speedup_beyond_theory") else []),
-        *(["", f"Note: {row['base_remark']}."] if row.get("base_remark") else []),
+        *(line for remark in row.get("remarks", ()) for line in ("", f"Note: {remark}.")),
         *(["", f"Not all MACs are counted, so they cannot be compared: {missing}."] if missing else []),
     ]
 

@@ -17,10 +17,10 @@ from onnxprune.report.shipping import accuracy_of_variants
 from onnxprune.report.sources import Source
 from onnxprune.report.template import filled
 from onnxprune.results import store
-from onnxprune.results.base_remarks import remark_on_control
 from onnxprune.results.derived import paired_latency
 from onnxprune.results.quality import ACCURACY, FIDELITY
 from onnxprune.results.seeds import STUDY, training_columns
+from onnxprune.results.training_remarks import training_remarks
 
 # column -> heading, and digits after the point: None for words, "count" for three digits and a unit; results come first
 _COLUMNS: dict[str, tuple[str, int | str | None]] = {
@@ -124,7 +124,7 @@ def _render(sources: list[Source], out: Path, refresh_seconds: int | None) -> st
         comparison=summary.comparison(table),
         links=links,
         bases=_bases(table, len(sources)),
-        base_remarks=_base_remarks(table),
+        remarks=_remarks(table),
         max_drop=MOST_DROP,
         headline=headline,
         refresh_seconds=refresh_seconds,
@@ -285,15 +285,15 @@ def _bases(table: pd.DataFrame, sweeps: int) -> list[dict[str, Any]]:
     return [{str(heading): value for heading, value in row.items()} for row in bases.to_dict("records")]
 
 
-def _base_remarks(table: pd.DataFrame) -> list[str]:
-    """What is to be said of bases, those of rows that are trained alike together."""
+def _remarks(table: pd.DataFrame) -> list[str]:
+    """What is to be said of training, of rows that are trained alike together."""
     if not len(table):
         return []
     several = [name for name in ("sweep", "schedule") if table[name].nunique() > 1]
     remarks = []
     for _, rows in table.groupby(training_columns(table), sort=False, dropna=False):
-        remark, row = remark_on_control(rows), rows.iloc[0]
-        if remark is not None:
-            told = "".join(f", {name} {row[name]}" for name in several)
-            remarks.append(f"{row['model']} on {_title(row['dataset'])}, batch {row['batch_size']:,}{told}: {remark}.")
+        row = rows.iloc[0]
+        told = "".join(f", {name} {row[name]}" for name in several)
+        begin = f"{row['model']} on {_title(row['dataset'])}, batch {row['batch_size']:,}{told}"
+        remarks += [f"{begin}: {remark}." for remark in training_remarks(rows)]
     return list(dict.fromkeys(remarks))

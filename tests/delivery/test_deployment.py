@@ -324,9 +324,18 @@ def test_the_remark_on_the_base_is_of_rows_that_are_trained_alike() -> None:
         {"schedule": "iterative", "sparsity": 0.0, "accuracy": 99.0},
         {"schedule": "iterative", "sparsity": 50.0, "accuracy": 95.0},
     ).assign(base_id="base", base_accuracy=90.0, control="none", test_images=1_000)
-    remarks = [deployment._base_remark(table, row) for row in table.to_dict("records")]
-    assert remarks[0] is None
-    assert remarks[1] == remarks[2] and "9.00 points better" in str(remarks[1])
+    remarks = [deployment._remarks(table, row) for row in table.to_dict("records")]
+    assert remarks[0] == ()
+    assert remarks[1] == remarks[2] and "9.00 points better" in remarks[1][0]
+
+
+def test_the_remark_on_fine_tuning_is_of_the_row_itself() -> None:
+    before = {"schedule": "one-shot", "before_finetuning_accuracy": 90.0}
+    table = rows({**before, "sparsity": 50.0, "accuracy": 90.0}, {**before, "sparsity": 90.0, "accuracy": 80.0})
+    table = table.assign(base_id="base", base_accuracy=90.0, control="none", test_images=1_000)
+    sound, harmed = (deployment._remarks(table, row) for row in table.to_dict("records"))
+    assert sound == ()
+    assert len(harmed) == 1 and "10.00 points worse" in harmed[0]
 
 
 def test_without_a_control_nothing_is_told_of_what_pruning_cost() -> None:
@@ -354,16 +363,15 @@ def test_the_command_of_the_card_is_the_point(models: Path, sweep: Path) -> None
 def test_what_qualifies_the_numbers_is_below_their_table(sweep: Path) -> None:
     row = store.result_table(sweep).astype(object).set_index("sparsity").loc[50].to_dict()
     shipped = modelcard.Shipped("m.onnx", "", None, (0.5, 1.0), "", None, "2026-01-31")
-    remark = {"base_dead_units": 7, "speedup_beyond_theory": True, "base_remark": "far from trained out"}
+    remark = {"base_dead_units": 7, "speedup_beyond_theory": True, "remarks": ("far from trained out", "harmed")}
     lines = modelcard._numbers({**row, **remark, "macs_missing": "Loop 'x'"}, shipped)
     below = lines.index("")
     assert all(line.startswith("|") for line in lines[:below])
     assert "| dead units of the base | | 7 |" in lines[:below]
     said = [line for line in lines[below:] if line]
-    assert [line.split()[0] for line in said] == ["The", "Note:", "Not"]
-    assert said[1:] == [
-        "Note: far from trained out.", "Not all MACs are counted, so they cannot be compared: Loop 'x'.",
-    ]  # fmt: skip
+    assert [line.split()[0] for line in said] == ["The", "Note:", "Note:", "Not"]
+    assert said[1:3] == ["Note: far from trained out.", "Note: harmed."]
+    assert said[3:] == ["Not all MACs are counted, so they cannot be compared: Loop 'x'."]
     assert not [
         line for line in modelcard._numbers({**row, "base_dead_units": 0}, shipped) if "not all counted" in line
     ]

@@ -5,7 +5,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from onnxprune.results.base_remarks import dead_units, gain_of_control, remark_on_control
+from onnxprune.results.training_remarks import (
+    dead_units,
+    gain_of_control,
+    remark_on_control,
+    remark_on_finetuning,
+    training_remarks,
+)
 
 
 def rows(controls: list[float], bases: list[float], images: int = 10_000, **changes: Any) -> pd.DataFrame:
@@ -62,3 +68,46 @@ def test_a_schedule_that_does_not_go_on_from_the_base_says_nothing_of_it() -> No
 def test_dead_units_of_bases_that_are_known() -> None:
     assert dead_units(rows([90.0], [90.0])) == 0
     assert dead_units(rows([90.0], [90.0]).assign(base_dead_units=[3, None])) == 3
+
+
+def finetuned(*points: dict[str, Any], images: int = 10_000, **changes: Any) -> pd.DataFrame:
+    same = {"technique": "weight", "criterion": "l1", "test_images": images, "schedule": "one-shot", "control": "none"}
+    same |= {"granularity": "unit", "channel_align": 8, "seed": 0, "base_id": "b", "base_accuracy": 90.0, **changes}
+    return pd.DataFrame([{**same, **point} for point in points])
+
+
+def point(sparsity: float, before: float, after: float, seed: int = 0) -> dict[str, Any]:
+    return {"sparsity": sparsity, "before_finetuning_accuracy": before, "accuracy": after, "seed": seed}
+
+
+def test_it_is_said_how_many_networks_fine_tuning_made_worse() -> None:
+    table = finetuned(point(0, 90, 80), point(50, 90, 89.5), point(80, 85, 83), point(90, 80, 60), point(95, 50, 70))
+    said = remark_on_finetuning(table)
+    assert said is not None
+    assert said.startswith("fine-tuning made 2 of 4 pruned networks worse than they were before, weight 90 % by 20.00 ")
+    assert "--finetune-learning-rate" in said
+    assert said in training_remarks(table)
+    assert remark_on_finetuning(table[table["sparsity"].isin((0, 50, 95))]) is None
+
+
+@pytest.mark.parametrize(
+    ("points", "images", "loss"),
+    [
+        ([point(90, 80, 78.5)], 10_000, "1.50"),
+        ([point(90, 80, 78.5)], 100, None),  # may be chance
+        ([point(90, 80, 79.5)], 1_000_000, None),  # less than a point
+        ([point(90, 80, 77, seed=0), point(90, 80, 82, seed=1)], 10_000, None),  # by the mean over seeds
+        ([point(90, 80, 72, seed=0), point(90, 80, 82, seed=1)], 10_000, "3.00"),
+    ],
+)
+def test_a_network_is_worse_beyond_a_point_and_the_interval(
+    points: list[dict[str, Any]], images: int, loss: str | None
+) -> None:
+    said = remark_on_finetuning(finetuned(*points, images=images))
+    assert said is None if loss is None else said and f"the pruned network {loss} points worse" in said
+
+
+def test_fidelity_has_points_too() -> None:
+    table = finetuned(point(90, float("nan"), float("nan")), fidelity=60.0, before_finetuning_fidelity=80.0)
+    said = remark_on_finetuning(table)
+    assert said is not None and "20.00 points worse" in said
