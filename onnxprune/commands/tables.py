@@ -243,7 +243,8 @@ def _lines(rows: "pd.DataFrame", floor: float) -> tuple[list[list[str]], list[bo
         said = [f"= {names[same]}" for same in twins[seeds.index].dropna().unique()[:1] if same in names]
         *numbers, remark = _cells(seeds, floor)
         remark = ", ".join(filter(None, [remark, *said]))
-        lines.append([first["technique"], criterion, f"{first['sparsity']:g}", *numbers, remark])
+        asked = f"{'≤' if headline.is_bound(first['schedule'], first['sparsity']) else ''}{first['sparsity']:g}"
+        lines.append([first["technique"], criterion, asked, *numbers, remark])
     return lines, sections
 
 

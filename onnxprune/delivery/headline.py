@@ -11,6 +11,7 @@ from onnxprune.results import store
 from onnxprune.results.claims import between_ways, beyond_controls, sentences
 from onnxprune.results.quality import ACCURACY, quality_of
 from onnxprune.settings.point import FIELDS
+from onnxprune.settings.vocabulary import SCHEDULES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,8 +42,14 @@ def removed(row: Mapping[str, Any]) -> str:
         return "nothing removed, int8"
     text = f"{percent(found)} % removed"
     if percent(found) != percent(asked):
-        text += f" ({percent(asked)} % asked)"
+        most = "at most " if is_bound(row.get("schedule", FIELDS["schedule"].default), asked) else ""
+        text += f" ({most}{percent(asked)} % asked)"
     return f"{text}, int8" if row.get("variant") == INT8 else text
+
+
+def is_bound(schedule: str, sparsity: float) -> bool:
+    """Whether the sparsity that was asked for, in percent, is the most, of which the schedule took what it found."""
+    return sparsity > 0 and SCHEDULES[schedule].finds_sparsity
 
 
 def percent(number: float) -> str:

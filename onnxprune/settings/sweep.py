@@ -62,8 +62,8 @@ class Sweep:
             InputError: listing everything that is wrong, a line each.
         """
         study = dict(STUDY)
-        if values.get("adaptive") is True or values.get("schedule") in ("adaptive", ["adaptive"]):
-            study["sparsity"] = [100.0]  # it finds its own
+        if values.get("adaptive") is True or _finds_sparsity(values.get("schedule")):
+            study["sparsity"] = [100.0]
         return cls._build({**study, **values})
 
     @classmethod
@@ -162,6 +162,12 @@ def _expand_controls(given: dict[str, Any]) -> None:
         raise InputError("expected either controls or control, got both")
     asked = given.pop("controls")
     given["control"] = list(dict.fromkeys(["none", *_parse_values("control", asked)]))
+
+
+def _finds_sparsity(schedules: Any) -> bool:
+    """Whether the one schedule that is asked for finds its own sparsity."""
+    name = schedules[0] if isinstance(schedules, list) and len(schedules) == 1 else schedules
+    return isinstance(name, str) and name in SCHEDULES and SCHEDULES[name].finds_sparsity
 
 
 def _expand_adaptive(given: dict[str, Any]) -> None:

@@ -163,6 +163,8 @@ class Schedule:
         criteria: the only ones it accepts; none: those of the technique.
         rounds: steps in which it prunes, by default; None: it has no such steps.
         controls: whether what it decides on can be replaced by a control's.
+        finds_sparsity: whether it finds by itself how much to remove, by the validation split; the sparsity that is
+            asked for is then the most.
     """
 
     summary: str
@@ -174,6 +176,7 @@ class Schedule:
     criteria: tuple[str, ...] = ()
     rounds: int | None = None
     controls: bool = False
+    finds_sparsity: bool = False
 
 
 _FINETUNING = ("finetune_epochs", "finetune_learning_rate", "distill")
@@ -256,6 +259,7 @@ SCHEDULES: Registry[Schedule] = Registry(
             "onnxprune.schedules.adaptive:adaptive",
             (*_FINETUNING, "rounds", "max_drop"),
             rounds=20,
+            finds_sparsity=True,
         ),
     },
     group="onnxprune.schedules",

@@ -16,6 +16,7 @@ from onnxprune.results.quality import ACCURACY, quality_of
 from onnxprune.results.validation import blunt_limit
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
+from onnxprune.settings.vocabulary import SCHEDULES
 from onnxprune.study import former
 from onnxprune.study.alignment import with_measured_step
 from onnxprune.study.controller import check_possible, run_sweep
@@ -149,8 +150,9 @@ def most_points(plan: Sweep, step: int) -> list[Point]:
 
 
 def _check(plan: Sweep) -> None:
-    if any(point.schedule == "adaptive" for point in plan.points):
-        raise InputError("schedule 'adaptive' finds its own sparsity: search is for the others")
+    for point in plan.points:
+        if SCHEDULES[point.schedule].finds_sparsity:
+            raise InputError(f"schedule '{point.schedule}' finds its own sparsity: search is for the others")
 
 
 def _removed(name: str) -> RunError:

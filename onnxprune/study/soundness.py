@@ -13,6 +13,7 @@ from onnxprune.results.validation import blunt_limit
 from onnxprune.settings.budget import base_epochs, base_updates, finetuning_epochs, updates_of, updates_per_epoch
 from onnxprune.settings.contradictions import needs_labels
 from onnxprune.settings.point import Point
+from onnxprune.settings.vocabulary import SCHEDULES
 from onnxprune.study.jobs import Materials
 
 FEW_IMAGES = 10  # of a class to train on, below which that is said
@@ -108,7 +109,7 @@ def notes_of_point(point: Point, dataset: Dataset) -> Iterator[str]:
 
 def notes_of_result(point: Point, metrics: Mapping[str, Any]) -> Iterator[str]:
     """What is to be said of a point that is done."""
-    if point.schedule == "adaptive" and quality_of(metrics) is ACCURACY:
+    if "max_drop" in SCHEDULES[point.schedule].settings and quality_of(metrics) is ACCURACY:
         note = blunt_limit(point.max_drop, metrics["base_validation_accuracy"], metrics["validation_images"])
         if note is not None:
             yield note

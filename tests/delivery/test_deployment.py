@@ -311,6 +311,22 @@ def test_the_card_tells_what_chose_the_units_and_what_the_images_were_for() -> N
     assert "It was trained on 200 images and tested on 360." in modelcard._limits({**row, "model": "cnn"})[0]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "sparsity", "achieved", "said"),
+    [
+        ("one-shot", 50.0, 50.0, "50 % removed"),
+        ("one-shot", 90.0, 89.3, "89.3 % removed (90 % asked)"),
+        ("adaptive", 100.0, 94.5, "94.5 % removed (at most 100 % asked)"),
+        ("adaptive", 0.0, 1.0, "1 % removed (0 % asked)"),
+    ],
+)
+def test_what_was_removed_is_told_with_what_was_asked(
+    schedule: str, sparsity: float, achieved: float, said: str
+) -> None:
+    row = {"schedule": schedule, "sparsity": sparsity, "achieved_sparsity": achieved}
+    assert headline.removed(row) == said
+
+
 def test_another_schedule_than_the_usual_one_is_part_of_the_name() -> None:
     row = {"technique": "weight", "criterion": "l1", "schedule": "one-shot", "control": "none"}
     assert headline.way(row) == "weight l1"
