@@ -233,8 +233,8 @@ MUTATIONS = [
         (
             "claims: not corrected for their number",
             "results/statistics.py",
-            "found[place].p_value * (len(found) - done) < _SIGNIFICANT",
-            "found[place].p_value < _SIGNIFICANT",
+            "found[place].p_value * (len(found) - done) < SIGNIFICANT",
+            "found[place].p_value < SIGNIFICANT",
             "tests/results/test_statistics.py::test_among_equally_good_ways_a_winner_is_rarely_found "
             "tests/results/test_statistics.py::test_many_comparisons_are_corrected_by_holm",
         ),

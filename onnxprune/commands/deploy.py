@@ -125,12 +125,10 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
     row, entry = choice.row, deployed.entry
     fastest = "the fastest" if choice.by == "speedup" else "the one of the fewest MACs"
     quality = choice.quality.name
-    tied = f" (of {choice.tied} equally good, that of the highest validation {quality})" if choice.tied > 1 else ""
     prose(
         f"{deployed.name}: {fastest} of the {choice.candidates} of {choice.points} models with {' and '.join(wanted)}"
-        f"{tied}"
     )
-    prose(f"{headline.removed(row)}; {headline.quality(row)}")
+    prose(f"{headline.removed(row)}; {headline.quality(row, len(choice.seeds))}")
     prose(choice.decided_on())
     for remark in choice.folded.remarks:
         prose(remark)

@@ -146,11 +146,13 @@ def print_headlines(table: "pd.DataFrame", sweep: "Path") -> None:
             console.print(f"\n{error}", markup=False)
             continue
         row, quality = choice.row, quality_of(choice.row).name
-        fewer = f"speedup {choice.over_seeds('speedup')[0]:.2f}x" if choice.by == "speedup" else "fewest MACs"
+        fewer = "fewest MACs"
+        if choice.by == "speedup":
+            fewer = f"speedup {'~' if choice.tie else ''}{choice.over_seeds('speedup')[0]:.2f}x"
         console.print(
             f"\n{row['model']} on {row['dataset']}, batch {row['batch_size']:,}, best within {MOST_DROP:g} point of "
             f"validation {quality}: "
-            f"{headline.way(row)}, {headline.removed(row)}, {fewer}; {headline.quality(row)}. "
+            f"{headline.way(row)}, {headline.removed(row)}, {fewer}; {headline.quality(row, len(choice.seeds))}. "
             f"{choice.decided_on()}" + (f" {BEYOND}." if row.get("speedup_beyond_theory") is True else ""),
             markup=False,
         )
@@ -230,6 +232,7 @@ def _headings(rows: "pd.DataFrame") -> list[str]:
 def _lines(rows: "pd.DataFrame", floor: float) -> tuple[list[list[str]], list[bool]]:
     """The cells of each point of a study, seeds folded, and whether another technique begins there."""
     lines, sections, previous = [], [], None
+    seeds_of_study = rows["seed"].nunique()
     names: dict[str, str] = {}
     twins = same_as(rows)  # of these rows: the table's column may name one that is not among them
     for _, seeds in rows.groupby([name for name in OF_POINT if name in rows], sort=False, dropna=False):
@@ -240,7 +243,11 @@ def _lines(rows: "pd.DataFrame", floor: float) -> tuple[list[list[str]], list[bo
         if first.get("control", "none") != "none":
             criterion += f", {first['control']}"
         names |= dict.fromkeys(seeds["folder"], f"{first['technique']} {criterion} {first['sparsity']:g}")
-        said = [f"= {names[same]}" for same in twins[seeds.index].dropna().unique()[:1] if same in names]
+        same = twins[seeds.index]
+        others = {names.get(folder) for folder in same} if same.notna().all() else set()
+        said = [f"= {name}" for name in others if name is not None and len(others) == 1]
+        if len(seeds) < seeds_of_study:
+            said.append(f"{len(seeds)} of {seeds_of_study} seeds")
         *numbers, remark = _cells(seeds, floor)
         remark = ", ".join(filter(None, [remark, *said]))
         asked = f"{'≤' if headline.is_bound(first['schedule'], first['sparsity']) else ''}{first['sparsity']:g}"
@@ -365,13 +372,18 @@ def _int8_cells(seeds: "pd.DataFrame", floor: float) -> list[str]:
 
 
 def _collapsed(seeds: "pd.DataFrame") -> list[str]:
-    """That networks have collapsed, how far, and how many of several seeds."""
+    """That networks have collapsed, how far, and how many of several seeds; else that their files in 8 bits have."""
     gone = seeds[seeds["collapsed"].astype(bool)]
     if not len(gone):
-        return []
-    many = f" {len(gone)} of {len(seeds)}" if len(seeds) > 1 else ""
+        alone = seeds["int8_collapsed"].fillna(False).astype(bool) if "int8_collapsed" in seeds else None
+        return [] if alone is None or not alone.any() else [f"int8 collapsed{_some(alone.sum(), len(seeds))}"]
     share = gone["most_predicted"].min() if "most_predicted" in gone else None
-    return [f"collapsed{many}" + (f", {share:.1f} %" if share is not None and share < 100 else "")]
+    share_told = f", {share:.1f} %" if share is not None and share < 100 else ""
+    return [f"collapsed{_some(len(gone), len(seeds))}{share_told}"]
+
+
+def _some(count: int, seeds: int) -> str:
+    return f" {count} of {seeds}" if seeds > 1 else ""
 
 
 def _interval(seeds: "pd.DataFrame") -> str:

@@ -15,7 +15,7 @@ from onnxprune.delivery.modelcard import Seeds, decided_on
 from onnxprune.delivery.variants import INT8_ALONE, VARIANTS, with_variants
 from onnxprune.results import store, timings
 from onnxprune.results.quality import ACCURACY, Quality, quality_of
-from onnxprune.results.seeds import STUDY, configurations
+from onnxprune.results.seeds import STUDY, change, configurations
 from onnxprune.results.validation import blunt_limit
 
 _ROUNDING = 1e-9  # 92.5 - 91.3 is a little more than 1.2
@@ -100,11 +100,11 @@ class Choice:
         seeds: the rows of all seeds, this one included.
         candidates: how many configurations satisfy the constraints, of how many.
         by: what made it the best: "speedup" or, where nothing was timed, "macs".
-        tied: candidates that are as fast within the timing's noise, this one included.
+        tie: whether its own speedup is within the timing's noise.
         alone: the base in 8 bits, the mean over its seeds; None where the sweep has no such file.
         alone_lacks: the constraints that it misses.
         blunt: what is to be said of the largest drop that was allowed; None where nothing is.
-        left_out: sentences on what the clock says and was not gone by.
+        clock: sentences on how far the measured speedups can decide, and did.
     """
 
     row: dict[str, Any]
@@ -112,11 +112,11 @@ class Choice:
     candidates: int
     points: int
     by: Literal["speedup", "macs"]
-    tied: int
+    tie: bool
     alone: dict[str, Any] | None
     alone_lacks: tuple[str, ...]
     blunt: str | None
-    left_out: tuple[str, ...]
+    clock: tuple[str, ...]
 
     def over_seeds(self, column: str) -> tuple[float | None, float | None]:
         """Mean and sample standard deviation; None for what was not measured, or of one seed."""
@@ -135,7 +135,7 @@ class Choice:
     def folded(self) -> Seeds:
         """The seeds, as cards and pages tell of them."""
         columns = {column: self.over_seeds(column) for column in _FOLDED}
-        return Seeds(len(self.seeds), columns, timings.remarks(self.seeds), self.blunt, self.left_out)
+        return Seeds(len(self.seeds), columns, timings.remarks(self.seeds), self.blunt, self.clock, change(self.seeds))
 
     def decided_on(self) -> str:
         """What the decision rests on, in words."""
@@ -206,11 +206,11 @@ def choose(
     candidates = [entry for entry in fitting if entry.fitting]
     if not candidates:
         raise RunError(_nearest_miss(study, [entry.mean for entry in sound], wanted, bool(fitting)))
-    left_out: list[str] = []
+    clock: list[str] = []
     floor = timings.noise(table) if floor is None else floor
     timed = not any(pd.isna(entry.mean["speedup"]) for entry in candidates)
     if timed and floor > _USELESS:
-        left_out.append(
+        clock.append(
             f"Timing noise of ±{100 * floor:.0f} % says nothing of which is the fastest: the fewest MACs decided. "
             "`onnxprune retime` measures again."
         )
@@ -230,7 +230,7 @@ def choose(
         believed = [entry for entry in candidates if not _is_so_of_any(entry.rows, "speedup_beyond_theory")]
         believed = believed or candidates
         if len(believed) < len(candidates):
-            left_out.append(
+            clock.append(
                 f"Left out: {len(candidates) - len(believed)} whose measured speedup is beyond what MACs and noise "
                 "explain; `onnxprune retime` measures again."
             )
@@ -245,17 +245,34 @@ def choose(
     alone = next((entry.mean for entry in found if entry.mean["variant"] == INT8_ALONE), None)
     lacks = [constraint.text for constraint in wanted if alone is not None and not constraint.holds(alone)]
     row = max(best.fitting, key=_merit)
-    seeds, said = files.iloc[best.positions], _blunt(wanted, best.mean, len(best.rows))
-    return Choice(row, seeds, len(candidates), len(found), by, len(tied), alone, tuple(lacks), said, tuple(left_out))
+    seeds, said = files.iloc[best.positions], _blunt(wanted, best.mean)
+    if by == "speedup" and (others := _networks(tied) - 1) > 0:
+        clock.append(
+            f"{others} other{'s are' if others > 1 else ' is'} as fast within timing noise: the highest validation "
+            f"{quality_of(row).name} decided."
+        )
+    tie = not seeds["speedup"].isna().any() and timings.is_tie(seeds, floor)
+    if tie:
+        clock.append("Its speedup is within timing noise: it is not told from the unpruned network's.")
+    return Choice(row, seeds, len(candidates), len(found), by, tie, alone, tuple(lacks), said, tuple(clock))
 
 
-def _blunt(wanted: list[Constraint], mean: Mapping[str, Any], seeds: int) -> str | None:
+def _networks(candidates: list[_Candidate]) -> int:
+    """How many there are, those that are the same network bit for bit counted once."""
+    found: set[Any] = set()
+    for entry in candidates:
+        ids = tuple((row.get("network_id"), row["variant"]) for row in entry.rows)
+        found.add(ids if all(isinstance(name, str) for name, _ in ids) else id(entry))
+    return len(found)
+
+
+def _blunt(wanted: list[Constraint], mean: Mapping[str, Any]) -> str | None:
     """What is to be said of the largest drop that is allowed, where there is one."""
     limit = next((constraint.limit for constraint in wanted if constraint.value is _drop), None)
     images = mean.get("validation_images")
     if limit is None or images is None or pd.isna(images) or quality_of(mean) is not ACCURACY:
         return None
-    return blunt_limit(limit, mean["base_validation_accuracy"], seeds * images)
+    return blunt_limit(limit, mean["base_validation_accuracy"], images)
 
 
 def _is_so_of_any(rows: list[dict[str, Any]], column: str) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from onnxprune.common.shares import SIGNIFICANT
 from onnxprune.delivery.variants import INT8, INT8_ALONE
 from onnxprune.results import store
 from onnxprune.results.claims import between_ways, beyond_controls, sentences
@@ -57,10 +58,14 @@ def percent(number: float) -> str:
     return f"{round(float(number), 1):g}"
 
 
-def quality(row: Mapping[str, Any]) -> str:
-    """How good the network still is, and against what."""
+def quality(row: Mapping[str, Any], seeds: int = 1) -> str:
+    """How good the network still is, and against what.
+
+    Args:
+        seeds: that it was chosen by: of several no single one tells what is beyond noise.
+    """
     if quality_of(row) is ACCURACY:
-        return f"accuracy {accuracy(row)}; {change(row)}"
+        return f"accuracy {accuracy(row)}; {change(row, seeds)}"
     text = f"fidelity to the unpruned file's answers {row['fidelity']:.2f} %, cosine {row['cosine']:.4f}"
     if _missing(row.get("agreement")):
         return text
@@ -74,19 +79,33 @@ def accuracy(row: Mapping[str, Any]) -> str:
     return text if _missing(low) else f"{text} (95 % interval {low:.2f} to {high:.2f})"
 
 
-def change(row: Mapping[str, Any]) -> str:
+def change(row: Mapping[str, Any], seeds: int = 1) -> str:
     """What pruning cost, and the base beside it."""
-    if row.get("variant") in (INT8, INT8_ALONE):
-        return f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} against it"
-    base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} including fine-tuning"
+    base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} "
+    if row.get("variant") == INT8_ALONE:
+        return f"{base}against it"
+    base += f"including {_beside_pruning(row)}"
     if _missing(row.get("accuracy_change")):
         return f"{base}; what pruning alone cost is not known, as no 0 % point has the same training"
-    control = f"{row['accuracy_change']:+.2f} against the 0 % control's {row['control_accuracy']:.2f} %"
-    p_value = row.get("accuracy_change_p_value")
-    if not _missing(p_value):
-        lost, gained = row["images_lost"], row["images_gained"]
-        control += f" ({lost:,} images lost, {gained:,} gained: {_significance(p_value)})"
+    bits = " in 8 bits" if row.get("variant") == INT8 else ""
+    control = f"{row['accuracy_change']:+.2f} against the 0 % control's {row['control_accuracy']:.2f} %{bits}"
+    if not _missing(row.get("images_lost")):
+        found = f"{row['images_lost']:,} images lost, {row['images_gained']:,} gained"
+        control += f" ({found}{_significance(row) if seeds == 1 else ''})"
     return f"{control}; {base}"
+
+
+def _beside_pruning(row: Mapping[str, Any]) -> str:
+    """What a pruned network differs by from its base, beside what was removed."""
+    schedule = row.get("schedule", FIELDS["schedule"].default)
+    tuned = row.get("control") != "scratch" and "finetune_epochs" in SCHEDULES[schedule].settings
+    training = "fine-tuning" if tuned else "another training"
+    return f"{training} and 8 bits" if row.get("variant") == INT8 else training
+
+
+def verdict(real: bool) -> str:
+    """Whether a difference is told from chance."""
+    return "beyond noise" if real else "within noise"
 
 
 def told_claims(table: pd.DataFrame, sweep: Path) -> dict[str, list[str]]:
@@ -108,9 +127,14 @@ def told_claims(table: pd.DataFrame, sweep: Path) -> dict[str, list[str]]:
     return found
 
 
-def _significance(p_value: Any) -> str:
-    verdict = "a real difference" if p_value < 0.05 else "no real difference"
-    return f"p {'< 0.001' if p_value < 0.001 else f'= {p_value:.2g}'}, {verdict}"
+def _significance(row: Mapping[str, Any]) -> str:
+    """Of what differs from the control, image by image."""
+    p_value: Any = row.get("accuracy_change_p_value")
+    low, high = row.get("accuracy_change_low"), row.get("accuracy_change_high")
+    if _missing(p_value):
+        return ""
+    interval = "" if _missing(low) else f"; 95 % interval {low:+.2f} to {high:+.2f}"
+    return f"{interval}; p {'< 0.001' if p_value < 0.001 else f'= {p_value:.2g}'}, {verdict(p_value < SIGNIFICANT)}"
 
 
 def _missing(value: Any) -> bool:

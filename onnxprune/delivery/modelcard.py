@@ -18,6 +18,7 @@ from onnxprune.graph.baking import PICTURE, PROBABILITIES
 from onnxprune.graph.metadata import NORMALISATION
 from onnxprune.models import model_title, onnx_file
 from onnxprune.results.quality import ACCURACY, quality_of
+from onnxprune.results.statistics import Difference
 from onnxprune.settings.point import FIELDS, Point
 from onnxprune.settings.vocabulary import CONTROLS, SCHEDULES, TECHNIQUES
 
@@ -33,14 +34,16 @@ class Seeds:
         folded: column -> mean and sample standard deviation over them; None where there is none.
         remarks: sentences.
         blunt: what is to be said of the limit that decided; None where nothing is.
-        left_out: sentences on what the clock says and was not gone by.
+        clock: sentences on how far the measured speedups can decide, and did.
+        change: of the accuracy against the 0 % controls, over all of them; None where there are none.
     """
 
     count: int
     folded: Mapping[str, tuple[float | None, float | None]]
     remarks: Sequence[str]
     blunt: str | None
-    left_out: Sequence[str]
+    clock: Sequence[str]
+    change: Difference | None = None
 
     def spread(self, column: str, form: str) -> str:
         """Mean and standard deviation, as text."""
@@ -115,7 +118,7 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             "",
             f"# {name}",
             "",
-            _summary(row),
+            _summary(row, seeds.count),
             "",
             decided_on(row, seeds),
             "",
@@ -148,8 +151,7 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             "",
             "## How it was made",
             "",
-            f"From {_code(row['base_id'])}, with data of SHA-256 {_code(_known(row, 'data_checksum'))}, as point "
-            f"{_code(row['folder'])}. "
+            f"From {_code(row['base_id'])}, with data of SHA-256 {_code(_known(row, 'data_checksum'))}{_point(row)}. "
             "To repeat it:",
             "",
             "```sh",
@@ -167,6 +169,11 @@ def write_card(name: str, row: Mapping[str, Any], facts: Facts, shipped: Shipped
             "",
         ]
     )
+
+
+def _point(row: Mapping[str, Any]) -> str:
+    """The point that a file is of; nothing for that of a base."""
+    return "" if row.get("variant") == INT8_ALONE else f", as point {_code(row['folder'])}"
 
 
 def _head(name: str, row: Mapping[str, Any], shipped: Shipped) -> list[str]:
@@ -215,7 +222,7 @@ def _data_title(row: Mapping[str, Any]) -> str:
     return DATASETS[dataset].title.partition(",")[0] if dataset in DATASETS else title_of(dataset)
 
 
-def _summary(row: Mapping[str, Any]) -> str:
+def _summary(row: Mapping[str, Any], seeds: int) -> str:
     technique = TECHNIQUES[row["technique"]]
     goes = (
         "output channels and units, so the network is smaller"
@@ -239,14 +246,15 @@ def _summary(row: Mapping[str, Any]) -> str:
     elif row.get("variant") == INT8_ALONE:
         how = "converted to 8 bits, not pruned"
     network = f"the network {_code(model_title(row['model']))} on {_literal(_data_title(row))}, {how}"
+    quality = headline.quality(row, seeds)
     if quality_of(row) is ACCURACY:
-        return f"An image classifier: {network}. Test accuracy: {headline.accuracy(row)}; {headline.change(row)}."
-    return f"{network[0].upper()}{network[1:]}. On the test images, which have no labels: {headline.quality(row)}."
+        return f"An image classifier: {network}. On the test images: {quality}."
+    return f"{network[0].upper()}{network[1:]}. On the test images, which have no labels: {quality}."
 
 
 def decided_on(row: Mapping[str, Any], seeds: Seeds) -> str:
     """Which seed a file is of, what all of them gave, and how far the limit can be relied on."""
-    more = "".join(f" {line}" for line in seeds.left_out)
+    more = "".join(f" {line}" for line in seeds.clock)
     more += "" if seeds.blunt is None else f" {seeds.blunt[0].upper()}{seeds.blunt[1:]}."
     if seeds.count == 1:
         return f"One seed ({row['seed']}): how much results differ between seeds was not measured.{more}"
@@ -255,6 +263,9 @@ def decided_on(row: Mapping[str, Any], seeds: Seeds) -> str:
     said += f"{quality} {seeds.spread(quality, '{:.2f}')} %"
     if seeds.folded["accuracy_change"][0] is not None:
         said += f", {seeds.spread('accuracy_change', '{:+.2f}')} points against the 0 % controls"
+        if seeds.change is not None:
+            low, high, found = seeds.change.low, seeds.change.high, headline.verdict(seeds.change.real)
+            said += f" (95 % interval {low:+.2f} to {high:+.2f}: {found})"
     if seeds.folded["speedup"][0] is not None:
         said += f", speedup {seeds.spread('speedup', '{:.2f}')}"
     return f"{said}.{more}"

@@ -14,6 +14,7 @@ from onnxprune.report.sources import unlike_names
 from onnxprune.results import store
 from onnxprune.results.conditions import select
 from onnxprune.results.quality import quality_of_study
+from onnxprune.results.seeds import training_columns
 
 _FORMATS = (".pdf", ".png", ".svg")
 
@@ -205,9 +206,10 @@ def _levels(table: pd.DataFrame, y: str) -> list[tuple[float, str, str]]:
     if len(studies) == 1:
         if y != "accuracy_change" and f"base_{y}" in table and bases[f"base_{y}"].notna().any():
             found.append((float(bases[f"base_{y}"].mean()), "unpruned", ":"))
-        control = table[(table["sparsity"] == 0) & (table.get("control", "none") == "none")][y].dropna()
-        if len(control) and y.removeprefix("validation_") in _JUDGED:
-            found.append((float(control.mean()), "0 %, fine-tuned", "-."))
+        controls = table[(table["sparsity"] == 0) & (table.get("control", "none") == "none") & table[y].notna()]
+        alike = len(controls) > 0 and controls.groupby(training_columns(controls), dropna=False).ngroups == 1
+        if alike and y.removeprefix("validation_") in _JUDGED:
+            found.append((float(controls[y].mean()), "0 % control", "-."))
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from onnxprune.results.statistics import mean_interval
+from onnxprune.results.statistics import interval_over_seeds
 from onnxprune.settings.point import AXES
 from onnxprune.settings.vocabulary import TECHNIQUES
 
@@ -80,7 +80,8 @@ def over_seeds(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     found = []
     for sparsity, same in known.groupby("sparsity"):
         values, several = same["y"].to_numpy(), len(same) > 1
-        low, high = mean_interval(values) if several else (same["low"].iloc[0], same["high"].iloc[0])
+        ends = same[["low", "high"]].to_numpy()
+        low, high = interval_over_seeds(values, ends) if several else ends[0]
         std = values.std(ddof=1) if several else 0.0
         found.append(
             (sparsity, same["x"].mean(), values.mean(), std, len(same), low, high, bool(same["collapsed"].any()))

@@ -29,13 +29,17 @@ class Best:
         row: its settings, metrics and environment, None where something was not measured.
         place: of its file, as seen from the sweep's folder.
         command: what makes it again.
-        seeds: what it was decided on, where that is the means over several; else "".
+        seeds: what it was decided on, in words.
+        count: of the seeds.
+        tie: whether its speedup is within timing noise.
     """
 
     row: dict[str, Any]
     place: str
     command: str
     seeds: str
+    count: int
+    tie: bool
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def _best(table: pd.DataFrame, folder: Path) -> list[Best | str]:
             choice = choose(rows, wanted)
             row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
             place = Path(os.path.relpath(source_of(row, folder), folder)).as_posix()
-            found.append(Best(row, place, command(row), choice.decided_on()))
+            found.append(Best(row, place, command(row), choice.decided_on(), len(choice.seeds), choice.tie))
         except OnnxpruneError as error:  # none is good enough, or its settings are of a package that is gone
             found.append(str(error))
     return found

@@ -56,9 +56,10 @@ def facts(source: Source) -> list[str]:
                 f"{name}: {sizes['train_images']:,} training and {sizes['test_images']:,} test images{unlabelled}; "
                 f"{quality.name} is of all test images"
             )
-    folders = [source.folder / name for name in table["folder"]]
-    folders += [source.folder.parent / BASES / str(base) for base in table["base_id"].unique()]
-    begun = _times(folder / store.CONFIG for folder in folders)
+    begun = _times(source.folder / name / store.CONFIG for name in table["folder"])
+    own = min(_times([source.folder / store.SPEC]), default=math.inf)  # bases from before are those of other studies
+    bases = [source.folder.parent / BASES / str(base) / store.CONFIG for base in table["base_id"].unique()]
+    begun += [time for time in _times(bases) if time >= own]
     ended = [when.timestamp() for record in source.records.values() if (when := _finished(record)) is not None]
     if begun and ended:
         day = datetime.datetime.fromtimestamp(max(ended)).date()
@@ -67,7 +68,9 @@ def facts(source: Source) -> list[str]:
     cores = list(table["cpu_cores"].dropna().unique()) if "cpu_cores" in table else []
     found.append(_listed(machines) + (f", {cores[0]} cores" if len(cores) == 1 else ""))
     if table["speedup"].notna().any():
-        found.append(f"timing noise ±{100 * timings.noise(table):.1f} %")
+        noises = [timings.noise(rows) for _, rows in table.groupby(STUDY, sort=False)]
+        known = list(dict.fromkeys(f"{100 * each:.1f}" for each in sorted(noises) if not math.isnan(each)))
+        found.append(f"timing noise ±{known[0]} %" + (f" to ±{known[-1]} %, by study" if len(known) > 1 else ""))
         if "timing_load_average" in table and table["timing_load_average"].notna().any():
             found[-1] += f", load average up to {float(table['timing_load_average'].max()):.1f} while timing"
     return found
@@ -198,7 +201,7 @@ def comparison(table: pd.DataFrame) -> Comparison | None:
     keys = ["technique", "sparsity"]
     keys += [
         name
-        for name in ("criterion", "schedule", "control", "batch_size")
+        for name in ("criterion", "schedule", "granularity", "control", "batch_size")
         if name in table and table.groupby([names, table["technique"]])[name].nunique().max() > 1
     ]
     order = {technique: index for index, technique in enumerate(table["technique"].unique())}
@@ -206,7 +209,7 @@ def comparison(table: pd.DataFrame) -> Comparison | None:
         keys, key=lambda column: column.map(order) if column.name == "technique" else column, kind="stable"
     )
     quality = ACCURACY.name if table["accuracy"].notna().any() else FIDELITY.name
-    means = ordered.groupby([*keys, "_study"], sort=False)[[quality, "speedup"]].mean()
+    means = _of_common_seeds(ordered, keys).groupby([*keys, "_study"], sort=False)[[quality, "speedup"]].mean()
     rows = []
     for key, of_key in means.groupby(level=list(range(len(keys))), sort=False):
         by_study = of_key.droplevel(list(range(len(keys))))
@@ -215,12 +218,23 @@ def comparison(table: pd.DataFrame) -> Comparison | None:
             named = [told(name, value) for name, value in zip(keys[2:], others, strict=True)]
             rows.append(
                 (
-                    f"{technique} {sparsity:g} %" + "".join(named),
+                    f"{technique} {sparsity:g} %{''.join(named)}",
                     _values(by_study[quality], studies),
                     _values(by_study["speedup"], studies),
                 )
             )
     return Comparison(studies, quality, rows) if rows else None
+
+
+def _of_common_seeds(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """The rows of those seeds that all studies have of a point, so that no mean is of other seeds; all, where they have
+    none in common."""
+    found = []
+    for _, rows in table.groupby(keys, sort=False, dropna=False):
+        seeds = [set(of_study["seed"]) for _, of_study in rows.groupby("_study")]
+        common = set.intersection(*seeds)
+        found.append(rows[rows["seed"].isin(common)] if common else rows)
+    return pd.concat(found)
 
 
 def _values(means: pd.Series, studies: list[str]) -> list[float | None]:

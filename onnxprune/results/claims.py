@@ -11,6 +11,7 @@ import pandas as pd
 from onnxprune.results.derived import discordant
 from onnxprune.results.seeds import STUDY
 from onnxprune.results.statistics import Difference, corrected, paired_difference
+from onnxprune.settings.vocabulary import SCHEDULES
 
 RightImages = Callable[[str], np.ndarray | None]  # of a point's folder: whether each test image (N,) is right
 
@@ -34,8 +35,10 @@ class Claim:
 
 
 def between_ways(table: pd.DataFrame, right_images: RightImages) -> list[Claim]:
-    """Each two techniques, criteria and schedules at each sparsity; those that are the same network left out."""
-    pruned = table[table["control"].fillna("none") == "none"]
+    """Each two techniques, criteria and schedules at each sparsity; those that are the same network left out, and
+    schedules that find their own sparsity."""
+    finding = table["schedule"].map(lambda name: SCHEDULES[name].finds_sparsity).astype(bool)
+    pruned = table[(table["control"].fillna("none") == "none") & ~finding]
     return _claims(_with_names(pruned, []), lambda names: list(combinations(names, 2)), right_images)
 
 

@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from onnxprune.common.shares import Interval
-from onnxprune.results.statistics import Difference, mean_interval, paired_difference
+from onnxprune.results.statistics import Difference, interval_over_seeds, paired_difference
 from onnxprune.settings.point import FIELDS
 
 STUDY = ["model", "dataset", "batch_size"]  # rows of one of these compare
@@ -33,12 +34,15 @@ def configurations(table: pd.DataFrame) -> list[list[int]]:
 
 
 def accuracy_interval(rows: pd.DataFrame) -> Interval:
-    """The 95 % interval of a configuration's accuracy, in percent: Student's of the mean of several seeds, Wilson's of
-    one seed, over images; NaN where that is not known."""
+    """The 95 % interval of a configuration's accuracy, in percent: Wilson's of one seed, over images; of the mean of
+    several seeds that of `onnxprune.results.statistics.interval_over_seeds`; NaN where that is not known."""
+    ends = rows.reindex(columns=["accuracy_low", "accuracy_high"]).astype(float).to_numpy(na_value=math.nan)
     if len(rows) == 1:
-        ends = rows.reindex(columns=["accuracy_low", "accuracy_high"]).iloc[0]
-        return Interval(*(math.nan if pd.isna(end) else float(end) for end in ends))
-    low, high = mean_interval(rows["accuracy"].to_numpy(float))
+        return Interval(*ends[0].tolist())
+    accuracies = rows["accuracy"].to_numpy(float, na_value=math.nan)
+    if np.isnan(accuracies).any():
+        return Interval(math.nan, math.nan)
+    low, high = interval_over_seeds(accuracies, ends)
     return Interval(max(0.0, low), min(100.0, high))
 
 
@@ -56,7 +60,7 @@ def difference(rows: pd.DataFrame, points: str, lost: str, gained: str) -> Diffe
     """
     if points not in rows or rows[points].isna().any():
         return None
-    counts = rows[[lost, gained]]
+    counts = rows.reindex(columns=[lost, gained])
     known = not counts.isna().any(axis=None)
     sums = [int(counts[name].sum()) if known else None for name in (lost, gained)]
     images = int(rows["test_images"].iloc[0]) if known else 0

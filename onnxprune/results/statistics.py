@@ -18,6 +18,21 @@ def mean_interval(values: np.ndarray) -> Interval:
     return Interval(mean - half, mean + half)
 
 
+def interval_over_seeds(values: np.ndarray, images: np.ndarray) -> Interval:
+    """The interval of the mean of what networks of several seeds have: Student's, but none narrower than the networks'
+    own on average, which few seeds that agree by chance would have.
+
+    Args:
+        values: of the networks (seeds,).
+        images: the ends of their own intervals, over images (seeds, 2); NaN where there are none.
+    """
+    found = mean_interval(values)
+    if np.isnan(images).any():
+        return found
+    half = float(np.mean(images[:, 1] - images[:, 0])) / 2
+    return found if found.high - found.low >= 2 * half else Interval(*images.mean(axis=0).tolist())
+
+
 class Difference(NamedTuple):
     """How much more accurate some networks are than others of the same seeds, in points.
 

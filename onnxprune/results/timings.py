@@ -11,7 +11,7 @@ _MUCH = 0.1  # that the base's latency may change over a sweep, relative, where 
 
 def noise(table: pd.DataFrame) -> float:
     """How far sessions of the same file differed in nine rows of ten, relative; NaN where nothing was timed."""
-    return float(table["speedup_noise"].quantile(0.9))
+    return float(table["speedup_noise"].astype(float).quantile(0.9))
 
 
 def is_tie(seeds: pd.DataFrame, floor: float, prefix: str = "") -> bool:
@@ -34,9 +34,10 @@ def remarks(table: pd.DataFrame) -> list[str]:
     timed = table[table["speedup"].notna()]
     said = []
     if "timing_disturbed" in timed and (disturbed := timed[timed["timing_disturbed"].notna()])["speedup"].size:
-        (reason, _), *_ = Counter(disturbed["timing_disturbed"]).most_common(1)
+        (reason, count), *_ = Counter(disturbed["timing_disturbed"]).most_common(1)
+        of_these = f", {count} of them:" if count < len(disturbed) else ":"
         said.append(
-            f"Timed on a busy machine: {len(disturbed)} of {len(timed)} points ({reason}; load average up to "
+            f"Timed on a busy machine: {len(disturbed)} of {len(timed)} points{of_these} {reason} (load average up to "
             f"{disturbed['timing_load_average'].max():.1f}). `onnxprune retime` measures again."
         )
     for _, together in timed.groupby(timed_together(timed)):
@@ -48,7 +49,10 @@ def remarks(table: pd.DataFrame) -> list[str]:
                 f"{100 * spread:.0f} % of its median: compare the speedups of points, not their latencies."
             )
     smaller = timed[timed["macs"] < timed["base_macs"]] if "base_macs" in timed else timed[:0]
-    slower = smaller[smaller["speedup"] < 1 - smaller["speedup_noise"]]
+    least = smaller["speedup_noise"].clip(lower=noise(timed))
+    slower = smaller[smaller["speedup"] < 1 - least]
+    if "speedup_high" in slower:  # not of records of before
+        slower = slower[~(slower["speedup_high"] >= 1).fillna(False)]
     if len(slower):
         said.append(
             f"Smaller and slower: {len(slower)} of {len(timed)} points have fewer MACs than the base and take longer "

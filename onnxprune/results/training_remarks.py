@@ -33,7 +33,7 @@ def gain_of_control(rows: "pd.DataFrame") -> float | None:
     controls = rows[(rows["sparsity"] == 0) & (rows["control"] == "none") & finetunes & rows["accuracy"].notna()]
     if not len(controls):
         return None
-    gain, interval = _gained(controls, "base_accuracy", "accuracy", controls.drop_duplicates("base_id"))
+    gain, interval = _gained(controls, "base_accuracy", "accuracy")
     return gain if gain > min(MOST_APART, interval) or gain < -max(MOST_APART, interval) else None
 
 
@@ -64,7 +64,7 @@ def remark_on_finetuning(rows: "pd.DataFrame") -> str | None:
     studied = [pruned.iloc[positions] for positions in configurations(pruned)] if len(pruned) else []
     losses = []
     for seeds in studied:
-        gain, interval = _gained(seeds, before, after, seeds if after == ACCURACY.name else None)
+        gain, interval = _gained(seeds, before, after)
         if gain < -max(MOST_APART, interval):
             losses.append((-gain, seeds.iloc[0]))
     if not losses:
@@ -78,15 +78,13 @@ def remark_on_finetuning(rows: "pd.DataFrame") -> str | None:
     )
 
 
-def _gained(rows: "pd.DataFrame", before: str, after: str, tested: "pd.DataFrame | None") -> tuple[float, float]:
+def _gained(rows: "pd.DataFrame", before: str, after: str) -> tuple[float, float]:
     """By how much the mean of a column is above that of another, in points, and the 95 % interval around that, as of
-    two independent shares.
-
-    Args:
-        tested: rows whose test images count; None: the columns are no shares of images.
-    """
+    two independent shares of the test images, which are the same for all seeds; 0 where they are no shares."""
     mean = rows[[before, after]].mean() / 100
-    error = 0.0 if tested is None else ((mean * (1 - mean)).sum() / tested["test_images"].sum()) ** 0.5
+    error = 0.0
+    if after == ACCURACY.name:
+        error = ((mean * (1 - mean)).sum() / rows["test_images"].max()) ** 0.5
     return float(100 * (mean[after] - mean[before])), 100 * _STANDARD_ERRORS * error
 
 

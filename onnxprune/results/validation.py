@@ -15,7 +15,7 @@ def blunt_limit(max_drop: float, accuracy: float, images: float) -> str | None:
     Args:
         max_drop: points of validation accuracy that may be lost.
         accuracy: of the base on the validation split, in percent.
-        images: of the validation split, those of all seeds together.
+        images: of the validation split, which are the same for all seeds.
     """
     error = standard_error(accuracy, images)
     if max_drop >= error:

@@ -33,9 +33,12 @@ def adaptive(context: PruningContext) -> Pruned:
     In a round each layer loses a share of what is left of it: most where taking that share from this layer alone cost
     the base least. A round after which the network is more than `max_drop` points of validation accuracy below the base
     is taken back, and the next one takes half as much. It ends when a step would be tiny, every layer is at the point's
-    sparsity, or the rounds are over; `context.path` has a row a round.
+    sparsity, or the rounds are over; `context.path` has a row a round. At a sparsity of 0 % it is fine-tuned in all of
+    the rounds with nothing removed.
     """
     point = context.point
+    if not point.sparsity:
+        return _unpruned(context)
     limit = context.validation_quality(context.base) - point.max_drop
     shape = context.dataset.input_shape
     layers = [_ALL] if context.request.globally else leading_layers(context.base, context.request, shape)
@@ -74,6 +77,14 @@ def adaptive(context: PruningContext) -> Pruned:
             rejected = _kept(trial.masks)
             step /= 2
     return context.remove(best.network, best.masks or _decide(context, best.network, best.shares, {}))
+
+
+def _unpruned(context: PruningContext) -> Pruned:
+    network, rounds = copy.deepcopy(context.base), context.point.rounds
+    for number in range(1, rounds + 1):
+        context.listener.stage(f"round {number}")
+        context.finetune(network, context.finetuning_epochs / rounds)
+    return context.remove(network, context.decide(network, 0.0))
 
 
 def _decide(context: PruningContext, network: nn.Module, shares: dict[str, float], gone: Masks) -> Masks:

@@ -35,6 +35,11 @@ def contradictions(point: Point) -> list[str]:
         found.append("schedule 'movement' needs training to see what moves: expected --finetune-epochs above 0")
     if point.control in ("random", "layerwise-random") and schedule.criteria:
         found.append(f"control '{point.control}' is not for schedule '{point.schedule}', which is its own criterion")
+    elif point.control == "random" and schedule.finds_sparsity:
+        found.append(
+            f"control 'random' is not for schedule '{point.schedule}', which would remove another number of units by "
+            "chance: take criterion random for how far that gets"
+        )
     elif point.control == "scratch" and point.schedule != "one-shot":
         found.append(f"control 'scratch' is not for schedule '{point.schedule}' but for one-shot")
     elif point.control == "layerwise-random" and not schedule.controls:

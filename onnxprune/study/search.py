@@ -205,7 +205,7 @@ class _Bisection:
         bases = [row for trial in found.trials for row in self._rows(trial.sparsity)]
         if bases and quality_of(bases[0]) is ACCURACY:
             accuracy = fmean(row["base_validation_accuracy"] for row in bases)
-            found.remark = blunt_limit(self.max_drop, accuracy, bases[0]["validation_images"] * len(self.points))
+            found.remark = blunt_limit(self.max_drop, accuracy, bases[0]["validation_images"])
         if low:
             found.folders = [str(folder) for folder in self._folders(low)]
             rows = self._rows(low)

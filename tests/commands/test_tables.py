@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from made_up import hand_made
 from rich.console import Console
@@ -153,3 +154,53 @@ def test_each_study_has_its_own_timing_noise(tmp_path: Path, monkeypatch: pytest
     assert "Timing noise ±5.0 to ±80.0 %, by study" in text
     small, _, large = text.partition("batch 256")
     assert "~1.50x" not in small and "1.50x" in small and large.count("~1.50x") == 2
+
+
+def printed(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    screen = Console(width=WIDE, file=io.StringIO())
+    monkeypatch.setattr(tables, "terminal", lambda: screen)
+    tables.print_results(table)
+    return screen.file.getvalue().splitlines()
+
+
+def test_equal_networks_of_one_seed_do_not_make_rows_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = result_table(hand_made(tmp_path, "one", technique="neuron,structured", sparsity="50", seeds=2))
+    first, second = (table.index[table["technique"] == name] for name in ("neuron", "structured"))
+    table["network_id"] = [f"network{place}" for place in range(len(table))]
+    table.loc[second[0], "network_id"] = table.loc[first[0], "network_id"]
+    assert not [line for line in printed(table, monkeypatch) if line.startswith(" structured") and " = " in line]
+    table.loc[second[1], "network_id"] = table.loc[first[1], "network_id"]
+    assert [line for line in printed(table, monkeypatch) if line.rstrip().endswith("= neuron taylor 50")]
+
+
+def test_a_mean_over_fewer_seeds_than_the_others_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = result_table(hand_made(tmp_path, "one", technique="weight", sparsity="0,50", seeds=3))
+    assert not [line for line in printed(table, monkeypatch) if "of 3 seeds" in line]
+    left = table.drop(table.index[(table["sparsity"] == 50) & (table["seed"] == 1)])
+    (line,) = [line for line in printed(left, monkeypatch) if "of 3 seeds" in line]
+    assert line.split()[:3] == ["weight", "l1", "50"] and line.rstrip().endswith("2 of 3 seeds")
+
+
+def test_what_adaptive_was_asked_is_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = result_table(hand_made(tmp_path, "one", technique="weight", sparsity="0,50"))
+    assert [line.split()[2] for line in printed(table, monkeypatch) if line.startswith(" weight")] == ["0", "50"]
+    table["schedule"] = "adaptive"
+    assert [line.split()[2] for line in printed(table, monkeypatch) if line.startswith(" weight")] == ["0", "≤50"]
+
+
+def test_a_speedup_within_the_noise_is_marked_in_the_headline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = hand_made(tmp_path, "one", technique="structured", sparsity="50")
+    monkeypatch.setattr(tables.store, "intact", lambda table, sweep, say: table)
+    table = result_table(folder).assign(validation_accuracy=98.0)
+    for speedup, shown in ((1.02, "speedup ~1.02x"), (1.5, "speedup 1.50x")):
+        tables.print_headlines(table.assign(speedup=speedup, speedup_noise=0.05), folder)
+        assert shown in capsys.readouterr().out
+
+
+def test_files_in_8_bits_that_have_collapsed_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = result_table(hand_made(tmp_path, "one", technique="weight", sparsity="50", seeds=2))
+    table = table.assign(int8_accuracy=[10.0, 97.0], int8_file_bytes=1000, int8_speedup=1.0, int8_speedup_noise=0.01)
+    (line,) = [line for line in printed(table.assign(int8_collapsed=[True, False]), monkeypatch) if "collapsed" in line]
+    assert "int8" in line and "1 of 2" in " ".join(printed(table.assign(int8_collapsed=[True, False]), monkeypatch))

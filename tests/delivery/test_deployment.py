@@ -85,7 +85,17 @@ def test_the_test_accuracy_has_no_say() -> None:
 def test_speedups_within_the_noise_are_ties_that_validation_accuracy_breaks() -> None:
     table = rows({"speedup": 3.02}, {"speedup": 3.0, "validation_accuracy": 90.8}, {"speedup": 2.9})
     choice = choose(table, constraints(max_drop=1))
-    assert (choice.row["folder"], choice.tied, choice.candidates, choice.points) == ("point1", 2, 3, 3)
+    assert (choice.row["folder"], choice.candidates, choice.points) == ("point1", 3, 3)
+    assert choice.clock == ("1 other is as fast within timing noise: the highest validation accuracy decided.",)
+    twin = table.assign(network_id=["a", "a", "b"])
+    assert choose(twin, constraints(max_drop=1)).clock == (), "the other is the same network"
+
+
+@pytest.mark.parametrize(("speedup", "tie"), [(1.06, False), (1.04, True), (0.9, False)])
+def test_a_speedup_within_the_noise_is_said_to_be_none(speedup: float, tie: bool) -> None:
+    choice = choose(rows({"seed": 0, "speedup": speedup, "speedup_noise": 0.05}), constraints(max_drop=1))
+    assert choice.tie is tie
+    assert ("Its speedup is within timing noise" in choice.decided_on()) is tie
 
 
 def test_what_seeds_leave_open_is_a_tie_that_validation_accuracy_breaks() -> None:
@@ -98,7 +108,8 @@ def test_what_seeds_leave_open_is_a_tie_that_validation_accuracy_breaks() -> Non
         for seed, speedup in enumerate(speedups)
     ]
     choice = choose(rows(*changes), constraints(max_drop=1))
-    assert (choice.row["technique"], choice.tied, choice.candidates) == ("structured", 2, 2)
+    assert (choice.row["technique"], choice.candidates) == ("structured", 2)
+    assert "1 other is as fast" in choice.decided_on()
     apart = [{**change, "speedup": change["speedup"] + (change["technique"] == "weight")} for change in changes]
     assert choose(rows(*apart), constraints(max_drop=1)).row["technique"] == "weight"
 
@@ -121,7 +132,7 @@ def test_what_is_left_out_as_beyond_theory_is_said() -> None:
     choice = choose(table, constraints(max_drop=1))
     assert choice.row["speedup"] == 2.0
     assert "Left out: 1 whose measured speedup is beyond what MACs and noise explain" in choice.decided_on()
-    assert choose(table[:1], constraints(max_drop=1)).left_out == ()
+    assert choose(table[:1], constraints(max_drop=1)).clock == ()
 
 
 def test_the_noise_of_the_study_stands_for_that_of_a_part_of_it() -> None:
@@ -278,7 +289,7 @@ def test_card_and_command_tell_the_change_against_the_control_with_the_base_besi
     card, shown = (models / f"{NAME}.md").read_text(), called("deploy", sweep, *ASK, "--out", tmp_path).stdout
     for text in (card, shown):
         assert control in text
-        assert f"{row['images_lost']} images lost, {row['images_gained']} gained: p = " in text
+        assert f"{row['images_lost']} images lost, {row['images_gained']} gained; 95 % interval " in text
         assert base in text
         assert f"95 % interval {row['accuracy_low']:.2f} to {row['accuracy_high']:.2f}" in text
         assert "One seed (0): how much results differ between seeds was not measured." in text
@@ -302,10 +313,10 @@ def test_the_card_tells_what_chose_the_units_and_what_the_images_were_for() -> N
         "sparsity": 50.0, "achieved_sparsity": 50.0, "control": "none", "variant": "float32", "accuracy": 90.0,
         "base_accuracy": 91.0, "train_images": 200, "training_images": 400, "test_images": 360,
     }  # fmt: skip
-    assert "schedule `one-shot`, then fine-tuned for 2 epoch(s))" in modelcard._summary(row)
-    by_chance = modelcard._summary({**row, "control": "random"})
+    assert "schedule `one-shot`, then fine-tuned for 2 epoch(s))" in modelcard._summary(row, 1)
+    by_chance = modelcard._summary({**row, "control": "random"}, 1)
     assert "control `random`: as many units, chosen at random, then fine-tuned for 2 epoch(s))" in by_chance
-    scratch = modelcard._summary({**row, "control": "scratch"})
+    scratch = modelcard._summary({**row, "control": "scratch"}, 1)
     assert "trained from new random weights for all epochs)" in scratch and "fine-tuned" not in scratch
     assert "It was made of a trained file with 200 images and tested on 360." in modelcard._limits(row)[0]
     assert "It was trained on 200 images and tested on 360." in modelcard._limits({**row, "model": "cnn"})[0]

@@ -150,7 +150,7 @@ def test_the_unpruned_network_and_the_control_are_lines(
     table = store.result_table(sweep)
     assert found["unpruned"].get_ydata()[0] == pytest.approx(98.5)  # the mean of two seeds
     control = table[table["sparsity"] == 0]["accuracy"].mean()
-    assert found["0 %, fine-tuned"].get_ydata()[0] == pytest.approx(control)
+    assert found["0 % control"].get_ydata()[0] == pytest.approx(control)
 
 
 def test_several_sweeps_conditions_logarithms_and_widths(

@@ -96,3 +96,13 @@ def test_parts_of_the_curve_that_are_beyond_the_controls_are_named() -> None:
     (line,) = sentences(beyond_controls(found.table, found.right.get))
     assert "weight l1 against weight l1 by random: better at 90 % (+" in line
     assert line.endswith("within noise at 50 %")
+
+
+def test_what_finds_its_own_sparsity_is_not_compared_at_what_was_asked() -> None:
+    rows = Rows()
+    for seed in range(3):
+        rows.add("weight", seed, drawn(seed, 0.9))
+        rows.add("structured", seed, drawn(10 + seed, 0.5))
+    assert len(between_ways(rows.table, rows.right.get)) == 1
+    rows.rows[1::2] = [{**row, "schedule": "adaptive"} for row in rows.rows[1::2]]
+    assert between_ways(rows.table, rows.right.get) == []

@@ -109,7 +109,7 @@ def test_a_busy_machine_and_speedups_beyond_theory_are_said(tmp_path: Path) -> N
     busy = {"timing_disturbed": "a loud neighbour", "timing_load_average": 7.25, "speedup_beyond_theory": True}
     made(folder, points[1], range(1), **busy)
     disturbed, beyond = remarks(store.result_table(folder))
-    assert "1 of 2 points (a loud neighbour; load average up to 7.2)" in disturbed
+    assert "1 of 2 points: a loud neighbour (load average up to 7.2)" in disturbed
     assert "Beyond theory: 1 of 2 speedups" in beyond
 
 

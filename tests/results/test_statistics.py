@@ -7,7 +7,13 @@ import pytest
 from scipy import stats
 
 from onnxprune.common.shares import mcnemar, paired_shares
-from onnxprune.results.statistics import Difference, corrected, mean_interval, paired_difference
+from onnxprune.results.statistics import (
+    Difference,
+    corrected,
+    interval_over_seeds,
+    mean_interval,
+    paired_difference,
+)
 
 
 def test_the_interval_of_a_mean_is_students() -> None:
@@ -64,3 +70,11 @@ def test_among_equally_good_ways_a_winner_is_rarely_found() -> None:
             family.append(paired_difference(points, int((800 - gained).sum()), int(gained.sum()), 10_000))
         winners += any(difference.real for difference in corrected(family))
     assert winners <= 10, "5 % of 100, and what chance adds to that"
+
+
+def test_the_interval_over_seeds_is_no_narrower_than_that_over_images() -> None:
+    images = np.array([[95.0, 98.0], [95.2, 98.4], [95.1, 98.1]])
+    assert interval_over_seeds(np.array([97.0, 97.0, 97.0]), images) == pytest.approx((95.1, 98.1666667))
+    apart = np.array([90.0, 95.0, 99.0])
+    assert interval_over_seeds(apart, images) == mean_interval(apart)
+    assert interval_over_seeds(apart[:2], np.full((2, 2), np.nan)) == mean_interval(apart[:2])

@@ -450,6 +450,13 @@ def test_adaptive_goes_no_further_than_asked(data: str, tmp_path: Path) -> None:
     assert stopped["validation_accuracy"] >= stopped["base_validation_accuracy"]
 
 
+def test_adaptives_control_is_fine_tuned_with_nothing_removed(data: str, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "dataset": data, "technique": "unstructured", "out": tmp_path / "runs", "workers": 1}
+    row = onnxprune.sweep(**{**settings, "finetune_epochs": 2}, adaptive=True, sparsity=0, rounds=2).iloc[0]
+    assert row["achieved_sparsity"] == 0
+    assert row["training_images"] == 2 * row["train_images"]
+
+
 def test_adaptive_spares_the_layer_that_is_sensitive(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     job = work(dataset, technique="weight", schedule="adaptive", sparsity=100, max_drop=100, rounds=2)
 
@@ -560,6 +567,7 @@ def test_the_scratch_control_starts_from_weights_of_its_own(dataset: Dataset) ->
         ({"distill": 0.5, "technique": "weight", "schedule": "at-init"}, ["distill", "at-init is not"]),
         ({"distill": 1.5}, ["distill", "from 0 to 1"]),
         ({"adaptive": True, "schedule": "agp"}, ["either adaptive or schedule"]),
+        ({"adaptive": True, "controls": "random"}, ["control 'random'", "another number of units"]),
         ({"controls": "random", "control": "random"}, ["either controls or control"]),
         ({"controls": "chance"}, ["controls", "scratch"]),
     ],

@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 from command_line import called
 
+from onnxprune.common.errors import RunError
 from onnxprune.common.progress import Verbosity
+from onnxprune.common.shares import wilson
 from onnxprune.data.dataset import Dataset, Split
+from onnxprune.delivery import headline
 from onnxprune.delivery.choice import choose, constraints
 from onnxprune.delivery.deployment import source_of
 from onnxprune.delivery.variants import with_variants
@@ -26,6 +29,7 @@ from onnxprune.study import latency
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.jobs import Materials
 
+COUNTS = ("macs", "effective_macs", "flops", "onnx_tool_ops", "params", "nonzero_params")
 SETTINGS = {
     "model": "slp", "dataset": "digits", "technique": "neuron", "sparsity": [50, 100], "epochs": 2,
     "finetune_epochs": 1, "train_limit": 300, "also": "int8", "latency_seconds": 0.1,
@@ -152,6 +156,12 @@ def test_the_choice_is_among_all_and_tells_what_int8_alone_gives(study: Study) -
     assert choice.alone["speedup"] == 4 / 3
     assert choice.alone["macs"] == table["base_macs"].iloc[0]
     assert choice.alone_lacks == ()
+    (pruned,) = [row for row in with_variants(table).to_dict("records") if row["file"] == store.INT8_MODEL][:1]
+    base = pruned["base_latency_ms_median"]
+    assert pruned["latency_ms_paired"] == pytest.approx(base / pruned["speedup"]), "not that of the file in float32"
+    with pytest.raises(RunError, match="nearest"):
+        choose(table.assign(int8_speedup=1.5), constraints(max_latency_ms=1.9, max_bytes=0))
+    assert choose(table, constraints(max_latency_ms=1.1)).row["variant"] == "int8", "the others take 2 and 3 ms"
     strict = choose(table, constraints(min_speedup=3))
     assert strict.alone_lacks == ("speedup at least 3",)
     dense = choose(table.assign(int8_speedup=0.5, speedup=0.5), constraints(max_drop=100))
@@ -182,3 +192,33 @@ def test_the_table_and_the_figure_show_both(study: Study) -> None:
     assert points == {"base": [4.0], "pruned": [2.0], "pruned + int8": [1.0], "int8": [3.0]}  # collapsed ones are not
     assert accuracy_of_variants(study.table.drop(columns="int8_accuracy"), "latency_ms_median", "ms") is None
     assert accuracy_of_variants(study.table.assign(latency_ms_median=np.nan), "latency_ms_median", "ms") is None
+
+
+def test_the_control_of_a_pruned_file_in_8_bits_is_in_8_bits() -> None:
+    table = pd.DataFrame(
+        {
+            "folder": ["a", "b"], "base_id": "base", "sparsity": [0.0, 50.0], "control_point": "a",
+            "accuracy": [98.0, 97.0], "base_accuracy": 97.5, "int8_accuracy": [96.0, 95.0], "test_images": 200,
+            "accuracy_change": [0.0, -1.0], "control_accuracy": 98.0, "images_lost": [0, 3], "schedule": "one-shot",
+            "accuracy_low": 94.0, "accuracy_high": 99.0,
+        }
+    ).convert_dtypes()  # fmt: skip
+    row = with_variants(table).to_dict("records")[-1]
+    assert (row["variant"], row["accuracy_change"], row["control_accuracy"]) == ("int8", -1.0, 96.0)
+    assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(wilson(190, 200))
+    assert pd.isna(row["images_lost"])
+    assert headline.change(row) == (
+        "-1.00 against the 0 % control's 96.00 % in 8 bits; base 97.50 %, -2.50 including fine-tuning and 8 bits"
+    )
+
+
+def test_the_base_in_8_bits_has_the_median_of_its_timings() -> None:
+    table = pd.DataFrame(
+        {
+            "folder": ["a", "b", "c"], "base_id": "base", "sparsity": [0.0, 50.0, 80.0], "accuracy": 90.0,
+            "speedup": 1.0, "latency_ms_median": 1.0, "base_int8_accuracy": 89.0, "base_int8_speedup": [9.0, 2.0, 3.0],
+            "base_int8_latency_ms_median": [0.1, 0.5, 0.3], **{f"base_{name}": 1 for name in COUNTS},
+        }
+    ).convert_dtypes()  # fmt: skip
+    row = with_variants(table).to_dict("records")[-1]
+    assert (row["variant"], row["speedup"], row["latency_ms_median"], row["sparsity"]) == ("int8 alone", 3.0, 0.3, 0.0)
