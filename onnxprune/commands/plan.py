@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.commands.console import echo, prose
+from onnxprune.common.errors import InputError
 from onnxprune.common.progress import Verbosity, duration, waiting
 
 if TYPE_CHECKING:
@@ -23,18 +24,23 @@ def print_plan(
     data_dir: Path | None,
     verbosity: Verbosity,
     *,
-    as_json: bool,
+    workers: int | None,
+    output: str | None,
     searched: bool = False,
 ) -> None:
     """Prints a plan to stdout: its axes, and what it takes; each point only where much is to be told.
 
     Args:
         points: those that are run.
+        workers: processes that run them side by side; None: as many as pay.
+        output: "json", or None for text.
         searched: whether their sparsities are only found meanwhile, and they may be fewer.
 
     Raises:
-        InputError: the points cannot be pruned as they ask.
+        InputError: the points cannot be pruned as they ask, or the output is neither.
     """
+    if output == "csv":
+        raise InputError("--csv: with --dry-run a plan is printed as text, or with --json as JSON")
     with waiting("checking the plan", verbosity):
         from onnxprune.study.estimate import estimate
         from onnxprune.study.feasibility import check_prunable
@@ -45,8 +51,8 @@ def print_plan(
     with waiting("checking that the networks can be pruned, and how fast they train", verbosity):
         materials = Materials(data_dir, stand_ins=True)
         check_prunable(points, materials)
-        expected = forecast(points, runs / plan.name, runs)
-    if as_json:
+        expected = forecast(points, runs / plan.name, runs, workers)
+    if output == "json":
         rows = [point.settings() for point in points]
         expectation = asdict(expected) | {"hours": expected.seconds / 3600}
         found = {"name": plan.name, "cost": asdict(cost), "expected": expectation, "notes": [*materials.notes]}

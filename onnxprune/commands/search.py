@@ -91,7 +91,9 @@ def search(
         from onnxprune.study.search import search as bisect
 
     if dry_run:
-        print_plan(plan, most_points(plan, step), out, data_dir, verbosity, as_json=output == "json", searched=True)
+        print_plan(
+            plan, most_points(plan, step), out, data_dir, verbosity, workers=workers, output=output, searched=True
+        )
         return
     found = bisect(
         plan,

@@ -108,7 +108,7 @@ def sweep(spec: Path | None, replace: bool, **options: Any) -> None:
     given, how = _split(options)
     plan = Sweep.read(spec, given) if spec else Sweep.parse(given)
     if how.dry_run:
-        print_plan(plan, plan.points, how.out, how.data_dir, how.verbosity, as_json=how.as_json)
+        _print_plan(plan, how)
         return
     _end(_run(plan, how, report=True, replace=replace))
 
@@ -128,9 +128,14 @@ def run(**options: Any) -> None:
     given, how = _split(options)
     plan = Sweep.one_point(given)
     if how.dry_run:
-        print_plan(plan, plan.points, how.out, how.data_dir, how.verbosity, as_json=how.as_json)
+        _print_plan(plan, how)
         return
     _end(_run(plan, how))
+
+
+def _print_plan(plan: "Sweep", how: _How) -> None:
+    output = "csv" if how.as_csv else "json" if how.as_json else None
+    print_plan(plan, plan.points, how.out, how.data_dir, how.verbosity, workers=how.workers, output=output)
 
 
 def _run(plan: "Sweep", how: _How, report: bool = False, replace: bool = False) -> dict[str, str]:

@@ -6,6 +6,12 @@ from typing import NamedTuple
 SIGNIFICANT = 0.05  # p-values below are no chance
 
 _Z = 1.959964  # standard normal deviations that 95 % are within
+_ROUNDING = 1e-9  # 92.5 - 91.3 is a little more than 1.2
+
+
+def within(points: float, most: float) -> bool:
+    """Whether a difference of percentages is at most so many points, but for the rounding of its last digits."""
+    return points <= most + _ROUNDING
 
 
 class Interval(NamedTuple):

@@ -11,14 +11,16 @@ from typing import Any, Literal
 import pandas as pd
 
 from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.shares import within
+from onnxprune.delivery import headline
 from onnxprune.delivery.modelcard import Seeds, decided_on
-from onnxprune.delivery.variants import INT8_ALONE, VARIANTS, with_variants
+from onnxprune.delivery.variants import INT8, INT8_ALONE, VARIANTS, with_variants
 from onnxprune.results import store, timings
 from onnxprune.results.quality import ACCURACY, Quality, quality_of
 from onnxprune.results.seeds import STUDY, change, configurations
 from onnxprune.results.validation import blunt_limit
 
-_ROUNDING = 1e-9  # 92.5 - 91.3 is a little more than 1.2
+_LEAST = 1e-9  # of a scale
 _USELESS = 0.3  # of timing noise, relative: what is faster by less is not told from what is slower
 _POINTS = 10  # of accuracy missing are as bad as a speedup of 0, or twice the bytes or milliseconds
 # what is told over seeds
@@ -50,7 +52,7 @@ class Constraint:
 
     def holds(self, row: Mapping[str, Any]) -> bool:
         """Whether the row satisfies it; a value that was not measured does not."""
-        return self.excess(row) <= _ROUNDING
+        return within(self.excess(row), 0.0)
 
 
 def constraints(
@@ -75,7 +77,7 @@ def constraints(
     def add(limit: float | None, text: str, value: str | Callable[..., float], shown: str, sign: int = 1) -> None:
         if limit is not None:
             read = value if callable(value) else itemgetter(value)
-            scale = _POINTS if "accuracy" in text else max(limit, _ROUNDING)
+            scale = _POINTS if "accuracy" in text else max(limit, _LEAST)
             found.append(Constraint(text.format(limit), read, shown, limit, sign, scale))
 
     add(
@@ -362,6 +364,12 @@ def _nearest_miss(study: str, rows: list[dict[str, Any]], wanted: list[Constrain
     reasons = "; ".join(f"{one.shown.format(one.value(nearest))}, asked: {one.text}" for one in missed(nearest))
     reasons = quality_of(nearest).said(reasons)
     return (
-        f"{study}: none of {len(rows)} models satisfies every constraint; the nearest is {nearest['technique']} "
-        f"{nearest['criterion']} {nearest['sparsity']:g} %: {reasons}"
+        f"{study}: none of {len(rows)} models satisfies every constraint; the nearest is {_named(nearest)}: {reasons}"
     )
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    """What a file is of, by what was asked for."""
+    if row["variant"] == INT8_ALONE:
+        return f"{headline.way(row)} in int8"
+    return f"{headline.way(row)} {row['sparsity']:g} %" + (" in int8" if row["variant"] == INT8 else "")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _HOW = (
     "Differences in points of accuracy, paired by seed, with 95 % intervals. A difference counts if Student's test "
-    "over seeds and McNemar's over all images both give p < 0.05, corrected for the number of comparisons that are "
-    "shown (Holm); with one seed, only McNemar's counts."
+    "over seeds and McNemar's over all images both give p < 0.05, corrected for the number of comparisons of a study "
+    "that are shown (Holm); with one seed, only McNemar's counts."
 )
 
 

@@ -14,6 +14,7 @@ from onnxprune.pruning.layers import nni_share, prunable_layers, targets, weight
 from onnxprune.pruning.pruners import Metrics, TorchEvaluator, coupled, global_masks
 from onnxprune.pruning.request import Masks, Request
 from onnxprune.settings.vocabulary import TECHNIQUES
+from onnxprune.training.device import device_of
 from onnxprune.training.recipe import sgd
 
 _WARMUP = 0.1  # of the updates, before anything is pruned
@@ -86,10 +87,11 @@ def movement_masks(
     def training_func(model: nn.Module, optimizer: torch.optim.Optimizer, *_: object, **__: object) -> None:
         training(model, optimizer)
 
+    all_kept = {name: torch.ones(shape, device=device_of(network)) for name, shape in shapes.items()}
     optimizer = sgd(network, learning_rate, nni.trace(torch.optim.SGD))
     if not config:
         training(network, optimizer)
-        return {name: torch.ones(shape) for name, shape in shapes.items()}
+        return all_kept
     evaluator = TorchEvaluator(training_func, optimizer, lambda batch, model: model(batch[0]).sum())
     warmup = min(int(_WARMUP * updates), ramp - 1)
     kind = _GlobalMovementPruner if request.globally else _WeightMovementPruner if weights else MovementPruner
@@ -101,7 +103,7 @@ def movement_masks(
     _, found = pruner.compress(max_steps=updates, max_epochs=None)
     pruner.unwrap_model()
     network.eval()
-    masks = {name: torch.ones(shape) for name, shape in shapes.items()}
+    masks = all_kept
     for name in layers:
         if name in found:
             mask = found[name]["weight"].detach()  # of an output unit as large as its weights, or 1 wide

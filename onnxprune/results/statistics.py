@@ -26,11 +26,12 @@ def interval_over_seeds(values: np.ndarray, images: np.ndarray) -> Interval:
         values: of the networks (seeds,).
         images: the ends of their own intervals, over images (seeds, 2); NaN where there are none.
     """
-    found = mean_interval(values)
-    if np.isnan(images).any():
-        return found
-    half = float(np.mean(images[:, 1] - images[:, 0])) / 2
-    return found if found.high - found.low >= 2 * half else Interval(*images.mean(axis=0).tolist())
+    return _no_narrower(mean_interval(values), Interval(*images.mean(axis=0).tolist()))
+
+
+def _no_narrower(seeds: Interval, images: Interval) -> Interval:
+    """The interval over seeds, or the one over images where that is known and wider."""
+    return images if images.high - images.low > seeds.high - seeds.low else seeds
 
 
 class Difference(NamedTuple):
@@ -63,12 +64,14 @@ def paired_difference(differences: np.ndarray, lost: int | None, gained: int | N
         images: of the test set.
     """
     seeds = len(differences)
-    interval = mean_interval(differences) if seeds > 1 else Interval(math.nan, math.nan)
-    p_values = [_student(differences)] if seeds > 1 else []
+    interval, p_values = Interval(math.nan, math.nan), []
     if lost is not None and gained is not None:
+        interval = paired_shares(lost, gained, seeds * images)
         p_values.append(mcnemar(lost, gained))
-        if seeds == 1:
-            interval = paired_shares(lost, gained, images)
+    if seeds > 1 and (p_values or np.ptp(differences) > 0):  # few that agree by chance tell nothing by themselves
+        p_values.append(_student(differences))
+    if seeds > 1:
+        interval = _no_narrower(mean_interval(differences), interval)
     p_value = max(p_values, default=1.0)
     return Difference(float(np.mean(differences)), *interval, seeds, p_value, p_value < SIGNIFICANT)
 

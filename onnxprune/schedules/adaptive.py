@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from onnxprune.common.shares import within
 from onnxprune.pruning.decide import decide
 from onnxprune.pruning.layers import leading_layers
 from onnxprune.pruning.remove import Pruned
@@ -59,7 +60,7 @@ def adaptive(context: PruningContext) -> Pruned:
         before = context.cost, context.flops
         context.finetune(trial.network, context.finetuning_epochs / point.rounds, masks=held)
         quality = context.validation_quality(trial.network)
-        accepted = quality >= limit
+        accepted = within(limit - quality, 0.0)
         context.path.append(
             {
                 "round": number,

@@ -48,6 +48,12 @@ def contradictions(point: Point) -> list[str]:
             f"control '{point.control}' is not for schedule '{point.schedule}', which decides several times, but for "
             f"{able}"
         )
+    elif point.control == "layerwise-random" and point.granularity == "layer":
+        found.append("control 'layerwise-random' is not for granularity 'layer': a layer goes as a whole; use random")
+    if point.compensate and (technique.unit == "weight" or point.granularity == "layer"):
+        found.append("compensate: it makes up for output units that are gone, of techniques neuron and structured")
+    if point.granularity == "layer" and point.schedule == "lottery" and (point.rounds or 1) > 1:
+        found.append("schedule 'lottery' removes whole layers in one round: expected --rounds 1")
     if technique.unit == "weight" and point.criterion == "obs" and not model.trained:
         found.append("criterion 'obs' of single weights changes those that stay, which is for FILE.onnx: use l1")
     if model.trained:
@@ -105,6 +111,8 @@ def _problems_of_trained(point: Point) -> list[str]:
         found.append(f"control 'scratch': {reason}")
     if point.weights is not None:
         found.append(f"weights: {reason}, nor can it take others")
+    if point.compensate:
+        found.append("compensate: what is left of a trained file is fitted to it anyway, biases included")
     if (point.mean is None) != (point.std is None):
         found.append("mean, std: expected both or neither")
     return found

@@ -33,6 +33,8 @@ STUDY = {
 _RATES = ("learning_rate", "finetune_learning_rate")
 
 SHORTHANDS = ("seeds", "controls", "adaptive")
+# settings of which there can be one alone
+_ONE_OF = ({"seed", "seeds"}, {"control", "controls"}, {"schedule", "adaptive"}, {"epochs", "updates"})
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,8 @@ class Sweep:
         except (ValueError, RecursionError) as error:  # TOML and UTF-8 that is none, numbers of thousands of digits
             raise InputError(f"{path} is not a TOML file: {error}") from None
         overrides = overrides or {}
-        if "seed" in overrides or "seeds" in overrides:
-            values = {key: value for key, value in values.items() if key not in ("seed", "seeds")}
+        replaced = {name for names in _ONE_OF if not names.isdisjoint(overrides) for name in names}
+        values = {key: value for key, value in values.items() if key not in replaced}
         try:
             return cls.parse({**values, **overrides})
         except InputError as error:
@@ -150,17 +152,17 @@ def _collect(key: str, action: Callable[..., Any], *arguments: Any) -> list[str]
 
 
 def _expand_seeds(given: dict[str, Any]) -> None:
+    asked = given.pop("seeds")
     if "seed" in given:
         raise InputError("expected either seeds or seed, got both")
-    asked = given.pop("seeds")
     listed = isinstance(asked, list | tuple) or (isinstance(asked, str) and "," in asked)
     given["seed"] = asked if listed else list(range(whole_number(1, 10_000)(asked)))
 
 
 def _expand_controls(given: dict[str, Any]) -> None:
+    asked = given.pop("controls")
     if "control" in given:
         raise InputError("expected either controls or control, got both")
-    asked = given.pop("controls")
     given["control"] = list(dict.fromkeys(["none", *_parse_values("control", asked)]))
 
 

@@ -209,6 +209,8 @@ class _Gate:
 
     async def register(self, process: int) -> None:
         self._points.add(process)
+        if self._inside is not None:
+            self._signal(signal.SIGSTOP)
 
     async def unregister(self, process: int) -> None:
         self._points.discard(process)

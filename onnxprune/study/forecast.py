@@ -47,6 +47,9 @@ class Forecast:
     done: int
 
 
+_OF_PACE = ("model", "device", "precision", "devices")  # with the options of the model, and threads
+
+
 @dataclass(frozen=True)
 class _Pace:
     """Of one training: images a second, and seconds beside it."""
@@ -55,10 +58,11 @@ class _Pace:
     other: float
 
 
-def forecast(points: Sequence[Point], sweep: Path, runs: Path) -> Forecast:
+def forecast(points: Sequence[Point], sweep: Path, runs: Path, workers: int | None = None) -> Forecast:
     """How long points take on this machine.
 
     Args:
+        workers: processes that run points side by side; None: as many as a run would have.
         sweep: the plan's folder; what is finished there is not run again.
         runs: where bases are, which are not trained again, and finished points of the same networks and data, by whose
             pace others are judged.
@@ -70,7 +74,7 @@ def forecast(points: Sequence[Point], sweep: Path, runs: Path) -> Forecast:
     missing = [point for point in points if point.settings() not in finished]
     trained = _finished_settings(runs / BASES)
     untrained = {tuple(point.base_settings().items()): point for point in missing}
-    workers = max(1, worker_count(missing))
+    workers = max(1, worker_count(missing) if workers is None else min(workers, len(missing)))
     paces = _Paces(runs)
     bases = [paces.seconds(point, base=True) for point in untrained.values() if point.base_settings() not in trained]
     seconds = sum(bases) + sum(paces.seconds(point, base=False) for point in missing) / workers
@@ -126,7 +130,9 @@ def _finished_pace(point: Point, runs: Path, base: bool) -> _Pace | None:
         record, config = store.finished_record(folder), read_json(folder / store.CONFIG)
         if record is None or config is None or (folder.parent.name == BASES) != base:
             continue
-        same = all(config.get(name) == getattr(point, name) for name in ("model", "device", "precision", "devices"))
+        decisive = {name: getattr(point, name) for name in _OF_PACE} | point.model_options
+        decisive |= {} if base else {"threads": point.threads}
+        same = all(config.get(name) == value for name, value in decisive.items())
         metrics, took = record["metrics"], record.get("wall_seconds")
         if same and took is not None and metrics.get(f"{column}_images_per_second"):
             beside = took - metrics[f"{column}_seconds"] - (0 if base else config["latency_seconds"])

@@ -81,6 +81,7 @@ class Pool:
                 if waiting and worker.job is None:
                     if worker.dead:
                         self._workers[number] = worker = _Worker(self._events)
+                        worker.suspend(bool(self._timing))  # it is let go on when that has ended
                     worker.begin(waiting.popleft())
             if all(worker.job is None for worker in self._workers):
                 return

@@ -11,6 +11,7 @@ from typing import Any
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.files import read_json
 from onnxprune.common.progress import Verbosity
+from onnxprune.common.shares import within
 from onnxprune.results import store
 from onnxprune.results.quality import ACCURACY, quality_of
 from onnxprune.results.validation import blunt_limit
@@ -220,8 +221,8 @@ class _Bisection:
         rows = self._rows(sparsity)
         name = f"validation_{quality_of(rows[0]).name}"
         drop = fmean(row[f"base_{name}"] - row[name] for row in rows)
-        found.trials.append(Trial(sparsity, drop, drop <= self.max_drop, reused))
-        return drop <= self.max_drop
+        found.trials.append(Trial(sparsity, drop, within(drop, self.max_drop), reused))
+        return within(drop, self.max_drop)
 
     def _at(self, sparsity: float) -> list[Point]:
         return [dataclasses.replace(point, sparsity=sparsity) for point in self.points]

@@ -68,8 +68,15 @@ def noted_makers(sweep: Path) -> dict[str, str]:
     """Identity of each network -> name of the finished point that has made it."""
     notes = sweep / _NETWORKS
     makers = {note.name: note.read_text(encoding="utf-8").strip() for note in notes.iterdir()} if notes.is_dir() else {}
-    return {identity: name for identity, name in makers.items() if store.finished_record(sweep / name) is not None}
+    records = {name: store.finished_record(sweep / name) for name in makers.values()}
+    return {identity: name for identity, name in makers.items() if _has_network(records[name])}
 
 
 def _is_whole(folder: Path, record: dict[str, Any], identity: str) -> bool:
-    return record["metrics"].get("network_id") == identity and not store.damaged_files(folder, record)
+    same = record["metrics"].get("network_id") == identity and _has_network(record)
+    return same and not store.damaged_files(folder, record)
+
+
+def _has_network(record: dict[str, Any] | None) -> bool:
+    """Whether a finished point still has what others can be made of: `clean` may have removed it."""
+    return record is not None and {store.MODEL, store.MASKS} <= {*record["files"]}

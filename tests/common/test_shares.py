@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from onnxprune.common.shares import mcnemar, paired_shares, wilson
+from onnxprune.common.shares import mcnemar, paired_shares, wilson, within
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (351, 360), (360, 360), (9123, 10_000)])
@@ -25,3 +25,8 @@ def test_the_interval_of_paired_shares_by_hand() -> None:
     """Of 8 images, one is lost and three are gained: with half a pair in each cell 1.5 and 3.5 of 10."""
     half = 1.959964 * math.sqrt(1.5 + 3.5 - 2**2 / 10) / 10
     assert paired_shares(1, 3, 8) == pytest.approx((100 * (0.2 - half), 100 * (0.2 + half)))
+
+
+def test_a_limit_holds_but_for_rounding() -> None:
+    assert within(92.5 - 91.3, 1.2), "which is a little more in binary"
+    assert not within(1.2001, 1.2)

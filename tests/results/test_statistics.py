@@ -44,10 +44,16 @@ def test_a_difference_is_real_beyond_seeds_and_images(
     p_values = [stats.ttest_1samp(differences, 0).pvalue] if np.ptp(differences) else []
     p_values += [] if lost is None or gained is None else [mcnemar(lost, gained)]
     assert found.p_value == pytest.approx(max(p_values, default=1.0))
-    if len(differences) > 1:
-        assert (found.low, found.high) == mean_interval(np.array(differences))
-    elif lost is not None and gained is not None:
-        assert (found.low, found.high) == paired_shares(lost, gained, 360)
+    intervals = [mean_interval(np.array(differences))] if len(differences) > 1 else []
+    if lost is not None and gained is not None:
+        intervals.append(paired_shares(lost, gained, 360 * len(differences)))
+    if intervals:
+        assert (found.low, found.high) == max(intervals, key=lambda interval: interval.high - interval.low)
+
+
+def test_seeds_that_agree_by_chance_tell_nothing_where_images_are_not_known() -> None:
+    found = paired_difference(np.array([0.25, 0.25]), None, None, 0)
+    assert (found.p_value, found.real) == (1.0, False)
 
 
 def test_many_comparisons_are_corrected_by_holm() -> None:

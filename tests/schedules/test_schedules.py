@@ -545,6 +545,8 @@ def test_the_scratch_control_starts_from_weights_of_its_own(dataset: Dataset) ->
 
 # What makes no sense
 
+LAYERS = {"model": "densenet121", "dataset": "cifar10", "technique": "structured", "granularity": "layer"}
+
 
 @pytest.mark.parametrize(
     ("settings", "words"),
@@ -563,7 +565,11 @@ def test_the_scratch_control_starts_from_weights_of_its_own(dataset: Dataset) ->
         ({"rounds": 3, "technique": "weight"}, ["rounds", "iterative, agp, linear", "one-shot is not"]),
         ({"max_drop": 3, "technique": "weight", "schedule": "agp"}, ["max_drop", "adaptive"]),
         ({"rewind_epoch": 1, "technique": "weight"}, ["rewind_epoch", "lottery"]),
-        ({"compensate": True, "technique": "weight", "schedule": "agp"}, ["compensate", "one-shot"]),
+        ({"compensate": True, "technique": "neuron", "schedule": "agp"}, ["compensate", "one-shot"]),
+        ({"compensate": True, "technique": "weight"}, ["compensate", "neuron and structured"]),
+        ({**LAYERS, "compensate": True}, ["compensate", "neuron and structured"]),
+        ({**LAYERS, "schedule": "lottery", "rounds": 2}, ["lottery", "in one round", "--rounds 1"]),
+        ({**LAYERS, "control": "layerwise-random"}, ["layerwise-random", "as a whole"]),
         ({"distill": 0.5, "technique": "weight", "schedule": "at-init"}, ["distill", "at-init is not"]),
         ({"distill": 1.5}, ["distill", "from 0 to 1"]),
         ({"adaptive": True, "schedule": "agp"}, ["either adaptive or schedule"]),

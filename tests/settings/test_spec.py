@@ -330,6 +330,30 @@ def test_options_override_a_spec(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("spec", "options", "expected"),
+    [
+        ("adaptive = true", {"schedule": "one-shot"}, {"schedule": "one-shot", "sparsity": 50}),
+        ('schedule = "agp"', {"adaptive": True}, {"schedule": "adaptive"}),
+        ('controls = "random"', {"control": "scratch"}, {"control": "scratch"}),
+        ("epochs = 5", {"updates": 300}, {"epochs": None, "updates": 300}),
+    ],
+)
+def test_options_override_what_says_the_same_in_a_spec(
+    spec: str, options: dict, expected: dict, tmp_path: Path
+) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text(f'technique = "weight"\nsparsity = 50\n{spec}\n')
+    (point,) = Sweep.read(path, options).points
+    assert {name: getattr(point, name) for name in expected} == expected
+
+
+def test_what_cannot_be_together_is_said_once() -> None:
+    assert errors_of({"controls": "random", "control": "scratch"}) == [
+        "controls: expected either controls or control, got both"
+    ]
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [("model = ", "not a TOML file"), ('modle = "cnn"', "did you mean 'model'"), ("sparsity = 120", "120")],
 )

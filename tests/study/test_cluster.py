@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -278,6 +279,10 @@ def test_a_gate_suspends_the_others_and_survives_the_one_inside(monkeypatch: pyt
         for process in (first, second):
             await gate.register(process.pid)
         await gate.enter(first.pid)
+        await asyncio.sleep(0.1)
+        assert states() == [False, True]
+        os.kill(second.pid, signal.SIGCONT)
+        await gate.register(second.pid)  # as one that comes later
         await asyncio.sleep(0.1)
         assert states() == [False, True]
         waiting = asyncio.ensure_future(gate.enter(second.pid))

@@ -53,3 +53,25 @@ def test_the_time_is_what_finished_ones_took_without_bases_that_are_there(tmp_pa
     other = Sweep.parse({**given, "sparsity": 70, "seed": 1})
     with_base = forecast.forecast(other.points, tmp_path / "runs" / "other", tmp_path / "runs")
     assert with_base.seconds == pytest.approx(known.seconds + 2 * images / 10 + 7.1)
+
+
+def test_the_pace_is_that_of_networks_with_the_same_options_and_threads(tmp_path: Path) -> None:
+    data = str(small_npz(tmp_path / "squares.npz"))
+    given = {"model": "slp", "dataset": data, "technique": "weight", "sparsity": 50, "epochs": 1, "finetune_epochs": 1}
+    given |= {"latency_seconds": 0, "name": "s"}
+    onnxprune.sweep(**given, out=tmp_path / "runs", workers=1)
+    for changes, known in (({"seed": 1}, True), ({"hidden": 64}, False), ({"threads": 2}, False)):
+        (point,) = Sweep.parse({**given, **changes}).points
+        assert (forecast._finished_pace(point, tmp_path / "runs", base=False) is not None) is known
+    (point,) = Sweep.parse({**given, "threads": 2}).points
+    assert forecast._finished_pace(point, tmp_path / "runs", base=True) is not None, "a base has all cores anyway"
+
+
+@pytest.mark.usefixtures("brief_probe")
+@pytest.mark.parametrize(("asked", "side_by_side"), [(1, 1), (2, 2), (64, 4)])
+def test_the_workers_that_are_asked_for_share_the_points(asked: int, side_by_side: int, tmp_path: Path) -> None:
+    plan = Sweep.parse(
+        {"name": "plan", "model": "slp", "dataset": "digits", "technique": "weight", "sparsity": "0:90:30"}
+    )
+    found = forecast.forecast(plan.points, tmp_path / "plan", tmp_path, asked)
+    assert found.workers == side_by_side

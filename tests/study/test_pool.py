@@ -166,3 +166,34 @@ def test_as_many_workers_as_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert worker_count(points(80, device="cuda")) == 0
     monkeypatch.setattr(workers, "available_memory", lambda: 5 * 2**29)
     assert worker_count(points(80)) == 2
+
+
+def test_a_worker_in_the_place_of_a_dead_one_stands_still_while_another_is_timing(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, bool]] = []
+
+    class Silent(workers._Worker):
+        made = 0
+
+        def __init__(self, events: Any) -> None:
+            self.job, self.dead, self.number = None, False, Silent.made
+            Silent.made += 1
+
+        def send(self, message: dict[str, Any]) -> bool:
+            return True
+
+        def suspend(self, suspended: bool) -> None:
+            told.append((self.number, suspended))
+
+        def ending(self) -> str:
+            return "killed"
+
+    monkeypatch.setattr(workers, "_Worker", Silent)
+    pool = Pool(2, Reporter(0, Verbosity.QUIET))
+    timing, dying = pool._workers
+    for event in ((timing, {"timing": True}), (dying, None), (timing, {"over": None})):
+        pool._events.put(event)
+    results = pool.run(jobs_in(alone, PLAN.points)[:2])
+    next(results)
+    assert (2, True) in told, "the new one runs while the first is timing"

@@ -14,7 +14,9 @@ from onnxprune.common.files import read_json
 from onnxprune.results import store
 from onnxprune.schedules import context
 from onnxprune.settings.sweep import Sweep
+from onnxprune.study.cleaning import clean, leftovers
 from onnxprune.study.controller import run_sweep
+from onnxprune.study.twins import noted_makers
 
 SETTINGS: dict[str, Any] = {
     "model": "slp", "hidden": 64, "batch_size": 32, "epochs": 2, "finetune_epochs": 1, "latency_seconds": 0,
@@ -101,3 +103,14 @@ def test_what_is_trained_or_timed_in_another_way_is_another_network(data: str, t
     changes: list[dict[str, Any]] = [{}, {"finetune_epochs": 2}, {"distill": 0.5}, {"seed": 1}, {"control": "scratch"}]
     found = {onnxprune.run_experiment(**{**how, **change})["network_id"].item() for change in changes}
     assert len(found) == len(changes)
+
+
+def test_what_was_cleaned_is_made_again(data: str, tmp_path: Path) -> None:
+    how = {"dataset": data, "name": "study", "out": tmp_path, "workers": 1, **SETTINGS}
+    table = onnxprune.sweep(technique="weight", sparsity=[0, 50], **how)
+    clean(leftovers(tmp_path / "study", ()))
+    assert noted_makers(tmp_path / "study") == {}
+    plan = Sweep.parse({"technique": "neuron", "sparsity": 0, "dataset": data, "name": "study", **SETTINGS})
+    more = run_sweep(plan, tmp_path, workers=1, others="keep").table.set_index("technique")
+    assert more.loc["neuron", "cross_entropy"] == table[table["sparsity"] == 0]["cross_entropy"].item()
+    assert (tmp_path / "study" / more.loc["neuron", "folder"] / store.MODEL).is_file()
