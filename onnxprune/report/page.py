@@ -220,7 +220,7 @@ def _study(sources: list[Source], rows: pd.DataFrame) -> dict[str, Any]:
         if conditions
         else None,
         "speedup": charts.speedup_measured(rows, names, curves) if conditions else None,
-        "variants-latency": accuracy_of_variants(rows, "latency_ms_median", "median latency of a batch (ms)"),
+        "variants-latency": accuracy_of_variants(rows, "latency_ms_paired", "latency of a batch (ms)"),
         "variants-bytes": accuracy_of_variants(rows, "file_bytes", "file (bytes)"),
     }
     records = {(source.name, point): record for source in sources for point, record in source.records.items()}

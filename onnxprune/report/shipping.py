@@ -13,6 +13,7 @@ _KINDS = {
     INT8: ("pruned + int8", "#D55E00", "diamond"),
     INT8_ALONE: ("int8", "#009E73", "square"),
 }
+_PAIRED = "latency_ms_paired"
 _BASE = ("base", "#CC79A7", "triangle-up")
 
 
@@ -21,19 +22,20 @@ def accuracy_of_variants(rows: pd.DataFrame, column: str, title: str) -> go.Figu
 
     Args:
         rows: the points of one study.
-        column: of the cost: "latency_ms_median" or "file_bytes".
+        column: of the cost: "latency_ms_paired" or "file_bytes".
     """
     quality = quality_of_study(rows).name
     if f"int8_{quality}" not in rows or not rows[column].notna().any():
         return None
     found = with_variants(rows)
     known = found[(found[column] > 0).fillna(False) & ~found["collapsed"].astype(bool)]
-    bases = rows[rows[f"base_{column}"].notna()].groupby("base_id", sort=False)
-    base = bases[[f"base_{quality}", f"base_{column}"]].median()
+    of_base = rows[_PAIRED] * rows["speedup"] if column == _PAIRED else rows[f"base_{column}"]
+    bases = rows.assign(_cost=of_base).dropna(subset="_cost").groupby("base_id", sort=False)
+    base = bases[[f"base_{quality}", "_cost"]].median()
     figure = empty_figure(title, f"test {quality} (%)")
-    figure.update_xaxes(logarithmic(pd.concat([known[column], base[f"base_{column}"]])))
+    figure.update_xaxes(logarithmic(pd.concat([known[column], base["_cost"]])))
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.12})
-    figure.add_trace(_trace(base[f"base_{column}"], base[f"base_{quality}"], [""] * len(base), *_BASE))
+    figure.add_trace(_trace(base["_cost"], base[f"base_{quality}"], [""] * len(base), *_BASE))
     for variant, kind in _KINDS.items():
         own = known[known["variant"] == variant]
         told = [

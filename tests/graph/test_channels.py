@@ -392,6 +392,28 @@ def test_a_reshape_with_computed_sizes_flattens_at_every_batch() -> None:
     assert "Shape" not in operators(found)
 
 
+def test_the_sizes_of_attention_may_be_computed_at_a_free_batch_and_length() -> None:
+    # as PyTorch writes it: 0 is no "as it was", and for keys the batch is merged with the heads
+    found = prune(
+        """(float[N,L,8] x) => (float y) {
+            s = Shape(x)  n = Slice(s, zero, one)  l = Slice(s, one, two)  m = Mul(n, two)
+            split = Concat<axis=0>(n, l, two, four)  flat = Concat<axis=0>(m, l, four)
+            again = Concat<axis=0>(n, two, four, l)  whole = Concat<axis=0>(n, l, eight)
+            q0 = MatMul(x, wq)  q1 = Reshape<allowzero=1>(q0, split)  q = Transpose<perm=[0,2,1,3]>(q1)
+            k0 = MatMul(x, wk)  k1 = Reshape<allowzero=1>(k0, split)  k2 = Transpose<perm=[0,2,1,3]>(k1)
+            k3 = Reshape<allowzero=1>(k2, flat)  k4 = Transpose<perm=[0,2,1]>(k3)  k = Reshape<allowzero=1>(k4, again)
+            v0 = MatMul(x, wv)  v1 = Reshape<allowzero=1>(v0, split)  v = Transpose<perm=[0,2,1,3]>(v1)
+            d = MatMul(q, k)  p = Softmax(d)  o1 = MatMul(p, v)  o2 = Transpose<perm=[0,2,1,3]>(o1)
+            o = Reshape<allowzero=1>(o2, whole)  y = MatMul(o, wo) }""",
+        {
+            "zero": [0], "one": [1], "two": [2], "four": [4], "eight": [8],
+            "wq": (8, 8), "wk": (8, 8), "wv": (8, 8), "wo": (8, 5),
+        },
+    )  # fmt: skip
+    assert found.free == [("q0+k0", 4), ("v0", 4)]
+    assert found.shape("wq") == found.shape("wk") == found.shape("wv") == (8, 4)
+
+
 def test_channels_merged_with_a_free_axis_stay() -> None:
     found = prune(
         "(float[N,3,L] x) => (float y) { a = Conv(x, w1)  b = Reshape(a, target)  y = ReduceMax<axes=[1]>(b) }",

@@ -186,12 +186,12 @@ def test_the_table_and_the_figure_show_both(study: Study) -> None:
     done = called("results", study.folder)
     assert "int8 acc" in done.stdout
     assert "4.00x" in done.stdout
-    figure = accuracy_of_variants(study.table, "latency_ms_median", "ms")
+    figure = accuracy_of_variants(study.table, "latency_ms_paired", "ms")
     assert figure is not None
     points = {trace.name: list(trace.x) for trace in figure.data}
     assert points == {"base": [4.0], "pruned": [2.0], "pruned + int8": [1.0], "int8": [3.0]}  # collapsed ones are not
-    assert accuracy_of_variants(study.table.drop(columns="int8_accuracy"), "latency_ms_median", "ms") is None
-    assert accuracy_of_variants(study.table.assign(latency_ms_median=np.nan), "latency_ms_median", "ms") is None
+    assert accuracy_of_variants(study.table.drop(columns="int8_accuracy"), "latency_ms_paired", "ms") is None
+    assert accuracy_of_variants(study.table.assign(latency_ms_paired=np.nan), "latency_ms_paired", "ms") is None
 
 
 def test_the_control_of_a_pruned_file_in_8_bits_is_in_8_bits() -> None:
