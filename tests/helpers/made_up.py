@@ -16,7 +16,7 @@ def record(point: Point, **changes: Any) -> dict[str, Any]:
     kept = 1 - point.sparsity / 100
     shrinks = point.technique in ("neuron", "structured")
     collapsed = point.sparsity == 100
-    accuracy = 10.0 if collapsed else 98 - 4 * (1 - kept) ** 2 + point.seed - (0.5 if shrinks else 0)
+    accuracy = 10.0 if collapsed else 98 - 4 * (1 - kept) ** 2 + point.seed - (0.5 + 0.001 * point.seed) * shrinks
     macs = round(1_000_000 * max(kept, 0.001)) if shrinks else 1_000_000
     speedup = 1_000_000 / macs * 0.7 if shrinks and not collapsed else 1.0
     metrics = {

@@ -225,7 +225,8 @@ def test_the_front_and_the_latencies_are_of_means_and_of_one_moment(tmp_path: Pa
     figure = accuracy_over_cost(rows, names, looks(table, names), "latency_ms_paired", "", front=True)
     points, front = figure.data
     assert sorted(points.x) == [1.0, 1.0, 2.0, 2.0], "the median base over the sweep took 2 ms"
-    assert (list(front.x), list(front.y)) == ([1.0, 2.0], [97.0, 98.0])
+    assert list(front.x) == [1.0, 2.0]
+    assert list(front.y) == pytest.approx([97.0, 98.0], abs=0.001)
 
 
 def test_no_ratio_is_made_of_incomplete_counts(tmp_path: Path) -> None:
@@ -413,7 +414,7 @@ def test_the_table_of_techniques_says_what_the_table_of_results_says(tmp_path: P
     sweep = hand_made(tmp_path, "one", **settings, seeds=3)
     for point in Sweep.read(sweep / store.SPEC).points:
         extra = 0.25 * (point.criterion == "l2") - 3 * (point.batch_size == 32)
-        good = 95 + point.seed + extra - 0.5 * (point.sparsity > 0)
+        good = 95 + point.seed + extra - (0.5 + 0.001 * point.seed) * (point.sparsity > 0)
         finish(sweep, point, accuracy=good, validation_accuracy=98 + extra, base_validation_accuracy=98 + extra,
                speedup=1.0 + point.sparsity / 100 + extra / 10 + 0.01 * point.seed)  # fmt: skip
     found = best_by_technique(read([sweep]))
@@ -425,7 +426,7 @@ def test_the_table_of_techniques_says_what_the_table_of_results_says(tmp_path: P
         for column in ("accuracy", "speedup", "control_accuracy"):
             assert best.mean(column) == pytest.approx(rows[column].mean())
         assert best.mean("control_accuracy") == pytest.approx(96.25 - 3 * (batch == 32))
-        assert best.change is not None and best.change.mean == pytest.approx(-0.5)
+        assert best.change is not None and best.change.mean == pytest.approx(-0.501)
         assert best.interval == mean_interval(rows["accuracy"].to_numpy(float))
     html = page_of(tmp_path / "report.html", sweep)
     assert re.findall(r'<td class="number">(~?[+-][\d.]+)</td>\s*<td class="number">([\d.]+)</td>', html) == [
