@@ -30,6 +30,8 @@ class Recipe:
         largest_batch: batch size up to which the learning rates grow with its square root.
         settling_updates: updates that a trained network takes to settle by the rate of fine-tuning, which is by default
             no shorter; see `onnxprune.training.recipe.settling_share`. 0: the rate is so small that none are needed.
+        rising_updates: updates that untrained weights take to bear all of the learning rate; see
+            `onnxprune.training.recipe.rising_share`. 0: they bear it from the first on.
         share_with_norm: of both learning rates that is right where `batch_norm` is asked for. PyTorch's initial weights
             make numbers smaller from layer to layer, normalisation does not: layers after it that have none see larger
             numbers, bear smaller steps (LeCun et al. 1998), and lose most of their units by larger ones.
@@ -42,6 +44,7 @@ class Recipe:
     usual_inputs: int | None = None
     largest_batch: int = 256
     settling_updates: int = 0
+    rising_updates: int = 0
     share_with_norm: float = 1.0
 
 
@@ -171,7 +174,12 @@ def _own_model(name: str) -> Model:
         name,
         micro_batch=128,
         recipe=Recipe(
-            epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=150
+            epochs=5,
+            finetune_epochs=1,
+            learning_rate=0.05,
+            finetune_learning_rate=0.05,
+            settling_updates=150,
+            rising_updates=75,
         ),
         options=(ARGUMENTS,),
         batch_norm=True,  # as far as is known: a criterion that needs it looks for itself
@@ -207,6 +215,7 @@ MODELS: Registry[Model] = _Models(
                 learning_rate=0.05,
                 finetune_learning_rate=0.05,
                 settling_updates=150,
+                rising_updates=75,
                 share_with_norm=0.5,
             ),
             minimum_size=4,

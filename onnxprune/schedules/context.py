@@ -26,7 +26,7 @@ from onnxprune.training.device import seeded_generator
 from onnxprune.training.distillation import Original, Target, Teacher
 from onnxprune.training.opcount import TrainingOps, count_training_ops, metered
 from onnxprune.training.recipe import Recipe
-from onnxprune.training.setup import base_recipe, finetuning_recipe, recipe_of, train_checked
+from onnxprune.training.setup import base_recipe, finetuning_recipe, fresh_recipe, train_checked
 
 
 class Twin(Protocol):
@@ -118,9 +118,9 @@ class PruningContext:
         with metered(self.criterion, self.batches.device):
             return network_quality(network, self.dataset, self.batches.device, self.base, images)
 
-    def recipe(self, network: nn.Module, epochs: float, rate: float) -> Recipe:
-        """How to train `network` at a learning rate for batches of 256."""
-        return recipe_of(self.point, network, self.dataset, epochs, rate)
+    def fresh_recipe(self, network: nn.Module, epochs: float) -> Recipe:
+        """How to train `network`, whose weights are untrained."""
+        return fresh_recipe(self.point, network, self.dataset, epochs)
 
     def finetuning_recipe(self, network: nn.Module, epochs: float) -> Recipe:
         """How to train `network`, which comes from the base."""

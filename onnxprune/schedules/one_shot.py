@@ -26,8 +26,7 @@ def one_shot(context: PruningContext) -> Pruned:
 
         def training(network: nn.Module, held: Masks) -> None:
             epochs = base_epochs(point, len(context.batches)) + context.finetuning_epochs
-            how = context.recipe(network, epochs, point.learning_rate)
-            context.train(network, how, masks=held)
+            context.train(network, context.fresh_recipe(network, epochs), masks=held)
     else:
         pruned = context.remove(base, masks)
         with metered(context.calibration, context.batches.device):

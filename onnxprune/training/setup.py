@@ -17,7 +17,7 @@ from onnxprune.training.batches import Batches, fitting_micro_batch, memory_form
 from onnxprune.training.cost import TrainingCost
 from onnxprune.training.device import select_device
 from onnxprune.training.loop import train
-from onnxprune.training.recipe import Recipe, scaled_learning_rate, settling_share
+from onnxprune.training.recipe import Recipe, rising_share, scaled_learning_rate, settling_share
 
 _PROBE_IMAGES = 64
 
@@ -49,9 +49,17 @@ def recipe_of(point: Point, network: nn.Module, dataset: Dataset, epochs: float,
     return dataclasses.replace(how, learning_rate=rate)
 
 
+def fresh_recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: float) -> Recipe:
+    """How a point's settings say to train `network`, whose weights are untrained, for so many epochs."""
+    how = recipe_of(point, network, dataset, epochs, point.learning_rate)
+    enough = MODELS[point.model].recipe.rising_updates
+    share = rising_share(how.updates(len(dataset.train)), enough) if enough else 1.0
+    return dataclasses.replace(how, learning_rate=share * how.learning_rate)
+
+
 def base_recipe(point: Point, network: nn.Module, dataset: Dataset) -> Recipe:
     """How a point's settings say to train a base, which `network` is to be."""
-    return recipe_of(point, network, dataset, base_epochs(point, len(dataset.train)), point.learning_rate)
+    return fresh_recipe(point, network, dataset, base_epochs(point, len(dataset.train)))
 
 
 def finetuning_recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: float) -> Recipe:

@@ -13,7 +13,7 @@ from onnxprune.data.dataset import Dataset, load
 from onnxprune.models import MODELS
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
-from onnxprune.training.setup import finetuning_recipe, recipe_of, training_batches
+from onnxprune.training.setup import base_recipe, finetuning_recipe, recipe_of, training_batches
 
 
 @pytest.fixture
@@ -37,6 +37,22 @@ def test_the_recipe_is_what_the_settings_say(dataset: Dataset) -> None:
     assert recipe.precision == "bf16"
     assert recipe.devices == 2
     assert recipe.micro_batch == MODELS["slp"].micro_batch
+
+
+@pytest.mark.parametrize(
+    ("model", "updates", "share"),
+    [("cnn", 300, 1), ("cnn", 75, 1), ("cnn", 60, 0.8), ("cnn", 30, 12.5 / 30), ("cnn", 20, 0.625), ("cnn", 12, 1),
+     ("cnn", 1, 1), ("slp", 30, 1), ("densenet121", 30, 1)],
+)  # fmt: skip
+def test_untrained_weights_take_a_share_of_the_rate_that_rises_steeply(
+    dataset: Dataset, model: str, updates: int, share: float
+) -> None:
+    (point,) = Sweep.one_point({"model": model, "technique": "weight", "updates": updates, "batch_size": 256}).points
+    network = MODELS["slp"].build(dataset.input_shape, 3, 0, hidden=4)
+    how = base_recipe(point, network, dataset)
+    whole = recipe_of(point, network, dataset, how.epochs, point.learning_rate)
+    assert how.updates(len(dataset.train)) == updates
+    assert how.learning_rate == pytest.approx(share * whole.learning_rate)
 
 
 @pytest.mark.parametrize(
