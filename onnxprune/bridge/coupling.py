@@ -6,7 +6,7 @@ the names of the weights.
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from onnxprune.bridge.export import export
 from onnxprune.bridge.graph_network import GraphNetwork
+from onnxprune.bridge.structure import structure_of
 from onnxprune.common.errors import InputError, StorageError, one_line
 from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.channels import ChannelGraph
@@ -128,12 +129,12 @@ def _zeros(network: nn.Module, places: Mapping[str, tuple[int, Units]], zero: np
     return masks
 
 
-_known: dict[tuple[object, ...], Coupling] = {}
+_known: dict[Hashable, Coupling] = {}
 _MOST_KNOWN = 32
 
 
 def coupling(network: nn.Module, input_shape: tuple[int, ...]) -> Coupling:
-    """The units of a network; it is exported once for each structure.
+    """The units of a network; it is exported once for each structure that can be written down.
 
     Args:
         input_shape: (C, H, W) of one image.
@@ -141,13 +142,15 @@ def coupling(network: nn.Module, input_shape: tuple[int, ...]) -> Coupling:
     Raises:
         InputError: it cannot be exported, or its channels cannot be followed.
     """
-    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in network.state_dict().items())
-    structure = (type(network), str(network), shapes, tuple(input_shape))
-    if structure not in _known:
+    structure = structure_of(network)
+    if structure is None:
+        return followed(network, input_shape)[1]
+    known = structure, tuple(input_shape)
+    if known not in _known:
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
-        _known[structure] = followed(network, input_shape)[1]
-    return _known[structure]
+        _known[known] = followed(network, input_shape)[1]
+    return _known[known]
 
 
 def heads(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -257,6 +257,37 @@ def test_a_layer_that_is_alone_is_pruned_where_its_units_are_not_the_classes(tec
     assert found.removed == (8, 16)
 
 
+class Ordered(nn.Module):
+    """Two layers whose sum, order of channels and function are attributes that nothing shows."""
+
+    def __init__(
+        self, residual: bool = False, order: tuple[int, ...] = (0, 1, 2, 3), function: Any = torch.relu
+    ) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1)
+        self.last = nn.Linear(4, CLASSES)
+        self.residual, self.function = residual, function
+        self.register_buffer("order", torch.tensor(order))
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = torch.relu(self.first(images))
+        second = self.function(self.second(first))
+        answers: Tensor = self.last((first[:, self.order] + second if self.residual else second).mean((2, 3)))
+        return answers
+
+
+def test_networks_that_look_alike_have_their_own_units() -> None:
+    def units(network: nn.Module) -> dict[str, list[int]]:
+        return {name: found.tolist() for name, found in coupling(network, SHAPE).outputs.items()}
+
+    assert units(Ordered()) == {"first": [1, 2, 3, 4], "second": [5, 6, 7, 8]}
+    assert units(Ordered(True)) == {"first": [1, 2, 3, 4], "second": [1, 2, 3, 4]}
+    assert units(Ordered(True, (1, 0, 3, 2))) == {"first": [1, 2, 3, 4], "second": [2, 1, 4, 3]}
+    scaled = Ordered(function=lambda values: values * torch.arange(4.0).view(-1, 1, 1))
+    assert units(scaled) == {"first": [1, 2, 3, 4]}  # a constant that is no parameter would bring the others back
+    assert coupling(copy.deepcopy(scaled).train(), SHAPE) is coupling(scaled, SHAPE)
+
+
 class Joined(nn.Module):
     """A BatchNorm that reads two layers, one after the other."""
 
