@@ -281,7 +281,7 @@ def build(
         InputError: the graph has an operator that is not known here, weights of other types, or none.
     """
     version = opset(network.model)
-    calls = tuple(_pooled_first([Call.of(node, version) for node in live_nodes(network.nodes, answers)]))
+    calls = tuple(_pooled_first([Call.of(node, version) for node in live_nodes(network.nodes, answers)], answers))
     if strange := sorted({operator_type(call.node) for call in calls} - set(OPERATORS)):
         raise InputError(
             f"operator {strange[0]} cannot be trained in PyTorch here; 'onnxprune prune' needs no training"
@@ -319,9 +319,10 @@ def build(
     return GraphNetwork(plan, builder.modules, builder.tensors)
 
 
-def _pooled_first(calls: list[Call]) -> list[Call]:
+def _pooled_first(calls: list[Call], answers: Iterable[str]) -> list[Call]:
     """With max pooling before the ReLU that it alone reads, which then has a quarter to do: the same to the bit."""
     readers = Counter(name for call in calls for name in call.node.input)
+    readers.update(answers)
     makers = {call.node.output[0]: place for place, call in enumerate(calls)}
     calls = list(calls)
     for place, call in enumerate(calls):

@@ -133,6 +133,10 @@ class GraphNetwork(nn.Module):
         digest = hashlib.sha256()
         for call in self.plan.calls:
             digest.update(call.node.SerializeToString(deterministic=True))
+            for name in call.node.input:
+                value = self.plan.network.weights.get(name)
+                if value is not None and value.dtype.kind in "biu":  # as numbers of channels, which are no layer's
+                    digest.update(str(value.tolist()).encode())
         for name in list(self.plan.answers)[1:]:
             digest.update(name.encode())
         return f"graph={digest.hexdigest()[:16]}"
@@ -150,6 +154,7 @@ class GraphNetwork(nn.Module):
             if place in self.plan.modules
         }
         uses = Counter(name for call in self.plan.calls for name in call.node.input)
+        uses.update(self.plan.answers)
         return {
             makers[call.node.input[0]]: self.plan.modules[place]
             for place, call in enumerate(self.plan.calls)

@@ -121,6 +121,27 @@ def test_layers_are_those_of_the_channel_graph(tmp_path: Path) -> None:
     assert len(units.heads) == 1
 
 
+def test_files_that_differ_in_the_order_of_channels_alone_have_their_own_units(tmp_path: Path) -> None:
+    def partners(order: list[int]) -> list[int]:
+        """Unit of each output of the second convolution."""
+        body = """g (float[batch, 3, 8, 8] image) => (float[batch, 4] scores) {
+            c = Conv (image, u)
+            a = Relu (c)
+            d = Conv (a, v)
+            b = Gather <axis = 1> (a, order)
+            s = Add (b, d)
+            p = GlobalAveragePool (s)
+            f = Flatten (p)
+            scores = MatMul (f, w) }"""
+        weights = {"u": random(4, 3, 1, 1), "v": random(4, 4, 1, 1), "w": random(4, 4)}
+        path = graphs.write(tmp_path / "m.onnx", body, order=np.array(order), **weights)
+        _, second = coupling(read_network(path, SHAPE, 4), SHAPE).outputs.values()
+        return second.tolist()
+
+    assert partners([0, 1, 2, 3]) == [1, 2, 3, 4]
+    assert partners([1, 0, 3, 2]) == [2, 1, 4, 3]
+
+
 def test_a_smaller_one_computes_what_the_masked_one_does(tmp_path: Path) -> None:
     network = read_network(residual(tmp_path / "m.onnx"), SHAPE, 5)
     units = coupling(network, SHAPE)
@@ -299,3 +320,30 @@ def test_constants_may_be_called_as_the_network_s_own_methods_are(tmp_path: Path
     path = graphs.write(tmp_path / "m.onnx", body, w=random(192, 4), **constants)
     network = read_network(path, SHAPE, 4)
     np.testing.assert_allclose(answers(network, images()), by_onnxruntime(path, network, images()), atol=1e-5)
+
+
+def test_what_a_file_answers_with_stays_what_it_is(tmp_path: Path) -> None:
+    body = """g (float[batch, 3, 8, 8] image) => (float[batch, 4, 8, 8] features, float[batch, 2, 4, 4] scores) {
+        c = Conv (image, w)
+        features = Relu (c)
+        p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (features)
+        scores = Conv (p, v) }"""
+    path = graphs.write(tmp_path / "m.onnx", body, w=random(4, 3, 1, 1), v=random(2, 4, 1, 1))
+    network = read_network(path, SHAPE, 0)
+    found = answers(network, images())
+    expected = [by_onnxruntime(path, network, images(), name).reshape(6, -1) for name in ("features", "scores")]
+    assert found.shape == (6, 4 * 64 + 2 * 16)
+    np.testing.assert_allclose(found, np.concatenate(expected, 1), atol=1e-5)
+
+
+def test_a_batch_norm_does_not_stand_for_a_layer_that_the_file_answers_with(tmp_path: Path) -> None:
+    def normalised(outputs: str) -> dict[str, str]:
+        body = f"""g (float[batch, 3, 8, 8] image) => ({outputs}float[batch, 4, 8, 8] scores) {{
+            c = Conv (image, w)
+            scores = BatchNormalization (c, scale, shift, mean, variance) }}"""
+        vectors = {name: np.ones(4, "f") for name in ("scale", "shift", "mean", "variance")}
+        path = graphs.write(tmp_path / "m.onnx", body, w=random(4, 3, 1, 1), **vectors)
+        return read_network(path, SHAPE, 0).normalised()
+
+    assert len(normalised("")) == 1
+    assert normalised("float[batch, 4, 8, 8] c, ") == {}
