@@ -6,9 +6,10 @@ the names of the weights.
 """
 
 import copy
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +21,12 @@ from onnxprune.bridge.structure import structure_of
 from onnxprune.common.errors import InputError, StorageError, one_line
 from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.channels import ChannelGraph
-from onnxprune.graph.network import Network, attribute, read
+from onnxprune.graph.network import Network, attribute, read, reads
 from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.surgery import shrink
 from onnxprune.reduction.preparation import Prepared, prepare
 
+T = TypeVar("T")
 Units = np.ndarray  # numbers of units, int64; 0: what stays
 
 
@@ -129,8 +131,9 @@ def _zeros(network: nn.Module, places: Mapping[str, tuple[int, Units]], zero: np
     return masks
 
 
-_known: dict[Hashable, Coupling] = {}
-_MOST_KNOWN = 32
+_known: dict[Hashable, Any] = {}
+_MOST_KNOWN = 64
+_LAYOUTS = ("Identity", "Transpose", "Unsqueeze", "Reshape")  # operators that leave the numbers of a constant
 
 
 def coupling(network: nn.Module, input_shape: tuple[int, ...]) -> Coupling:
@@ -142,15 +145,41 @@ def coupling(network: nn.Module, input_shape: tuple[int, ...]) -> Coupling:
     Raises:
         InputError: it cannot be exported, or its channels cannot be followed.
     """
+    return _once(lambda: followed(network, input_shape)[1], "coupling", network, input_shape)
+
+
+def exported_parameters(network: nn.Module, input_shape: tuple[int, ...]) -> frozenset[str]:
+    """Names of the parameters that the exported file of a network has: of those that only training takes, none.
+
+    Args:
+        input_shape: (C, H, W) of one image.
+
+    Raises:
+        InputError: it cannot be exported.
+    """
+
+    def found() -> frozenset[str]:
+        with temporary_folder() as folder:
+            path = Path(folder) / "network.onnx"
+            _export_named(network, path, input_shape)
+            weights = read(path).weights
+        return frozenset(name for name, _ in network.named_parameters() if name in weights)
+
+    return _once(found, "parameters", network, input_shape)
+
+
+def _once(find: Callable[[], T], what: str, network: nn.Module, input_shape: tuple[int, ...]) -> T:
+    """What is found of a network, looked for once for each structure that can be written down."""
     structure = structure_of(network)
     if structure is None:
-        return followed(network, input_shape)[1]
-    known = structure, tuple(input_shape)
+        return find()
+    known = what, structure, tuple(input_shape)
     if known not in _known:
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
-        _known[known] = followed(network, input_shape)[1]
-    return _known[known]
+        _known[known] = find()
+    found: T = _known[known]
+    return found
 
 
 def heads(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.fx import symbolic_trace
 
-from onnxprune.bridge.coupling import Coupling, Group, coupling
+from onnxprune.bridge.coupling import Coupling, Group, coupling, exported_parameters
 from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.widths import Prunable, kept_units
@@ -22,9 +22,10 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int, ...]) -> list[str]:
     """Names of the layers the request ranks, in the network's order.
 
-    Single weights are taken from every convolution and linear layer that has weights of its own. Output units are taken
-    where the network's channel graph lets them go: never from the layer whose units are the network's output. The slim
-    criterion judges only layers followed by a BatchNorm, and with them those that are coupled to one.
+    Single weights are taken from every convolution and linear layer that has weights of its own which its exported file
+    has too: of one that only training uses, none. Output units are taken where the network's channel graph lets them
+    go: never from the layer whose units are the network's output. The slim criterion judges only layers followed by a
+    BatchNorm, and with them those that are coupled to one.
 
     Args:
         input_shape: (C, H, W) of one image.
@@ -32,7 +33,9 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
     Raises:
         InputError: there is none, with the reason.
     """
-    own = dict(network.named_parameters())  # each once: not what a layer shares with one before it, or computes
+    own = exported_parameters(
+        network, input_shape
+    )  # each once: not what a layer shares with one before it, or computes
     layers = [
         name
         for name, module in network.named_modules()

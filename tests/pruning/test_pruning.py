@@ -761,6 +761,30 @@ def test_every_model_can_be_pruned_by_every_technique(name: str, technique: str)
     assert not torch.equal(logits(result.network, batches), logits(base, batches))
 
 
+class Auxiliary(nn.Module):
+    """Two layers that no file has: of one only training asks, and nothing of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.unused = nn.Linear(64, 8), nn.Linear(64, 64)
+        self.auxiliary, self.last = nn.Linear(8, CLASSES), nn.Linear(8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = torch.relu(self.first(images.flatten(1)))
+        answers: Tensor = self.last(found)
+        return answers + self.auxiliary(found) if self.training else answers
+
+
+@pytest.mark.parametrize("technique", ["weight", "unstructured"])
+def test_weights_that_the_file_does_not_have_neither_go_nor_count(technique: str) -> None:
+    network, batches = Auxiliary().eval(), random_batches()
+    masks = decide(network, request(technique), batches)
+    assert {name: mask.numel() for name, mask in masks.items()} == {"first": 64 * 8, "last": 8 * CLASSES}
+    assert sum(int((mask == 0).sum()) for mask in masks.values()) == (64 * 8 + 8 * CLASSES) // 2
+    with pytest.raises(InputError, match=r"no layer 'unused' to prune: there are first, last"):
+        check(network, request(technique, keep=("unused",)), batches)
+
+
 def test_gradients_are_of_layers_that_are_called() -> None:
     """The projection of an attention of PyTorch's own is not: its weights are read past it."""
 
