@@ -190,7 +190,10 @@ def heads(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
     """
     found = coupling(network, input_shape).heads
     if not found:
-        raise InputError("no layer gives the outputs of the network: its head cannot be found")
+        raise InputError(
+            "no layer gives the outputs of the network: its head cannot be found, which --freeze-features and weights "
+            "for other classes need"
+        )
     return found
 
 
@@ -280,12 +283,12 @@ class _Names:
     def __init__(self, network: nn.Module, prepared: Prepared) -> None:
         self._graph: ChannelGraph = prepared.graph
         self._nodes = prepared.graph.network.nodes
+        self._source = prepared.source
         self._makers = {name: node for node in prepared.source.nodes for name in node.output}
         self._shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-        self._ends = [*self._graph.network.outputs]
-        if isinstance(network, GraphNetwork):  # a softmax may follow
-            self._ends += [*network.plan.answers]
-        self._layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        modules = dict(network.named_modules())
+        self._layers = [name for name, module in modules.items() if isinstance(module, nn.Conv2d | nn.Linear)]
+        self._grouped = {name for name in self._layers if getattr(modules[name], "groups", 1) > 1}
 
     def coupling(self) -> tuple[Coupling, Units]:
         """The units, and the unit of each label of the graph (labels,)."""
@@ -318,7 +321,7 @@ class _Names:
             count += len(units)
         outputs = {name: number[labels] for name, labels in made.items() if number[labels].any()}
         channels = self._graph.channels
-        ends = [channels[name].labels for name in self._ends if name in channels]
+        ends = [channels[name].labels for name in self._ends() if name in channels]
         final = np.setdiff1d(np.concatenate([np.zeros(1, np.int64), *ends]), [0])
         frozen = {
             name: next(
@@ -343,10 +346,33 @@ class _Names:
             tuple(name for name, labels in made.items() if np.isin(labels, final).any()),
         ), number
 
+    def _ends(self) -> list[str]:
+        """The network's outputs, and what a softmax makes them of."""
+        makers = {name: node for node in self._nodes for name in node.output}
+        ends = [*self._graph.network.outputs]
+        for name in ends:  # it grows meanwhile
+            if name in makers and operator_type(makers[name]) in ("Identity", "LogSoftmax", "Softmax"):
+                ends.append(makers[name].input[0])
+        return ends
+
     def _otherwise(self, layer: str) -> str:
         """Why the outputs of a layer stay that the graph gives no reason for."""
-        own = f"{layer}.weight" in self._shapes
-        return "a single unit has to stay" if own else "its weights are those of another layer, or computed"
+        weight = f"{layer}.weight"
+        if weight not in self._shapes:
+            return "its weights are those of another layer, or computed"
+        if weight not in self._source.weights:
+            return "the exported file does not have them"
+        if self._shapes[weight][0] == 1:
+            return "a single unit has to stay"
+        if layer in self._grouped:
+            return "each goes with an input channel, and those stay"
+        return f"they are not followed through {self._reader(weight)}"
+
+    def _reader(self, name: str) -> str:
+        """The operator that computes with a constant, which may be laid out in another way before."""
+        node = next(node for node in self._source.nodes if name in reads(node))
+        kind = operator_type(node)
+        return self._reader(node.output[0]) if kind in _LAYOUTS else kind
 
     def _cuts(self) -> tuple[dict[str, tuple[int, np.ndarray]], dict[str, tuple[int, np.ndarray]], dict[int, str]]:
         """Parameters with labels along an axis, those with labels that they read, and labels that cannot be held, with
@@ -381,7 +407,7 @@ class _Names:
         while name not in self._shapes:
             node = self._makers.get(name)
             kind = "" if node is None else operator_type(node)
-            if node is None or kind not in ("Identity", "Transpose", "Unsqueeze", "Reshape"):
+            if node is None or kind not in _LAYOUTS:
                 return None
             if kind == "Transpose":
                 axis = attribute(node, "perm")[axis]

@@ -288,6 +288,35 @@ def test_networks_that_look_alike_have_their_own_units() -> None:
     assert coupling(copy.deepcopy(scaled).train(), SHAPE) is coupling(scaled, SHAPE)
 
 
+class Stays(nn.Module):
+    """Layers that keep their units, each for a reason of its own, before classes that are followed by a log-softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.first, self.norm = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 8, 1), nn.GroupNorm(1, 8)
+        self.depthwise, self.product = nn.Conv2d(8, 8, 1, groups=8), nn.Linear(8, 6)
+        self.last, self.training_only = nn.Linear(6, CLASSES), nn.Linear(6, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        places = torch.relu(self.depthwise(self.norm(self.first(self.one(images))))).mean((2, 3))
+        found = torch.relu(torch.einsum("nc,kc->nk", places, self.product.weight))
+        answers = self.last(found) + self.training_only(found) if self.training else self.last(found)
+        return answers.log_softmax(1)
+
+
+def test_why_layers_keep_their_units_and_which_of_them_gives_the_classes() -> None:
+    found = coupling(Stays().eval(), SHAPE)
+    assert found.frozen == {
+        "one": "a single unit has to stay",
+        "first": "its channels are on an axis that the operator mixes",
+        "depthwise": "each goes with an input channel, and those stay",
+        "product": "they are not followed through Einsum",
+        "last": "LogSoftmax looks across them",
+        "training_only": "the exported file does not have them",
+    }
+    assert found.heads == ("last",)
+
+
 class Joined(nn.Module):
     """A BatchNorm that reads two layers, one after the other."""
 
