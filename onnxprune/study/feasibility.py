@@ -38,7 +38,8 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
     for point in points:
         dataset = materials.dataset(point)
         network = (point.model, dataset.input_shape, dataset.classes, tuple(point.model_options.items()), point.weights)
-        combination = (*network, point.technique, point.criterion, point.granularity, point.control, point.keep)
+        asked = (point.technique, point.criterion, point.granularity, point.control, point.keep, point.freeze_features)
+        combination = (*network, *asked)
         if combination in seen:
             continue
         seen.add(combination)
@@ -120,10 +121,13 @@ def _exported(
 def _check(network: "nn.Module", point: Point, dataset: Dataset) -> None:
     import torch
 
+    from onnxprune.bridge.coupling import heads
     from onnxprune.pruning.decide import check
     from onnxprune.pruning.request import Request
     from onnxprune.training.batches import Batches
 
+    if point.freeze_features:
+        heads(network, dataset.input_shape)
     criterion = "random" if point.control == "random" else point.criterion
     request = Request.of(point, criterion=criterion)
     images = Split(dataset.train.images[:_IMAGES], dataset.train.labels[:_IMAGES])

@@ -513,3 +513,46 @@ def test_a_network_that_cannot_be_sent_is_refused_before_two_processes_train_it(
     with pytest.raises(InputError, match=r"cannot be sent to other processes: .*; expected --devices 1"):
         run_sweep(Sweep.parse({**settings, "devices": 2}), tmp_path / "runs", workers=1)
     assert not (tmp_path / "runs").exists()
+
+
+# the head: a layer before a log-softmax, and none that is called
+HEADS = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.first, self.last = nn.Linear(784, 8), nn.Linear(8, classes)
+
+    def forward(self, images):
+        return self.last(torch.relu(self.first(images.flatten(1)))).log_softmax(1)
+
+
+class Headless(Net):
+    def forward(self, images):
+        return torch.einsum("nc,kc->nk", torch.relu(self.first(images.flatten(1))), self.last.weight)
+"""
+
+
+def test_the_head_alone_is_trained_before_a_log_softmax_or_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "heads.py").write_text(HEADS)
+    settings = {**SETTINGS, "technique": "structured", "sparsity": 50, "freeze_features": True, "epochs": 2}
+    outcome = run_sweep(
+        Sweep.parse({**settings, "model": f"{tmp_path / 'heads.py'}:Net"}), tmp_path / "runs", workers=1
+    )
+    assert outcome.failures == {}
+    (checkpoint,) = tmp_path.glob("runs/bases/*/checkpoint.safetensors")
+    trained = safetensors.numpy.load_file(checkpoint)
+    untrained = MODELS[f"{tmp_path / 'heads.py'}:Net"].build((1, 28, 28), 10, 0, model_args=None).state_dict()
+    assert (trained["first.weight"] == untrained["first.weight"].numpy()).all()
+    assert (trained["last.weight"] != untrained["last.weight"].numpy()).any()
+    headless = Sweep.one_point({**settings, "model": f"{tmp_path / 'heads.py'}:Headless"}).points
+    with pytest.raises(InputError, match=r"no layer gives the outputs of the network: its head cannot be found"):
+        check_prunable(headless, Materials(None))
+    weights = tmp_path / "five.safetensors"
+    safetensors.numpy.save_file({**trained, "last.weight": trained["last.weight"][:5]}, weights)
+    other = Sweep.one_point({**settings, "model": f"{tmp_path / 'heads.py'}:Headless", "weights": str(weights)}).points
+    with pytest.raises(InputError, match=r"no layer gives the outputs of the network: its head cannot be found"):
+        check_prunable(other, Materials(None))
