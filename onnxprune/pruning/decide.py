@@ -81,12 +81,12 @@ def check(network: nn.Module, request: Request, batches: Batches) -> None:
         decide_layers(network, request)
         return
     candidates = _candidates(network, request, batches)
-    if CRITERIA[request.criterion].ranking and _ranking(candidates).training_steps:
+    if CRITERIA[request.criterion].ranking and _ranking(candidates).called:
         _check_called(candidates)
 
 
 def _check_called(candidates: Candidates) -> None:
-    """NNI sees gradients of the layers whose `forward` is called, not of those whose weights are read past it."""
+    """Refuses layers that a criterion would not see, see `Ranking.called`."""
     called = set()
     network = copy.deepcopy(candidates.network)
     for name in candidates.layers:
@@ -94,8 +94,8 @@ def _check_called(candidates: Candidates) -> None:
     network(candidates.batches.take(torch.arange(min(2, len(candidates.batches))))[0])
     if uncalled := [name for name in candidates.layers if name not in called]:
         raise InputError(
-            f"criterion '{candidates.request.criterion}' takes gradients of layers that are called, and "
-            f"'{uncalled[0]}' is not: use another criterion, or --keep {','.join(uncalled)}"
+            f"criterion '{candidates.request.criterion}' looks at layers that are called, and '{uncalled[0]}' is not: "
+            f"use another criterion, or --keep {','.join(uncalled)}"
         )
 
 

@@ -57,6 +57,7 @@ class Ranking:
         layer_target: weight of a layer and the share that it is to lose (0 to 1) -> NNI's setting for it; of single
             weights that are ranked within their layer.
         remembered: whether scores of a network take so long that they are kept for other sparsities.
+        called: whether it sees layers only where their `forward` is called, not where their weights are read past it.
         norms: ranked layer -> the BatchNorm that is judged in its place; None: layers are judged themselves.
     """
 
@@ -65,3 +66,4 @@ class Ranking:
     layer_target: Callable[[Tensor, float], dict[str, float]] = sparse_ratio
     norms: dict[str, str] | None = None
     remembered: bool = False
+    called: bool = False

@@ -806,6 +806,28 @@ def test_gradients_are_of_layers_that_are_called() -> None:
     assert sum(int((mask == 0).sum()) for mask in masks.values()) == (8 * 8 + 8 * CLASSES) // 2
 
 
+def test_activations_are_of_layers_that_are_called() -> None:
+    class Past(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(64, 8), nn.Linear(8, 6), nn.Linear(6, CLASSES)
+
+        def forward(self, images: Tensor) -> Tensor:
+            found = torch.relu(self.first(images.flatten(1)))
+            return self.last(torch.relu(nn.functional.linear(found, self.second.weight, self.second.bias)))
+
+    network, batches = Past().eval(), random_batches()
+    for criterion in ("activation", "apoz", "taylor"):
+        with pytest.raises(InputError, match=rf"'{criterion}' looks at layers that are called, and 'second' is not"):
+            check(network, request("neuron", criterion), batches)
+        kept = decide(network, request("neuron", criterion, keep=("second",)), batches)
+        assert {name: int(mask.sum()) for name, mask in kept.items()} == {"first": 4}
+    for criterion in ("l1", "l2", "fpgm", "random", "obs"):
+        check(network, request("structured", criterion), batches)
+        masks = decide(network, request("structured", criterion), batches)
+        assert {name: int(mask.sum()) for name, mask in masks.items()} == {"first": 4, "second": 3}
+
+
 def test_units_that_random_images_leave_silent_stay() -> None:
     """NNI looks for dead units with random images; one that only real images rouse is none."""
     base = build("slp")

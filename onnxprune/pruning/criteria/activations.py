@@ -27,7 +27,8 @@ def mean_activation(candidates: Candidates) -> Ranking:
 
 def _ranking(candidates: Candidates, score: Callable[[Tensor], Tensor]) -> Ranking:
     scores = _scores(candidates, score)
-    return Ranking(pruners.rescored(candidates.by_magnitude, lambda layer, own: scores[layer].view_as(own)))
+    pruner = pruners.rescored(candidates.by_magnitude, lambda layer, own: scores[layer].view_as(own))
+    return Ranking(pruner, called=True)
 
 
 def _channels_first(module: nn.Module, output: Tensor) -> Tensor:

@@ -10,4 +10,4 @@ _STEPS = 20
 def slim(candidates: Candidates) -> Ranking:
     """The scaling factor of the BatchNorm, after training it towards zero."""
     norms = normalised_layers(candidates.network)
-    return Ranking(pruners.ScalingFactorPruner, training_steps=_STEPS, norms=norms)
+    return Ranking(pruners.ScalingFactorPruner, training_steps=_STEPS, norms=norms, called=True)

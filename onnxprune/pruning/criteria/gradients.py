@@ -7,9 +7,7 @@ from onnxprune.pruning.ranking import Candidates, Ranking
 
 def taylor(candidates: Candidates) -> Ranking:
     """The first-order Taylor expansion of the loss: squared weight times gradient."""
-    if not candidates.are_weights:
-        return Ranking(pruners.TaylorPruner, training_steps=CALIBRATION_STEPS)
-    globally = candidates.request.globally
-    return Ranking(
-        pruners.GlobalTaylorPruner if globally else pruners.WeightTaylorPruner, training_steps=CALIBRATION_STEPS
-    )
+    pruner = pruners.TaylorPruner
+    if candidates.are_weights:
+        pruner = pruners.GlobalTaylorPruner if candidates.request.globally else pruners.WeightTaylorPruner
+    return Ranking(pruner, training_steps=CALIBRATION_STEPS, called=True)
