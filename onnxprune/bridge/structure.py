@@ -30,14 +30,14 @@ def structure_of(network: nn.Module) -> Hashable:
     text = io.BytesIO()
     pickler = _Pickler(text)
     try:
-        pickler.dump((modules, tensors))
+        pickler.dump((modules, tensors, [tensor.shape for tensor in tensors.values()]))
     except Exception:  # attributes may be anything
         return None
     return text.getvalue(), tuple(pickler.code)
 
 
 class _Pickler(pickle.Pickler):
-    """Writes tensors as their shapes, and classes and functions as places in `code`: their names may be others' too."""
+    """Writes tensors as what ties them, classes and functions as places in `code`: their names may be others' too."""
 
     def __init__(self, text: io.BytesIO) -> None:
         super().__init__(text)
@@ -51,5 +51,5 @@ class _Pickler(pickle.Pickler):
             place, _ = self._tensors.setdefault(id(value), (len(self._tensors), value))
             # numbers of channels are written into a graph; a single one counts batches
             whole = value.dim() > 0 and not value.is_floating_point() and not value.is_complex()
-            return place, str(value.dtype), tuple(value.shape), tuple(value.flatten().tolist()) if whole else ()
+            return place, str(value.dtype), value.tolist() if whole else None
         return None

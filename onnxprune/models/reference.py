@@ -107,6 +107,8 @@ def build(reference: str, input_shape: tuple[int, int, int], classes: int, argum
     """
     from torch import nn
 
+    from onnxprune.models.copies import make_copyable
+
     make = _imported(reference)
     sizes = _sizes(reference, make, {"input_shape": input_shape, "classes": classes, "num_classes": classes}, arguments)
     try:
@@ -116,7 +118,10 @@ def build(reference: str, input_shape: tuple[int, int, int], classes: int, argum
         raise InputError(f"model '{reference}': {fault(error, source(reference))}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"model '{reference}' makes a {type(network).__name__}: expected a torch.nn.Module")
-    _parametrize_weight_norms(network)
+    try:
+        make_copyable(network)
+    except InputError as error:
+        raise InputError(f"model '{reference}': {error}") from error
     return network
 
 
@@ -139,24 +144,6 @@ def _run(code: Callable[[], T]) -> T:
         os.chdir(place)
         torch.set_default_dtype(kind)
         torch.set_grad_enabled(graded)
-
-
-def _parametrize_weight_norms(network: "nn.Module") -> None:
-    """Gives layers the present form of weight normalisation in place of the former one, `torch.nn.utils.weight_norm`:
-    after a pass forward those have weights that cannot be copied."""
-    from torch.nn.utils import parametrizations, remove_weight_norm
-    from torch.nn.utils.weight_norm import WeightNorm
-
-    for layer in network.modules():
-        for hook in list(layer._forward_pre_hooks.values()):
-            if isinstance(hook, WeightNorm):
-                former = [getattr(layer, f"{hook.name}_{part}") for part in "gv"]
-                remove_weight_norm(layer, hook.name)
-                parametrizations.weight_norm(layer, hook.name, hook.dim)
-                present = getattr(layer.parametrizations, hook.name)
-                for parameter, before in zip((present.original0, present.original1), former, strict=True):
-                    parameter.data = before.data
-                    parameter.requires_grad_(before.requires_grad)
 
 
 def _complete(network: Any, input_shape: tuple[int, int, int]) -> None:

@@ -103,7 +103,8 @@ def normalised_layers(network: nn.Module) -> dict[str, str]:
     if isinstance(network, GraphNetwork):
         return network.normalised()
     try:
-        nodes = symbolic_trace(network).graph.nodes
+        # of a copy: what the network keeps while it is traced are no tensors
+        nodes = symbolic_trace(copy.deepcopy(network)).graph.nodes
     except Exception as error:  # whatever the network raises when it is given no tensors
         raise InputError(f"this criterion needs a network that torch.fx can trace: {one_line(error)}") from error
     found = {}

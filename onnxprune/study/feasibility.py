@@ -1,5 +1,6 @@
 """Whether points can be pruned as they ask, seen on untrained networks before anything is trained."""
 
+import copy
 import pickle
 from collections.abc import Iterable
 from functools import cache
@@ -97,6 +98,7 @@ def _exported(
     from onnxprune.bridge.graph_network import GraphNetwork
     from onnxprune.bridge.start import make_network
     from onnxprune.bridge.tracing import check_traced
+    from onnxprune.models.copies import check_copied
     from onnxprune.training.transfer import load_weights
 
     network = make_network(model, shape, len(classes), 0, dict(options))
@@ -115,6 +117,10 @@ def _exported(
             raise InputError(f"the network gives {found} for two images, expected {(2, len(classes))}: a logit a class")
         if not isinstance(network, GraphNetwork):  # which is what the file says
             check_traced(network, path, shape)
+            check_copied(network)
+            trained = copy.deepcopy(network).train()
+            trained(torch.zeros(2, *shape))
+            check_copied(trained)
     return network
 
 

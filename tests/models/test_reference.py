@@ -18,7 +18,7 @@ from torch.nn.utils import weight_norm as former_weight_norm
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.progress import Reporter, Verbosity
 from onnxprune.models import MODELS, model_title
-from onnxprune.models.reference import _parametrize_weight_norms
+from onnxprune.models.copies import make_copyable
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import run_sweep
@@ -482,7 +482,7 @@ def test_former_weight_norms_keep_what_they_have_and_what_is_frozen() -> None:
     nn.init.zeros_(network[1].weight_g)
     images = torch.rand(3, 8)
     before = network(images)
-    _parametrize_weight_norms(network)
+    make_copyable(network)
     assert torch.equal(network(images), before)
     parts = [network[0].parametrizations.weight.original0, network[0].parametrizations.weight.original1]
     assert [part.requires_grad for part in parts] == [False, True]
@@ -556,3 +556,81 @@ def test_the_head_alone_is_trained_before_a_log_softmax_or_it_is_refused(tmp_pat
     other = Sweep.one_point({**settings, "model": f"{tmp_path / 'heads.py'}:Headless", "weights": str(weights)}).points
     with pytest.raises(InputError, match=r"no layer gives the outputs of the network: its head cannot be found"):
         check_prunable(other, Materials(None))
+
+
+# networks that keep what they compute
+KEEPS = """
+import torch
+from torch import nn
+from torch.nn.utils import spectral_norm
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, classes)
+
+    def forward(self, images):
+        found = torch.relu(self.first(images))
+        self.attention = torch.sigmoid(found)
+        self.second.seen = {"input": [found * self.attention]}
+        return self.last(torch.relu(self.second(*self.second.seen["input"])).mean((2, 3)))
+
+
+class Spectral(Net):
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.second, self.last = spectral_norm(self.second), spectral_norm(self.last)
+
+
+class View(Net):
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.first.rows = self.first.weight.view(8, 9)
+
+
+class Box:
+    pass
+
+
+class Boxed(Net):
+    def forward(self, images):
+        self.first.box = Box()
+        self.first.box.answers = super().forward(images)
+        return self.first.box.answers
+"""
+
+
+def test_networks_that_keep_what_they_compute_are_copied_and_pruned(tmp_path: Path) -> None:
+    (tmp_path / "keeps.py").write_text(KEEPS)
+    models = [f"{tmp_path / 'keeps.py'}:{name}" for name in ("Net", "Spectral")]
+    for model in models:
+        network = MODELS[model].build((1, 8, 8), 4, 0, model_args=None).eval()
+        images = torch.rand(2, 1, 8, 8)
+        expected = network(images)
+        copied = copy.deepcopy(network)
+        assert torch.equal(copied(images), expected)
+        expected.sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+    settings = {**SETTINGS, "model": models, "technique": "structured,unstructured", "sparsity": 50}
+    outcome = run_sweep(Sweep.parse({**settings, "schedule": "one-shot,linear"}), tmp_path / "runs", workers=1)
+    assert outcome.failures == {}
+    table = outcome.table.set_index(["model", "technique"])
+    filters = 26 * 26 * 4 * 9 + 24 * 24 * 4 * 4 * 9 + 4 * 10  # 4 of 8 are left; of a normalised layer all
+    assert set(table.loc[(models[0], "structured"), "macs"]) == {filters}
+    assert set(table["achieved_sparsity"]) == {50}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("View", "attribute 'first.rows' is computed from parameters when the network is built"),
+        ("Boxed", "attribute 'first.box', a Box, cannot be copied with the network"),
+    ],
+)
+def test_what_cannot_be_copied_is_refused_by_its_name(name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "keeps.py").write_text(KEEPS)
+    points = Sweep.one_point({**SETTINGS, "model": f"{tmp_path / 'keeps.py'}:{name}", "technique": "structured"}).points
+    with pytest.raises(InputError, match=words) as caught:
+        check_prunable(points, Materials(None))
+    assert "\n" not in str(caught.value)
