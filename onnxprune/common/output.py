@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, TextIO
 
 
 @contextlib.contextmanager
@@ -28,20 +29,24 @@ def silenced() -> Iterator[None]:
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
     """Drops also what is written past Python within the block: by other programs, and by libraries in C."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with open(os.devnull, "w") as nowhere, _led(nowhere, sys.__stdout__, sys.__stderr__), silenced():
+        yield
+
+
+@contextlib.contextmanager
+def _led(file: IO[str], *streams: TextIO | None) -> Iterator[None]:
+    """Within the block, what is written to these standard streams, by Python or past it, goes to a file."""
     _flush()
     with contextlib.ExitStack() as stack:
-        stack.callback(os.close, nowhere)
-        for stream in (sys.__stdout__, sys.__stderr__):
+        for stream in streams:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed, or there is none
                 number = stream.fileno()  # type: ignore[union-attr]
                 kept = os.dup(number)
-                os.dup2(nowhere, number)
+                os.dup2(file.fileno(), number)
                 stack.callback(os.close, kept)
                 stack.callback(os.dup2, kept, number)
         stack.callback(_flush)  # before they lead to the terminal again
-        with silenced():
-            yield
+        yield
 
 
 def _flush() -> None:
@@ -66,13 +71,19 @@ def _logging_to(handler: logging.Handler) -> Iterator[None]:
 
 @contextlib.contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Sends what is printed, warned or logged within the block, by whatever library, to the end of a file."""
+    """Sends what is printed, warned or logged within the block, by whatever library, to the end of a file; of what is
+    written past Python, what would reach stdout: on stderr it is told meanwhile how far the work is."""
     with path.open("a", encoding="utf-8", buffering=1) as file:
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
         logging.captureWarnings(True)
         try:
-            with _logging_to(handler), contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            with (
+                _led(file, sys.__stdout__),
+                _logging_to(handler),
+                contextlib.redirect_stdout(file),
+                contextlib.redirect_stderr(file),
+            ):
                 yield
         finally:
             logging.captureWarnings(False)

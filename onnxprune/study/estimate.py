@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.environment import available_memory, free_disk
 from onnxprune.common.errors import InputError, RunError
-from onnxprune.common.output import silenced
+from onnxprune.common.output import muted, silenced
 from onnxprune.common.progress import Verbosity
 from onnxprune.data.dataset import load
 from onnxprune.data.registry import DATASETS, title_of
@@ -174,7 +174,7 @@ def _network(model: str, shape: tuple[int, int, int], classes: int, options: tup
     with torch.device(device):
         network = make_network(model, shape, classes, 0, dict(options)).to(device)
     try:
-        with silenced():
+        with muted():
             return _cost(network, shape, device)
     except InputError as error:
         raise InputError(f"model '{model}': {error}") from error

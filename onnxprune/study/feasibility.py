@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.common.errors import InputError, RunError, StorageError, described
-from onnxprune.common.output import printable, silenced
+from onnxprune.common.output import muted, printable, silenced
 from onnxprune.common.temporary import temporary_folder
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.models import reference
@@ -45,7 +45,7 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
             continue
         seen.add(combination)
         try:
-            with silenced():
+            with muted():  # the exporter prints a whole graph past Python where it cannot go on
                 _check(exported(*network), point, dataset)
                 note = _whole_layers(exported(*network), point, dataset.input_shape)
                 if point.devices > 1:

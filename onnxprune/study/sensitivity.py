@@ -88,7 +88,8 @@ def sensitivity(
         base = materials.base(first, runs)
         batches = training_batches(first, dataset, base.network)
         quality = ACCURACY if dataset.labelled else FIDELITY
-        whole = network_quality(base.network, dataset, device, base.network, images)
+        with silenced():
+            whole = network_quality(base.network, dataset, device, base.network, images)
         for point in plan.points:
             reporter.begin(f"{point.sparsity:g} % of each layer")
             request = Request.of(point, granularity="unit", sparsity=0)
@@ -98,8 +99,8 @@ def sensitivity(
                 alone = dataclasses.replace(request, shares={layer: point.sparsity / 100})
                 with silenced():
                     masks = decide(base.network, alone, batches, base.memory)
-                network = zeroed(base.network, alone, masks, dataset.input_shape)
-                left = network_quality(network, dataset, device, base.network, images)
+                    network = zeroed(base.network, alone, masks, dataset.input_shape)
+                    left = network_quality(network, dataset, device, base.network, images)
                 mask = masks[layer]
                 removed = mask.numel() - int(mask.sum())
                 either = {name: left if name == quality.name else None for name in (ACCURACY.name, FIDELITY.name)}

@@ -634,3 +634,44 @@ def test_what_cannot_be_copied_is_refused_by_its_name(name: str, words: str, tmp
     with pytest.raises(InputError, match=words) as caught:
         check_prunable(points, Materials(None))
     assert "\n" not in str(caught.value)
+
+
+# what is written past Python's streams: by the exporter, where it cannot go on, and by a way forward
+PAST = """
+import os
+import sys
+
+from torch import nn
+
+
+class Turned(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.last = nn.Linear(784, classes)
+
+    def forward(self, images):
+        return self.last(images.mT.flatten(1))
+
+
+class Writes(Turned):
+    def forward(self, images):
+        os.write(1, b"PAST Python\\n")
+        sys.__stdout__.write("PAST its redirection\\n")
+        return self.last(images.flatten(1))
+"""
+
+
+@pytest.mark.usefixtures("brief_probe")
+def test_what_is_written_past_python_does_not_reach_stdout(tmp_path: Path) -> None:
+    (tmp_path / "past.py").write_text(PAST)
+    command = ["sweep", "--dataset", "digits", "--technique", "weight", "--sparsity", "50", "--train-limit", "100"]
+    command += ["--epochs", "1", "--finetune-epochs", "0", "--latency-seconds", "0", "--out", "runs", "--json"]
+    refused = onnxprune(*command, "--model", "past.py:Turned", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "past.py:Turned" in refused.stderr and "not supported" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    done = onnxprune(*command, "--model", "past.py:Writes", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+    written = "".join(path.read_text() for path in tmp_path.glob("runs/*/*/log.txt"))
+    assert "PAST Python" in written and "PAST its redirection" in written
