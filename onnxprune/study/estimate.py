@@ -178,7 +178,7 @@ def _network(model: str, shape: tuple[int, int, int], classes: int, options: tup
             return _cost(network, shape, device)
     except InputError as error:
         raise InputError(f"model '{model}': {error}") from error
-    except Exception as error:  # networks of other packages raise anything
+    except (Exception, SystemExit) as error:  # networks of other packages raise anything
         raise InputError(f"model '{model}': its cost cannot be counted: {reference.said(model, error)}") from error
 
 

@@ -53,7 +53,7 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
             materials.notes |= {note: None} if note else {}
         except (OSError, RunError):  # a full disk or a download that fails say nothing of the network
             raise
-        except Exception as error:  # networks and criteria of other packages raise anything
+        except (Exception, SystemExit) as error:  # networks and criteria of other packages raise anything
             problems[f"model '{point.model}': {reference.said(point.model, error)}"] = None
     if problems:
         raise InputError("\n".join(problems))

@@ -675,3 +675,19 @@ def test_what_is_written_past_python_does_not_reach_stdout(tmp_path: Path) -> No
     assert json.loads(done.stdout)
     written = "".join(path.read_text() for path in tmp_path.glob("runs/*/*/log.txt"))
     assert "PAST Python" in written and "PAST its redirection" in written
+
+
+@pytest.mark.parametrize("where", ["True", "self.training", "torch.jit.is_tracing()"])
+def test_a_way_forward_that_ends_python_is_told_with_its_line(where: str, tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text(
+        "import sys\n\nimport torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n"
+        "    def __init__(self, classes):\n        super().__init__()\n        self.last = nn.Linear(784, classes)\n\n"
+        f"    def forward(self, images):\n        if {where}:\n            sys.exit(0)\n"
+        "        return self.last(images.flatten(1))\n"
+    )
+    command = ["sweep", "--model", "ends.py:Net", "--dataset", "digits", "--technique", "weight", "--sparsity", "50"]
+    done = onnxprune(*command, "--epochs", "1", "--out", "runs", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "ends.py, line 14: SystemExit: 0" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
