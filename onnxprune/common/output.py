@@ -29,7 +29,7 @@ def silenced() -> Iterator[None]:
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
     """Drops also what is written past Python within the block: by other programs, and by libraries in C."""
-    with open(os.devnull, "w") as nowhere, _led(nowhere, sys.__stdout__, sys.__stderr__), silenced():
+    with Path(os.devnull).open("w") as nowhere, _led(nowhere, sys.__stdout__, sys.__stderr__), silenced():
         yield
 
 

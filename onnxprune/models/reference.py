@@ -3,15 +3,18 @@
 Its code runs when the network is built: in the sweep's process and in its workers.
 """
 
+import contextlib
 import hashlib
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -229,17 +232,49 @@ def _executed(path: Path, content: bytes) -> ModuleType:
     spec = spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, "it ends in .py"
     module = module_from_spec(spec)
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
     sys.modules[name] = module  # dataclasses and pickle look it up
     try:
-        # not what Python has compiled before, of a file that it takes for the same by its size and time
-        exec(compile(content, path, "exec"), module.__dict__)
+        with _first(str(path.parent)):
+            # not what Python has compiled before, of a file that it takes for the same by its size and time
+            exec(compile(content, path, "exec"), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise
     _contents[path] = content
     return module
+
+
+@contextlib.contextmanager
+def _first(folder: str) -> Iterator[None]:
+    """Within the block, modules are looked for in a folder first; after it, last, and those of it that have the name of
+    another are known to the block's code alone: nobody else means them."""
+    elsewhere = [place for place in sys.path if place != folder]
+    rivals = {module.name for module in iter_modules([folder]) if _is_rival(module.name, folder, elsewhere)}
+    others = _loaded(rivals)
+    for name in others:
+        del sys.modules[name]
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        for name in _loaded(rivals):
+            del sys.modules[name]
+        sys.modules.update(others)
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)
+
+
+def _is_rival(name: str, folder: str, elsewhere: list[str]) -> bool:
+    """Whether a module in a folder takes the place of another, as it does of none that is part of Python itself."""
+    own, other = PathFinder.find_spec(name, [folder]), PathFinder.find_spec(name, elsewhere)
+    inside = BuiltinImporter.find_spec(name) or FrozenImporter.find_spec(name)
+    return inside is None and own is not None and other is not None and own.origin != other.origin
+
+
+def _loaded(names: set[str]) -> dict[str, ModuleType]:
+    """Modules that have been imported by these names, with what is inside them."""
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
 
 
 def said(model: str, error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib
 import json
 import os
 import subprocess
@@ -126,6 +127,26 @@ def test_what_does_not_build_a_network_is_one_line(name: str, arguments: dict[st
     with pytest.raises(InputError, match=words) as caught:
         built(f"{code}:{name}", **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_files_beside_a_network_come_before_modules_of_their_names_for_it_alone(tmp_path: Path) -> None:
+    """Python's own `queue` is imported already, its `cmd` perhaps not; its `time` comes first even for scripts."""
+    code = (
+        "import cmd\nimport time\nfrom queue import layer\n\nimport helper\nfrom torch import nn\n\ntime.time()\n\n\n"
+    )
+    code += "def net():\n    return nn.Sequential(layer(), cmd.layer(), helper.layer())\n"
+    for folder, width in (("one", 3), ("two", 5)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "nets.py").write_text(code)
+        for name in ("queue", "cmd", "helper", "time", "random"):
+            beside = f"from torch import nn\n\n\ndef layer():\n    return nn.Linear(4, {width})\n"
+            (tmp_path / folder / f"{name}.py").write_text(beside)
+    before = {name: sys.modules.get(name) for name in ("queue", "cmd", "random")}
+    for folder, width in (("one", 3), ("two", 5), ("one", 3)):
+        assert [layer.out_features for layer in built(f"{tmp_path / folder / 'nets.py'}:net")] == [width] * 3
+    assert {name: sys.modules.get(name) for name in before} == before
+    for name in before:
+        assert not hasattr(importlib.import_module(name), "layer")
 
 
 def test_code_that_python_cannot_read_is_one_line(tmp_path: Path) -> None:
