@@ -143,11 +143,11 @@ class Sweep:
 
 
 def _collect(key: str, action: Callable[..., Any], *arguments: Any) -> list[str]:
-    """What the action complains of, with the setting it is about; empty where it does not."""
+    """What the action complains of, with the setting it is about, said once; empty where it does not."""
     try:
         action(*arguments)
     except InputError as error:
-        return [f"{key}: {error}"]
+        return [str(error) if str(error).startswith(f"{key} ") else f"{key}: {error}"]
     return []
 
 

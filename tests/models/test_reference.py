@@ -172,6 +172,22 @@ def test_a_model_that_is_none_is_refused(model: object, words: str) -> None:
         Sweep.parse({**SETTINGS, "model": model})
 
 
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("mynet.py", "model 'mynet.py': which class or function of it builds the network? mynet.py:NAME"),
+        ("mynet.py:", "model 'mynet.py:': expected FILE.py:NAME or package.module:NAME"),
+        ("gone.py:Net", "model 'gone.py:Net': no such file gone.py"),
+        ("gone.onnx", "model 'gone.onnx': no such file"),
+        ("", "model: unknown model ''"),
+    ],
+)
+def test_the_model_is_said_once(model: str, line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Sweep.parse({**SETTINGS, "model": model, "technique": "weight"})
+    assert str(caught.value).startswith(line)
+
+
 def test_settings_of_own_networks(code: str) -> None:
     plan = Sweep.parse({**SETTINGS, "model": f"{code}:Net", "model_args": '{"width" : 4}'})
     assert plan.points[0].model_args == '{"width":4}'
