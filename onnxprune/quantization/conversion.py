@@ -96,15 +96,17 @@ class Converter:
     def _cutting(self, keep: Collection[str]) -> list[str]:
         """Nodes that cut off values and have to stay. The quantiser leaves them out, and gives what they read the range
         of what they give: as if nobody else read it, though it may be an output of the graph or be read in a subgraph,
-        and as if nobody needed what they give in floats, as a product of activations does that is kept from 8 bits."""
+        and as if nobody needed what they give in floats, as a subgraph does, and a product of activations that is kept
+        from 8 bits."""
         graph = onnx.load(self._model, load_external_data=False).graph
         constants = {tensor.name for tensor in graph.initializer}
-        seen, needed = {value.name for value in graph.output}, set()
+        needed: set[str] = set()
         for node in graph.node:
             if node.name in keep and constants.isdisjoint(node.input[:2]):
                 needed.update(node.input)
             for inner in subgraphs(node):
-                seen |= used_names(inner)
+                needed |= used_names(inner)
+        seen = needed | {value.name for value in graph.output}
         cutting = [node for node in graph.node if node.op_type in ("Relu", "Clip")]
         return [node.name for node in cutting if node.input[0] in seen or node.output[0] in needed]
 

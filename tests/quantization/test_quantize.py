@@ -585,3 +585,26 @@ def test_all_test_images_count_where_the_batch_is_fixed(mlp: Path, tmp_path: Pat
     free, fixed = (quantized(path, **how) for path in (mlp, tmp_path / "fixed.onnx"))
     assert free.accuracy is not None and fixed.accuracy is not None
     assert fixed.accuracy.original == pytest.approx(free.accuracy.original)
+
+
+BRANCH = """m = ReduceMax <keepdims = 0> (x) yes = Greater (m, low)
+            c = If (yes) <then_branch = g () => (float[n,12] t) { t = MatMul (r, v) },
+                             else_branch = h () => (float[n,12] e) { e = Neg (r) }>"""
+ROUNDS = """c = Loop (three, , b) <body = g (int64 i, bool go, float[n,12] s) => (bool on, float[n,12] t) {
+                on = Identity (go) p = MatMul (r, v) t = Add (s, p) }>"""
+
+
+@pytest.mark.parametrize("inner", [BRANCH, ROUNDS])
+@pytest.mark.parametrize("cut", ["Relu (a)", "Clip (a, low, high)"])
+def test_what_subgraphs_read_is_cut_off(inner: str, cut: str, tmp_path: Path) -> None:
+    """The quantiser gives what it reads the range of what it gives, and leaves the node out."""
+    text = f"""(float[n,8] x) => (float[n,12] y) {{
+        a = Gemm (x, w, k) r = {cut} b = MatMul (r, u) {inner} y = Add (b, c) }}"""
+    path = write(
+        tmp_path / "net.onnx", text, w=normal(8, 16), k=normal(16), u=normal(16, 12), v=normal(16, 12), low=0, high=1
+    )  # fmt: skip
+    built = onnx.load(path)
+    built.graph.initializer.append(numpy_helper.from_array(np.int64(3), "three"))
+    onnx.save(built, path)
+    report = quantized(path, data={"x": normal(256, 8)})
+    assert report.fidelity is not None and report.fidelity.relative_error < 0.05
