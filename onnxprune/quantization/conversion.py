@@ -18,6 +18,7 @@ from onnxprune.quantization.activation_products import read_floats
 from onnxprune.quantization.calibration import calibrate, method
 from onnxprune.quantization.preparation import Prepared
 from onnxprune.quantization.settings import QuantizeSettings
+from onnxprune.quantization.softmax import widen_scales
 from onnxprune.runtime.random_inputs import Inputs
 
 # Products, and what lies between them: left in float32 it would have activations converted back and forth.
@@ -112,12 +113,14 @@ class Converter:
 
     def _tidy(self, keep: Collection[str]) -> None:
         """Puts nodes behind what they read, as the quantiser overlooks what subgraphs take from outside; keeps products
-        from 8 bits; and drops the operator sets that onnxruntime adds and nothing uses."""
+        from 8 bits, and scales in reach of Softmax; and drops the operator sets that onnxruntime adds and nothing
+        uses."""
         model = onnx.load(self._made)
         read_floats(model.graph, keep)
         nodes = in_order(list(model.graph.node))
         del model.graph.node[:]
         model.graph.node.extend(nodes)
+        widen_scales(model.graph)
         domains = _domains(model.graph)
         opsets = [entry for entry in model.opset_import if entry.domain in domains]
         del model.opset_import[:]

@@ -127,15 +127,20 @@ def rank_groups(
     seed: int = 0,
     most: Mapping[int, int] | None = None,
 ) -> dict[int, Ranking]:
-    """Rankings of all groups that can go, by their place: one pass over the samples.
+    """Rankings of all groups that can go, by their place: one pass over the samples. Units that nobody reads cost
+    nothing.
 
     Args:
         most: units of each group that are ranked, which is the cheaper the fewer; None: all.
         criterion: "obs"; "wanda" (weights times the root mean square of what they multiply, Sun et al. 2023,
             2306.11695); "activation" (mean square of what is read, Molchanov et al. 2017, 1611.06440).
     """
-    rankings: dict[int, Ranking] = {}
     readers = _readers(graph)
+    rankings = {
+        place: Ranking(np.arange(len(graph.groups[place].units)), np.zeros(len(graph.groups[place].units) + 1))
+        for place, nodes in readers.items()
+        if not nodes
+    }
     places = {site.node: site for site in sites(graph.network)}
     ends: dict[int, list[_Together]] = {}
     for together in _together(graph, readers, most or {}):

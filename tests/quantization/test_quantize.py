@@ -608,3 +608,29 @@ def test_what_subgraphs_read_is_cut_off(inner: str, cut: str, tmp_path: Path) ->
     onnx.save(built, path)
     report = quantized(path, data={"x": normal(256, 8)})
     assert report.fidelity is not None and report.fidelity.relative_error < 0.05
+
+
+@pytest.mark.parametrize("branches", [1, 2, 16])
+@pytest.mark.parametrize(
+    ("gate", "outputs"),
+    [
+        ("g = Softmax (a) u = Unsqueeze (g, last)", ""),
+        ("s = Unsqueeze (a, last) u = Softmax <axis = 1> (s)", ""),
+        ("s = Unsqueeze (a, last) u = Softmax <axis = 1> (s)", ", float[n,k,1] u"),
+    ],
+)
+def test_a_gate_whose_branches_are_much_alike_keeps_its_shares(
+    gate: str, outputs: str, branches: int, tmp_path: Path
+) -> None:
+    """onnxruntime's QLinearSoftmax gives 0 for all of them where the scale is that of the range of the samples."""
+    text = f"""(float[n,8] x) => (float[n,5] y{outputs.replace("k", str(branches))}) {{
+        a = MatMul (x, w) {gate} b = MatMul (x, v) r = Relu (b) e = Reshape (r, split)
+        m = Mul (u, e) h = ReduceSum <keepdims = 0> (m, one) y = MatMul (h, z) }}"""
+    path = write(tmp_path / "m.onnx", text, w=normal(8, branches) / 50, v=normal(8, 6 * branches), z=normal(6, 5))
+    built = onnx.load(path)
+    for name, value in (("last", [2]), ("split", [0, branches, 6]), ("one", [1])):
+        built.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    onnx.save(built, path)
+    report = quantized(path, data={"x": normal(256, 8)})
+    assert report.fidelity is not None and report.fidelity.relative_error < 0.1
+    assert all(not layer.reason for layer in report.layers)
