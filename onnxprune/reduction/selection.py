@@ -135,7 +135,7 @@ def rank_groups(
         criterion: "obs"; "wanda" (weights times the root mean square of what they multiply, Sun et al. 2023,
             2306.11695); "activation" (mean square of what is read, Molchanov et al. 2017, 1611.06440).
     """
-    readers = _readers(graph)
+    readers = readers_of_groups(graph)
     rankings = {
         place: Ranking(np.arange(len(graph.groups[place].units)), np.zeros(len(graph.groups[place].units) + 1))
         for place, nodes in readers.items()
@@ -197,8 +197,8 @@ def _reads(graph: ChannelGraph) -> Iterator[Cut | Contraction]:
     yield from (cut for cut in graph.cuts if cut.role == "consumer")
 
 
-def _readers(graph: ChannelGraph) -> dict[int, list[int]]:
-    """Group -> the nodes that read it by weights or sum over it."""
+def readers_of_groups(graph: ChannelGraph) -> dict[int, list[int]]:
+    """Group that can go -> the nodes that read it by weights or sum over it."""
     found: dict[int, list[int]] = {}
     owner = np.full(graph.count, -1)
     for place, group in enumerate(graph.groups):

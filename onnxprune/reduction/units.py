@@ -23,7 +23,7 @@ from onnxprune.reduction.noise import noise
 from onnxprune.reduction.preparation import Prepared, difference
 from onnxprune.reduction.recovery import Fit, affordable, recover, work
 from onnxprune.reduction.samples import Samples
-from onnxprune.reduction.selection import Ranking, rank_groups
+from onnxprune.reduction.selection import Ranking, rank_groups, readers_of_groups
 from onnxprune.reduction.sensitivity import Sensitivity
 from onnxprune.reduction.settings import FROM_SAMPLES, PruneSettings
 from onnxprune.runtime.execution import open_network, run
@@ -249,7 +249,7 @@ class UnitPruning:
     def _losses(self) -> dict[int, np.ndarray]:
         """Loss of the network's outputs by units gone, for each group, with samples measured and else by norms."""
         if self._samples is None:
-            return {place: self._norm_loss(place) for place in self._free}
+            return {place: self._norm_loss(place, nodes) for place, nodes in readers_of_groups(self._graph).items()}
         return self._sensitivity().losses(lambda done, total: self._advance("measuring layers", done, total))
 
     def _sensitivity(self) -> Sensitivity:
@@ -281,9 +281,10 @@ class UnitPruning:
                 gone, error = other, found
         return gone
 
-    def _norm_loss(self, place: int) -> np.ndarray:
-        """Share of the squared norms that is gone, squared again so that the last units cost most."""
-        values = np.sort(norms(self._graph, self._graph.groups[place], 2) ** 2)
+    def _norm_loss(self, place: int, readers: Sequence[int]) -> np.ndarray:
+        """Share of the squared norms that is gone, squared again so that the last units cost most; nothing where nobody
+        reads them."""
+        values = np.sort(norms(self._graph, self._graph.groups[place], 2) ** 2) * bool(readers)
         return np.append(0.0, np.cumsum(values) / max(values.sum(), np.finfo(np.float64).tiny)) ** 2
 
     def _waiting(self, line: str) -> None:

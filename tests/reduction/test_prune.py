@@ -212,6 +212,33 @@ def test_of_two_copies_in_concatenated_groups_one_stays(tmp_path: Path) -> None:
     assert [ranking.order[0] for ranking in rankings.values()] == [0, 3]
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        "p = Slice (r, zero, five, one)",
+        "p, unused = Split <axis = 1> (r, sizes)",
+        "p = Gather <axis = 1> (r, chosen)",
+    ],
+)
+@pytest.mark.parametrize("samples", [True, False])
+def test_units_that_nobody_reads_go_first_and_cost_nothing(part: str, samples: bool, tmp_path: Path) -> None:
+    body = f"(float[n,8] x) => (float[n,5] y) {{ h = Gemm (x, w, b) r = Relu (h) {part} y = Gemm (p, v, c) }}"
+    weights = {
+        "w": (8, 16), "b": (16,), "v": (5, 5), "c": (5,), "zero": [0], "five": [5], "one": [1], "sizes": [5, 11],
+        "chosen": [0, 3, 5, 7, 11],
+    }  # fmt: skip
+    onnx.save(model(body, weights), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)
+    data = {"data": {"x": x}} if samples else {}
+    report = prune(tmp_path / "m.onnx", target="macs=0.5", **data)
+    assert {(group.units, group.kept) for group in report.groups} == {(5, 5), (11, 1)}
+    assert report.output is not None
+    ((expected,), (found,)) = (outputs(path, x=x) for path in (tmp_path / "m.onnx", report.output))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    half = prune(tmp_path / "m.onnx", sparsity=50, **data)
+    assert {(group.units, group.kept) for group in half.groups} == {(5, 5), (5, 3), (11, 5)}
+
+
 def test_without_data_what_would_take_long_is_not_repaired(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.reduction.units._MOST_WORK", 1e5)
     assert not prune(mlp, sparsity=50).repairs
