@@ -11,7 +11,7 @@ import click
 
 from onnxprune.commands.console import prose
 from onnxprune.common import interruption
-from onnxprune.common.errors import OnnxpruneError
+from onnxprune.common.errors import OnnxpruneError, name_too_long
 from onnxprune.common.output import printable, printable_lines
 from onnxprune.version import __version__
 
@@ -82,8 +82,9 @@ def main() -> NoReturn:
         click.echo(f'Error: this needs {module}: pip install "onnxprune[{_EXTRAS[module]}]"', err=True)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be read
-        click.echo(f"Error: {printable(str(error))}", err=True)
-        sys.exit(1)
+        refused = name_too_long(error)
+        click.echo(f"Error: {printable(str(refused or error))}", err=True)
+        sys.exit(1 if refused is None else refused.exit_code)
     except MemoryError:
         click.echo("Error: not enough memory. Everything finished is kept.", err=True)
         sys.exit(1)

@@ -10,6 +10,7 @@ A message says what is wrong, what was expected and what to do, in one line.
 """
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,17 @@ class StorageError(RunError):
     def of(cls, path: Path, error: OSError) -> "StorageError":
         """What the system said when something was written to `path`."""
         return cls(f"cannot write to {path}: {error.strerror or error}")
+
+
+def name_too_long(error: OSError, path: Path | None = None) -> InputError | None:
+    """The error of a file name that is longer than the system takes; None where the error is another.
+
+    Args:
+        path: that the user gave, where it is not the one that the system refused.
+    """
+    if error.errno != errno.ENAMETOOLONG:
+        return None
+    return InputError(f"{path or error.filename}: the name is too long for a file: give a shorter one")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from onnxprune.common.errors import InputError, RunError, StorageError
+from onnxprune.common.errors import InputError, RunError, StorageError, name_too_long
 
 PARTIAL = ".part"
 
@@ -33,10 +33,12 @@ def replacing(path: Path) -> Iterator[Path]:
     link stays one.
 
     Raises:
-        InputError: it is a device or a pipe.
+        InputError: it is a device or a pipe, or its name is too long.
         StorageError: the disk is full, or the system does not let us write there.
     """
     path = path.resolve() if path.is_symlink() else path
+    if not path.name:
+        raise InputError(f"{path} is a folder: give the name of a file")
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise InputError(f"{path} is a device or a pipe: give the name of a file")
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
@@ -46,9 +48,10 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise StorageError.of(path, error) from error
+        raise name_too_long(error, path) or StorageError.of(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a name that is too long, or what the block has told of
+            partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -61,10 +61,11 @@ def quantize(
     path = Path(path)
     settings = QuantizeSettings(type, dynamic, calibration, tuple(keep), max_drop, samples, seed)
     settings.check_samples(data is not None)
-    target = path.with_name(f"{path.stem}-{settings.title}.onnx") if output is None else Path(output)
     advance("reading the file", 0, 1)
     probe(path, seconds=SECONDS_TO_OPEN, counted=shapes or {}, fresh=False)
-    check_output(target, files_of(path), "quantise")
+    files = files_of(path)
+    target = path.with_name(f"{path.stem}-{settings.title}.onnx") if output is None else Path(output)
+    check_output(target, files, "quantise")
     asked = (target, settings, sample_source(data, data_dir, mean, std), shapes)
     function = "onnxprune.quantization.quantized_network:quantize_file"
     report, network = work_in_helper(function, path, *asked, advance=advance)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.analysis.comparison import Entry, compare
-from onnxprune.common.errors import InputError
+from onnxprune.common.errors import InputError, name_too_long
+from onnxprune.common.files import PARTIAL
 
 
 def check_output(output: Path, files: Sequence[Path], purpose: str) -> None:
@@ -16,17 +17,20 @@ def check_output(output: Path, files: Sequence[Path], purpose: str) -> None:
         files: the input, and those of its external data.
         purpose: what is done to the input: "prune".
     """
-    beside = output.with_name(f"{output.name}.data")  # where weights over 2 GiB would go
-    if any(file.samefile(place) for place in (output, beside) if place.exists() for file in files):
-        raise InputError(f"{output}: this is the file to {purpose}, or its external data: choose another name with -o")
-    if output.is_dir():
-        raise InputError(f"{output}: is a folder: give the name of a file with -o")
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent}: no such folder: create it, or choose another with -o")
     try:
-        tempfile.TemporaryFile(dir=output.parent).close()
+        if output.is_dir():
+            raise InputError(f"{output}: is a folder: give the name of a file with -o")
+        beside = output.with_name(f"{output.name}.data")  # where weights over 2 GiB would go
+        if any(file.samefile(place) for place in (output, beside) if place.exists() for file in files):
+            raise InputError(
+                f"{output}: this is the file to {purpose}, or its external data: choose another name with -o"
+            )
+        if not output.parent.is_dir():
+            raise InputError(f"{output.parent}: no such folder: create it, or choose another with -o")
+        # the name that a file has while it is written is longer than its own
+        tempfile.NamedTemporaryFile(prefix=f".{output.name}.", suffix=PARTIAL, dir=output.parent).close()
     except OSError as error:
-        raise InputError(
+        raise name_too_long(error, output) or InputError(
             f"{output.parent}: nothing can be written there ({error.strerror}): choose another folder with -o"
         ) from error
 

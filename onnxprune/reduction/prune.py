@@ -95,10 +95,10 @@ def prune(
         threads=threads,
         seed=seed,
     ).resolved(data is not None)
-    output = path.with_name(f"{path.stem}-{settings.title}.onnx") if output is None else Path(output)
     advance("reading the file", 0, 1)
     probe(path, seconds=SECONDS_TO_OPEN, counted=shapes or {}, fresh=False)
     files = files_of(path)
+    output = path.with_name(f"{path.stem}-{settings.title}.onnx") if output is None else Path(output)
     if not dry_run:
         check_output(output, files, "prune")
     asked = (settings, not dry_run, sample_source(data, data_dir, mean, std), shapes)

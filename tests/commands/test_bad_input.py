@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trained
 from command_line import small_npz
 from photos import photos
 
@@ -32,6 +33,7 @@ SWEEP = [
     "--dataset pets", "--dataset pets --image-size 0", "--dataset pets --image-size 8x8x8", "--image-size 32",
     "--dataset whole.npz --image-size 32", "--dataset pets --image-size wide",
 ]  # fmt: skip
+LONG = "x" * 300
 OTHERS = [
     "swep", "results", "results none", "results file", "results folder", "rerun", "rerun none", "rerun file",
     "rerun folder", "run --sparsity 0:100:10", "run --technique weight,neuron",
@@ -39,7 +41,9 @@ OTHERS = [
     "deploy folder", "evaluate none.onnx --dataset digits", "evaluate file --dataset digits",
     "sensitivity --dataset pets", "search --dataset pets --max-drop 1", "run --dataset pets",
     "sweep --dataset pets --dry-run", "doctor --dataset pets --image-size x",
-    "predict none.onnx none.png", "models extra",
+    "predict none.onnx none.png", "models extra", "compare . .", "predict . .", f"profile {LONG}",
+    f"compare {LONG} {LONG}", f"predict {LONG} none.png", f"evaluate {LONG} --dataset digits", f"report {LONG}",
+    f"plot {LONG}", f"deploy {LONG}",
 ]  # fmt: skip
 
 
@@ -92,3 +96,18 @@ def test_every_problem_of_a_spec_is_told_with_the_nearest_name(
     assert len(told) == 4
     assert any("did you mean 'model'" in text for text in told)
     assert any("did you mean 'sparsity'" in text for text in told)
+
+
+@pytest.mark.parametrize(("page", "words"), [("", "is a folder"), ("x" * 300, "too long"), ("x" * 245, "too long")])
+def test_a_page_that_cannot_be_written_is_one_line(
+    page: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = str(trained.mlp(tmp_path / "mlp.onnx"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["onnxprune", "profile", path, "--no-latency", "--html", page])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    (told,) = capfd.readouterr().err.splitlines()
+    assert told.startswith("Error: ") and words in told
+    assert [path.name for path in tmp_path.iterdir()] == ["mlp.onnx"]

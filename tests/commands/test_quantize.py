@@ -43,6 +43,7 @@ def place(tmp_path: Path) -> Path:
     [
         ("none.onnx --dynamic", "no such file"),
         ("file --dynamic", "not an ONNX file"),
+        (". --dynamic", "not an ONNX file"),
         ("mlp.onnx", "give --data, or --dynamic"),
         ("mlp.onnx --type int4", "unknown type 'int4'"),
         ("mlp.onnx --dynamic --max-drop some", "'some' is not a valid float"),
@@ -50,6 +51,8 @@ def place(tmp_path: Path) -> Path:
         ("mlp.onnx --data none.npz", "no such file"),
         ("mlp.onnx --dynamic -o mlp.onnx", "this is the file to quantise"),
         ("mlp.onnx --dynamic -o folder", "is a folder"),
+        ("mlp.onnx --dynamic -o .", "is a folder"),
+        (f"mlp.onnx --dynamic -o {'x' * 300}.onnx", "the name is too long for a file"),
         ("mlp.onnx --dynamic -o nowhere/m.onnx", "no such folder"),
         ("mlp.onnx --dynamic --input pixels=3", "values of inputs are samples"),
     ],
