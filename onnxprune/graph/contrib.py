@@ -1,11 +1,12 @@
-"""Shapes of what operators give of which onnx's inference knows nothing: onnxruntime's own, and one of ONNX's."""
+"""Shapes of what operators give of which onnx's inference knows nothing: onnxruntime's own, some of ai.onnx.ml, and one
+of ONNX's."""
 
 from collections.abc import Callable
 
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from onnxprune.graph.macs import MICROSOFT, Site, UnknownShapeError
+from onnxprune.graph.macs import MICROSOFT, ML, Site, UnknownShapeError, samples
 from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.tensors import Shape
 
@@ -40,9 +41,12 @@ def output_shapes(site: Site) -> list[Shape]:
         return []
 
 
-def output_type(node: NodeProto, first: int) -> int:
-    """Element type of its first output, where that of its first input is `first`."""
-    return TensorProto.FLOAT if node.op_type in _FLOATS else first
+def output_types(node: NodeProto, first: int) -> list[int]:
+    """Element types of its outputs, where that of its first input is `first`."""
+    if operator_type(node) == f"{ML}.TreeEnsembleClassifier":
+        texts = any(attribute.name == "classlabels_strings" for attribute in node.attribute)
+        return [TensorProto.STRING if texts else TensorProto.INT64, TensorProto.FLOAT]
+    return [TensorProto.FLOAT if node.op_type in _FLOATS else first] * len(node.output)
 
 
 def _same(site: Site) -> list[Shape]:
@@ -103,6 +107,16 @@ def _concat(site: Site) -> list[Shape]:
     return [(*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])]
 
 
+def _rows(targets: Callable[[Site], int]) -> Callable[[Site], list[Shape]]:
+    """Of operators that give a row for each sample; one without a batch is one."""
+    return lambda site: [(samples(site), targets(site))]
+
+
+def _classes(site: Site) -> list[Shape]:
+    labels = (site.attribute(name, ()) for name in ("classlabels_strings", "classlabels_int64s"))
+    return [(samples(site),), (samples(site), max(map(len, labels)))]
+
+
 _EQUIVALENT = {  # operator -> ONNX's own, and the positions of its inputs
     f"{MICROSOFT}.{name}": equivalent
     for name, equivalent in {
@@ -141,7 +155,19 @@ _RULES: dict[str, Callable[[Site], list[Shape]]] = {
     }.items()
 }
 _RULES["GroupNormalization"] = _same  # onnx has it as a function that depends on its context
+_RULES |= {
+    f"{ML}.{name}": rule
+    for name, rule in {
+        **dict.fromkeys(("Imputer", "Normalizer", "Scaler"), _same),
+        "FeatureVectorizer": _rows(lambda site: sum(site.attribute("inputdimensions", ()))),
+        "LinearRegressor": _rows(lambda site: site.attribute("targets", 1)),
+        "SVMRegressor": _rows(lambda site: 1),
+        "TreeEnsembleClassifier": _classes,
+        "TreeEnsembleRegressor": _rows(lambda site: site.attribute("n_targets", 1)),
+    }.items()
+}
 
 _FLOATS = {
-    "DequantizeLinear", "DynamicQuantizeMatMul", "EmbedLayerNormalization", "MatMulIntegerToFloat", "QAttention",
+    "DequantizeLinear", "DynamicQuantizeMatMul", "EmbedLayerNormalization", "FeatureVectorizer", "LinearRegressor",
+    "MatMulIntegerToFloat", "Normalizer", "QAttention", "SVMRegressor", "Scaler", "TreeEnsembleRegressor",
 }  # fmt: skip

@@ -259,7 +259,7 @@ OPERATORS |= {
     }.items()
 }
 
-_ML = "ai.onnx.ml"
+ML = "ai.onnx.ml"
 
 
 def _linear(site: Site) -> list[Product]:
@@ -267,23 +267,22 @@ def _linear(site: Site) -> list[Product]:
     features = site.input(0)[-1]
     coefficients = len(site.attribute("coefficients", ()))
     outputs = len(site.attribute("intercepts", ())) or coefficients // features
-    return [Product(_samples(site) * min(coefficients, outputs * features))]
+    return [Product(samples(site) * min(coefficients, outputs * features))]
 
 
 def _support_vectors(site: Site) -> list[Product]:
     # kernel of each sample with each support vector, then the coefficients
-    return [
-        Product(_samples(site) * sum(len(site.attribute(name, ())) for name in ("support_vectors", "coefficients")))
-    ]
+    return [Product(samples(site) * sum(len(site.attribute(name, ())) for name in ("support_vectors", "coefficients")))]
 
 
-def _samples(site: Site) -> int:
+def samples(site: Site) -> int:
+    """Of what an operator of ai.onnx.ml reads: a tensor without a batch is one."""
     shape = site.input(0)
     return shape[0] if len(shape) > 1 else 1
 
 
 OPERATORS |= {
-    f"{_ML}.{name}": Operator(products, weights=())
+    f"{ML}.{name}": Operator(products, weights=())
     for name, products in {
         "LinearClassifier": _linear,
         "LinearRegressor": _linear,
@@ -319,7 +318,7 @@ _NO_PRODUCTS_ML = {
 def is_uncounted(operator_type: str) -> bool:
     """True for operators that may multiply, and for which there is no definition here."""
     domain, _, name = operator_type.rpartition(".")
-    if operator_type in OPERATORS or name in {MICROSOFT: _NO_PRODUCTS, _ML: _NO_PRODUCTS_ML}.get(domain, ()):
+    if operator_type in OPERATORS or name in {MICROSOFT: _NO_PRODUCTS, ML: _NO_PRODUCTS_ML}.get(domain, ()):
         return False
     return bool(domain) or operator_type in _UNCOUNTED or _first_opset(operator_type) > _LATEST_OPSET
 

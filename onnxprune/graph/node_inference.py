@@ -72,9 +72,8 @@ class NodeInference:
         if first is None:
             return {}
         site = Site(node, [self._found.shapes.get(name) for name in node.input], [])
-        kind = contrib.output_type(node, first)
-        shapes = zip(node.output, contrib.output_shapes(site), strict=False)
-        return {name: helper.make_tensor_type_proto(kind, shape) for name, shape in shapes if name}
+        found = zip(node.output, contrib.output_types(node, first), contrib.output_shapes(site), strict=False)
+        return {name: helper.make_tensor_type_proto(kind, shape) for name, kind, shape in found if name}
 
 
 def declared_types(graph: GraphProto, inputs: Mapping[str, Shape]) -> dict[str, TypeProto]:

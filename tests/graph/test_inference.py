@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -354,6 +355,37 @@ def test_outputs_that_are_no_tensors(path):
 def test_shapes_behind_operators_of_onnxruntime(path, nodes, macs):
     body = f"g (float[2, 4] x) => (float[2, 4] y) {{ {nodes} }}"
     assert counted(write(path, body, w=weight(4, 4))) == macs
+
+
+TREE = """nodes_falsenodeids = [2, 0, 0], nodes_featureids = [0, 0, 0], nodes_nodeids = [0, 1, 2],
+    nodes_modes = ["BRANCH_LEQ", "LEAF", "LEAF"], nodes_treeids = [0, 0, 0], nodes_truenodeids = [1, 0, 0],
+    nodes_values = [0.5, 0.0, 0.0]"""
+
+
+@pytest.mark.parametrize(
+    ("node", "width", "own"),
+    [
+        ("h = ai.onnx.ml.Scaler <offset = [0.1], scale = [2.0]> (x)", 4, 0),
+        ("i = Cast <to = 7> (x) h = ai.onnx.ml.Scaler <offset = [0.1], scale = [2.0]> (i)", 4, 0),
+        ("i = Cast <to = 7> (x) h = ai.onnx.ml.Normalizer <norm = \"L2\"> (i)", 4, 0),
+        ("h = ai.onnx.ml.Imputer <imputed_value_floats = [0.5]> (x)", 4, 0),
+        ("h = ai.onnx.ml.Binarizer <threshold = 0.5> (x)", 4, 0),
+        ("h = ai.onnx.ml.FeatureVectorizer <inputdimensions = [4, 4]> (x, x)", 8, 0),
+        ("h = ai.onnx.ml.LinearRegressor <coefficients = [1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0], targets = 2> (x)",
+         2, 2 * 2 * 4),
+        ("h = ai.onnx.ml.SVMRegressor <coefficients = [1.0], kernel_params = [0.1, 0.0, 3.0], kernel_type = \"RBF\","
+         " n_supports = 1, rho = [0.1], support_vectors = [1.0, 2.0, 3.0, 4.0]> (x)", 1, 2 * 5),
+        (f"h = ai.onnx.ml.TreeEnsembleRegressor <n_targets = 3, target_ids = [0, 1], target_nodeids = [1, 2],"
+         f" target_treeids = [0, 0], target_weights = [1.0, 2.0], {TREE}> (x)", 3, 0),
+        (f"l, h = ai.onnx.ml.TreeEnsembleClassifier <classlabels_strings = [\"a\", \"b\", \"c\"], class_ids = [0, 1],"
+         f" class_nodeids = [1, 2], class_treeids = [0, 0], class_weights = [1.0, 2.0], {TREE}> (x)", 3, 0),
+    ],
+)  # fmt: skip
+def test_shapes_behind_operators_of_scikit_learn_are_those_at_run_time(path, node, width, own):
+    write(path, f"g (float[2, 4] x) => (float[2, 5] y, h) {{ {node} y = MatMul (h, w) }}", 15, w=weight(width, 5))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert session.run(["h"], {"x": np.ones((2, 4), np.float32)})[0].shape == (2, width)
+    assert counted(path) == 2 * width * 5 + own
 
 
 @pytest.mark.parametrize("past", [0, 6])
