@@ -99,6 +99,8 @@ def prepare(path: Path, kinds: Sequence[str] | None, shapes: Mapping[str, Shape]
     _make_plain(model)
     _fill_empty_channels(model)
     _split_gemms(model, whole=kinds is None or "Gemm" in kinds)
+    if kinds is not None:
+        _copy_weights_read_both_ways(model)
     nodes = {node.name: node for node in model.graph.node}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     counts = count(path, shapes=shapes)
@@ -237,12 +239,6 @@ def _split_gemms(model: ModelProto, *, whole: bool) -> None:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     taken = {name for node in graph.node for name in node.output} | used_names(graph)
 
-    def fresh(name: str) -> str:
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        return name
-
     transposed: dict[str, str] = {}
     nodes = []
     for node in graph.node:
@@ -254,7 +250,7 @@ def _split_gemms(model: ModelProto, *, whole: bool) -> None:
         if not whole:
             name = node.input[1]
             if attribute(node, "transB", 0) and name not in transposed:
-                transposed[name] = fresh(f"{name}_transposed")
+                transposed[name] = _fresh(f"{name}_transposed", taken)
                 if name in constants:
                     value = np.ascontiguousarray(numpy_helper.to_array(constants[name]).T)
                     graph.initializer.append(numpy_helper.from_array(value, transposed[name]))
@@ -265,7 +261,7 @@ def _split_gemms(model: ModelProto, *, whole: bool) -> None:
             node.CopyFrom(helper.make_node("MatMul", [node.input[0], weight], node.output, node.name))
         nodes.append(node)
         if bias:
-            result, product = node.output[0], fresh(f"{node.output[0]}_product")
+            result, product = node.output[0], _fresh(f"{node.output[0]}_product", taken)
             node.output[0] = product
             del node.input[2:]
             nodes.append(helper.make_node("Add", [product, bias], [result], f"{node.name}_Add"))
@@ -276,6 +272,38 @@ def _split_gemms(model: ModelProto, *, whole: bool) -> None:
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def _copy_weights_read_both_ways(model: ModelProto) -> None:
+    """Gives products whose channels are another axis of a weight than for the first that reads it a copy of their own.
+
+    The quantiser has scales for one axis alone, and an autoencoder's decoder may have the encoder's weights.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    taken = {name for node in graph.node for name in node.output} | used_names(graph)
+    axes: dict[str, int] = {}
+    copies: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
+            continue
+        name = node.input[1]
+        axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+        if axes.setdefault(name, axis) == axis:
+            continue
+        if name not in copies:
+            copies[name] = _fresh(f"{name}_copy", taken)
+            graph.initializer.add().CopyFrom(constants[name])
+            graph.initializer[-1].name = copies[name]
+        node.input[1] = copies[name]
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    """A name that is not taken, and is from now on."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def _is_bias(node: NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:

@@ -305,7 +305,11 @@ CONV = {"w": normal(4, 1, 3, 3), "v": normal(4 * 36, 3)}
         ("y = Gemm <alpha = 0.5, beta = 2.0> (x, w, b)", {"w": normal(6, 6), "b": normal(6)}, 18),
         ("y = Gemm <transB = 1> (x, w, b)", {"w": normal(6, 6), "b": [1.0]}, 18),
         ("y = Gemm (x, w)", {"w": normal(6, 6)}, 11),
-        # the same weights twice, and all zeros
+        # the same weights twice, both ways, and all zeros
+        ("a = Gemm <transB = 1> (x, w, b) r = Relu (a) y = Gemm (r, w, c)",
+         {"w": normal(9, 6) * np.geomspace(0.1, 10, 6), "b": normal(9), "c": normal(6)}, 18),
+        ("a = Gemm <transB = 1> (x, w) r = Relu (a) y = MatMul (r, w)",
+         {"w": normal(6, 6) * np.geomspace(0.1, 10, 6)}, 18),
         ("a = MatMul (x, w) r = Relu (a) y = MatMul (r, w)", {"w": normal(6, 6)}, 18),
         ("y = Gemm (x, w, b)", {"w": np.zeros((6, 6)), "b": np.zeros(6)}, 18),
     ],
