@@ -7,12 +7,12 @@ from pathlib import Path
 from types import TracebackType
 
 import onnx
-from onnx import GraphProto, ModelProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.output import silenced
 from onnxprune.common.temporary import temporary_folder
-from onnxprune.graph.network import Network, in_order, read
+from onnxprune.graph.network import Network, attribute, in_order, read
 from onnxprune.graph.nodes import subgraphs, used_names
 from onnxprune.quantization.activation_products import read_floats
 from onnxprune.quantization.calibration import calibrate, method
@@ -163,13 +163,27 @@ class Converter:
     def _half(self, left: list[str], only: str | None) -> None:
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
-        blocked = left
-        if only is not None:
-            blocked = [node.name for node in self._prepared.model.graph.node if node.name != only]
         model = ModelProto()
         model.CopyFrom(self._prepared.model)
+        blocked = [*left, *(node.name for node in model.graph.node if _is_fused_wrongly(node))]
+        if only is not None:
+            blocked = [node.name for node in model.graph.node if node.name != only]
         made = convert_float_to_float16(model, keep_io_types=True, node_block_list=blocked)
+        # what several nodes in float32 read is converted for each of them, to the same name
+        nodes = list({tuple(node.output): node for node in made.graph.node}.values())
+        del made.graph.node[:]
+        made.graph.node.extend(nodes)
         self._made.write_bytes(made.SerializeToString())
+
+
+def _is_fused_wrongly(node: NodeProto) -> bool:
+    """Whether onnxruntime's MatmulTransposeFusion crashes on this node in float16 in front of a product, as it does on
+    transpositions that put the first axis behind others: a recurrent layer with the batch first ends with one."""
+    if node.op_type != "Transpose":
+        return False
+    perm = attribute(node, "perm", ())
+    rest = [*range(1, len(perm) - 1)]
+    return len(perm) > 2 and list(perm) in ([*rest, 0, len(perm) - 1], [*rest, len(perm) - 1, 0])
 
 
 def _domains(graph: GraphProto) -> set[str]:
