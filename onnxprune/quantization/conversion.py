@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto
@@ -20,6 +21,8 @@ from onnxprune.quantization.preparation import Prepared
 from onnxprune.quantization.settings import QuantizeSettings
 from onnxprune.quantization.softmax import widen_scales
 from onnxprune.runtime.random_inputs import Inputs
+
+Made = TypeVar("Made")
 
 # Products, and what lies between them: left in float32 it would have activations converted back and forth.
 STATIC = (
@@ -89,10 +92,7 @@ class Converter:
             self._guarded(lambda: self._half(left, only))
         else:
             self._guarded(lambda: self._eight_bits(left, keep, only))
-        self._tidy(keep)
-        found = read(self._made)
-        del found.model.metadata_props[:]
-        return found
+        return self._guarded(lambda: self._tidied(keep))
 
     def _cutting(self, keep: Collection[str]) -> list[str]:
         """Nodes that cut off values and have to stay. The quantiser leaves them out, and gives what they read the range
@@ -111,10 +111,10 @@ class Converter:
         cutting = [node for node in graph.node if node.op_type in ("Relu", "Clip")]
         return [node.name for node in cutting if node.input[0] in seen or node.output[0] in needed]
 
-    def _tidy(self, keep: Collection[str]) -> None:
-        """Puts nodes behind what they read, as the quantiser overlooks what subgraphs take from outside; keeps products
-        from 8 bits, and scales in reach of Softmax; and drops the operator sets that onnxruntime adds and nothing
-        uses."""
+    def _tidied(self, keep: Collection[str]) -> Network:
+        """What was made, its nodes behind what they read, as the quantiser overlooks what subgraphs take from outside;
+        products kept from 8 bits, and scales in reach of Softmax; without the operator sets that onnxruntime adds and
+        nothing uses."""
         model = onnx.load(self._made)
         read_floats(model.graph, keep)
         nodes = in_order(list(model.graph.node))
@@ -126,13 +126,17 @@ class Converter:
         del model.opset_import[:]
         model.opset_import.extend(opsets)
         onnx.save(model, self._made)
+        found = read(self._made)
+        del found.model.metadata_props[:]
+        return found
 
-    def _guarded(self, work: Callable[[], object]) -> None:
+    def _guarded(self, work: Callable[[], Made]) -> Made:
         try:
             with silenced():
-                work()
+                return work()
         except Exception as error:  # the quantiser raises anything
-            raise InputError(f"{self._path}: onnxruntime's quantiser fails on it: {one_line(error)}") from error
+            why = one_line(error).removeprefix(f"{self._made}: ")  # which nobody has seen
+            raise InputError(f"{self._path}: onnxruntime's quantiser fails on it: {why}") from error
 
     def _eight_bits(self, left: list[str], keep: Collection[str], only: str | None) -> None:
         from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static

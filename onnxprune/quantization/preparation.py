@@ -14,9 +14,11 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.temporary import temporary_folder
+from onnxprune.graph import contrib
 from onnxprune.graph.counting import count, macs_within
 from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.network import Network, attribute, label_of, opset, read, set_attribute
+from onnxprune.graph.node_inference import contradiction
 from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
 from onnxprune.graph.number_types import is_quantised
 from onnxprune.graph.tensors import Shape
@@ -99,8 +101,11 @@ def prepare(path: Path, kinds: Sequence[str] | None, shapes: Mapping[str, Shape]
     _make_plain(model)
     _fill_empty_channels(model)
     _split_gemms(model, whole=kinds is None or "Gemm" in kinds)
-    if kinds is not None:
+    if kinds is None:
+        _compute_constant_outputs(model)
+    else:
         _copy_weights_read_both_ways(model)
+    _declare_types(path, model)
     nodes = {node.name: node for node in model.graph.node}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     counts = count(path, shapes=shapes)
@@ -296,6 +301,49 @@ def _copy_weights_read_both_ways(model: ModelProto) -> None:
             graph.initializer.add().CopyFrom(constants[name])
             graph.initializer[-1].name = copies[name]
         node.input[1] = copies[name]
+
+
+def _compute_constant_outputs(model: ModelProto) -> None:
+    """Puts an Identity in front of outputs that are constants: the converter to float16 expects them to be computed."""
+    graph = model.graph
+    outputs = {value.name for value in graph.output}
+    taken = {name for node in graph.node for name in node.output} | used_names(graph)
+    for tensor in graph.initializer:
+        if tensor.name not in outputs:
+            continue
+        name = tensor.name
+        tensor.name = _fresh(f"{name}_constant", taken)
+        for node in graph.node:
+            node.input[:] = [tensor.name if read == name else read for read in node.input]
+        graph.node.insert(0, helper.make_node("Identity", [tensor.name], [name], _fresh(f"{name}_Identity", taken)))
+
+
+def _declare_types(path: Path, model: ModelProto) -> None:
+    """Adds types of tensors of which onnx's inference knows nothing: the quantiser and the converter to float16 fail on
+    what has none.
+
+    Raises:
+        InputError: the file's shapes contradict each other.
+    """
+    graph = model.graph
+    while any(contrib.has_rule(node) for node in graph.node):
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model).graph
+        except Exception as error:  # onnx's errors share no base class
+            raise contradiction(path, error) from error
+        values = (*inferred.input, *inferred.value_info, *inferred.output)
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        types |= {tensor.name: tensor.data_type for tensor in inferred.initializer}
+        news = {
+            name: kind
+            for node in graph.node
+            if contrib.has_rule(node) and node.input[0] in types
+            for name, kind in zip(node.output, contrib.output_types(node, types[node.input[0]]), strict=False)
+            if name and name not in types
+        }
+        if not news:
+            return
+        graph.value_info.extend(helper.make_tensor_value_info(name, kind, None) for name, kind in news.items())
 
 
 def _fresh(name: str, taken: set[str]) -> str:

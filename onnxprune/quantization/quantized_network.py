@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from onnxprune.common.errors import RunError
+from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.files import digest
 from onnxprune.graph.metadata import MEASURED
 from onnxprune.graph.network import Network, metadata
@@ -75,10 +75,13 @@ def quantize_file(
         tested=None,
         samples=samples.source if samples else None,
     )
-    if samples is None:
-        _check_run(path, prepared.source, network, shapes, settings.seed)
-    else:
-        report = _measured(report, prepared.source, network, samples, advance)
+    try:
+        if samples is None:
+            _check_run(path, prepared.source, network, shapes, settings.seed)
+        else:
+            report = _measured(report, prepared.source, network, samples, advance)
+    except InputError as error:  # the original ran
+        raise RunError(f"{path}: quantised, it does not run: leave layers in float32 with --keep ({error})") from error
     properties = {name: value for name, value in metadata(prepared.source.model).items() if name not in MEASURED}
     if report.accuracy is not None:
         properties["accuracy"] = f"{report.accuracy.quantized:.4f}"
