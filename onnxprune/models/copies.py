@@ -11,6 +11,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from onnxprune.common.errors import InputError
 
+_INTERNAL = vars(nn.Module()).keys()
+
 
 def make_copyable(network: nn.Module) -> None:
     """Changes a network, in place, so that copies of it can be made: it no longer keeps how the tensors that it keeps
@@ -65,11 +67,13 @@ def _let_go(network: nn.Module, _: Any, output: Any) -> None:
 
 
 def _computed(module: nn.Module) -> dict[str, Any]:
-    """Attributes that are tensors, or lists and mappings of such, that know how they were computed."""
+    """Attributes and buffers that are tensors, or lists and mappings of such, that know how they were computed."""
+    kept = {key: value for key, value in vars(module).items() if key not in _INTERNAL} | module._buffers
     return {
         key: value
-        for key, value in vars(module).items()
-        if any(isinstance(leaf, Tensor) and not leaf.is_leaf for leaf in tree_leaves(value))
+        for key, value in kept.items()
+        if isinstance(value, Tensor | list | tuple | dict)  # quick, as it is done after each pass
+        and any(isinstance(leaf, Tensor) and not leaf.is_leaf for leaf in tree_leaves(value))
     }
 
 
