@@ -59,9 +59,9 @@ class Rewrite:
 
     Attributes:
         kind: "group", "num_groups" or "hidden_size" (attributes that count labels), "sizes" (an element of a constant
-            that is a size), "split", "slice", "gather", "pad".
+            that is a size), "split", "slice", "gather".
         position: of the element, for "sizes"; of the input that is the constant.
-        labels: of the axis before the node; for "split", "slice" and "pad" several arrays: its parts, in order.
+        labels: of the axis before the node; for "split" and "slice" several arrays: its parts, in order.
     """
 
     node: int

@@ -1,17 +1,21 @@
 """Brings a network into a form whose channels can be followed: what does not depend on the data becomes a constant.
 
-Exporters compute weights by nodes, and sizes by chains of Shape, Gather, Mul and Concat. Both are told from two runs at
-different free sizes: a tensor that depends on no data and is equal in both is a constant, whatever operators made it.
+Exporters compute weights by nodes, and sizes by chains of Shape, Gather, Mul and Concat. A tensor that depends neither
+on data nor on free sizes is a constant, whatever operators made it. Of sizes of which some are free, the others become
+constants beside them.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, helper
 
 from onnxprune.graph.network import Network, attribute, live_nodes, reads
 from onnxprune.graph.nodes import operator_type, subgraphs
+from onnxprune.graph.origins import Origins
 from onnxprune.graph.tensors import Shape
 
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -23,6 +27,7 @@ _BY_VALUE = {  # the values of their inputs tell their outputs' shapes: of all o
 }
 _REGULAR = ("ai.onnx.ml.", "com.microsoft.")  # domains all of whose operators' shapes depend on shapes alone
 _QUANTISED = {"DequantizeLinear"}  # folded, the weights would be floats
+_SIZES = {"Expand": 1, "Pad": 1, "Reshape": 1, "Resize": 3, "Tile": 1}  # the input that tells sizes axis by axis
 _SMALL = 2**16  # elements of a constant that may be larger than what it is made of
 
 
@@ -54,49 +59,35 @@ def _independent(network: Network) -> tuple[set[str], set[str]]:
 def fold(
     network: Network,
     static: set[str],
-    first: Mapping[str, np.ndarray],
-    second: Mapping[str, np.ndarray] | None,
-    shapes: tuple[Mapping[str, Shape], Mapping[str, Shape] | None],
+    values: Sequence[Mapping[str, np.ndarray]],
+    shapes: Sequence[Mapping[str, Shape]],
 ) -> Network:
     """The same network with constants for what does not depend on data, and simpler sizes for its reshapes.
 
     Args:
         static: see `static_names`.
-        first, second: their values in two runs at different free sizes; None where no size is free.
-        shapes: of all tensors in these runs.
+        values: of these, in runs at different free sizes; one run where no size is free.
+        shapes: of all tensors, in the same runs.
     """
     folded = network.copy()
     sized = _independent(network)[1]
-    fixed = {
-        name
-        for name in static
-        if isinstance(first.get(name), np.ndarray) and (second is None or _equal(first[name], second[name]))
-    }
+    origins = Origins(network, static, values, shapes)
+    fixed = {name for name in static if isinstance(values[0].get(name), np.ndarray) and not origins.is_free(name)}
     nodes = []
     for node in folded.nodes:
         if all(name in fixed for name in node.output if name) and any(node.output):
-            if _is_worth_storing(node, folded, first):
+            if _is_worth_storing(node, folded, values[0]):
                 for name in node.output:
                     if name:
-                        folded.weights[name] = first[name]
+                        folded.weights[name] = values[0][name]
                 continue
             fixed -= set(node.output)
-        nodes.append(_without_default_state(node, static, first, second))
-    for node in nodes:
-        if operator_type(node) in ("Reshape", "Expand") and node.input[0] in sized and node.output[0] in sized:
-            _simplify_target(folded, node, shapes)
+        nodes.append(_without_default_state(node, static, values))
+    nodes = [found for node in nodes for found in _with_simple_sizes(folded, node, sized, origins, values[0], shapes)]
     nodes = live_nodes(_without_identities(nodes, folded.outputs), folded.outputs)
     folded.replace_nodes(_with_parts_behind(nodes, folded))
     _shuffles_to_gathers(folded, sized, shapes)
     return folded
-
-
-def _equal(first: np.ndarray, second: np.ndarray) -> bool:
-    return (
-        first.shape == second.shape
-        and first.dtype == second.dtype
-        and (np.array_equal(first, second, equal_nan=first.dtype.kind == "f"))
-    )
 
 
 def _is_worth_storing(node: NodeProto, network: Network, values: Mapping[str, np.ndarray]) -> bool:
@@ -106,9 +97,7 @@ def _is_worth_storing(node: NodeProto, network: Network, values: Mapping[str, np
     return size <= max(_SMALL, 2 * made_of)
 
 
-def _without_default_state(
-    node: NodeProto, static: set[str], first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray] | None
-) -> NodeProto:
+def _without_default_state(node: NodeProto, static: set[str], values: Sequence[Mapping[str, np.ndarray]]) -> NodeProto:
     """A recurrent node whose initial state is written out as zeros, which is what it is by default."""
     if operator_type(node) not in ("LSTM", "GRU", "RNN"):
         return node
@@ -117,8 +106,7 @@ def _without_default_state(
     for position in (5, 6):
         if position < len(plain.input):
             name = plain.input[position]
-            runs = [values[name] for values in (first, second) if values is not None and name in static]
-            if runs and not any(values.any() for values in runs):
+            if name in static and not any(run[name].any() for run in values):
                 plain.input[position] = ""
     while plain.input and not plain.input[-1]:
         plain.input.pop()
@@ -168,69 +156,117 @@ def _is_captured(node: NodeProto, nodes: Sequence[NodeProto]) -> bool:
     return any(name in set(reads(other)) - set(other.input) for other in nodes if any(subgraphs(other)))
 
 
-def _simplify_target(
-    network: Network, node: NodeProto, shapes: tuple[Mapping[str, Shape], Mapping[str, Shape] | None]
-) -> None:
-    """Gives a Reshape or Expand a constant target where that says the same at every free size."""
-    name = node.input[1] if len(node.input) > 1 else ""
-    runs = [found for found in shapes if found is not None]
-    if (
-        not name
-        or name in network.weights
-        or not all(node.output[0] in found and node.input[0] in found for found in runs)
-    ):
-        return
-    source = [found[node.input[0]] for found in runs]
-    result = [found[node.output[0]] for found in runs]
-    if len({len(shape) for shape in result}) != 1 or len({len(shape) for shape in source}) != 1:
-        return
-    if operator_type(node) == "Reshape":
-        target = None if attribute(node, "allowzero", 0) else _reshape_target(source, result)
-    else:
-        target = _expand_target(source, result)
-    if target is not None:
-        fresh = network.fresh(f"{node.output[0]}_shape")
-        network.weights[fresh] = np.asarray(target, np.int64)
-        node.input[1] = fresh
+def _with_simple_sizes(
+    network: Network,
+    node: NodeProto,
+    sized: set[str],
+    origins: Origins,
+    values: Mapping[str, np.ndarray],
+    shapes: Sequence[Mapping[str, Shape]],
+) -> list[NodeProto]:
+    """The node, whose sizes are constants where that says the same at every free size; else the sizes that are known
+    become constants, and the nodes before it, which are given too, put them together with the others."""
+    position = _SIZES.get(operator_type(node), len(node.input))
+    name = node.input[position] if position < len(node.input) else ""
+    elements = origins.of(name)
+    if elements is None or any(other not in sized for other in (node.input[0], node.output[0])):
+        return [node]
+    if not all(node.output[0] in run and node.input[0] in run for run in shapes) or values[name].dtype != np.int64:
+        return [node]
+    known = [None if element else int(size) for element, size in zip(elements, values[name], strict=True)]
+    target = _simple_target(node, known, shapes)
+    if target is None or all(size is None for size in target):
+        return [node]
+    made: list[NodeProto] = []
+    parts = []
+    wanted = [element if size is None else None for element, size in zip(elements, target, strict=True)]
+    for source, group in groupby(range(len(target)), lambda axis: (wanted[axis] or ("", 0))[0]):
+        axes = list(group)
+        if source:
+            made += _elements_of(network, source, [(wanted[axis] or ("", 0))[1] for axis in axes], values)
+            parts.append(made[-1].output[0])
+        else:
+            parts.append(_constant(network, f"{node.output[0]}_shape", [target[axis] or 0 for axis in axes]))
+    if len(parts) > 1:
+        made.append(_new_node(network, "Concat", parts, f"{node.output[0]}_sizes", axis=0))
+        parts = list(made[-1].output)
+    node.input[position] = parts[0]
+    return [*made, node]
 
 
-def _reshape_target(source: Sequence[Shape], result: Sequence[Shape]) -> list[int] | None:
-    """Sizes with 0 for "as it was" and at most one -1; None where that does not say it."""
-    target = []
-    for axis in range(len(result[0])):
-        sizes = {shape[axis] for shape in result}
-        if 0 in sizes:
-            return None  # it would say "as it was"
-        if len(sizes) == 1:
-            target.append(result[0][axis])
-        elif all(
-            axis < len(before) and before[axis] == after[axis] for before, after in zip(source, result, strict=True)
-        ):
+def _elements_of(
+    network: Network, source: str, places: Sequence[int], values: Mapping[str, np.ndarray]
+) -> list[NodeProto]:
+    """Nodes of which the last gives these elements of a tensor."""
+    made = []
+    if values[source].ndim != 1:
+        flat = _constant(network, f"{source}_flat", [-1])
+        made.append(_new_node(network, "Reshape", [source, flat], f"{source}_vector"))
+        source = made[-1].output[0]
+    chosen = _constant(network, f"{source}_places", places)
+    return [*made, _new_node(network, "Gather", [source, chosen], f"{source}_part", axis=0)]
+
+
+def _new_node(network: Network, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> NodeProto:
+    """A node whose output has a name like the one given, and which is called like its output."""
+    name = network.fresh(name)
+    node = helper.make_node(kind, inputs, [name], name, **attributes)
+    network.model.graph.node.append(node)  # its name is taken from now on
+    return node
+
+
+def _constant(network: Network, name: str, numbers: Sequence[int]) -> str:
+    """The name of a new constant, which is like the one given."""
+    fresh = network.fresh(name)
+    network.weights[fresh] = np.asarray(numbers, np.int64)
+    return fresh
+
+
+def _simple_target(
+    node: NodeProto, known: Sequence[int | None], shapes: Sequence[Mapping[str, Shape]]
+) -> list[int | None] | None:
+    """Sizes, None in place of those that have to be computed; None in place of all where nothing is simpler."""
+    source, result = ([run[name] for run in shapes] for name in (node.input[0], node.output[0]))
+    if operator_type(node) not in ("Reshape", "Expand"):
+        return list(known)
+    if operator_type(node) == "Reshape" and attribute(node, "allowzero", 0):
+        return None
+    if len({len(shape) for shape in source}) != 1 or any(len(shape) != len(known) for shape in result):
+        return None
+    return (_reshape_target if operator_type(node) == "Reshape" else _expand_target)(known, source, result)
+
+
+def _reshape_target(
+    known: Sequence[int | None], source: Sequence[Shape], result: Sequence[Shape]
+) -> list[int | None] | None:
+    """Sizes with 0 for "as it was" and at most one -1; None where that would not say it."""
+    if any(0 in shape for shape in result):
+        return None  # it would say "as it was"
+    target: list[int | None] = []
+    for axis, size in enumerate(known):
+        after = [shape[axis] for shape in result]
+        if size is not None and len(set(after)) == 1:
+            target.append(after[0])
+        elif after == [shape[axis] if axis < len(shape) else None for shape in source]:
             target.append(0)
         else:
-            target.append(-1)
-    return target if target.count(-1) <= 1 else None
-
-
-def _expand_target(source: Sequence[Shape], result: Sequence[Shape]) -> list[int] | None:
-    """Sizes with 1 for "as it was"; None where a size that was 1 grows to one that is free."""
-    target = []
-    shift = len(result[0]) - len(source[0])
-    for axis in range(len(result[0])):
-        before = [shape[axis - shift] if axis >= shift else 1 for shape in source]
-        after = [shape[axis] for shape in result]
-        if before == after:
-            target.append(1)
-        elif len(set(after)) == 1:
-            target.append(after[0])
-        else:
-            return None
+            target.append(size)
+    if target.count(None) == 1 and -1 not in target:
+        target[target.index(None)] = -1
     return target
 
 
-def _shuffles_to_gathers(
-    network: Network, sized: set[str], shapes: tuple[Mapping[str, Shape], Mapping[str, Shape] | None]
-) -> None:
+def _expand_target(
+    known: Sequence[int | None], source: Sequence[Shape], result: Sequence[Shape]
+) -> list[int | None] | None:
+    """Sizes with 1 for "as it was"."""
+    shift = len(known) - len(source[0])
+    before = [[shape[axis - shift] if axis >= shift else 1 for shape in source] for axis in range(len(known))]
+    after = [[shape[axis] for shape in result] for axis in range(len(known))]
+    return [1 if old == new else size for old, new, size in zip(before, after, known, strict=True)]
+
+
+def _shuffles_to_gathers(network: Network, sized: set[str], shapes: Sequence[Mapping[str, Shape]]) -> None:
     """Replaces Reshape, Transpose, Reshape that only permute one axis (a channel shuffle) by one Gather.
 
     The reshapes tie the channels of a group; a Gather by constants does not.
@@ -247,7 +283,7 @@ def _shuffles_to_gathers(
         inner = {first.output[0], middle.output[0]}
         if any(readers[name] != 1 or name in network.outputs for name in inner) or first.input[0] not in sized:
             continue
-        found = [_permutation(run, first, middle, last) for run in shapes if run is not None]
+        found = [_permutation(run, first, middle, last) for run in shapes]
         if found[0] is not None and all(other == found[0] for other in found):
             axis, order = found[0]
             name = network.fresh(f"{last.output[0]}_order")

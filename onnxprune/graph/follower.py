@@ -21,6 +21,7 @@ from onnxprune.graph.channels import (
     Rewrite,
 )
 from onnxprune.graph.network import Network, label_of, opset, reads
+from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.sharing import shared_weights
 from onnxprune.graph.tensors import Shape
 
@@ -129,6 +130,28 @@ class Follower:
     def constant(self, name: str) -> np.ndarray | None:
         """Its value, where it is a weight of the network."""
         return self.network.weights.get(name)
+
+    def sizes(self, name: str) -> list[int | None]:
+        """The elements of a vector of integers; None for those that are computed."""
+        constant = self.constant(name)
+        if constant is not None:
+            return [int(size) for size in constant]
+        maker = self._nodes[self._makers[name]] if name in self._makers else None
+        if maker is not None and operator_type(maker) == "Concat" and len(self.readers(name)) == 1:
+            return [size for part in maker.input for size in self.sizes(part)]
+        return [None] * self.shapes[name][0]
+
+    def resize(self, position: int, element: int, labels: Labels) -> None:
+        """An element of `sizes` of an input of the present node, which is a constant, becomes the number of labels."""
+        node, places = self.node, self._nodes[self.node].input
+        while not self.is_constant(places[position]):
+            node = self._makers[places[position]]
+            places, position = self._nodes[node].input, 0
+            while element >= self.shapes[places[position]][0]:
+                element -= self.shapes[places[position]][0]
+                position += 1
+        if labels.any():
+            self.rewrites.append(Rewrite(node, "sizes", position, (labels,), element))
 
     def cut(self, position: int, axis: int, labels: Labels, role: str) -> None:
         """A constant input of the present node loses what these labels lose.
@@ -282,6 +305,7 @@ class Follower:
 
     def __post_init__(self) -> None:
         self._nodes = self.network.nodes
+        self._makers = {name: index for index, node in enumerate(self._nodes) for name in node.output if name}
         self._readers: dict[str, list[NodeProto]] = {}
         for node in self._nodes:
             for name in reads(node):

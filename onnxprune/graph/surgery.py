@@ -171,13 +171,6 @@ def _gather(own: _Constants, node: NodeProto, rewrite: Rewrite, keep: np.ndarray
     own.replace(node, 1, np.asarray(chosen, indices.dtype))
 
 
-def _pad(own: _Constants, node: NodeProto, rewrite: Rewrite, keep: np.ndarray) -> None:
-    pads = own.value(node, 1).copy()
-    for place, labels in zip((rewrite.element, rewrite.element + len(pads) // 2), rewrite.labels, strict=True):
-        pads[place] = int(keep[labels].sum())
-    own.replace(node, 1, pads)
-
-
 _REWRITES = {
     "group": _count,
     "hidden_size": _count,
@@ -186,5 +179,4 @@ _REWRITES = {
     "split": _split,
     "slice": _slice,
     "gather": _gather,
-    "pad": _pad,
 }

@@ -1,6 +1,6 @@
 """A file made ready for pruning: folded, its channels followed, and shown to be what it was."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from onnxprune.runtime.random_inputs import Inputs, random_inputs
 
 TOLERANCE = 1e-4  # of outputs that should be equal, relative to the largest
 TOLERANCE_HALF = 1e-2  # likewise, where a network computes in 16 bits
+_RUNS = 3  # at different free sizes
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,22 @@ def prepare(path: Path, shapes: Mapping[str, Shape] | None = None, seed: int = 0
     """
     network = read(path)
     _refuse(path, network)
-    first, second, feed = _traces(path, network, shapes, seed)
     static = static_names(network)
-    values = [None if run_ is None else {**run_.values, **network.weights} for run_ in (first, second)]
-    assert values[0] is not None
-    folded = fold(network, static, values[0], values[1], (first.shapes, second.shapes if second else None))
-    again = trace(folded, feed, folded.outputs)
-    outputs = {name: first.values[name] for name in network.outputs}
-    error, tolerance = difference(outputs, again.values), _tolerance(network)
+    feeds, runs = _traces(path, network, static, shapes, seed)
+    values = [{**found.values, **network.weights} for found in runs]
+    folded = fold(network, static, values, [found.shapes for found in runs])
+    tolerance = _tolerance(network)
+    again = [trace(folded, feed, folded.outputs) for feed in feeds]
+    outputs = [{name: found.values[name] for name in network.outputs} for found in runs]
+    error = max(difference(before, after.values) for before, after in zip(outputs, again, strict=True))
     if error > tolerance:
         raise InputError(f"{path}: folding its constants changes its outputs by {error:.1e}: it cannot be pruned")
-    other = None if second is None else _retrace(folded, second)
+    feed = feeds[0]
     nested = any(True for node in network.nodes for _ in subgraphs(node))
     counts = node_counts(path, {name: value.shape for name, value in feed.items()}) if nested else ()
-    graph = follow(folded, again.shapes, other, counts)
+    graph = follow(folded, again[0].shapes, again[1].shapes if len(again) > 1 else None, counts)
     batch = max((len(value) for value in feed.values() if value.ndim), default=1)
-    return Prepared(network, graph, feed, outputs, batch, tolerance)
+    return Prepared(network, graph, feed, outputs[0], batch, tolerance)
 
 
 def _tolerance(network: Network) -> float:
@@ -90,45 +91,78 @@ def _refuse(path: Path, network: Network) -> None:
 
 
 def _traces(
-    path: Path, network: Network, shapes: Mapping[str, Shape] | None, seed: int
-) -> tuple[Trace, Trace | None, Inputs]:
-    """Runs at two sizes of what the file leaves free: the second is None where nothing is, or it runs at one only."""
+    path: Path, network: Network, static: set[str], shapes: Mapping[str, Shape] | None, seed: int
+) -> tuple[list[Inputs], list[Trace]]:
+    """Runs at several sizes of what the file leaves free: one where nothing is, or where it runs at one only."""
     graph = network.model.graph
-    free = {
-        value.name: [axis for axis, dim in enumerate(value.type.tensor_type.shape.dim) if dim.dim_value <= 0]
-        for value in graph.input
-    }
-    batched = any(axes[:1] == [0] for axes in free.values())
-    keep = static_names(network) | set(network.outputs)
+    keep = static | set(network.outputs)
+    free = _free_axes(network)
+    batched = any(0 in axes for axes in free.values())
     error: InputError | None = None
     plain = input_shapes(path, graph, None, shapes)
     given = next((plain[name][0] for name in shapes or () if plain[name]), None)
     for batch in (given,) if given or not batched else (2, 1):
         sizes = input_shapes(path, graph, batch, shapes)
-        try:
-            feed = _feed(network, sizes, seed)
-            first = trace(network, feed, keep)
-        except InputError as problem:
-            error = error or problem
-            continue
-        for grow in (lambda axis, size: 2 * size if axis else size + 1, lambda axis, size: size if axis else size + 1):
-            larger = {
-                name: tuple(grow(axis, size) if axis in free[name] else size for axis, size in enumerate(shape))
-                for name, shape in sizes.items()
-            }
-            if larger != sizes:
-                try:
-                    return first, trace(network, _feed(network, larger, seed), keep), feed
-                except InputError:
-                    continue
-        return first, None, feed
+        feeds, runs = [], []
+        for chosen in (sizes, *_other_sizes(sizes, free)):
+            try:
+                feed = _feed(network, chosen, seed)
+                runs.append(trace(network, feed, keep))
+                feeds.append(feed)
+            except InputError as problem:
+                if not runs:
+                    error = error or problem
+                    break
+            if len(runs) == _RUNS:
+                break
+        if runs:
+            return feeds, runs
     assert error is not None
     raise InputError(f"{path}: {error}") from error
 
 
-def _retrace(folded: Network, second: Trace) -> Mapping[str, Shape]:
-    """Shapes of the folded network in the second run: names are those of the source, but for new constants."""
-    return {**second.shapes, **{name: value.shape for name, value in folded.weights.items()}}
+def _free_axes(network: Network) -> dict[str, dict[int, str]]:
+    """Of each input, the axes whose sizes the file leaves free, and their names: equal ones are of equal sizes."""
+    return {
+        value.name: {
+            axis: dim.dim_param or f"axis {axis}"
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+            if dim.dim_value <= 0
+        }
+        for value in network.model.graph.input
+    }
+
+
+def _other_sizes(sizes: Mapping[str, Shape], free: Mapping[str, Mapping[int, str]]) -> Iterator[dict[str, Shape]]:
+    """Shapes of the inputs at other free sizes, in the order in which they are to be tried.
+
+    Networks may take multiples of some number alone, or squares, or sizes up to a limit; most take odd ones, at which
+    sizes that are no twins differ.
+    """
+    rank = {
+        name: place for place, name in enumerate(dict.fromkeys(key for axes in free.values() for key in axes.values()))
+    }
+    grown: list[Callable[[int, str], int]] = [
+        lambda size, name: 2 * size,
+        lambda size, name: size + 1 + 2 * rank[name],
+        lambda size, name: size + 1,
+        lambda size, name: max(1, size - 1),
+        lambda size, name: max(1, size // 2),
+        lambda size, name: size,
+    ]
+    tried = [sizes]
+    for grow in grown:
+        for more in (1, 0):
+            chosen = {
+                name: tuple(
+                    size if axis not in free[name] else grow(size, free[name][axis]) if axis else size + more
+                    for axis, size in enumerate(shape)
+                )
+                for name, shape in sizes.items()
+            }
+            if chosen not in tried:
+                tried.append(chosen)
+                yield chosen
 
 
 def _feed(network: Network, sizes: Mapping[str, Shape], seed: int) -> Inputs:

@@ -126,15 +126,12 @@ def follow(source: Network) -> tuple[ChannelGraph, list[Feed]]:
     static = folding.static_names(source)
     runs = [trace(source, feed, static | set(source.outputs)) for feed in feeds]
     values = [{**found.values, **source.weights} for found in runs]
-    shapes = [found.shapes for found in runs]
-    first, second = _pair(values), _pair(shapes)
-    folded = folding.fold(source, static, first[0], first[1], (second[0], second[1]))
+    folded = folding.fold(source, static, values, [found.shapes for found in runs])
     again = [trace(folded, feed, folded.outputs) for feed in feeds]
     for before, after in zip(runs, again, strict=True):
         for name in source.outputs:
             _assert_equal(before.values[name], after.values[name], f"{name} of the folded network")
-    sizes = _pair([found.shapes for found in again])
-    return follow_channels(folded, sizes[0], sizes[1]), feeds
+    return follow_channels(folded, again[0].shapes, again[1].shapes if len(again) > 1 else None), feeds
 
 
 def prune(
@@ -263,7 +260,3 @@ def _feed(source: Network, batch: int, size: int) -> Feed:
         numbers = random(*shape, seed=100 + number)
         feed[value.name] = np.asarray(numbers if dtype.kind == "f" else numbers > 0).astype(dtype)
     return feed
-
-
-def _pair(items: list) -> tuple:
-    return items[0], items[1] if len(items) > 1 else None

@@ -136,6 +136,63 @@ def test_half_of_the_units_go_and_the_rest_works(convs: Path) -> None:
     assert report.after.bytes == report.output.stat().st_size
 
 
+# computed sizes that are equal by chance in runs, as of what is padded up to a multiple: text, weights and the shapes
+# of x that the original takes
+SAME_PADDING = """(float[n,3,h,w] x) => (float[n,4] y) {
+    a = Conv <pads = [1,1,1,1]> (x, wa)
+    s = Shape (x) hw = Slice (s, two, four) d = Mod (hw, two) o = Sub (one, d) e = Div (o, two) l = Sub (o, e)
+    b = Add (l, d) pads = Concat <axis = 0> (nought, l, nought, b) p = Pad (a, pads)
+    c = Conv <strides = [2,2]> (p, wc) g = GlobalMaxPool (c) f = Flatten (g) y = MatMul (f, wy) }"""
+UP_AGAIN = """(float[n,3,h,w] x) => (float[n,4] y) {
+    a = Conv <pads = [1,1,1,1]> (x, wa) p = MaxPool <kernel_shape = [2,2], strides = [2,2]> (a)
+    c = ConvTranspose <strides = [2,2]> (p, wc) sa = Shape (a) ha = Slice (sa, two, four) sc = Shape (c)
+    hc = Slice (sc, two, four) d = Sub (ha, hc) pads = Concat <axis = 0> (nought, nought, nought, d) q = Pad (c, pads)
+    t = Concat <axis = 1> (a, q) g = GlobalMaxPool (t) f = Flatten (g) y = MatMul (f, wy) }"""
+SQUEEZED_AT_ONE = """(float[n,8] x) => (float y) {
+    a = MatMul (x, wa) r = Relu (a) z = MatMul (r, wz) s = Shape (z) n = Gather (s, first) alone = Equal (n, second)
+    y = If (alone) <
+        then_branch = one () => (float t) { t = Squeeze (z, nought) },
+        else_branch = more () => (float e) { e = Identity (z) }
+    > }"""
+POSITIONS = """(int64[n,t] x) => (float[n,t,4] y) {
+    s = Shape (x) t = Gather (s, second) p = Range (first, t, second) e = Gather (we, x) o = Gather (wo, p)
+    a = Add (e, o) h = MatMul (a, wa) r = Relu (h) y = MatMul (r, wz) }"""
+CONSTANTS = {"one": [1], "two": [2], "four": [4], "nought": [0, 0], "first": np.int64(0), "second": np.int64(1)}
+BY_CHANCE = {
+    "same padding": (
+        SAME_PADDING, {"wa": (8, 3, 3, 3), "wc": (6, 8, 3, 3), "wy": (6, 4)},
+        [(1, 3, 16, 16), (1, 3, 17, 17), (2, 3, 31, 16)],
+    ),
+    "up again": (
+        UP_AGAIN, {"wa": (8, 3, 3, 3), "wc": (8, 6, 2, 2), "wy": (14, 4)},
+        [(1, 3, 16, 16), (1, 3, 17, 19), (2, 3, 8, 9)],
+    ),
+    "squeezed at one": (SQUEEZED_AT_ONE, {"wa": (8, 16), "wz": (16, 4)}, [(2, 8), (1, 8), (3, 8)]),
+    "positions": (
+        POSITIONS, {"we": (20, 16), "wo": (32, 16), "wa": (16, 24), "wz": (24, 4)}, [(1, 20), (2, 7), (3, 32)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_CHANCE)
+@pytest.mark.parametrize("given", [0, 1])
+def test_what_depends_on_free_sizes_stays_computed_where_it_is_equal_by_chance(
+    name: str, given: int, tmp_path: Path
+) -> None:
+    text, weights, shapes = BY_CHANCE[name]
+    path = tmp_path / "net.onnx"
+    onnx.save(model(text, {**CONSTANTS, **weights}), path)
+    whole = prune(path, sparsity=0, recovery=(), shapes={"x": shapes[given]}, output=tmp_path / "whole.onnx")
+    half = prune(path, sparsity=50, recovery=(), shapes={"x": shapes[given]}, output=tmp_path / "half.onnx")
+    assert all(group.frozen is None for group in half.groups[:-1])
+    for shape in shapes:
+        x = np.random.default_rng(0).integers(0, 20, shape)
+        feed = {"x": x if name == "positions" else x.astype(np.float32)}
+        (expected,) = outputs(path, **feed)
+        np.testing.assert_allclose(outputs(whole.output, **feed)[0], expected, 1e-4, 1e-3)
+        assert outputs(half.output, **feed)[0].shape == expected.shape
+
+
 def test_without_data_it_is_repaired_from_noise(mlp: Path) -> None:
     random = np.random.default_rng(1)
     feed = {"pixels": random.standard_normal((64, 64)).astype(np.float32)}

@@ -133,25 +133,30 @@ def _pad(follower: Follower, node: NodeProto) -> None:
         return
     rank = len(follower.shapes[node.input[0]])
     by_attribute = len(node.input) < 2
-    pads = attribute(node, "pads") if by_attribute else follower.constant(node.input[1])
+    pads = attribute(node, "pads") if by_attribute else follower.sizes(node.input[1])
     axes: Sequence[int] | np.ndarray | None = range(rank)
     if len(node.input) > 3 and node.input[3]:
         axes = follower.constant(node.input[3])
-    if pads is None or axes is None:
+    if axes is None:
         follower.freeze(found.labels, "the pads are computed")
         return
     axes = [int(axis) % rank for axis in axes]
-    before = after = 0
-    if found.axis in axes:
-        element = axes.index(found.axis)
-        before, after = int(pads[element]), int(pads[element + len(axes)])
+    if found.axis not in axes:
+        follower.set(node.output[0], found.axis, found.labels)
+        return
+    ends = axes.index(found.axis), axes.index(found.axis) + len(axes)
+    before, after = (pads[end] for end in ends)
+    if before is None or after is None:
+        follower.freeze(found.labels, "the pads are computed")
+        return
     mixes = by_attribute or attribute(node, "mode", b"constant") != b"constant"
     if min(before, after) < 0 or (before + after > 0 and mixes):
         follower.freeze(found.labels, "the pads mix them")
         return
     around = follower.new(before), follower.new(after)
-    if before or after:
-        follower.rewrite("pad", 1, *around, element=element)
+    if not by_attribute:
+        for end, labels in zip(ends, around, strict=True):
+            follower.resize(1, end, labels)
     follower.set(node.output[0], found.axis, np.concatenate([around[0], found.labels, around[1]]))
 
 
@@ -160,8 +165,9 @@ def _tile(follower: Follower, node: NodeProto) -> None:
     found = follower.channels.get(node.input[0])
     if found is None:
         return
-    repeats = follower.constant(node.input[1])
-    if repeats is None or len(repeats) != len(follower.shapes[node.input[0]]):
+    repeats = follower.sizes(node.input[1])
+    count = repeats[found.axis] if len(repeats) == len(follower.shapes[node.input[0]]) else None
+    if count is None:
         follower.freeze(found.labels, "the repeats of a Tile are computed")
         return
-    follower.set(node.output[0], found.axis, np.tile(found.labels, int(repeats[found.axis])))
+    follower.set(node.output[0], found.axis, np.tile(found.labels, count))

@@ -87,18 +87,18 @@ def _distinct(labels: np.ndarray, axis: int) -> int:
 
 def _resize(follower: Follower, node: NodeProto, axis: int, labels: Labels, source_axis: int) -> bool:
     """Notes that an element of a constant of sizes changes; False where that cannot be done."""
-    target = follower.constant(node.input[1]) if len(node.input) > 1 else None
-    if target is None:
+    target = follower.sizes(node.input[1]) if len(node.input) > 1 else None
+    entry = None if target is None else target[axis]
+    if target is None or entry is None:
         follower.freeze(labels, "the sizes of a reshape are computed")
         return False
-    entry = int(target[axis])
     before, after = follower.shapes[node.input[0]], follower.shapes[node.output[0]]
     copied = entry == 0 and not attribute(node, "allowzero", 0) and axis == source_axis and before[axis] == after[axis]
-    if axis != source_axis and source_axis < len(target) and int(target[source_axis]) == 0:
+    if axis != source_axis and source_axis < len(target) and target[source_axis] == 0:
         follower.freeze(labels, "their number is copied by a reshape")
         return False
     if entry != -1 and not copied:
-        follower.rewrite("sizes", 1, labels, element=axis)
+        follower.resize(1, axis, labels)
     return True
 
 

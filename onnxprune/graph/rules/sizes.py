@@ -51,10 +51,11 @@ def _resize_image(follower: Follower, node: NodeProto) -> None:
         follower.freeze(found.labels, "they are resized")
         return
     if operator_type(node) == "Resize" and names[3] and found.axis in axes:
-        if not follower.is_constant(names[3]):
+        element = axes.index(found.axis)
+        if follower.sizes(names[3])[element] is None:
             follower.freeze(found.labels, "the sizes of a Resize are computed")
             return
-        follower.rewrite("sizes", 3, found.labels, element=axes.index(found.axis))
+        follower.resize(3, element, found.labels)
     follower.set(node.output[0], found.axis, found.labels)
 
 
@@ -63,12 +64,12 @@ def _expand(follower: Follower, node: NodeProto) -> None:
     found = follower.channels.get(node.input[0])
     if found is None:
         return
-    target = follower.constant(node.input[1])
+    target = follower.sizes(node.input[1])
     axis = found.axis + len(follower.shapes[node.output[0]]) - len(follower.shapes[node.input[0]])
-    if target is None:
+    place = axis - len(follower.shapes[node.output[0]]) + len(target)
+    if place >= 0 and target[place] is None:
         follower.freeze(found.labels, "the sizes of an Expand are computed")
         return
-    place = axis - len(follower.shapes[node.output[0]]) + len(target)
     if place >= 0 and target[place] != 1:
-        follower.rewrite("sizes", 1, found.labels, element=place)
+        follower.resize(1, place, found.labels)
     follower.set(node.output[0], axis, found.labels)
