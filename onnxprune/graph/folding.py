@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, helper
 
-from onnxprune.graph.network import Network, attribute, live_nodes, reads
+from onnxprune.graph.network import Network, attribute, live_nodes, reads, set_attribute
 from onnxprune.graph.nodes import operator_type, subgraphs
 from onnxprune.graph.origins import Origins
 from onnxprune.graph.tensors import Shape
@@ -177,6 +177,8 @@ def _with_simple_sizes(
     target = _simple_target(node, known, shapes)
     if target is None or all(size is None for size in target):
         return [node]
+    if attribute(node, "allowzero", 0):
+        set_attribute(node, "allowzero", 0)  # here a 0 says "as it was": no size is 0
     made: list[NodeProto] = []
     parts = []
     wanted = [element if size is None else None for element, size in zip(elements, target, strict=True)]
@@ -229,8 +231,6 @@ def _simple_target(
     source, result = ([run[name] for run in shapes] for name in (node.input[0], node.output[0]))
     if operator_type(node) not in ("Reshape", "Expand"):
         return list(known)
-    if operator_type(node) == "Reshape" and attribute(node, "allowzero", 0):
-        return None
     if len({len(shape) for shape in source}) != 1 or any(len(shape) != len(known) for shape in result):
         return None
     return (_reshape_target if operator_type(node) == "Reshape" else _expand_target)(known, source, result)
