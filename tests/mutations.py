@@ -255,8 +255,8 @@ MUTATIONS = [
         (
             "shared weights: cut for each use alone",
             "graph/follower.py",
-            "in shared_weights(self.network).items():",
-            "in list(shared_weights(self.network).items())[:0]:",
+            "in self._shared().items():",
+            "in list(self._shared().items())[:0]:",
             "tests/graph/test_channels.py::test_weights_of_twins_stay_those_of_both "
             "tests/reduction/test_sharing.py::test_units_go_from_all_that_share_them_and_what_is_left_is_repaired",
         ),

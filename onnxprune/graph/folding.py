@@ -73,15 +73,24 @@ def fold(
     sized = _independent(network)[1]
     origins = Origins(network, static, values, shapes)
     fixed = {name for name in static if isinstance(values[0].get(name), np.ndarray) and not origins.is_free(name)}
+    stays = {name for node in folded.nodes if not _gives(node, fixed) for name in reads(node)} | set(folded.outputs)
     nodes = []
+    twins: dict[tuple[object, ...], str] = {}  # what a constant is made of -> its name
+    same: dict[str, str] = {}
     for node in folded.nodes:
-        if all(name in fixed for name in node.output if name) and any(node.output):
-            if _is_worth_storing(node, folded, values[0]):
+        if _gives(node, fixed):
+            made_of = (operator_type(node), *map(str, node.attribute), *(same.get(name, name) for name in node.input))
+            same[node.output[0]] = twins.setdefault(made_of, node.output[0])
+            if same[node.output[0]] != node.output[0] and len(node.output) == 1:
+                nodes.append(helper.make_node("Identity", [same[node.output[0]]], [node.output[0]], node.name))
+                continue
+            if _is_worth_storing(node, folded, values[0], stays):
                 for name in node.output:
                     if name:
                         folded.weights[name] = values[0][name]
                 continue
             fixed -= set(node.output)
+            stays |= {*reads(node), *node.output}
         nodes.append(_without_default_state(node, static, values))
     nodes = [found for node in nodes for found in _with_simple_sizes(folded, node, sized, origins, values[0], shapes)]
     nodes = live_nodes(_without_identities(nodes, folded.outputs), folded.outputs)
@@ -90,9 +99,17 @@ def fold(
     return folded
 
 
-def _is_worth_storing(node: NodeProto, network: Network, values: Mapping[str, np.ndarray]) -> bool:
-    """False where a few numbers were expanded into many."""
+def _gives(node: NodeProto, names: set[str]) -> bool:
+    """Whether all that the node gives is among these names."""
+    return any(node.output) and all(name in names for name in node.output if name)
+
+
+def _is_worth_storing(node: NodeProto, network: Network, values: Mapping[str, np.ndarray], stays: set[str]) -> bool:
+    """False where a few numbers were expanded into many, or a matrix that stays would be stored twice."""
     size = sum(values[name].size for name in node.output if name)
+    read = [values[name] for name in node.input if name in stays and name in values]
+    if any(value.ndim > 1 and value.dtype.kind == "f" and value.size <= size for value in read):
+        return False
     made_of = sum(network.weights[name].size for name in node.input if name in network.weights)
     return size <= max(_SMALL, 2 * made_of)
 

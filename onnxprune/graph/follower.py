@@ -22,7 +22,7 @@ from onnxprune.graph.channels import (
 )
 from onnxprune.graph.network import Network, label_of, opset, reads
 from onnxprune.graph.nodes import operator_type
-from onnxprune.graph.sharing import shared_weights
+from onnxprune.graph.sharing import Place, weight_places
 from onnxprune.graph.tensors import Shape
 
 if TYPE_CHECKING:
@@ -229,13 +229,27 @@ class Follower:
     def _tie_shared(self) -> None:
         """Ties what the uses of one matrix make, and what they read: cut alike, it stays one."""
         cuts = {(cut.node, cut.position, cut.axis): cut.labels for cut in self.cuts}
-        for name, places in shared_weights(self.network).items():
+        for name, places in self._shared().items():
             for axis, size in enumerate(self.network.weights[name].shape):
                 stays = np.zeros(size, np.int64)
                 first, *others = [cuts.get((*place, axis), stays) for place in places]
                 for (self.node, _), labels in zip(places[1:], others, strict=True):
                     self.tie(first, labels, _SHARE)
         self.node = -1
+
+    def _shared(self) -> dict[str, list[Place]]:
+        """Matrices and tables that are read in more than one place, transposed in one of them as it may be -> where."""
+        names = set(weight_places(self.network))
+        for cut in self.cuts:
+            name = self._nodes[cut.node].input[cut.position]
+            if cut.role != "along" and self.network.weights[name].ndim > 1:
+                names.add(name)
+        places: dict[str, list[Place]] = {}
+        for index, node in enumerate(self._nodes):
+            for position, name in enumerate(node.input):
+                if name in names:
+                    places.setdefault(name, []).append((index, position))
+        return {name: found for name, found in places.items() if len(found) > 1}
 
     def _groups(self, component: np.ndarray, reasons: Mapping[int, Frozen]) -> tuple[Group, ...]:
         makers: dict[int, list[int]] = {}

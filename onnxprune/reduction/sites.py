@@ -16,7 +16,7 @@ from onnx import NodeProto
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, attribute, reads
 from onnxprune.graph.nodes import operator_type
-from onnxprune.graph.sharing import Place, shared_weights
+from onnxprune.graph.sharing import Place
 from onnxprune.graph.windows import same_pads
 
 _LEAST_SCALE = 1e-6  # of a BatchNormalization whose weights can be told from its results
@@ -38,7 +38,7 @@ class Site:
         norm: node of the BatchNormalization that alone reads what the operator gives. It is part of the site: weights,
             bias and result are those with it.
         shared: all sites with the same weights, bias and norm, in order, this one among them, where there are several.
-        fixed: whether its weights are shared with what has another bias or norm, or is no site: they stay.
+        fixed: whether its weights are read by what has another bias or norm, or is no site: they stay.
     """
 
     node: int
@@ -208,8 +208,12 @@ def sites(network: Network) -> list[Site]:
 
 def _with_shared(network: Network, found: list[Site]) -> list[Site]:
     """The sites with those that they share their weights with."""
-    shared, by_node = shared_weights(network), {site.node: site for site in found}
+    by_node = {site.node: site for site in found}
     nodes = network.nodes
+    readers: dict[str, list[int]] = {}
+    for index, node in enumerate(nodes):
+        for name in reads(node):
+            readers.setdefault(name, []).append(index)
 
     def beside(site: Site) -> tuple[Any, ...]:
         """What belongs to it beside the weights: how it reads them, and names of bias and norm."""
@@ -220,9 +224,9 @@ def _with_shared(network: Network, found: list[Site]) -> list[Site]:
         return site.kind, *how, next(iter(bias), ""), *norm
 
     for index, site in enumerate(found):
-        places = shared.get(nodes[site.node].input[site.weight], [])
-        if places:
-            sharing = [by_node[node] for node, _ in places if node in by_node]
+        places = readers[nodes[site.node].input[site.weight]]
+        if len(places) > 1:
+            sharing = [by_node[node] for node in places if node in by_node]
             alike = len(sharing) == len(places) and len({beside(other) for other in sharing}) == 1
             found[index] = replace(site, shared=tuple(sharing) if alike else (), fixed=not alike)
     return found

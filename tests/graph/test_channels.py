@@ -1210,6 +1210,40 @@ def test_a_layer_that_repeats_keeps_what_goes_round() -> None:
     }  # fmt: skip
 
 
+TIED = "(int64[N,L] x) => (float y) { e = Gather(table, x)  a = MatMul(e, w1)  b = Relu(a)  c = MatMul(b, w2)"
+
+
+@pytest.mark.parametrize(
+    ("transposed", "reader"), [("t = Transpose(table)", "t"), ("s = Transpose(table)  t = Identity(s)", "s")]
+)
+def test_a_table_that_is_also_read_transposed_is_stored_once(transposed: str, reader: str) -> None:
+    found = prune(f"{TIED} {transposed}  y = MatMul(c, t) }}", {"table": (30, 6), "w1": (6, 8), "w2": (8, 6)})
+    assert found.free == [("a", 8)]
+    assert found.why("e") == f"its weights are those of another operator, whose channels stay ({reader})"
+    assert {name: value.shape for name, value in found.small.weights.items()} == {
+        "table": (30, 6), "w1": (6, 4), "w2": (4, 6),
+    }  # fmt: skip
+
+
+def test_a_table_of_several_inputs_is_cut_alike_for_all() -> None:
+    found = prune(
+        "(int64[N,L] u, int64[N,L] v) => (float y) { a = Gather(table, u)  b = Gather(table, v)"
+        " c = Concat<axis=2>(a, b)  y = MatMul(c, w) }",
+        {"table": (30, 6), "w": (12, 3)},
+    )
+    assert found.free == [("a+b", 6)]
+    assert {name: value.shape for name, value in found.small.weights.items()} == {"table": (30, 3), "w": (6, 3)}
+
+
+def test_a_weight_that_is_transposed_for_several_operators_is_stored_once() -> None:
+    found = prune(
+        "(float[N,5] x) => (float y) { t = Transpose(w1)  a = MatMul(x, t)  b = Relu(a)  c = MatMul(b, w2)"
+        " d = Relu(c)  u = Transpose(w1)  e = MatMul(d, u)  f = Relu(e)  y = MatMul(f, w3) }",
+        {"w1": (6, 5), "w2": (6, 5), "w3": (6, 2)},
+    )
+    assert sorted(value.shape for value in found.small.weights.values()) == [(3, 2), (3, 5), (5, 3)]
+
+
 def test_a_weight_that_is_also_read_uncut_stays_for_that() -> None:
     found = prune(
         "(float[N,5] x) => (float y, float[5,6] w1) { a = MatMul(x, w1)  y = MatMul(a, w2) }",

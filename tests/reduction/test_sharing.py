@@ -184,6 +184,22 @@ def test_one_matrix_and_its_transpose_are_not_fitted_as_one(tmp_path: Path) -> N
     assert names(prune(path, technique="unstructured").output) == {*names(path), "y_bias"}
 
 
+@pytest.mark.parametrize(
+    "last", ["y = Gemm <transB = 1> (h, table)", "t = Transpose (table) y = MatMul (h, t)"], ids=["gemm", "transpose"]
+)
+def test_a_table_of_embeddings_that_also_multiplies_is_stored_once(last: str, tmp_path: Path) -> None:
+    text = f"""(int64[n,3] x) => (float[n,200] y) {{
+        e = Gather (table, x) f = Reshape (e, flat) a = Gemm (f, w1, b1) b = Relu (a) h = Gemm (b, w2) {last} }}"""
+    weights: Weights = {"table": (200, 16), "flat": [-1, 48], "w1": (48, 32), "b1": (32,), "w2": (32, 16)}
+    path = saved(tmp_path, text, weights)
+    assert [site.result for site in sites(read(path)) if site.fixed] == (["y"] if "Gemm" in last else [])
+    data = {"x": np.random.default_rng(0).integers(0, 200, (128, 3))}
+    report = onnxprune.prune(path, sparsity=50, data=data, latency=False, channel_align=1)
+    assert report.groups[1].kept == 16
+    assert report.after.params < report.before.params
+    assert names(report.output) <= {*names(path), "a_bias", "h_bias", "y_bias"}
+
+
 def test_a_score_for_each_of_twins_stays_one(tmp_path: Path) -> None:
     text = """(float[n,24] x) => (float[n,5] y) {
         a = Gemm (x, wa) b = Relu (a) c = Gemm (x, wc) d = Relu (c) s = Gemm (b, ws, bs) t = Gemm (d, ws, bs)
