@@ -115,3 +115,26 @@ def test_one_of_each_pair_of_twins_goes_first_and_costs_nothing(
         pairs = len(ranking.order) // 2
         assert sorted(ranking.order[:pairs] % pairs) == list(range(pairs))
         assert ranking.loss[pairs] < 0.02 and ranking.loss[-1] > 0.3, ranking.loss
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("without", ["Squeeze (s, one)", "Reshape (s, rows)"])
+def test_units_of_a_recurrent_layer_are_found_at_a_batch_of_one_too(
+    batch: int, kind: str, without: str, tmp_path: Path
+) -> None:
+    built = model(
+        f"(float[n,t,4] x) => (float[n,t,3] y) {{ h = Transpose <perm = [1, 0, 2]> (x)"
+        f"s = {kind} <hidden_size = 10> (h, w, r) f = {without} p = Transpose <perm = [1, 0, 2]> (f)"
+        "y = MatMul (p, last) }",
+        {
+            "w": (1, 10 * GATES[kind], 4),
+            "r": (1, 10 * GATES[kind], 10),
+            "last": (10, 3),
+            "one": [1],
+            "rows": [0, -1, 10],
+        },
+    )
+    onnx.save(built, tmp_path / "m.onnx")
+    groups = prepare(tmp_path / "m.onnx", {"x": (batch, 5, 4)}).graph.groups
+    assert [(len(group.units), group.frozen is None) for group in groups] == [(10, True), (3, False)]

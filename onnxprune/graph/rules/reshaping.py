@@ -24,23 +24,47 @@ def _transpose(follower: Follower, node: NodeProto) -> None:
         follower.set(node.output[0], order.index(found.axis), found.labels)
 
 
-@RULES.of("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+@RULES.of("Squeeze", "Unsqueeze")
+def _one(follower: Follower, node: NodeProto) -> None:
+    """Axes of size one that go or come: they are named, but by a Squeeze that takes all there are."""
+    found = follower.channels.get(node.input[0])
+    if found is None:
+        return
+    given = attribute(node, "axes")
+    if len(node.input) > 1 and node.input[1]:
+        given = follower.constant(node.input[1])
+    elif given is None:
+        shapes = follower.shapes if follower.other is None else follower.other
+        given = [axis for axis, size in enumerate(shapes[node.input[0]]) if size == 1]
+    source, result = (len(follower.shapes[name]) for name in (node.input[0], node.output[0]))
+    if given is None or abs(source - result) != len(given):
+        follower.freeze(found.labels, f"the axes of {operator_type(node)} are computed, or depend on free sizes")
+        return
+    axes = {int(axis) % max(source, result) for axis in given}
+    others = [axis for axis in range(max(source, result)) if axis not in axes]
+    place = others.index(found.axis) if operator_type(node) == "Squeeze" else others[found.axis]
+    follower.set(node.output[0], place, found.labels)
+
+
+@RULES.of("Reshape", "Flatten")
 def _reshape(follower: Follower, node: NodeProto) -> None:
     """Only the axes that are merged or split with the channels matter."""
     found = follower.channels.get(node.input[0])
     if found is None:
         return
     source, result = follower.shapes[node.input[0]], follower.shapes[node.output[0]]
-    block = _block(source, result, found.axis)
+    runs = [(source, result)]
+    if follower.other is not None:
+        runs.append((follower.other[node.input[0]], follower.other[node.output[0]]))
+    # at sizes of one it cannot be told which axes belong together
+    block = _block(*min(runs, key=lambda run: run[0].count(1)), found.axis)
     if block is None:
         follower.freeze(found.labels, "this reshape is not supported")
         return
     before, after = block
-    if follower.other is not None:
-        other = _block(follower.other[node.input[0]], follower.other[node.output[0]], found.axis)
-        if other != block:
-            follower.freeze(found.labels, "the reshape depends on free sizes")
-            return
+    if not all(_is_block(*run, before, after) for run in runs):
+        follower.freeze(found.labels, "the reshape depends on free sizes")
+        return
     free = any(follower.is_free(node.input[0], axis) for axis in before)
     free |= any(follower.is_free(node.output[0], axis) for axis in after)
     merged = free and (len(before) > 1 or len(after) > 1)
@@ -130,6 +154,12 @@ def _block(source: Shape, result: Shape, axis: int) -> tuple[list[int], list[int
                 second += 1
             return (before, after) if after else None
     return None
+
+
+def _is_block(source: Shape, result: Shape, before: list[int], after: list[int]) -> bool:
+    """Whether a reshape of these shapes makes the axes `after` of the axes `before`."""
+    starts = prod(source[: before[0]]) == prod(result[: after[0]])
+    return starts and prod(source[axis] for axis in before) == prod(result[axis] for axis in after)
 
 
 @RULES.of("DepthToSpace")
