@@ -414,6 +414,53 @@ def test_the_sizes_of_attention_may_be_computed_at_a_free_batch_and_length() -> 
     assert found.shape("wq") == found.shape("wk") == found.shape("wv") == (8, 4)
 
 
+@pytest.mark.parametrize("size", ["8,8", "H,W"])
+@pytest.mark.parametrize(("groups", "channels"), [(4, 16), (2, 8), (4, 8), (2, 16)])
+def test_a_group_normalization_of_reshapes_loses_whole_groups(groups: int, channels: int, size: str) -> None:
+    found = prune(
+        f"(float[N,3,{size}] x) => (float y) {{ a = Conv(x, w1)  b = Reshape(a, split)"
+        f" c = InstanceNormalization(b, ones, noughts)  s = Shape(a)  d = Reshape(c, s)  e = Mul(d, scale)"
+        f" y = Conv(e, w2) }}",
+        {
+            "w1": (channels, 3, 1, 1), "split": [0, groups, -1], "ones": np.ones(groups, np.float32),
+            "noughts": np.zeros(groups, np.float32), "scale": (channels, 1, 1), "w2": (2, channels, 1, 1),
+        },
+    )  # fmt: skip
+    assert found.free == [("a", groups)]
+    assert found.shape("w2") == (2, channels // 2, 1, 1)
+    assert found.shape("ones") == (groups // 2,)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_channels_go_along_the_axis_of_a_reshape_that_nothing_looks_across(axis: int) -> None:
+    found = prune(
+        f"(float[N,5] x) => (float y) {{ a = MatMul(x, w1)  b = Reshape(a, square)"
+        f" c = ReduceMax<axes=[{axis}], keepdims=0>(b)  y = MatMul(c, w2) }}",
+        {"w1": (5, 16), "square": [0, 4, 4], "w2": (4, 2)},
+    )
+    assert found.free == [("a", 4)]
+    assert (found.shape("w1"), found.shape("w2")) == ((5, 8), (2, 2))
+
+
+def test_an_image_may_be_resized_to_the_size_of_another_at_a_free_batch() -> None:
+    found = prune(
+        f"{IMAGE} {{ a = Conv(x, w1)  b = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)  c = Conv(b, w2)"
+        f" s = Shape(c)  n = Slice(s, zero, two)  t = Shape(a)  l = Slice(t, two, four)"
+        f" sizes = Concat<axis=0>(n, l)  d = Resize(c, , , sizes)  e = Add(a, d)  y = Conv(e, w3) }}",
+        {"w1": (6, 3, 1, 1), "w2": (6, 6, 1, 1), "w3": (2, 6, 1, 1), "zero": [0], "two": [2], "four": [4]},
+    )
+    assert found.free == [("a+c", 6)]
+
+
+def test_computed_bounds_of_a_slice_let_channels_of_another_axis_pass() -> None:
+    found = prune(
+        "(float[N,3,L] x) => (float y) { a = Conv(x, w1)  s = Shape(x)  l = Slice(s, two, three)  h = Div(l, two)"
+        " b = Slice(a, zero, h, two)  y = Conv(b, w2) }",
+        {"w1": (6, 3, 1), "w2": (2, 6, 1), "zero": [0], "two": [2], "three": [3]},
+    )
+    assert found.free == [("a", 6)]
+
+
 def test_channels_merged_with_a_free_axis_stay() -> None:
     found = prune(
         "(float[N,3,L] x) => (float y) { a = Conv(x, w1)  b = Reshape(a, target)  y = ReduceMax<axes=[1]>(b) }",

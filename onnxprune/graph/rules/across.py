@@ -13,62 +13,65 @@ from onnxprune.graph.rules.table import Table
 
 RULES = Table()
 
-_REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
+_KINDS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
+_REDUCTIONS = [f"Reduce{kind}" for kind in _KINDS.split()]
+_ACROSS_ONE = {"ArgMax": 0, "ArgMin": 0, "LpNormalization": -1, "TopK": -1}  # the axis where none is given
+_ACROSS_THE_REST = ("LayerNormalization", "RMSNormalization")
+_SOFTMAX = ("Softmax", "LogSoftmax", "Hardmax")
 
 
-@RULES.of(*(f"Reduce{name}" for name in _REDUCTIONS.split()))
-def _reduce(follower: Follower, node: NodeProto) -> None:
-    found = follower.channels.get(node.input[0])
-    if found is None:
-        return
-    rank = len(follower.shapes[node.input[0]])
+def axes_across(follower: Follower, node: NodeProto) -> Sequence[int]:
+    """The axes of its first input that an operator looks across; none where that is not known."""
+    kind, rank = operator_type(node), len(follower.shapes.get(node.input[0], ()))
+    given: Sequence[int] = []
+    if kind in _REDUCTIONS:
+        given = _reduced(follower, node) or []
+    elif kind in _ACROSS_ONE:
+        given = [attribute(node, "axis", _ACROSS_ONE[kind])]
+    elif kind in _ACROSS_THE_REST:
+        given = range(attribute(node, "axis", -1) % rank, rank)
+    elif kind in _SOFTMAX:  # before opset 13 across the axis and all after it, by default from axis 1
+        old = follower.opset < 13
+        axis = attribute(node, "axis", 1 if old else -1) % rank
+        given = range(axis, rank) if old else [axis]
+    elif kind == "MeanVarianceNormalization":
+        given = attribute(node, "axes", [0, 2, 3])
+    elif kind == "InstanceNormalization":
+        given = [axis for axis in range(rank) if axis != 1]
+    return [axis % rank for axis in given]
+
+
+def _reduced(follower: Follower, node: NodeProto) -> Sequence[int] | None:
+    """The axes of a reduction; None where they are computed."""
     given = attribute(node, "axes")
     if given is None and len(node.input) > 1 and node.input[1]:
         constant = follower.constant(node.input[1])
         if constant is None:
-            follower.freeze(found.labels, "the axes of a reduction are computed")
-            return
+            return None
         given = constant.tolist()
-    if not given and attribute(node, "noop_with_empty_axes", 0):
-        given = []
-    elif not given:
-        given = list(range(rank))
-    _over(follower, node, [axis % rank for axis in given], bool(attribute(node, "keepdims", 1)))
+    if not given and not attribute(node, "noop_with_empty_axes", 0):
+        return range(len(follower.shapes[node.input[0]]))
+    return given or []
 
 
-@RULES.of("ArgMax", "ArgMin")
-def _place_of_extreme(follower: Follower, node: NodeProto) -> None:
-    _across_one(follower, node, 0, bool(attribute(node, "keepdims", 1)))
-
-
-@RULES.of("LpNormalization", "TopK")
-def _along_the_last(follower: Follower, node: NodeProto) -> None:
-    _across_one(follower, node, -1)
-
-
-@RULES.of("LayerNormalization", "RMSNormalization")
-def _across_the_rest(follower: Follower, node: NodeProto) -> None:
-    """Across their axis and all after it."""
-    if node.input[0] in follower.channels:
-        rank = len(follower.shapes[node.input[0]])
-        _over(follower, node, range(attribute(node, "axis", -1) % rank, rank), True)
-
-
-@RULES.of("Softmax", "LogSoftmax", "Hardmax")
-def _softmax(follower: Follower, node: NodeProto) -> None:
-    """Before opset 13 across the axis and all after it, by default from axis 1."""
-    if node.input[0] in follower.channels:
-        rank = len(follower.shapes[node.input[0]])
-        old = follower.opset < 13
-        axis = attribute(node, "axis", 1 if old else -1) % rank
-        _over(follower, node, range(axis, rank) if old else [axis], True)
-
-
-@RULES.of("MeanVarianceNormalization")
-def _mean_variance(follower: Follower, node: NodeProto) -> None:
-    if node.input[0] in follower.channels:
-        rank = len(follower.shapes[node.input[0]])
-        _over(follower, node, [axis % rank for axis in attribute(node, "axes", [0, 2, 3])], True)
+@RULES.of(*_REDUCTIONS, *_ACROSS_ONE, *_ACROSS_THE_REST, *_SOFTMAX, "MeanVarianceNormalization")
+def _across(follower: Follower, node: NodeProto) -> None:
+    """Channels on an axis that is looked across stay; those on another one pass."""
+    found = follower.channels.get(node.input[0])
+    if found is None:
+        return
+    if operator_type(node) in _REDUCTIONS and _reduced(follower, node) is None:
+        follower.freeze(found.labels, "the axes of a reduction are computed")
+        return
+    axes = axes_across(follower, node)
+    if found.axis in axes:
+        follower.freeze(found.labels, f"{operator_type(node)} looks across them")
+        return
+    keeps = attribute(node, "keepdims", 1) or operator_type(node) not in (*_REDUCTIONS, "ArgMax", "ArgMin")
+    for name in node.output:
+        if name:
+            shift = 0 if keeps else sum(axis < found.axis for axis in axes)
+            follower.set(name, found.axis - shift, found.labels)
 
 
 @RULES.of("BatchNormalization", several=True)
@@ -95,22 +98,3 @@ def _group_normalization(follower: Follower, node: NodeProto) -> None:
         follower.cut(position, 0, tied if follower.opset < 21 else each, "along")
     follower.rewrite("num_groups", 0, tied)
     follower.set(node.output[0], 1, each)
-
-
-def _across_one(follower: Follower, node: NodeProto, default: int, keeps: bool = True) -> None:
-    """Across the axis of the attribute."""
-    if node.input[0] in follower.channels:
-        axis = attribute(node, "axis", default) % len(follower.shapes[node.input[0]])
-        _over(follower, node, [axis], keeps)
-
-
-def _over(follower: Follower, node: NodeProto, axes: Sequence[int], keeps: bool) -> None:
-    """An operator that looks across these axes: channels on another one pass."""
-    found = follower.channels[node.input[0]]
-    if found.axis in axes:
-        follower.freeze(found.labels, f"{operator_type(node)} looks across them")
-        return
-    for name in node.output:
-        if name:
-            shift = 0 if keeps else sum(axis < found.axis for axis in axes)
-            follower.set(name, found.axis - shift, found.labels)

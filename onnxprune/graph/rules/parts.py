@@ -68,11 +68,13 @@ def _slice(follower: Follower, node: NodeProto) -> None:
         return
     rank, size = len(follower.shapes[node.input[0]]), len(found.labels)
     parts = slice_parts(node, follower.network.weights, rank)
-    if parts is None:
+    named = follower.constant(node.input[3]) if len(node.input) > 3 else None
+    other = named is not None and found.axis not in named % rank
+    if parts is None and not other:
         follower.freeze(found.labels, "the bounds of a slice are computed")
         return
-    bounds = parts.get(found.axis)
-    if bounds is None:
+    bounds = None if parts is None else parts.get(found.axis)
+    if parts is None or bounds is None:
         follower.set(node.output[0], found.axis, found.labels)
         return
     start, stop, step = slice(*bounds).indices(size)

@@ -9,6 +9,7 @@ from onnxprune.graph.channels import Channels, Labels
 from onnxprune.graph.follower import Follower
 from onnxprune.graph.network import attribute
 from onnxprune.graph.nodes import operator_type
+from onnxprune.graph.rules.across import axes_across
 from onnxprune.graph.rules.table import Table
 from onnxprune.graph.tensors import Shape
 
@@ -75,8 +76,11 @@ def _reshape(follower: Follower, node: NodeProto) -> None:
         return
     if merged:  # an axis of fixed size may still hold them, as the width of heads that are merged with the batch
         varying = [axis for axis in varying if not follower.is_free(node.output[0], after[0] + axis)]
-    # what differs along one axis alone can go; of several axes the one that leaves the most units
-    chosen = max(varying, key=lambda axis: (_distinct(spread, axis), spread.shape[axis], axis), default=None)
+    # what differs along one axis alone can go: one that nothing looks across, of several the one of the most units
+    across = {axis - after[0] for reader in follower.readers(node.output[0]) for axis in axes_across(follower, reader)}
+    chosen = max(
+        varying, key=lambda axis: (axis not in across, _distinct(spread, axis), spread.shape[axis], axis), default=None
+    )
     rows = None if chosen is None else _rows(spread, chosen)
     if merged and rows is not None and chosen is not None and follower.other is not None:
         elsewhere, made = (follower.other[name] for name in (node.input[0], node.output[0]))
