@@ -54,6 +54,7 @@ class Follower:
     _frozen: list[tuple[Labels, Frozen]] = field(default_factory=list)
     _made: list[tuple[int, Labels]] = field(default_factory=list)
     _parts: list[tuple[int, Labels]] = field(default_factory=list)
+    _made_of_constants: dict[tuple[str, int], list[Labels]] = field(default_factory=dict)
 
     def new(self, size: int) -> Labels:
         """Labels for as many removable indices."""
@@ -153,6 +154,24 @@ class Follower:
         if labels.any():
             self.rewrites.append(Rewrite(node, "sizes", position, (labels,), element))
 
+    def is_cuttable(self, name: str, axis: int) -> bool:
+        """Whether it is a constant, or one that a node expands or slices, so that it can lose indices of this axis."""
+        return self.is_constant(name) or self._behind(name, axis) is not None
+
+    def _behind(self, name: str, axis: int) -> tuple[int, int] | None:
+        """The node that makes a tensor of a constant, and the axis of this that becomes the given one."""
+        maker = self._makers.get(name)
+        node = None if maker is None else self._nodes[maker]
+        if maker is None or node is None or not self.is_constant(node.input[0]):
+            return None
+        place = axis - len(self.shapes[name]) + self.network.weights[node.input[0]].ndim
+        if operator_type(node) == "Expand":
+            sizes = self.sizes(node.input[1])
+            own = axis - len(self.shapes[name]) + len(sizes)
+            return (maker, place) if own < 0 or sizes[own] is not None else None
+        axes = self.constant(node.input[3]) if operator_type(node) == "Slice" and len(node.input) > 3 else None
+        return (maker, place) if axes is not None and axis not in axes % len(self.shapes[name]) else None
+
     def cut(self, position: int, axis: int, labels: Labels, role: str) -> None:
         """A constant input of the present node loses what these labels lose.
 
@@ -167,6 +186,8 @@ class Follower:
                 self.cuts.append(Cut(self.node, position, axis % self.network.weights[name].ndim, labels, role))
         elif role == "along" and name in self.channels:
             self.tie(labels, self.of(name, axis))
+        elif role == "along" and self._behind(name, axis % len(self.shapes[name])) is not None:
+            self._made_of_constants.setdefault((name, axis % len(self.shapes[name])), []).append(labels)
         else:
             self.freeze(labels, f"its input {name!r} is computed")
             self.freeze_all([name], "a constant is expected in their place")
@@ -205,6 +226,7 @@ class Follower:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
+        self._cut_behind()
         self._tie_shared()
         first = np.concatenate([pair[0] for pair in self._ties] or [np.zeros(0, np.int64)])
         second = np.concatenate([pair[1] for pair in self._ties] or [np.zeros(0, np.int64)])
@@ -225,6 +247,24 @@ class Follower:
             self._groups(component, reasons),
             self.count,
         )
+
+    def _cut_behind(self) -> None:
+        """Cuts constants that are expanded or sliced, where all that reads the result loses the same."""
+        for (name, axis), uses in self._made_of_constants.items():
+            behind = self._behind(name, axis)
+            assert behind is not None
+            self.node, place = behind
+            labels = self.tie_rows(np.stack(uses))
+            if len(uses) < len(self.readers(name)) or name in self.network.outputs:
+                self.freeze(labels, f"{name!r} is also read as a whole")
+            node = self._nodes[self.node]
+            if place >= 0 and self.network.weights[node.input[0]].shape[place] > 1:
+                self.cut(0, place, labels, "along")
+            if operator_type(node) == "Expand":
+                sizes = self.sizes(node.input[1])
+                own = axis - len(self.shapes[name]) + len(sizes)
+                if own >= 0 and sizes[own] != 1:
+                    self.resize(1, own, labels)
 
     def _tie_shared(self) -> None:
         """Ties what the uses of one matrix make, and what they read: cut alike, it stays one."""

@@ -336,6 +336,62 @@ def test_gathered_channels_are_renumbered() -> None:
     assert found.shape("w2") == (2, 3, 1, 1)
 
 
+@pytest.mark.parametrize("token", [(1, 1, 8), (8,)])
+def test_a_constant_that_is_expanded_to_the_batch_is_cut_with_what_it_meets(token: tuple[int, ...]) -> None:
+    found = prune(
+        "(float[N,6,5] x) => (float y) { s = Shape(x)  n = Slice(s, zero, one)  t = Concat<axis=0>(n, rest)"
+        " c = Expand(token, t)  a = MatMul(x, w1)  b = Concat<axis=1>(c, a)  d = Add(b, places)  y = MatMul(d, w2) }",
+        {"token": token, "w1": (5, 8), "places": (1, 7, 8), "w2": (8, 2), "zero": [0], "one": [1], "rest": [1, 8]},
+    )
+    assert found.free == [("a", 8)]
+    assert found.shape("token") == (*token[:-1], 4)
+
+
+def test_a_constant_of_one_number_is_expanded_to_the_channels_that_are_left() -> None:
+    found = prune(
+        "(float[N,6,5] x) => (float y) { s = Shape(x)  n = Slice(s, zero, one)  t = Concat<axis=0>(n, rest)"
+        " c = Expand(number, t)  a = MatMul(x, w1)  b = Concat<axis=1>(c, a)  y = MatMul(b, w2) }",
+        {"number": (1,), "w1": (5, 8), "w2": (8, 2), "zero": [0], "one": [1], "rest": [1, 8]},
+    )
+    assert found.free == [("a", 8)]
+    assert found.shape("number") == (1,)
+
+
+def test_an_expanded_constant_that_is_also_read_as_a_whole_stays() -> None:
+    found = prune(
+        "(float[N,6,5] x) => (float y, float z) { s = Shape(x)  n = Slice(s, zero, one)  t = Concat<axis=0>(n, rest)"
+        " c = Expand(token, t)  a = MatMul(x, w1)  b = Concat<axis=1>(c, a)  y = MatMul(b, w2)"
+        " z = Softmax<axis=2>(c) }",
+        {"token": (1, 1, 8), "w1": (5, 8), "w2": (8, 2), "zero": [0], "one": [1], "rest": [1, 8]},
+    )
+    assert found.why("a") == "'c' is also read as a whole (c)"
+
+
+def test_a_table_of_places_that_is_sliced_to_a_free_length_is_cut() -> None:
+    found = prune(
+        "(float[N,L,5] x) => (float y) { s = Shape(x)  l = Slice(s, one, two)  p = Slice(places, zero, l, one)"
+        " a = MatMul(x, w1)  b = Add(a, p)  y = MatMul(b, w2) }",
+        {"w1": (5, 8), "places": (1, 9, 8), "w2": (8, 2), "zero": [0], "one": [1], "two": [2]},
+    )
+    assert found.free == [("a", 8)]
+    assert found.shape("places") == (1, 9, 4)
+
+
+@pytest.mark.parametrize("states", ["h, c", "h, h"])
+def test_initial_states_that_are_expanded_to_the_batch_go_with_the_units(states: str) -> None:
+    found = prune(
+        f"(float[4,N,6] x) => (float y) {{ s = Shape(x)  n = Slice(s, one, two)  t = Concat<axis=0>(unit, n, rest)"
+        f" h = Expand(h0, t)  c = Expand(c0, t)  a = LSTM<hidden_size=8>(x, w, r, , , {states})"
+        f" b = Squeeze(a, one)  y = MatMul(b, w2) }}",
+        {
+            "h0": (1, 1, 8), "c0": (1, 1, 8), "w": (1, 32, 6), "r": (1, 32, 8), "w2": (8, 2), "one": [1], "two": [2],
+            "unit": [1], "rest": [8],
+        },
+    )  # fmt: skip
+    assert found.free == [("a", 8)]
+    assert found.shape("h0") == (1, 1, 4)
+
+
 def test_an_embedding_makes_units() -> None:
     found = prune(
         "(int64[N,5] x) => (float y) { a = Gather(table, x)  b = MatMul(a, w1)  y = ReduceMean<axes=[1]>(b) }",

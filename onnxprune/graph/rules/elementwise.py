@@ -58,7 +58,7 @@ def _elementwise(follower: Follower, node: NodeProto) -> None:
             follower.freeze(follower.channels[name].labels, "they meet channels of another axis")
         if place < 0 or follower.shapes[name][place] == 1:
             continue
-        if follower.is_constant(name):
+        if follower.is_cuttable(name, place):
             follower.cut(position, place, labels, "along")
         else:
             follower.freeze(labels, f"they meet {name!r}, whose channels stay")

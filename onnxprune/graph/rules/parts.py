@@ -33,7 +33,7 @@ def _concat(follower: Follower, node: NodeProto) -> None:
             other = follower.of(name, place)
             follower.tie(labels, other)
             labels = np.where(other == 0, 0, labels)
-        elif follower.is_constant(name):
+        elif follower.is_cuttable(name, place):
             follower.cut(position, place, labels, "along")
         else:
             follower.freeze(labels, f"they meet {name!r}, whose channels stay")
