@@ -18,7 +18,7 @@ from onnxprune.graph.nodes import operator_type, subgraphs
 from onnxprune.graph.origins import Origins
 from onnxprune.graph.tensors import Shape
 
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _BY_DATA = {"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"}  # the data tell their outputs' shapes
 _BY_VALUE = {  # the values of their inputs tell their outputs' shapes: of all of them, or of all but the first
     **dict.fromkeys(("CenterCropPad", "Expand", "OneHot", "Pad", "Reshape", "Resize", "Slice", "Split", "Tile"), 1),
@@ -49,7 +49,7 @@ def _independent(network: Network) -> tuple[set[str], set[str]]:
         told = {name for name in node.input[_BY_VALUE[kind] :] if name} if kind in _BY_VALUE else set()
         if names <= static or (known and names <= sized and told <= static):
             sized |= made
-        if "." in kind or kind in _RANDOM or kind in _QUANTISED or nested:
+        if "." in kind or kind in RANDOM or kind in _QUANTISED or nested:
             continue
         if names <= static or (kind in ("Shape", "Size") and names <= sized):
             static |= made

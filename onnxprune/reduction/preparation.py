@@ -9,7 +9,7 @@ import numpy as np
 from onnxprune.common.errors import InputError
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.counting import node_counts
-from onnxprune.graph.folding import fold, static_names
+from onnxprune.graph.folding import RANDOM, fold, static_names
 from onnxprune.graph.follow import follow
 from onnxprune.graph.network import Network, read
 from onnxprune.graph.nodes import operator_type, subgraphs
@@ -50,7 +50,7 @@ def prepare(path: Path, shapes: Mapping[str, Shape] | None = None, seed: int = 0
         shapes: input name -> shape, where the file leaves more than the batch open.
 
     Raises:
-        InputError: it cannot be read or run, is quantised or has no layers, or folding changed what it computes.
+        InputError: it cannot be read or run, is quantised, random or without layers, or folding changed its outputs.
     """
     network = read(path)
     _refuse(path, network)
@@ -63,6 +63,9 @@ def prepare(path: Path, shapes: Mapping[str, Shape] | None = None, seed: int = 0
     outputs = [{name: found.values[name] for name in network.outputs} for found in runs]
     error = max(difference(before, after.values) for before, after in zip(outputs, again, strict=True))
     if error > tolerance:
+        kinds = sorted({operator_type(node) for node in network.nodes} & {*RANDOM, "Dropout"})
+        if kinds and difference(outputs[0], trace(network, feeds[0], network.outputs).values) > tolerance:
+            raise InputError(f"{path}: its outputs are random ({', '.join(kinds)}): export it for inference")
         raise InputError(f"{path}: folding its constants changes its outputs by {error:.1e}: it cannot be pruned")
     feed = feeds[0]
     nested = any(True for node in network.nodes for _ in subgraphs(node))

@@ -303,12 +303,22 @@ def test_a_slice_of_an_old_opset_keeps_its_bounds_as_attributes() -> None:
     assert [list(item.ints) for item in found.nodes["b"].attribute] == [[1], [1], [4]]
 
 
-def test_a_slice_with_steps_freezes_its_channels() -> None:
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        (2, "a slice takes one of every 2 of them (b)"),
+        (-3, "a slice takes one of every 3 of them (b)"),
+        (-1, "a slice reverses them (b)"),
+    ],
+)
+def test_a_slice_with_steps_freezes_its_channels(step: int, why: str) -> None:
+    start, end = (0, 8) if step > 0 else (-1, -(2**31))
+    left = len(range(0, 8, abs(step)))
     found = prune(
         f"{IMAGE} {{ a = Conv(x, w1)  b = Slice(a, start, end, axis, step)  y = Conv(b, w2) }}",
-        {"w1": (8, 3, 1, 1), "start": [0], "end": [8], "axis": [1], "step": [2], "w2": (2, 4, 1, 1)},
+        {"w1": (8, 3, 1, 1), "start": [start], "end": [end], "axis": [1], "step": [step], "w2": (2, left, 1, 1)},
     )
-    assert found.why("a") == "a slice takes every other one of them (b)"
+    assert found.why("a") == why
 
 
 def test_gathered_channels_are_renumbered() -> None:

@@ -750,6 +750,14 @@ def test_outputs_that_are_no_tensors(tmp_path: Path) -> None:
         prune(tmp_path / "m.onnx", sparsity=50, data={"x": np.ones((64, 8), np.float32)})
 
 
+def test_what_is_random_is_refused_as_that(tmp_path: Path) -> None:
+    text = "(float[n,8] x) => (float[n,3] y) { h = MatMul(x, w) r = Dropout(h, half, training) y = MatMul(r, v) }"
+    weights = {"w": (8, 16), "v": (16, 3), "half": np.float32(0.5), "training": np.bool_(True)}
+    onnx.save(model(text, weights), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"m\.onnx: its outputs are random \(Dropout\): export it for inference"):
+        prune(tmp_path / "m.onnx", sparsity=50)
+
+
 def test_quantised_files_and_trees_are_refused_with_what_to_do(tmp_path: Path) -> None:
     zero, one = np.zeros((), np.int8), np.ones((), np.float32)
     text = (

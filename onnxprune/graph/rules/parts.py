@@ -79,7 +79,8 @@ def _slice(follower: Follower, node: NodeProto) -> None:
         return
     start, stop, step = slice(*bounds).indices(size)
     if step != 1:
-        follower.freeze(found.labels, "a slice takes every other one of them")
+        taken = "reverses them" if step == -1 else f"takes one of every {abs(step)} of them"
+        follower.freeze(found.labels, f"a slice {taken}")
         return
     kept = found.labels[start:stop]
     element = list(parts).index(found.axis)
