@@ -82,7 +82,10 @@ class Stages:
         del part.model.graph.input[:], part.model.graph.output[:]
         for name in inputs:
             kind = helper.np_dtype_to_tensor_dtype(first[name].dtype)
-            part.model.graph.input.append(helper.make_tensor_value_info(name, kind, None))
+            ranks = {_loaded(live[name]).ndim for live in self._live}
+            # of some operators onnxruntime wants to know the ranks: they follow from those of what it is fed
+            shape = [None] * ranks.pop() if len(ranks) == 1 else None
+            part.model.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
         part.replace_nodes(nodes)
         with open_network(part, outputs) as session:
             for number, live in enumerate(self._live):

@@ -115,6 +115,23 @@ def test_what_subgraphs_multiply_costs_what_it_did(tmp_path: Path) -> None:
         assert onnxprune.profile(path, latency=False).counts.macs == side.macs
 
 
+def test_what_a_scan_gives_may_have_shapes_that_only_its_inputs_tell(tmp_path: Path) -> None:
+    text = """(float[n, 6, 8] x) => (float[n, 5] y) {
+        t = Transpose <perm = [1, 0, 2]> (x) a = MatMul (t, wa) r = Relu (a) f = ReduceSum <keepdims = 0> (r, first)
+        s, all = Scan <num_scan_inputs = 1, body = g (float h, float v) => (float i, float o) {
+            u = Add (h, v) i = Tanh (u) o = Identity (i)
+        }> (f, r)
+        b = MatMul (s, wb) q = Relu (b) y = MatMul (q, wy) }"""
+    made = model(text, {"first": [0], "wa": (8, 16), "wb": (16, 12), "wy": (12, 5)})
+    for value in next(node for node in made.graph.node if node.op_type == "Scan").attribute:
+        for inner in (*value.g.input, *value.g.output):
+            inner.type.tensor_type.ClearField("shape")
+    onnx.save(made, tmp_path / "net.onnx")
+    report = prune(tmp_path / "net.onnx", sparsity=50)
+    assert [group.kept for group in report.groups] == [16, 6, 5]
+    assert outputs(report.output, x=np.ones((3, 6, 8), np.float32))[0].shape == (3, 5)
+
+
 def test_half_of_the_units_go_and_the_rest_works(convs: Path) -> None:
     report = prune(convs, sparsity=50, recovery=())  # which may give nodes biases
     assert report.output == convs.with_name("convs-structured-50.onnx")
