@@ -20,17 +20,17 @@ from onnxprune.graph.tensors import Shape
 def follow(
     network: Network,
     shapes: Mapping[str, Shape],
-    other: Mapping[str, Shape] | None,
+    others: Sequence[Mapping[str, Shape]] = (),
     counts: Sequence[NodeCount] = (),
 ) -> ChannelGraph:
     """Follows the channels of a folded network.
 
     Args:
         shapes: of every tensor in one run.
-        other: likewise, at other free sizes; None where no size is free.
+        others: likewise, at other free sizes, where there are any.
         counts: of its file at the same sizes, where it has subgraphs: what they multiply stays as it is.
     """
-    follower = Follower(network, shapes, other)
+    follower = Follower(network, shapes, others)
     for index, node in enumerate(network.nodes):
         follower.node = index
         kind = operator_type(node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -37,12 +37,12 @@ class Follower:
     """Collects labels and what they depend on while the rules go through the graph.
 
     Attributes:
-        shapes: of every tensor, in one run; `other` in a run with other free sizes, where there are any.
+        shapes: of every tensor, in one run; `others` in runs with other free sizes, where there are any.
     """
 
     network: Network
     shapes: Mapping[str, Shape]
-    other: Mapping[str, Shape] | None
+    others: Sequence[Mapping[str, Shape]]
     channels: dict[str, Channels] = field(default_factory=dict)
     cuts: list[Cut] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
@@ -217,9 +217,7 @@ class Follower:
 
     def is_free(self, name: str, axis: int) -> bool:
         """Whether the size of this axis depends on the free sizes of the inputs."""
-        if self.other is None:
-            return False
-        return self.other[name][axis] != self.shapes[name][axis]
+        return any(other[name][axis] != self.shapes[name][axis] for other in self.others)
 
     def finish(self) -> ChannelGraph:
         """Works out which labels go together."""

@@ -110,7 +110,10 @@ class Origins:
         if not moves or any(name in self._free for name in told) or not all(map(self._is_of_one_shape, moving)):
             return None
         feed = {name: self._values[0][name] for name in told} | {name: self._numbers(name) for name in moving}
-        return evaluated(node, self._opsets, feed)
+        try:
+            return evaluated(node, self._opsets, feed)
+        except Exception:  # whatever onnx's implementation makes of a stranger's node: where elements go is not known
+            return None
 
     def _new(self, name: str, free: np.ndarray) -> np.ndarray:
         """Numbers for the elements of a tensor that are free, which are their own sources."""

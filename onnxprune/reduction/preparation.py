@@ -1,5 +1,7 @@
 """A file made ready for pruning: folded, its channels followed, and shown to be what it was."""
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,6 @@ from onnxprune.runtime.random_inputs import Inputs, random_inputs
 
 TOLERANCE = 1e-4  # of outputs that should be equal, relative to the largest
 TOLERANCE_HALF = 1e-2  # likewise, where a network computes in 16 bits
-_RUNS = 3  # at different free sizes
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def prepare(path: Path, shapes: Mapping[str, Shape] | None = None, seed: int = 0
     feed = feeds[0]
     nested = any(True for node in network.nodes for _ in subgraphs(node))
     counts = node_counts(path, {name: value.shape for name, value in feed.items()}) if nested else ()
-    graph = follow(folded, again[0].shapes, again[1].shapes if len(again) > 1 else None, counts)
+    sizes = [found.shapes for found in again]
+    graph = follow(folded, sizes[0], sizes[1:], counts)
     batch = max((len(value) for value in feed.values() if value.ndim), default=1)
     return Prepared(network, graph, feed, outputs[0], batch, tolerance)
 
@@ -106,20 +108,20 @@ def _traces(
     given = next((plain[name][0] for name in shapes or () if plain[name]), None)
     for batch in (given,) if given or not batched else (2, 1):
         sizes = input_shapes(path, graph, batch, shapes)
-        feeds, runs = [], []
-        for chosen in (sizes, *_other_sizes(sizes, free)):
-            try:
-                feed = _feed(network, chosen, seed)
-                runs.append(trace(network, feed, keep))
-                feeds.append(feed)
-            except InputError as problem:
-                if not runs:
-                    error = error or problem
+        try:
+            feeds = [_feed(network, sizes, seed)]
+            runs = [trace(network, feeds[0], keep)]
+        except InputError as problem:
+            error = error or problem
+            continue
+        for choices in _other_sizes(sizes, free):
+            for chosen in choices:
+                with contextlib.suppress(InputError):
+                    feed = _feed(network, chosen, seed)
+                    runs.append(trace(network, feed, keep))
+                    feeds.append(feed)
                     break
-            if len(runs) == _RUNS:
-                break
-        if runs:
-            return feeds, runs
+        return feeds, runs
     assert error is not None
     raise InputError(f"{path}: {error}") from error
 
@@ -136,36 +138,37 @@ def _free_axes(network: Network) -> dict[str, dict[int, str]]:
     }
 
 
-def _other_sizes(sizes: Mapping[str, Shape], free: Mapping[str, Mapping[int, str]]) -> Iterator[dict[str, Shape]]:
-    """Shapes of the inputs at other free sizes, in the order in which they are to be tried.
+def _other_sizes(sizes: Mapping[str, Shape], free: Mapping[str, Mapping[int, str]]) -> Iterator[list[dict[str, Shape]]]:
+    """Shapes of the inputs at other free sizes: larger, odd and smaller ones, of each kind those to try in turn.
 
-    Networks may take multiples of some number alone, or squares, or sizes up to a limit; most take odd ones, at which
-    sizes that are no twins differ.
+    Networks may take multiples of some number alone, or squares, or sizes up to a limit. Sizes that are no twins differ
+    in the second kind.
     """
-    rank = {
-        name: place for place, name in enumerate(dict.fromkeys(key for axes in free.values() for key in axes.values()))
-    }
-    grown: list[Callable[[int, str], int]] = [
-        lambda size, name: 2 * size,
-        lambda size, name: size + 1 + 2 * rank[name],
-        lambda size, name: size + 1,
-        lambda size, name: max(1, size - 1),
-        lambda size, name: max(1, size // 2),
-        lambda size, name: size,
-    ]
-    tried = [sizes]
-    for grow in grown:
-        for more in (1, 0):
+    names = list(dict.fromkeys(name for axes in free.values() for name in axes.values()))
+    kinds: tuple[tuple[Callable[[int, str], int], ...], ...] = (
+        (lambda size, name: 2 * size,),
+        (
+            lambda size, name: size + 1 + 2 * names.index(name),
+            lambda size, name: size + 1,
+            lambda size, name: max(1, size - 1),
+        ),
+        (lambda size, name: max(1, size // 2), lambda size, name: size),
+    )
+    known = [sizes]
+    for kind in kinds:
+        choices = []
+        for changed, more in itertools.product(kind, (1, 0)):
             chosen = {
                 name: tuple(
-                    size if axis not in free[name] else grow(size, free[name][axis]) if axis else size + more
+                    size if axis not in free[name] else changed(size, free[name][axis]) if axis else size + more
                     for axis, size in enumerate(shape)
                 )
                 for name, shape in sizes.items()
             }
-            if chosen not in tried:
-                tried.append(chosen)
-                yield chosen
+            if chosen not in known:
+                choices.append(chosen)
+        known += choices
+        yield choices
 
 
 def _feed(network: Network, sizes: Mapping[str, Shape], seed: int) -> Inputs:

@@ -131,7 +131,8 @@ def follow(source: Network) -> tuple[ChannelGraph, list[Feed]]:
     for before, after in zip(runs, again, strict=True):
         for name in source.outputs:
             _assert_equal(before.values[name], after.values[name], f"{name} of the folded network")
-    return follow_channels(folded, again[0].shapes, again[1].shapes if len(again) > 1 else None), feeds
+    sizes = [found.shapes for found in again]
+    return follow_channels(folded, sizes[0], sizes[1:]), feeds
 
 
 def prune(

@@ -174,7 +174,20 @@ SQUEEZED_AT_ONE = """(float[n,8] x) => (float y) {
 POSITIONS = """(int64[n,t] x) => (float[n,t,4] y) {
     s = Shape (x) t = Gather (s, second) p = Range (first, t, second) e = Gather (we, x) o = Gather (wo, p)
     a = Add (e, o) h = MatMul (a, wa) r = Relu (h) y = MatMul (r, wz) }"""
-CONSTANTS = {"one": [1], "two": [2], "four": [4], "nought": [0, 0], "first": np.int64(0), "second": np.int64(1)}
+UP_TO_A_LIMIT = """(float[n,t,8] x) => (float[n,m,4] y) {
+    s = Shape (x) t = Slice (s, one, two) l = Min (t, most) c = Slice (x, zero, l, one) d = Shape (c)
+    k = Slice (d, one, two) m = Slice (d, zero, one) h = MatMul (c, wa) o = Mul (k, four)
+    flat = Concat <axis = 0> (m, o, four) f = Reshape (h, flat) a = Concat <axis = 0> (m, k, sixteen)
+    r = Reshape (f, a) y = MatMul (r, wz) }"""
+CONSTANTS = {
+    "one": [1],
+    "two": [2],
+    "four": [4],
+    "nought": [0, 0],
+    "first": np.int64(0),
+    "second": np.int64(1),
+    "zero": [0],
+}
 BY_CHANCE = {
     "same padding": (
         SAME_PADDING, {"wa": (8, 3, 3, 3), "wc": (6, 8, 3, 3), "wy": (6, 4)},
@@ -187,6 +200,10 @@ BY_CHANCE = {
     "squeezed at one": (SQUEEZED_AT_ONE, {"wa": (8, 16), "wz": (16, 4)}, [(2, 8), (1, 8), (3, 8)]),
     "positions": (
         POSITIONS, {"we": (20, 16), "wo": (32, 16), "wa": (16, 24), "wz": (24, 4)}, [(1, 20), (2, 7), (3, 32)],
+    ),
+    "up to a limit": (
+        UP_TO_A_LIMIT, {"wa": (8, 16), "wz": (16, 4), "most": [12], "sixteen": [16]},
+        [(1, 20, 8), (2, 21, 8), (3, 7, 8)],
     ),
 }  # fmt: skip
 

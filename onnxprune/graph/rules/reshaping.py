@@ -35,8 +35,8 @@ def _one(follower: Follower, node: NodeProto) -> None:
     if len(node.input) > 1 and node.input[1]:
         given = follower.constant(node.input[1])
     elif given is None:
-        shapes = follower.shapes if follower.other is None else follower.other
-        given = [axis for axis, size in enumerate(shapes[node.input[0]]) if size == 1]
+        shape = follower.shapes[node.input[0]]
+        given = [axis for axis, size in enumerate(shape) if size == 1 and not follower.is_free(node.input[0], axis)]
     source, result = (len(follower.shapes[name]) for name in (node.input[0], node.output[0]))
     if given is None or abs(source - result) != len(given):
         follower.freeze(found.labels, f"the axes of {operator_type(node)} are computed, or depend on free sizes")
@@ -53,19 +53,18 @@ def _reshape(follower: Follower, node: NodeProto) -> None:
     found = follower.channels.get(node.input[0])
     if found is None:
         return
-    source, result = follower.shapes[node.input[0]], follower.shapes[node.output[0]]
-    runs = [(source, result)]
-    if follower.other is not None:
-        runs.append((follower.other[node.input[0]], follower.other[node.output[0]]))
-    # at sizes of one it cannot be told which axes belong together
-    block = _block(*min(runs, key=lambda run: run[0].count(1)), found.axis)
-    if block is None:
+    runs = [(run[node.input[0]], run[node.output[0]]) for run in (follower.shapes, *follower.others)]
+    source, result = runs[0]
+    # which axes belong together cannot be told where sizes are one, or happen to be equal
+    blocks = [_block(*run, found.axis) for run in sorted(runs, key=lambda run: run[0].count(1))]
+    if None in blocks:
         follower.freeze(found.labels, "this reshape is not supported")
         return
-    before, after = block
-    if not all(_is_block(*run, before, after) for run in runs):
+    block = next((block for block in blocks if block and all(_is_block(*run, *block) for run in runs)), None)
+    if block is None:
         follower.freeze(found.labels, "the reshape depends on free sizes")
         return
+    before, after = block
     free = any(follower.is_free(node.input[0], axis) for axis in before)
     free |= any(follower.is_free(node.output[0], axis) for axis in after)
     merged = free and (len(before) > 1 or len(after) > 1)
@@ -81,15 +80,12 @@ def _reshape(follower: Follower, node: NodeProto) -> None:
     chosen = max(
         varying, key=lambda axis: (axis not in across, _distinct(spread, axis), spread.shape[axis], axis), default=None
     )
-    rows = None if chosen is None else _rows(spread, chosen)
-    if merged and rows is not None and chosen is not None and follower.other is not None:
-        elsewhere, made = (follower.other[name] for name in (node.input[0], node.output[0]))
-        if not np.array_equal(rows, _rows(_spread(found, elsewhere, made, before, after), chosen)):
-            rows = None
-    if rows is None or chosen is None:
+    every = [spread, *(_spread(found, *run, before, after) for run in runs[1:] if merged)]
+    rows = [] if chosen is None else [_rows(labels, chosen) for labels in every]
+    if chosen is None or not all(np.array_equal(rows[0], other) for other in rows):
         follower.freeze(found.labels, "they are merged with an axis of free size")
         return
-    labels = follower.tie_rows(rows)
+    labels = follower.tie_rows(rows[0])
     axis = after[0] + chosen
     if operator_type(node) == "Reshape" and not _resize(follower, node, axis, labels, found.axis):
         return
