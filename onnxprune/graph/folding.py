@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, helper
 
-from onnxprune.graph.network import Network, attribute, live_nodes, reads, set_attribute
+from onnxprune.graph.network import Network, attribute, live_nodes, opset, reads, set_attribute
 from onnxprune.graph.nodes import operator_type, subgraphs
 from onnxprune.graph.origins import Origins
 from onnxprune.graph.tensors import Shape
@@ -28,6 +28,7 @@ _BY_VALUE = {  # the values of their inputs tell their outputs' shapes: of all o
 _REGULAR = ("ai.onnx.ml.", "com.microsoft.")  # domains all of whose operators' shapes depend on shapes alone
 _QUANTISED = {"DequantizeLinear"}  # folded, the weights would be floats
 _SIZES = {"Expand": 1, "Pad": 1, "Reshape": 1, "Resize": 3, "Tile": 1}  # the input that tells sizes axis by axis
+_GEMM_WITHOUT_BIAS = 11  # the first opset in which it needs none
 _SMALL = 2**16  # elements of a constant that may be larger than what it is made of
 
 
@@ -93,7 +94,8 @@ def fold(
             stays |= {*reads(node), *node.output}
         nodes.append(_without_default_state(node, static, values))
     nodes = [found for node in nodes for found in _with_simple_sizes(folded, node, sized, origins, values[0], shapes)]
-    nodes = live_nodes(_without_identities(nodes, folded.outputs), folded.outputs)
+    nodes = _transposes_to_gemms(_without_identities(nodes, folded.outputs), folded, shapes[0])
+    nodes = live_nodes(nodes, folded.outputs)
     folded.replace_nodes(_with_parts_behind(nodes, folded))
     _shuffles_to_gathers(folded, sized, shapes)
     return folded
@@ -142,6 +144,26 @@ def _without_identities(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> l
         else:
             kept.append(node)
     return kept
+
+
+def _transposes_to_gemms(nodes: Sequence[NodeProto], network: Network, shapes: Mapping[str, Shape]) -> list[NodeProto]:
+    """The nodes with products by a transposed matrix, which is read elsewhere too, as Gemms that transpose it."""
+    transposed = {
+        node.output[0]: node.input[0]
+        for node in nodes
+        if operator_type(node) == "Transpose"
+        and node.input[0] in network.weights
+        and network.weights[node.input[0]].ndim == 2
+        and list(attribute(node, "perm", [1, 0])) == [1, 0]
+    }
+    found = []
+    for node in nodes:
+        product = operator_type(node) == "MatMul" and node.input[1] in transposed
+        if product and len(shapes.get(node.input[0], ())) == 2 and opset(network.model) >= _GEMM_WITHOUT_BIAS:
+            inputs = [node.input[0], transposed[node.input[1]]]
+            node = helper.make_node("Gemm", inputs, list(node.output), node.name, transB=1)
+        found.append(node)
+    return found
 
 
 def _with_parts_behind(nodes: Sequence[NodeProto], network: Network) -> list[NodeProto]:

@@ -1338,6 +1338,15 @@ def test_a_table_that_is_also_read_transposed_is_stored_once(transposed: str, re
     }  # fmt: skip
 
 
+def test_a_matrix_and_its_transpose_lose_the_same_units() -> None:
+    found = prune(
+        "(float[N,5] x) => (float y) { a = MatMul(x, w)  b = Relu(a)  t = Transpose(w)  y = MatMul(b, t) }",
+        {"w": (5, 8)},
+    )
+    assert found.free == [("a", 8)]
+    assert {name: value.shape for name, value in found.small.weights.items()} == {"w": (5, 4)}
+
+
 def test_a_table_of_several_inputs_is_cut_alike_for_all() -> None:
     found = prune(
         "(int64[N,L] u, int64[N,L] v) => (float y) { a = Gather(table, u)  b = Gather(table, v)"
