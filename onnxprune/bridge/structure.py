@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Hashable
 from types import FunctionType
 from typing import Any
+from weakref import ReferenceType
 
 from torch import Tensor, nn
 
@@ -12,6 +13,8 @@ from onnxprune.bridge.graph_network import GraphNetwork
 
 # attributes of a module: the first are looked at by their full names, and exports are all in evaluation mode
 _LEFT_OUT = {"_parameters", "_buffers", "_modules", "training"}
+_BATCHES = "num_batches_tracked"  # of a BatchNorm: how long it has been trained
+_HOOKS = {name for name, value in vars(nn.Module()).items() if "_hooks" in name and isinstance(value, dict)}
 
 
 def structure_of(network: nn.Module) -> Hashable:
@@ -21,12 +24,10 @@ def structure_of(network: nn.Module) -> Hashable:
     None where an attribute cannot be written down.
     """
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(_BATCHES)}
     if isinstance(network, GraphNetwork):  # which says of its graph what distinguishes it
         return str(network), tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
-    modules = [
-        (name, type(module), {key: value for key, value in vars(module).items() if key not in _LEFT_OUT})
-        for name, module in network.named_modules()
-    ]
+    modules = [(name, type(module), _attributes(module)) for name, module in network.named_modules()]
     text = io.BytesIO()
     pickler = _Pickler(text)
     try:
@@ -34,6 +35,15 @@ def structure_of(network: nn.Module) -> Hashable:
     except Exception:  # attributes may be anything
         return None
     return text.getvalue(), tuple(pickler.code)
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """Its own, hooks without their numbers, which PyTorch counts through all modules."""
+    return {
+        key: list(value.values()) if key in _HOOKS else value
+        for key, value in vars(module).items()
+        if key not in _LEFT_OUT
+    }
 
 
 class _Pickler(pickle.Pickler):
@@ -49,7 +59,7 @@ class _Pickler(pickle.Pickler):
             return self.code.setdefault(value, len(self.code))
         if isinstance(value, Tensor):
             place, _ = self._tensors.setdefault(id(value), (len(self._tensors), value))
-            # numbers of channels are written into a graph; a single one counts batches
-            whole = value.dim() > 0 and not value.is_floating_point() and not value.is_complex()
+            # as numbers of channels are written into a graph
+            whole = not value.is_floating_point() and not value.is_complex()
             return place, str(value.dtype), value.tolist() if whole else None
-        return None
+        return "another's" if isinstance(value, ReferenceType) else None

@@ -20,7 +20,7 @@ from one_call import prune
 from structures import STRUCTURES
 from torch import Tensor, nn
 
-from onnxprune.bridge.coupling import coupling, cut
+from onnxprune.bridge.coupling import coupling, cut, exported_parameters
 from onnxprune.bridge.export import export
 from onnxprune.common.errors import InputError
 from onnxprune.graph.elimination import eliminate_dead_units
@@ -257,6 +257,23 @@ def test_a_layer_that_is_alone_is_pruned_where_its_units_are_not_the_classes(tec
     assert found.removed == (8, 16)
 
 
+class Alike(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(8, 16), nn.BatchNorm1d(8)
+        self.next, self.last = nn.LSTM(16, 8, batch_first=True), nn.Linear(8, CLASSES)
+        self.register_forward_hook(unchanged)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.next(torch.relu(self.norm(self.first(images[:, 0]))))[0][:, -1]
+        answers: Tensor = self.last(found)
+        return answers
+
+
+def unchanged(_: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return output
+
+
 class Ordered(nn.Module):
     """Two layers whose sum, order of channels and function are attributes that nothing shows."""
 
@@ -286,6 +303,15 @@ def test_networks_that_look_alike_have_their_own_units() -> None:
     scaled = Ordered(function=lambda values: values * torch.arange(4.0).view(-1, 1, 1))
     assert units(scaled) == {"first": [1, 2, 3, 4]}  # a constant that is no parameter would bring the others back
     assert coupling(copy.deepcopy(scaled).train(), SHAPE) is coupling(scaled, SHAPE)
+
+
+def test_networks_that_are_alike_are_exported_once() -> None:
+    """With other weights and numbers of hooks, statistics after training, and a recurrent layer too."""
+    first, second = Alike(), Alike()
+    with torch.no_grad():
+        second.train()(torch.rand(4, *SHAPE))
+    assert coupling(second, SHAPE) is coupling(first, SHAPE)
+    assert exported_parameters(second, SHAPE) is exported_parameters(first, SHAPE)
 
 
 class Stays(nn.Module):
