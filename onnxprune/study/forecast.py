@@ -15,7 +15,7 @@ from torch import nn
 
 from onnxprune.bridge.start import make_network
 from onnxprune.common.files import read_json
-from onnxprune.common.output import silenced
+from onnxprune.common.output import muted
 from onnxprune.models import model_title
 from onnxprune.results import store
 from onnxprune.settings.budget import base_epochs, epochs_after_base
@@ -115,7 +115,7 @@ class _Paces:
         size = min(point.batch_size, _PROBE_IMAGES, count)
         threads = torch.get_num_threads() if base else point.threads
         options = tuple(point.model_options.items())
-        with silenced():
+        with muted():
             pace = self._tried(point.model, options, *shape_of(point), size, point.device, threads)
         return _Pace(pace, _OVERHEAD + _MEASURING * count / pace)
 
