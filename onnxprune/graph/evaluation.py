@@ -158,11 +158,13 @@ def _unsqueeze(site: Site, array: np.ndarray, axes: np.ndarray | None = None) ->
     return np.expand_dims(array, tuple(places))
 
 
-def _slice(site: Site, array: np.ndarray, starts: np.ndarray, ends: np.ndarray, *rest: np.ndarray) -> np.ndarray:
-    axes = rest[0].tolist() if rest else range(len(starts))
-    steps = rest[1].tolist() if len(rest) > 1 else [1] * len(starts)
+def _slice(site: Site, array: np.ndarray, *bounds: np.ndarray) -> np.ndarray:
+    given = [bound.tolist() for bound in bounds]  # before opset 10 attributes, without steps
+    starts, ends, *rest = given or [site.attribute("starts", []), site.attribute("ends", [])]
+    axes = rest[0] if rest else site.attribute("axes", range(len(starts)))
+    steps = rest[1] if len(rest) > 1 else [1] * len(starts)
     places = [slice(None)] * array.ndim
-    for axis, start, end, step in zip(axes, starts.tolist(), ends.tolist(), steps, strict=True):
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         places[axis] = slice(start, end, step)
     return array[tuple(places)]
 

@@ -44,6 +44,8 @@ def integers(*values: int) -> np.ndarray:
         ("Unsqueeze", (SIGNED,), {"axes": [1]}, 11),
         ("Slice", (SIGNED, integers(-1), integers(-(2**63)), integers(0), integers(-1)), {}, 13),
         ("Slice", (SIGNED, integers(1), integers(2**31)), {}, 13),
+        ("Slice", (SIGNED,), {"starts": [1], "ends": [-1]}, 9),
+        ("Slice", (SIGNED.reshape(1, 5),), {"starts": [2], "ends": [2**31], "axes": [1]}, 9),
     ],
 )
 def test_plain_evaluation_is_that_of_the_reference(operator, inputs, attributes, opset):
