@@ -36,7 +36,7 @@ def configurations(table: pd.DataFrame) -> list[list[int]]:
 def accuracy_interval(rows: pd.DataFrame) -> Interval:
     """The 95 % interval of a configuration's accuracy, in percent: Wilson's of one seed, over images; of the mean of
     several seeds that of `onnxprune.results.statistics.interval_over_seeds`; NaN where that is not known."""
-    ends = rows.reindex(columns=["accuracy_low", "accuracy_high"]).astype(float).to_numpy(na_value=math.nan)
+    ends = rows.reindex(columns=["accuracy_low", "accuracy_high"]).to_numpy(float, na_value=math.nan)
     if len(rows) == 1:
         return Interval(*ends[0].tolist())
     accuracies = rows["accuracy"].to_numpy(float, na_value=math.nan)

@@ -53,8 +53,8 @@ def fresh_recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: flo
     """How a point's settings say to train `network`, whose weights are untrained, for so many epochs."""
     how = recipe_of(point, network, dataset, epochs, point.learning_rate)
     enough = MODELS[point.model].recipe.rising_updates
-    share = rising_share(how.updates(len(dataset.train)), enough) if enough else 1.0
-    return dataclasses.replace(how, learning_rate=share * how.learning_rate)
+    bearable = rising_share(how.updates(len(dataset.train)), enough) if enough else 1.0
+    return dataclasses.replace(how, learning_rate=bearable * how.learning_rate)
 
 
 def base_recipe(point: Point, network: nn.Module, dataset: Dataset) -> Recipe:
