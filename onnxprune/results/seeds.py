@@ -36,10 +36,11 @@ def configurations(table: pd.DataFrame) -> list[list[int]]:
 def accuracy_interval(rows: pd.DataFrame) -> Interval:
     """The 95 % interval of a configuration's accuracy, in percent: Wilson's of one seed, over images; of the mean of
     several seeds that of `onnxprune.results.statistics.interval_over_seeds`; NaN where that is not known."""
-    ends = rows.reindex(columns=["accuracy_low", "accuracy_high"]).to_numpy(float, na_value=math.nan)
+    columns = rows.reindex(columns=["accuracy", "accuracy_low", "accuracy_high"])
+    numbers = np.stack([columns[name].to_numpy(float, na_value=math.nan) for name in columns], axis=1)
+    accuracies, ends = numbers[:, 0], numbers[:, 1:]
     if len(rows) == 1:
         return Interval(*ends[0].tolist())
-    accuracies = rows["accuracy"].to_numpy(float, na_value=math.nan)
     if np.isnan(accuracies).any():
         return Interval(math.nan, math.nan)
     low, high = interval_over_seeds(accuracies, ends)
