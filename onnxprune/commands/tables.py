@@ -94,7 +94,7 @@ def print_results(table: "pd.DataFrame") -> None:
             "acc: top-1 accuracy of the ONNX file on the full test set; acc before: before fine-tuning. change: "
             "accuracy minus that of the 0 % control (the same training, nothing removed), mean over seeds; ~: within "
             "noise (McNemar's test; with several seeds also the interval of the paired differences). 95 % interval: of "
-            "the accuracy of one network (Wilson), or of the mean over seeds (Student)."
+            "the accuracy of one network (Wilson), or of the mean over seeds (Student, or Wilson where that is wider)."
         )
         if table.loc[table["accuracy"].notna(), "accuracy_change"].isna().any():
             console.print("change is empty where no 0 % point has the same training: add 0 to --sparsity.")
