@@ -13,7 +13,9 @@ _CUTS = ("Relu", "Clip")  # are fused with the convolution before
 def in_eight_bits(graph: GraphProto) -> set[str]:
     """Names of the products of two activations that are computed in 8 bits."""
     makers = _makers(graph)
-    return {node.name for node in graph.node if node.op_type in _PRODUCTS and None not in _read(node, makers)}
+    found = [node for node in graph.node if node.op_type in _PRODUCTS and None not in _read(node, makers)]
+    before_relu = {node.input[0] for node in graph.node if node.op_type == "Relu"}  # which onnxruntime leaves in floats
+    return {node.name for node in found if node.op_type != "MatMul" or node.output[0] not in before_relu}
 
 
 def read_floats(graph: GraphProto, products: Collection[str]) -> None:

@@ -393,6 +393,15 @@ def test_a_product_of_activations_in_8_bits_is_told_and_can_be_kept_from_them(
     assert count(kept.output).macs_by_type["float32"] == next(n.macs for n in count(kept.output).nodes if n.name == "s")
 
 
+def test_a_product_of_activations_before_a_relu_is_told_as_the_floats_that_it_is(tmp_path: Path) -> None:
+    text = ATTENTION.replace("a = Mul (s, half)", "a = Relu (s)")
+    weights = {"wq": normal(8, 8), "wk": normal(8, 8), "wo": normal(8, 3)}
+    report = quantized(write(tmp_path / "m.onnx", text, **weights), data={"x": normal(60, 6, 8)})
+    reasons = {layer.layer: layer.reason for layer in report.layers}
+    assert reasons["s"] == "it multiplies two activations"
+    assert computed(report.output, tmp_path)["s"] == "MatMul"
+
+
 def test_a_file_names_the_operator_sets_that_it_uses(mlp: Path) -> None:
     report = quantized(mlp, data=trained.unlabelled())
     assert [entry.domain for entry in onnx.load(report.output).opset_import] == [""]
