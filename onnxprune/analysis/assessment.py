@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.analysis.classifier import Classifier, shape_text
 from onnxprune.analysis.evaluation import Scores, score
 from onnxprune.common.errors import InputError
-from onnxprune.common.shares import Interval, wilson
+from onnxprune.common.shares import Interval, accuracy_interval
 from onnxprune.data.dataset import Dataset
 from onnxprune.graph.metadata import Normalisation
 
@@ -38,7 +38,7 @@ class Assessment:
     @property
     def interval(self) -> Interval:
         """That of the accuracy at 95 %, in percent (Wilson)."""
-        return wilson(self.scores.accuracy * self.images / 100, self.images)
+        return accuracy_interval(self.scores.accuracy, self.images)
 
     def as_json(self) -> dict[str, Any]:
         """Accuracies in percent, cross-entropy in nats (null where a logit is not finite), rows true classes."""

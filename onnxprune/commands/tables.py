@@ -20,7 +20,7 @@ from onnxprune.results import store
 from onnxprune.results.derived import same_as
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of, quality_of_study
 from onnxprune.results.seeds import OF_POINT, STUDY, accuracy_interval, change, training_columns
-from onnxprune.results.timings import is_tie, noise, remarks
+from onnxprune.results.timings import is_tie, noise, remarks, told_noises
 from onnxprune.results.training_remarks import dead_units, training_remarks
 from onnxprune.settings.point import FIELDS
 
@@ -83,9 +83,9 @@ def print_results(table: "pd.DataFrame") -> None:
         timed = table.iloc[0]
         console.print(
             f"Speedup: median latency of base / pruned, timed in turn by onnxruntime on {timed['device']}, batch "
-            f"{timed['latency_batch']}, {plural(timed['latency_threads'], 'thread')}. Timing noise {_noises(floors)} "
-            "(two sessions of the same file; 90 % of the rows have no more). ~: a speedup within the noise, or one on "
-            "which seeds do not agree."
+            f"{timed['latency_batch']}, {plural(timed['latency_threads'], 'thread')}. Timing noise "
+            f"{told_noises(floors)} (two sessions of the same file; 90 % of the rows have no more). ~: a speedup "
+            "within the noise, or one on which seeds do not agree."
         )
     if {"int8_accuracy", "int8_fidelity"} & {*table.columns}:
         console.print("int8: the pruned network in 8 bits; its speedup is against the base in float32.")
@@ -126,12 +126,6 @@ def _studies(table: "pd.DataFrame") -> "list[tuple[pd.DataFrame, float]]":
         for _, study in table.groupby(STUDY, sort=False, dropna=False)
         for _, rows in study.groupby(training_columns(study), sort=False, dropna=False)
     ]
-
-
-def _noises(floors: list[float]) -> str:
-    known = [floor for floor in floors if not math.isnan(floor)]
-    least, most = (f"{100 * floor:.1f}" for floor in (min(known), max(known)))
-    return f"±{least} %" if least == most else f"±{least} to ±{most} %, by study"
 
 
 def print_headlines(table: "pd.DataFrame", sweep: "Path") -> None:

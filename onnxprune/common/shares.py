@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 SIGNIFICANT = 0.05  # p-values below are no chance
 
 _Z = 1.959964  # standard normal deviations that 95 % are within
@@ -31,6 +33,18 @@ def wilson(right: float, images: int) -> Interval:
     centre = (share + weight / 2) / (1 + weight)
     half = _Z / (1 + weight) * math.sqrt(share * (1 - share) / images + weight / (4 * images))
     return Interval(100 * max(0.0, centre - half), 100 * min(1.0, centre + half))
+
+
+def accuracy_interval(accuracy: float, images: float) -> Interval:
+    """Wilson's interval of an accuracy of so many images, in percent; NaN where either is."""
+    if math.isnan(accuracy) or math.isnan(images):
+        return Interval(math.nan, math.nan)
+    return wilson(accuracy * images / 100, int(images))
+
+
+def discordant(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
+    """Of images that are right (N,): how many are by the first network alone, and by the second alone."""
+    return int((first & ~second).sum()), int((second & ~first).sum())
 
 
 def mcnemar(lost: int, gained: int) -> float:

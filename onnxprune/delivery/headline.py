@@ -97,10 +97,14 @@ def change(row: Mapping[str, Any], seeds: int = 1) -> str:
 
 def _beside_pruning(row: Mapping[str, Any]) -> str:
     """What a pruned network differs by from its base, beside what was removed."""
-    schedule = row.get("schedule", FIELDS["schedule"].default)
-    tuned = row.get("control") != "scratch" and "finetune_epochs" in SCHEDULES[schedule].settings
-    training = "fine-tuning" if tuned else "another training"
+    training = "fine-tuning" if is_finetuned(row) else "another training"
     return f"{training} and 8 bits" if row.get("variant") == INT8 else training
+
+
+def is_finetuned(row: Mapping[str, Any]) -> bool:
+    """Whether it has been trained further from its base, and not from new weights."""
+    schedule = row.get("schedule", FIELDS["schedule"].default)
+    return row.get("control") != "scratch" and SCHEDULES[schedule].finetunes
 
 
 def verdict(real: bool) -> str:

@@ -20,7 +20,7 @@ from onnxprune.models import model_title, onnx_file
 from onnxprune.results.quality import ACCURACY, quality_of
 from onnxprune.results.statistics import Difference
 from onnxprune.settings.point import FIELDS, Point
-from onnxprune.settings.vocabulary import CONTROLS, SCHEDULES, TECHNIQUES
+from onnxprune.settings.vocabulary import CONTROLS, TECHNIQUES
 
 BEYOND = "The speedup is beyond theory: MACs and timing noise explain less of it; check it before you rely on it"
 
@@ -233,7 +233,7 @@ def _summary(row: Mapping[str, Any], seeds: int) -> str:
     control = row.get("control") or "none"
     if control != "none":
         tuned += f", control {_code(control)}: {CONTROLS[control]}"
-    if control != "scratch" and "finetune_epochs" in SCHEDULES[row["schedule"]].settings:
+    if headline.is_finetuned(row):
         tuned += ", then fine-tuned"
         if row.get("training_images") is not None and row.get("train_images"):
             tuned += f" for {row['training_images'] / row['train_images']:g} epoch(s)"

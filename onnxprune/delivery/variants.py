@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from onnxprune.common.shares import wilson
+from onnxprune.common.shares import accuracy_interval
 from onnxprune.results import store
 from onnxprune.results.quality import quality_of_study
 
@@ -47,6 +47,11 @@ def with_variants(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if len(found) > 1 else found[0].reset_index(drop=True)
 
 
+def base_latency(rows: pd.DataFrame) -> pd.Series:
+    """Milliseconds of the base by which `onnxprune.results.derived.paired_latency` makes latencies comparable."""
+    return rows["latency_ms_paired"] * rows["speedup"]
+
+
 def _against_control(table: pd.DataFrame, pruned: pd.DataFrame) -> dict[str, Any]:
     """What pruning changed, among files in 8 bits; empty where there is no accuracy."""
     if not {"int8_accuracy", "control_point"} <= {*table}:
@@ -56,11 +61,9 @@ def _against_control(table: pd.DataFrame, pruned: pd.DataFrame) -> dict[str, Any
 
 
 def _intervals(accuracy: pd.Series, images: pd.Series) -> dict[str, Any]:
-    pairs = [
-        (math.nan, math.nan) if pd.isna(percent) else wilson(percent * count / 100, int(count))
-        for percent, count in zip(accuracy, images, strict=True)
-    ]
-    return {f"accuracy_{end}": [pair[place] for pair in pairs] for place, end in enumerate(("low", "high"))}
+    columns = (column.to_numpy(float, na_value=math.nan) for column in (accuracy, images))
+    found = [accuracy_interval(*numbers) for numbers in zip(*columns, strict=True)]
+    return {f"accuracy_{end}": [getattr(interval, end) for interval in found] for end in ("low", "high")}
 
 
 def _replaced(rows: pd.DataFrame, prefix: str, **others: Any) -> pd.DataFrame:
@@ -72,5 +75,5 @@ def _replaced(rows: pd.DataFrame, prefix: str, **others: Any) -> pd.DataFrame:
     if "accuracy" in known and "test_images" in rows:
         found |= _intervals(known["accuracy"], rows["test_images"])
     if "speedup" in known and "latency_ms_paired" in rows:  # at the moment that the others are told of too
-        found["latency_ms_paired"] = rows["latency_ms_paired"] * rows["speedup"] / known["speedup"]
+        found["latency_ms_paired"] = base_latency(rows) / known["speedup"]
     return rows.assign(**found, file=store.INT8_MODEL)

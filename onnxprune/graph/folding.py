@@ -72,7 +72,7 @@ def fold(
     """
     folded = network.copy()
     sized = _independent(network)[1]
-    origins = Origins(network, static, values, shapes)
+    origins = Origins(network, static, values)
     fixed = {name for name in static if isinstance(values[0].get(name), np.ndarray) and not origins.is_free(name)}
     stays = {name for node in folded.nodes if not _gives(node, fixed) for name in reads(node)} | set(folded.outputs)
     nodes = []

@@ -12,7 +12,6 @@ from onnx import NodeProto
 from onnxprune.graph.evaluation import evaluated
 from onnxprune.graph.network import Network
 from onnxprune.graph.nodes import operator_type
-from onnxprune.graph.tensors import Shape
 
 _LARGEST = 2**12  # elements of a tensor that are looked at one by one; sizes and pads have fewer
 _MOVING = {  # each element of the output is one of the input, of all inputs or of the first
@@ -33,20 +32,13 @@ class Origins:
     of the one that computed it, whatever has moved it since.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        static: set[str],
-        values: Sequence[Mapping[str, np.ndarray]],
-        shapes: Sequence[Mapping[str, Shape]],
-    ) -> None:
+    def __init__(self, network: Network, static: set[str], values: Sequence[Mapping[str, np.ndarray]]) -> None:
         """
         Args:
             static: tensors that depend on no data.
             values: of these, in runs at different free sizes.
-            shapes: of all tensors, in the same runs.
         """
-        self._values, self._shapes = values, shapes
+        self._values = values
         self._opsets = list(network.model.opset_import)
         self._sources: list[tuple[str, int]] = [("", 0)]
         self._free: dict[str, np.ndarray | None] = {}  # numbers of the sources, 0 of what is known; None: all are free

@@ -48,6 +48,12 @@ class Recipe:
     share_with_norm: float = 1.0
 
 
+_CONVOLUTIONAL = Recipe(
+    epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=150
+)
+_STEEP = replace(_CONVOLUTIONAL, rising_updates=75)  # of networks that may have no normalisation
+
+
 @dataclass(frozen=True)
 class Model:
     """What is known of a network before PyTorch is imported.
@@ -173,14 +179,7 @@ def _own_model(name: str) -> Model:
         f"your own network, {name}",
         name,
         micro_batch=128,
-        recipe=Recipe(
-            epochs=5,
-            finetune_epochs=1,
-            learning_rate=0.05,
-            finetune_learning_rate=0.05,
-            settling_updates=150,
-            rising_updates=75,
-        ),
+        recipe=_STEEP,
         options=(ARGUMENTS,),
         batch_norm=True,  # as far as is known: a criterion that needs it looks for itself
     )
@@ -209,15 +208,7 @@ MODELS: Registry[Model] = _Models(
             "two 3x3 convolutions (32 and 64) with max-pooling, then 128 units (--batch-norm: BatchNorm)",
             "onnxprune.models.cnn",
             micro_batch=128,
-            recipe=Recipe(
-                epochs=5,
-                finetune_epochs=1,
-                learning_rate=0.05,
-                finetune_learning_rate=0.05,
-                settling_updates=150,
-                rising_updates=75,
-                share_with_norm=0.5,
-            ),
+            recipe=replace(_STEEP, share_with_norm=0.5),
             minimum_size=4,
             options=("batch_norm",),
         ),
@@ -226,9 +217,7 @@ MODELS: Registry[Model] = _Models(
             "torchvision's DenseNet-121, images of at least 32x32 (--stem imagenet|small)",
             "onnxprune.models.densenet",
             micro_batch=256,
-            recipe=Recipe(
-                epochs=5, finetune_epochs=1, learning_rate=0.05, finetune_learning_rate=0.05, settling_updates=150
-            ),
+            recipe=_CONVOLUTIONAL,
             minimum_size=32,
             options=("stem",),
             batch_norm=True,

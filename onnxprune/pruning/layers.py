@@ -33,9 +33,8 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
     Raises:
         InputError: there is none, with the reason.
     """
-    own = exported_parameters(
-        network, input_shape
-    )  # each once: not what a layer shares with one before it, or computes
+    # each once: not what a layer shares with one before it, or computes
+    own = exported_parameters(network, input_shape)
     layers = [
         name
         for name, module in network.named_modules()

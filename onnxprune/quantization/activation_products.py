@@ -4,8 +4,6 @@ from collections.abc import Collection, Mapping
 
 from onnx import GraphProto, NodeProto
 
-from onnxprune.graph.nodes import used_names
-
 _PRODUCTS = ("Conv", "Gemm", "MatMul")  # that onnxruntime has in 8 bits
 _CUTS = ("Relu", "Clip")  # are fused with the convolution before
 
@@ -22,7 +20,7 @@ def read_floats(graph: GraphProto, products: Collection[str]) -> None:
     """Lets products that would be computed in 8 bits read values from before their conversion.
 
     A convolution whose answer others need in floats is not computed in 8 bits any more, so that such an answer is
-    taken where there is no other alone.
+    taken where there is no other alone. Conversions that nothing reads any more are left.
 
     Args:
         products: names of nodes; others than products of two activations stay as they are.
@@ -36,7 +34,6 @@ def read_floats(graph: GraphProto, products: Collection[str]) -> None:
         free = [place for place, name in before.items() if not _of_convolution(name, makers)]
         for place in free or [0]:
             node.input[place] = before[place]
-    _drop_unread(graph)
 
 
 def _makers(graph: GraphProto) -> dict[str, NodeProto]:
@@ -59,18 +56,3 @@ def _of_convolution(name: str, makers: Mapping[str, NodeProto]) -> bool:
     while maker is not None and maker.op_type in _CUTS:
         maker = makers.get(maker.input[0])
     return maker is not None and maker.op_type == "Conv"
-
-
-def _drop_unread(graph: GraphProto) -> None:
-    """Removes conversions that nothing reads any more."""
-    while True:
-        read = used_names(graph)
-        unread = [
-            node
-            for node in graph.node
-            if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not any(name in read for name in node.output)
-        ]
-        if not unread:
-            return
-        for node in unread:
-            graph.node.remove(node)

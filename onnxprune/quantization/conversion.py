@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.output import silenced
 from onnxprune.common.temporary import temporary_folder
-from onnxprune.graph.network import Network, attribute, in_order, read
+from onnxprune.graph.network import Network, attribute, in_order, live_nodes, read
 from onnxprune.graph.nodes import subgraphs, used_names
 from onnxprune.quantization.activation_products import read_floats
 from onnxprune.quantization.calibration import calibrate, method
@@ -117,7 +117,7 @@ class Converter:
         nothing uses."""
         model = onnx.load(self._made)
         read_floats(model.graph, keep)
-        nodes = in_order(list(model.graph.node))
+        nodes = live_nodes(in_order(list(model.graph.node)), [value.name for value in model.graph.output])
         del model.graph.node[:]
         model.graph.node.extend(nodes)
         widen_scales(model.graph)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.common.shares import SIGNIFICANT, Interval, mcnemar, paired_shares, wilson
+from onnxprune.analysis.evaluation import right_images
+from onnxprune.common.shares import SIGNIFICANT, Interval, discordant, mcnemar, paired_shares, wilson
 from onnxprune.graph.network import Network
 from onnxprune.reduction.samples import Samples
 from onnxprune.runtime.execution import open_network, run
@@ -44,7 +45,7 @@ class Evidence:
             right: which of the images each network gets right (images,), at least one.
         """
         first, *_, last = right
-        lost, gained = int((first & ~last).sum()), int((last & ~first).sum())
+        lost, gained = discordant(first, last)
         images = len(first)
         return cls(
             images,
@@ -72,8 +73,7 @@ def right_answers(network: Network, batches: Iterable[tuple[Inputs, np.ndarray]]
             scores = next((value for value in found if is_floating(value) and is_scores(value)), None)
             if scores is None or len(scores) < len(labels) or labels.max() >= scores.shape[1]:
                 return None
-            scores = scores[: len(labels)]
-            right.append((scores.argmax(1) == labels) & np.isfinite(scores).all(1))
+            right.append(right_images(scores[: len(labels)], labels))
     return np.concatenate(right) if right else None
 
 

@@ -199,7 +199,7 @@ def training_curves(
         seed: list[int | None] = []
         for row in of_sparsity[["folder", "schedule", "base_id", "seed"]].astype(object).to_dict("records"):
             curve = losses[row["folder"]]
-            finetunes = "finetune_epochs" in SCHEDULES[row["schedule"]].settings
+            finetunes = SCHEDULES[row["schedule"]].finetunes
             first = 1 + (len(base_losses.get(row["base_id"], [])) if finetunes else 0)
             last = max(last, first + len(curve) - 1)
             # the None at the end keeps a seed's curve from going on into the next one's

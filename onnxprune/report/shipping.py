@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from onnxprune.delivery.variants import FLOAT32, INT8, INT8_ALONE, with_variants
+from onnxprune.delivery.variants import FLOAT32, INT8, INT8_ALONE, base_latency, with_variants
 from onnxprune.report.charts import empty_figure, logarithmic
 from onnxprune.results.quality import quality_of_study
 
@@ -29,7 +29,7 @@ def accuracy_of_variants(rows: pd.DataFrame, column: str, title: str) -> go.Figu
         return None
     found = with_variants(rows)
     known = found[(found[column] > 0).fillna(False) & ~found["collapsed"].astype(bool)]
-    of_base = rows[_PAIRED] * rows["speedup"] if column == _PAIRED else rows[f"base_{column}"]
+    of_base = base_latency(rows) if column == _PAIRED else rows[f"base_{column}"]
     bases = rows.assign(_cost=of_base).dropna(subset="_cost").groupby("base_id", sort=False)
     base = bases[[f"base_{quality}", "_cost"]].median()
     figure = empty_figure(title, f"test {quality} (%)")

@@ -68,9 +68,8 @@ def facts(source: Source) -> list[str]:
     cores = list(table["cpu_cores"].dropna().unique()) if "cpu_cores" in table else []
     found.append(_listed(machines) + (f", {cores[0]} cores" if len(cores) == 1 else ""))
     if table["speedup"].notna().any():
-        noises = [timings.noise(rows) for _, rows in table.groupby(STUDY, sort=False)]
-        known = list(dict.fromkeys(f"{100 * each:.1f}" for each in sorted(noises) if not math.isnan(each)))
-        found.append(f"timing noise ±{known[0]} %" + (f" to ±{known[-1]} %, by study" if len(known) > 1 else ""))
+        noises = (timings.noise(rows) for _, rows in table.groupby(STUDY, sort=False))
+        found.append(f"timing noise {timings.told_noises(noises)}")
         if "timing_load_average" in table and table["timing_load_average"].notna().any():
             found[-1] += f", load average up to {float(table['timing_load_average'].max()):.1f} while timing"
     return found

@@ -38,7 +38,9 @@ def derive(table: pd.DataFrame, known: pd.DataFrame, right_images: Callable[[str
     found = own[["folder"]].copy()
     images = _numbers(own, "test_images")
     for column in ("accuracy", "base_accuracy"):
-        intervals = [_wilson(value, count) for value, count in zip(_numbers(own, column), images, strict=True)]
+        intervals = [
+            shares.accuracy_interval(value, count) for value, count in zip(_numbers(own, column), images, strict=True)
+        ]
         found[f"{column}_low"], found[f"{column}_high"] = np.reshape(intervals, (-1, 2)).T
     controls = control_rows(own)
     present = controls.dropna().astype(int)
@@ -105,12 +107,6 @@ def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
     return table[column].to_numpy(float, na_value=np.nan)
 
 
-def _wilson(accuracy: float, images: float) -> tuple[float, float]:
-    if np.isnan(accuracy) or np.isnan(images):
-        return np.nan, np.nan
-    return shares.wilson(accuracy * images / 100, int(images))
-
-
 def _pairs(
     table: pd.DataFrame, images: np.ndarray, known: pd.DataFrame, right: Callable[[str], np.ndarray | None]
 ) -> pd.DataFrame:
@@ -150,4 +146,4 @@ def discordant(first: np.ndarray | None, second: np.ndarray | None) -> tuple[int
     is not known."""
     if first is None or second is None or len(first) != len(second):
         return None
-    return int((first & ~second).sum()), int((second & ~first).sum())
+    return shares.discordant(first, second)

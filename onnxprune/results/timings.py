@@ -1,6 +1,8 @@
 """What has to be said of the latencies of a sweep before they are relied on."""
 
+import math
 from collections import Counter
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -12,6 +14,13 @@ _MUCH = 0.1  # that the base's latency may change over a sweep, relative, where 
 def noise(table: pd.DataFrame) -> float:
     """How far sessions of the same file differed in nine rows of ten, relative; NaN where nothing was timed."""
     return float(table["speedup_noise"].astype(float).quantile(0.9))
+
+
+def told_noises(floors: Iterable[float]) -> str:
+    """The noise of studies, of which one at least was timed; NaN of others."""
+    known = [floor for floor in floors if not math.isnan(floor)]
+    least, most = (f"{100 * floor:.1f}" for floor in (min(known), max(known)))
+    return f"±{least} %" if least == most else f"±{least} to ±{most} %, by study"
 
 
 def is_tie(seeds: pd.DataFrame, floor: float, prefix: str = "") -> bool:

@@ -29,7 +29,7 @@ def gain_of_control(rows: "pd.DataFrame") -> float | None:
     two independent shares; worse beyond both. A control is the base with the fine-tuning that every point has, and
     nothing removed.
     """
-    finetunes = rows["schedule"].map(lambda name: "finetune_epochs" in SCHEDULES[name].settings).astype(bool)
+    finetunes = rows["schedule"].map(lambda name: SCHEDULES[name].finetunes).astype(bool)
     controls = rows[(rows["sparsity"] == 0) & (rows["control"] == "none") & finetunes & rows["accuracy"].notna()]
     if not len(controls):
         return None

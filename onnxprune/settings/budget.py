@@ -48,7 +48,7 @@ def epochs_after_base(point: Point, images: int) -> float:
     base = base_epochs(point, images)
     if point.control == "scratch":
         return base + finetuning_epochs(point, images)
-    if "finetune_epochs" in SCHEDULES[point.schedule].settings:
+    if SCHEDULES[point.schedule].finetunes:
         return finetuning_epochs(point, images)
     return (base - point.rewind_epoch) * (point.rounds or 1) + point.rewind_epoch
 

@@ -104,8 +104,8 @@ def _problems_of_trained(point: Point) -> list[str]:
     """Of a network that has no weights but its own."""
     reason = f"model '{point.model}' is a trained file: it has no untrained weights"
     found = []
-    if "finetune_epochs" not in SCHEDULES[point.schedule].settings:
-        able = ", ".join(name for name, entry in SCHEDULES.items() if "finetune_epochs" in entry.settings)
+    if not SCHEDULES[point.schedule].finetunes:
+        able = ", ".join(name for name, entry in SCHEDULES.items() if entry.finetunes)
         found.append(f"schedule '{point.schedule}': {reason}, which this schedule starts from: expected {able}")
     if point.control == "scratch":
         found.append(f"control 'scratch': {reason}")

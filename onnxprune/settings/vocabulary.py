@@ -178,6 +178,11 @@ class Schedule:
     controls: bool = False
     finds_sparsity: bool = False
 
+    @property
+    def finetunes(self) -> bool:
+        """Whether networks are fine-tuned from a trained base."""
+        return "finetune_epochs" in self.settings
+
 
 _FINETUNING = ("finetune_epochs", "finetune_learning_rate", "distill")
 
