@@ -14,9 +14,11 @@ from typing import IO, TextIO
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Drops what is printed, warned or logged within the block: for imports and for tools whose complaints are not
-    about the user's run."""
+    """Drops what is printed, warned or logged within the block, and what would reach stdout past Python: for imports,
+    for a user's own code, and for tools whose complaints are not about the user's run."""
     with (
+        Path(os.devnull).open("w") as nowhere,
+        _led(nowhere, sys.__stdout__),
         _logging_to(logging.NullHandler()),  # without any, logging would make one that writes to a stream of this block
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -28,8 +30,8 @@ def silenced() -> Iterator[None]:
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-    """Drops also what is written past Python within the block: by other programs, and by libraries in C."""
-    with Path(os.devnull).open("w") as nowhere, _led(nowhere, sys.__stdout__, sys.__stderr__), silenced():
+    """Drops also what would reach stderr past Python within the block, as an exporter's graph."""
+    with Path(os.devnull).open("w") as nowhere, _led(nowhere, sys.__stderr__), silenced():
         yield
 
 

@@ -86,15 +86,16 @@ def sensitivity(
             reporter.say(note)
         ensure_base(first, dataset, runs, reporter, RetryPolicy())
         base = materials.base(first, runs)
-        batches = training_batches(first, dataset, base.network)
         quality = ACCURACY if dataset.labelled else FIDELITY
+        request = Request.of(first, granularity="unit", sparsity=0)
         with silenced():
+            batches = training_batches(first, dataset, base.network)
+            layers = leading_layers(base.network, request, dataset.input_shape)
             whole = network_quality(base.network, dataset, device, base.network, images)
         for point in plan.points:
             reporter.begin(f"{point.sparsity:g} % of each layer")
-            request = Request.of(point, granularity="unit", sparsity=0)
             worst = whole
-            for layer in leading_layers(base.network, request, dataset.input_shape):
+            for layer in layers:
                 reporter.stage(layer)
                 alone = dataclasses.replace(request, shares={layer: point.sparsity / 100})
                 with silenced():

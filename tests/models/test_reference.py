@@ -705,6 +705,7 @@ class Writes(Turned):
     def forward(self, images):
         os.write(1, b"PAST Python\\n")
         sys.__stdout__.write("PAST its redirection\\n")
+        print("PRINTED")
         return self.last(images.flatten(1))
 """
 
@@ -722,7 +723,12 @@ def test_what_is_written_past_python_does_not_reach_stdout(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
     written = "".join(path.read_text() for path in tmp_path.glob("runs/*/*/log.txt"))
-    assert "PAST Python" in written and "PAST its redirection" in written
+    assert "PAST Python" in written and "PAST its redirection" in written and "PRINTED" in written
+    layers = ["sensitivity", "--dataset", "digits", "--train-limit", "100", "--epochs", "1", "--sparsity", "50"]
+    layers += ["--images", "50", "--out", "runs", "--json", "--model", "past.py:Writes"]
+    done = onnxprune(*layers, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["layer"] for row in json.loads(done.stdout)] == ["last"]
 
 
 @pytest.mark.parametrize("where", ["True", "self.training", "torch.jit.is_tracing()"])
