@@ -165,6 +165,13 @@ MUTATIONS = [
             "tests/results/test_training_remarks.py::test_when_the_control_is_not_as_good_as_the_base",
         ),
         (
+            "several processes: BatchNorm moves by the micro-batches of one",
+            "training/parallel.py",
+            "1 - (1 - norm.momentum) ** self.size",
+            "norm.momentum",
+            "tests/training/test_parallel.py::test_statistics_of_batch_norm_move_by_every_micro_batch_of_all_processes",
+        ),
+        (
             "seed: not in the recipe of training",
             "training/setup.py",
             "seed=point.seed,",

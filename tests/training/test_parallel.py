@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import faults
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -14,9 +15,11 @@ from one_call import prune
 from torch import Tensor, nn
 
 import onnxprune
+from onnxprune.data.dataset import Split
 from onnxprune.pruning.regrowth import Regrowth
 from onnxprune.settings.sweep import Sweep
 from onnxprune.training import parallel
+from onnxprune.training.batches import Batches
 from onnxprune.training.distillation import Teacher
 from onnxprune.training.loop import train
 from onnxprune.training.recipe import Recipe
@@ -74,6 +77,20 @@ def test_with_batch_norm_weights_are_the_same_and_statistics_nearly() -> None:
     torch.testing.assert_close(one.norm1.running_mean, two.norm1.running_mean, rtol=0.05, atol=0.05)
     torch.testing.assert_close(one.norm1.running_var, two.norm1.running_var, rtol=0.1, atol=0.05)
     assert two.norm1.momentum == 0.1
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_statistics_of_batch_norm_move_by_every_micro_batch_of_all_processes(devices: int) -> None:
+    """Of micro-batches that are all alike, by a network that stays as it is: a tenth of the way for each of eight."""
+    images = np.repeat(np.random.default_rng(0).integers(0, 256, (1, *SHAPE), dtype=np.uint8), 32, axis=0)
+    batches = Batches(Split(images, np.zeros(32, np.int64)), (0.5,), (0.25,), torch.device("cpu"))
+    network = build("cnn+norm")
+    before, (image, _) = network.norm1.running_mean.clone(), batches.take(torch.arange(1))
+    with torch.no_grad():
+        of_all = network.conv1(image).mean((0, 2, 3))
+    how = {**HOW, "epochs": 1, "learning_rate": 0.0, "augmentation": frozenset()}
+    train(network, batches, Recipe(**how, devices=devices))
+    torch.testing.assert_close(network.norm1.running_mean, of_all + 0.9**8 * (before - of_all))
 
 
 def test_masks_that_one_decides_hold_for_both() -> None:
