@@ -100,7 +100,7 @@ class Choice:
         row: settings, metrics and environment of the file to ship: of the seeds that were decided on together, the
             one of the highest validation accuracy.
         seeds: the rows of all seeds, this one included.
-        candidates: how many configurations satisfy the constraints, of how many.
+        candidates: how many configurations satisfy the constraints, of how many; each network counts once.
         by: what made it the best: "speedup" or, where nothing was timed, "macs".
         tie: whether its own speedup is within the timing's noise.
         alone: the base in 8 bits, the mean over its seeds; None where the sweep has no such file.
@@ -207,7 +207,7 @@ def choose(
     fitting = [entry for entry in sound if all(constraint.holds(entry.mean) for constraint in wanted)]
     candidates = [entry for entry in fitting if entry.fitting]
     if not candidates:
-        raise RunError(_nearest_miss(study, [entry.mean for entry in sound], wanted, bool(fitting)))
+        raise RunError(_nearest_miss(study, sound, wanted, bool(fitting)))
     clock: list[str] = []
     floor = timings.noise(table) if floor is None else floor
     timed = not any(pd.isna(entry.mean["speedup"]) for entry in candidates)
@@ -229,13 +229,14 @@ def choose(
     else:
         by = "speedup"
         # one beyond theory says more of the measurement than of the network
+        beyond = [entry for entry in candidates if _is_so_of_any(entry.rows, "speedup_beyond_theory")]
         believed = [entry for entry in candidates if not _is_so_of_any(entry.rows, "speedup_beyond_theory")]
-        believed = believed or candidates
-        if len(believed) < len(candidates):
+        if believed and beyond:
             clock.append(
-                f"Left out: {len(candidates) - len(believed)} whose measured speedup is beyond what MACs and noise "
-                "explain; `onnxprune retime` measures again."
+                f"Left out: {_networks(beyond)} whose measured speedup is beyond what MACs and noise explain; "
+                "`onnxprune retime` measures again."
             )
+        believed = believed or candidates
         fastest = max(believed, key=lambda entry: entry.mean["speedup"])
         least = fastest.mean["speedup"] - fastest.error("speedup")
         tied = [
@@ -256,7 +257,7 @@ def choose(
     tie = not seeds["speedup"].isna().any() and timings.is_tie(seeds, floor)
     if tie:
         clock.append("Its speedup is within timing noise: it is not told from the unpruned network's.")
-    return Choice(row, seeds, len(candidates), len(found), by, tie, alone, tuple(lacks), said, tuple(clock))
+    return Choice(row, seeds, _networks(candidates), _networks(found), by, tie, alone, tuple(lacks), said, tuple(clock))
 
 
 def _networks(candidates: list[_Candidate]) -> int:
@@ -344,7 +345,7 @@ def _validation(row: Mapping[str, Any]) -> float:
     return float(row[f"validation_{quality_of(row).name}"])
 
 
-def _nearest_miss(study: str, rows: list[dict[str, Any]], wanted: list[Constraint], on_average: bool) -> str:
+def _nearest_miss(study: str, sound: list[_Candidate], wanted: list[Constraint], on_average: bool) -> str:
     """What the configuration lacks that misses its constraints by the least in all.
 
     Args:
@@ -360,12 +361,11 @@ def _nearest_miss(study: str, rows: list[dict[str, Any]], wanted: list[Constrain
         beyond = [constraint.excess(row) for constraint in missed(row)]
         return sum(math.inf if math.isnan(excess) else excess for excess in beyond)
 
-    nearest = min(rows, key=distance)
+    nearest = min((entry.mean for entry in sound), key=distance)
     reasons = "; ".join(f"{one.shown.format(one.value(nearest))}, asked: {one.text}" for one in missed(nearest))
     reasons = quality_of(nearest).said(reasons)
-    return (
-        f"{study}: none of {len(rows)} models satisfies every constraint; the nearest is {_named(nearest)}: {reasons}"
-    )
+    count = _networks(sound)
+    return f"{study}: none of {count} models satisfies every constraint; the nearest is {_named(nearest)}: {reasons}"
 
 
 def _named(row: Mapping[str, Any]) -> str:

@@ -88,7 +88,11 @@ def test_speedups_within_the_noise_are_ties_that_validation_accuracy_breaks() ->
     assert (choice.row["folder"], choice.candidates, choice.points) == ("point1", 3, 3)
     assert choice.clock == ("1 other is as fast within timing noise: the highest validation accuracy decided.",)
     twin = table.assign(network_id=["a", "a", "b"])
-    assert choose(twin, constraints(max_drop=1)).clock == (), "the other is the same network"
+    choice = choose(twin, constraints(max_drop=1))
+    assert choice.clock == (), "the other is the same network"
+    assert (choice.candidates, choice.points) == (2, 2)
+    with pytest.raises(RunError, match="none of 2 models"):
+        choose(twin, constraints(min_accuracy=99))
 
 
 @pytest.mark.parametrize(("speedup", "tie"), [(1.06, False), (1.04, True), (0.9, False)])
@@ -132,6 +136,8 @@ def test_what_is_left_out_as_beyond_theory_is_said() -> None:
     choice = choose(table, constraints(max_drop=1))
     assert choice.row["speedup"] == 2.0
     assert "Left out: 1 whose measured speedup is beyond what MACs and noise explain" in choice.decided_on()
+    twins = table.loc[[0, 1, 1]].assign(network_id=["a", "b", "b"], technique=["weight", "weight", "structured"])
+    assert "Left out: 1 whose" in choose(twins.reset_index(), constraints(max_drop=1)).decided_on()
     assert choose(table[:1], constraints(max_drop=1)).clock == ()
 
 
