@@ -7,9 +7,10 @@ normalisation", Hoffer et al. 2017, arXiv 1705.08741).
 """
 
 import contextlib
+import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,28 +37,34 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precision -> what
 
 @contextlib.contextmanager
 def pooling_first(network: nn.Module) -> Iterator[None]:
-    """Within it, max pooling comes before the ReLU that it follows elsewhere, which then has a quarter to do.
+    """Within it, blocks compute max pooling before the ReLU that it follows elsewhere, which then has a quarter to do.
 
     ReLU keeps the order of numbers, so the answers are the same to the last bit; so are the gradients, as those of
-    numbers that are not positive are zero either way.
+    numbers that are not positive are zero either way. A network that calls the layers of a block one by one, or hooks
+    them, sees what each gives: for it nothing changes.
     """
-    pairs = [
-        (block._modules, first, second)
-        for block in network.modules()
-        if isinstance(block, nn.Sequential)
-        for (first, before), (second, after) in itertools.pairwise(block._modules.items())
-        if isinstance(before, nn.ReLU) and isinstance(after, nn.MaxPool2d)
-    ]
-
-    def swap() -> None:
-        for layers, first, second in pairs:
-            layers[first], layers[second] = layers[second], layers[first]
-
-    swap()
-    try:
+    with contextlib.ExitStack() as stack:
+        for block in network.modules():
+            if isinstance(block, nn.Sequential) and type(block).forward is nn.Sequential.forward:
+                layers = list(block)
+                for place, (before, after) in enumerate(itertools.pairwise(block)):
+                    if type(before) is nn.ReLU and type(after) is nn.MaxPool2d and _unseen(before) and _unseen(after):
+                        layers[place : place + 2] = [after, before]
+                if layers != list(block):
+                    block.forward = functools.partial(_in_turn, layers)  # type: ignore[method-assign]
+                    stack.callback(delattr, block, "forward")
         yield
-    finally:
-        swap()
+
+
+def _in_turn(layers: Sequence[nn.Module], images: Tensor) -> Tensor:
+    for layer in layers:
+        images = layer(images)
+    return images
+
+
+def _unseen(layer: nn.Module) -> bool:
+    """Whether nothing but the next layer gets what it gives."""
+    return not (layer._forward_hooks or layer._forward_pre_hooks or getattr(layer, "return_indices", False))
 
 
 def accumulate_gradients(

@@ -532,22 +532,56 @@ def test_it_learns(name: str, options: dict) -> None:
         pytest.param("densenet121", {}, marks=pytest.mark.slow),  # 120 layers; the pools are those of the cnn
     ],
 )
-def test_pooling_first_changes_no_bit(name: str, options: dict, precision: str) -> None:
+def test_pooling_first_changes_no_bit(
+    name: str, options: dict, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In bfloat16 many numbers of a pool are equal, and in any precision many are not positive."""
     network = MODELS[name].build((1, 32, 32), CLASSES, 0, **options).train()
-    order = [type(module) for module in network.modules()]
     images = torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    rectified, relu = [], F.relu
+    monkeypatch.setattr(F, "relu", lambda numbers, **how: rectified.append(numbers.numel()) or relu(numbers, **how))
     found = []
-    for context in (contextlib.nullcontext(), pooling_first(network)):
+    for context in (contextlib.nullcontext(), pooling_first(network), contextlib.nullcontext()):
         with context, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            during = [type(module) for module in network.modules()]
             logits = network(images.contiguous(memory_format=torch.channels_last))
             F.cross_entropy(logits, torch.arange(8) % CLASSES).backward()
         found.append([logits, *(parameter.grad for parameter in network.parameters())])
         network.zero_grad(set_to_none=True)
-    assert during != order
-    assert [type(module) for module in network.modules()] == order
-    assert all(torch.equal(before, after) for before, after in zip(*found, strict=True))
+    once = len(rectified) // 3
+    assert sum(rectified[once:-once]) < sum(rectified[:once]) == sum(rectified[-once:])
+    assert all(torch.equal(before, after) for before, after in zip(*found[:2], strict=True))
+
+
+class Taps(nn.Module):
+    """Its head reads what each ReLU gives, as detectors and losses on features do."""
+
+    def __init__(self, kept: str) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1), nn.ReLU())
+        self.head = nn.Linear(8, CLASSES)
+        self.hooked = kept == "hooks"
+        self.taps: list[Tensor] = []
+        for layer in self.features:
+            if self.hooked and isinstance(layer, nn.ReLU):
+                layer.register_forward_hook(lambda _, inputs, output: self.taps.append(output.mean((2, 3))))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.taps = []
+        if self.hooked:
+            self.features(images)
+        else:
+            for layer in self.features:
+                images = layer(images)
+                self.taps += [images.mean((2, 3))] if isinstance(layer, nn.ReLU) else []
+        return self.head(torch.cat(self.taps, 1))
+
+
+@pytest.mark.parametrize("kept", ["hooks", "one by one"])
+def test_pooling_first_leaves_networks_alone_that_look_at_single_layers(kept: str) -> None:
+    network, images = Taps(kept), torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = network(images)
+    with pooling_first(network):
+        assert torch.equal(network(images), expected)
 
 
 @pytest.mark.parametrize("half", ["bf16", "fp16"])
