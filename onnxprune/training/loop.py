@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from onnxprune.common.errors import RunError
 from onnxprune.training import parallel
@@ -95,11 +96,13 @@ def accumulate_gradients(
     # one context an update: within it the weights are converted once, and after it they change
     autocast = torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST)
     with autocast, pooling_first(network):
-        size = group.piece(len(index), micro_batch)
-        count = -(-len(index) // size)
+        least = _fewest(network)
+        sizes = _parts(len(index), group.piece(len(index), micro_batch, least), least)
+        count = len(sizes)
         for number in range(group.rank, max(count, group.size), group.size):
-            # one without images of its own joins in with one that does not count
-            which = slice(number * size, (number + 1) * size) if number < count else slice(0, 1)
+            # one without images of its own joins in with some that do not count
+            start = sum(sizes[:number])
+            which = slice(start, start + sizes[number]) if number < count else slice(0, least)
             images, labels = batches.take(index[which], changes.part(which))
             with group.last(network, number + group.size >= count):
                 logits = answers(network, images)
@@ -113,6 +116,21 @@ def accumulate_gradients(
                 (wanted if scaler is None else scaler.scale(wanted)).backward()
             total += loss.detach()
     return group.sum(total)
+
+
+def _parts(count: int, size: int, least: int) -> list[int]:
+    """The sizes of as few parts of so many images as can be: each of `size` but the last; where that would be smaller
+    than `least`, the one before it is smaller instead."""
+    whole, rest = divmod(count, size)
+    sizes = [size] * whole + [rest] * (rest > 0)
+    if whole and 0 < rest < least < size:
+        sizes[-2:] = [size + rest - least, least]
+    return sizes
+
+
+def _fewest(network: nn.Module) -> int:
+    """How many images it takes at least in training: BatchNorm has no statistics of a single number."""
+    return 2 if any(isinstance(each, _BatchNorm) and each.training for each in network.modules()) else 1
 
 
 def train(
@@ -192,7 +210,8 @@ def train(
         while done < last:
             loss_sum = torch.zeros((), device=batches.images.device)
             seen = 0
-            for index in torch.randperm(count, generator=generator).split(batch_size)[: last - done]:
+            order = torch.randperm(count, generator=generator)
+            for index in order.split(_parts(count, batch_size, _fewest(network)))[: last - done]:
                 changes = Changes.draw(recipe.augmentation, len(index), generator)
                 if done < start_at:
                     done += 1

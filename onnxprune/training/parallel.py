@@ -77,9 +77,9 @@ class ProcessGroup:
                 self.sum(statistic)
                 statistic /= self.size
 
-    def piece(self, images: int, micro_batch: int) -> int:
-        """The size of a micro-batch, so that everyone has one."""
-        return min(micro_batch, -(-images // self.size))
+    def piece(self, images: int, micro_batch: int, least: int) -> int:
+        """The size of a micro-batch, so that everyone has one where there are images enough for `least` each."""
+        return min(micro_batch, max(least, -(-images // self.size)))
 
     def last(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[Any]:
         """Around a call forward and backward: whether it is this process's last one of the batch."""

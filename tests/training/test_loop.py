@@ -118,6 +118,32 @@ def test_accumulated_gradient_is_that_of_the_batch_in_one_piece(
     assert not loss.requires_grad
 
 
+class Normed(nn.Sequential):
+    """Its BatchNorm has one number of a channel for each image."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(128, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    ("batch_size", "micro_batch", "together"),
+    [(24, 24, [23, 2]), (24, 4, [4, 4, 4, 4, 4, 3, 2]), (25, 8, [8, 8, 7, 2]), (25, 25, [25])],
+)
+def test_batch_norm_never_gets_a_single_image(
+    batch_size: int, micro_batch: int, together: list[int], devices: int
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (25, *SHAPE), dtype=np.uint8)
+    batches = Batches(Split(images, np.arange(25) % CLASSES), MEAN, STD, CPU)
+    network, seen = Normed(), []
+    how = recipe(epochs=1, batch_size=batch_size, micro_batch=micro_batch, devices=devices)
+    if devices == 1:
+        network[2].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    cost = train(network, batches, how)
+    assert (cost.images, cost.updates) == (25, -(-25 // batch_size))
+    assert devices == 2 or seen == together
+
+
 def test_gradients_add_to_those_already_there(batches: Batches) -> None:
     network = build("slp")
     accumulate_gradients(network, batches, torch.arange(24), 8)
