@@ -28,8 +28,14 @@ def select_device(name: str) -> torch.device:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network's parameters are."""
-    return next(network.parameters()).device
+    """Where a network's parameters are.
+
+    Raises:
+        InputError: it has none.
+    """
+    for parameter in network.parameters():
+        return parameter.device
+    raise InputError("the network has no parameters: there is nothing to train or to prune")
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:

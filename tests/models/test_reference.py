@@ -345,6 +345,14 @@ def test_what_a_file_cannot_express_is_one_line_before_anything_is_trained(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_network_without_parameters_is_refused_with_that_reason(tmp_path: Path) -> None:
+    lines = ["from torch import nn", "class Net(nn.Module):", "    def forward(self, images):"]
+    (tmp_path / "none.py").write_text("\n".join([*lines, "        return images.flatten(1)[:, :10]"]))
+    plan = Sweep.parse({"model": f"{tmp_path / 'none.py'}:Net", "technique": "weight", "sparsity": [0]})
+    with pytest.raises(InputError, match="the network has no parameters: there is nothing to train"):
+        run_sweep(plan, tmp_path / "runs")
+
+
 # what PyTorch allows, and what came out only once networks were trained
 LATE = """
 import os
