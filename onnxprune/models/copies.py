@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -19,9 +20,19 @@ def make_copyable(network: nn.Module) -> None:
     were computed, once it has run.
 
     Raises:
-        InputError: it keeps tensors that were computed from its parameters when it was built: what it does by them, a
-            copy cannot.
+        InputError: it is compiled, scripted or quantised, or a part of it is; or it keeps tensors that were computed
+            from its parameters when it was built: what it does by them, a copy cannot.
     """
+    for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules:
+            way = "torch.jit" if isinstance(module, torch.jit.ScriptModule) else "torch.compile"
+            raise InputError(f"{name or 'the network'} is made by {way}: give the module that it was made from")
+    for key, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"its state has '{key}', a {type(value).__name__}: expected nothing but tensors; of quantised layers "
+                "give those that they were made from"
+            )
     for layer in network.modules():
         for hook in list(layer._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm):

@@ -18,7 +18,7 @@ from torch.nn.utils import weight_norm as former_weight_norm
 
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.progress import Reporter, Verbosity
-from onnxprune.models import MODELS, model_title
+from onnxprune.models import MODELS, model_title, reference
 from onnxprune.models.copies import make_copyable
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.sweep import Sweep
@@ -351,6 +351,23 @@ def test_a_network_without_parameters_is_refused_with_that_reason(tmp_path: Path
     plan = Sweep.parse({"model": f"{tmp_path / 'none.py'}:Net", "technique": "weight", "sparsity": [0]})
     with pytest.raises(InputError, match="the network has no parameters: there is nothing to train"):
         run_sweep(plan, tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ("torch.jit.script(layers)", "the network is made by torch.jit: give the module that it was made from"),
+        ("nn.Sequential(layers[0], torch.jit.script(layers[1]))", "1 is made by torch.jit: give the module"),
+        ("torch.compile(layers)", "the network is made by torch.compile: give the module"),
+        ("torch.ao.quantization.quantize_dynamic(layers)", "its state has '1.*quantised layers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_made_of_a_module_is_refused_for_it(made: str, words: str, tmp_path: Path) -> None:
+    code = f"layers = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\ndef build():\n    return {made}\n"
+    (tmp_path / "made.py").write_text(f"import torch\nfrom torch import nn\n{code}")
+    with pytest.raises(InputError, match=words):
+        reference.build(f"{tmp_path / 'made.py'}:build", (1, 28, 28), 10, {})
 
 
 # what PyTorch allows, and what came out only once networks were trained
