@@ -1,7 +1,8 @@
 """From a PyTorch network to the ONNX file that is measured and deployed, and the check that they agree."""
 
+import contextlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def export(network: nn.Module, path: Path, input_shape: tuple[int, ...], *, name
         return
     images = torch.zeros(2, *input_shape, device=device_of(network))
     # the exporter fails where operators are counted as they run, and what it runs is no cost of pruning
-    with replacing(path) as partial, _disable_current_modes():
+    with replacing(path) as partial, _disable_current_modes(), _of_images_alone(network):
         torch.onnx.export(
             network.eval(),
             (images,),
@@ -52,6 +53,20 @@ def export(network: nn.Module, path: Path, input_shape: tuple[int, ...], *, name
             dynamic_axes={INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}},
         )
         onnx.checker.check_model(str(partial), full_check=True)
+
+
+@contextlib.contextmanager
+def _of_images_alone(network: nn.Module) -> Iterator[None]:
+    """Within the block `forward` takes nothing else: the exporter would give it the defaults of all that it takes, by
+    their places, and some go by their names alone."""
+    forward, own = network.forward, vars(network).get("forward")
+    network.forward = lambda images: forward(images)
+    try:
+        yield
+    finally:
+        del network.forward
+        if own is not None:
+            network.forward = own
 
 
 def network_answers(network: nn.Module, images: Tensor) -> np.ndarray:

@@ -40,7 +40,7 @@ def check_traced(network: nn.Module, path: Path, input_shape: tuple[int, int, in
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise InputError(
             f"its exported file takes no {_IMAGES} images at a time: sizes in the network's code must follow from its "
-            f"input, as x.shape[0] does and int(x.shape[0]) does not ({one_line(error)})"
+            f"input, as x.shape[0] does, and len(x) and int(x.shape[0]) do not ({one_line(error)})"
         ) from error
     if not np.isfinite(found).all():
         raise InputError("the network's answers are no finite numbers: weights may be NaN, or never set")

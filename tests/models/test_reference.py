@@ -370,6 +370,28 @@ def test_what_is_made_of_a_module_is_refused_for_it(made: str, words: str, tmp_p
         reference.build(f"{tmp_path / 'made.py'}:build", (1, 28, 28), 10, {})
 
 
+NAMED = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.hidden, self.last = nn.Linear(784, 12), nn.Linear(12, classes)
+
+    def forward(self, images, *, mask=None, scale=2.0):
+        return scale * self.last(self.hidden(images.flatten(1)).relu())
+"""
+
+
+def test_a_way_forward_may_take_more_by_name(tmp_path: Path) -> None:
+    (tmp_path / "named.py").write_text(NAMED)
+    settings = {**SETTINGS, "model": f"{tmp_path / 'named.py'}:Net", "technique": "structured", "sparsity": 50}
+    outcome = run_sweep(Sweep.parse(settings), tmp_path / "runs", workers=1)
+    assert outcome.failures == {}
+    assert set(outcome.table["macs"]) == {784 * 6 + 6 * 10}
+
+
 # what PyTorch allows, and what came out only once networks were trained
 LATE = """
 import os
