@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from onnxprune.runtime.random_inputs import Inputs, random_inputs
 
 TOLERANCE = 1e-4  # of outputs that should be equal, relative to the largest
 TOLERANCE_HALF = 1e-2  # likewise, where a network computes in 16 bits
+
+_Other = Callable[[int, str], int]  # another size, of one and the name of its axis
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,10 @@ def _traces(
             for chosen in choices:
                 with contextlib.suppress(InputError):
                     feed = _feed(network, chosen, seed)
-                    runs.append(trace(network, feed, keep))
+                    found = trace(network, feed, keep)
+                    if _is_empty_anew(found, runs[0]):
+                        continue  # it says nothing of how sizes follow from each other
+                    runs.append(found)
                     feeds.append(feed)
                     break
         return feeds, runs
@@ -139,28 +144,35 @@ def _free_axes(network: Network) -> dict[str, dict[int, str]]:
 
 
 def _other_sizes(sizes: Mapping[str, Shape], free: Mapping[str, Mapping[int, str]]) -> Iterator[list[dict[str, Shape]]]:
-    """Shapes of the inputs at other free sizes: larger, odd and smaller ones, of each kind those to try in turn.
+    """Shapes of the inputs at other free sizes: larger, odd, smallest and smaller ones; of each kind those to try.
 
     Networks may take multiples of some number alone, or squares, or sizes up to a limit. Sizes that are no twins differ
-    in the second kind.
+    in the second kind. What a network clamps, as by a slice up to a limit, shows at the smallest alone.
     """
     names = list(dict.fromkeys(name for axes in free.values() for name in axes.values()))
-    kinds: tuple[tuple[Callable[[int, str], int], ...], ...] = (
-        (lambda size, name: 2 * size,),
-        (
-            lambda size, name: size + 1 + 2 * names.index(name),
-            lambda size, name: size + 1,
-            lambda size, name: max(1, size - 1),
+
+    def same(size: int, name: str) -> int:
+        return size
+
+    def more(size: int, name: str) -> int:
+        return size + 1
+
+    kinds: tuple[Iterable[tuple[_Other, _Other]], ...] = (  # of the other axes and of the first
+        itertools.product((lambda size, name: 2 * size,), (more, same)),
+        itertools.product(
+            (lambda size, name: size + 1 + 2 * names.index(name), more, lambda size, name: max(1, size - 1)),
+            (more, same),
         ),
-        (lambda size, name: max(1, size // 2), lambda size, name: size),
+        [(lambda size, name: 1, lambda size, name: 1)],
+        itertools.product((lambda size, name: max(1, size // 2), same), (more, same)),
     )
     known = [sizes]
     for kind in kinds:
         choices = []
-        for changed, more in itertools.product(kind, (1, 0)):
+        for others, first in kind:
             chosen = {
                 name: tuple(
-                    size if axis not in free[name] else changed(size, free[name][axis]) if axis else size + more
+                    (others if axis else first)(size, free[name][axis]) if axis in free[name] else size
                     for axis, size in enumerate(shape)
                 )
                 for name, shape in sizes.items()
@@ -169,6 +181,11 @@ def _other_sizes(sizes: Mapping[str, Shape], free: Mapping[str, Mapping[int, str
                 choices.append(chosen)
         known += choices
         yield choices
+
+
+def _is_empty_anew(run: Trace, first: Trace) -> bool:
+    """Whether a tensor of a run has no elements that had some in the first."""
+    return any(0 in shape and 0 not in first.shapes.get(name, ()) for name, shape in run.shapes.items())
 
 
 def _feed(network: Network, sizes: Mapping[str, Shape], seed: int) -> Inputs:

@@ -179,6 +179,10 @@ UP_TO_A_LIMIT = """(float[n,t,8] x) => (float[n,m,4] y) {
     k = Slice (d, one, two) m = Slice (d, zero, one) h = MatMul (c, wa) o = Mul (k, four)
     flat = Concat <axis = 0> (m, o, four) f = Reshape (h, flat) a = Concat <axis = 0> (m, k, sixteen)
     r = Reshape (f, a) y = MatMul (r, wz) }"""
+CLAMPED = """(float[t,n,8] x) => (float[m,n,4] y) {
+    c = Slice (x, zero, most, zero) d = Shape (c) k = Slice (d, zero, two) h = MatMul (c, wa)
+    split = Concat <axis = 0> (k, four, rest) r = Reshape (h, split) a = ReduceMax <axes = [2], keepdims = 0> (r)
+    y = MatMul (a, wz) }"""
 CONSTANTS = {
     "one": [1],
     "two": [2],
@@ -204,6 +208,13 @@ BY_CHANCE = {
     "up to a limit": (
         UP_TO_A_LIMIT, {"wa": (8, 16), "wz": (16, 4), "most": [12], "sixteen": [16]},
         [(1, 20, 8), (2, 21, 8), (3, 7, 8)],
+    ),
+    "up to a limit below all sizes": (
+        UP_TO_A_LIMIT, {"wa": (8, 16), "wz": (16, 4), "most": [3], "sixteen": [16]},
+        [(1, 20, 8), (2, 21, 8), (3, 2, 8)],
+    ),
+    "clamped along the first axis": (
+        CLAMPED, {"wa": (8, 16), "wz": (4, 4), "most": [3], "rest": [4]}, [(20, 1, 8), (5, 2, 8), (2, 3, 8)],
     ),
 }  # fmt: skip
 
