@@ -20,17 +20,18 @@ def noise(network: Network, feed: Inputs, macs: float, seed: int = 0) -> list[In
     or is so large that they would take long.
 
     Args:
-        feed: inputs that the network takes.
+        feed: inputs that the network takes; where it fixes the size of a batch, those of their shapes.
         macs: of the network, for one sample.
     """
     if any(array.dtype.kind != "f" or not array.ndim for array in feed.values()):
         return []
-    size = network.fixed_batch or _BATCH
-    if macs * size * _BATCHES > _MOST_MACS:
+    size = network.fixed_batch
+    if macs * (size or _BATCH) * _BATCHES > _MOST_MACS:
         return []
     random = np.random.default_rng(seed)
+    shapes = {name: (_BATCH if size is None else array.shape[0], *array.shape[1:]) for name, array in feed.items()}
     return [
-        {name: _smooth(random, (size, *array.shape[1:])).astype(array.dtype) for name, array in feed.items()}
+        {name: _smooth(random, shapes[name]).astype(array.dtype) for name, array in feed.items()}
         for _ in range(_BATCHES)
     ]
 

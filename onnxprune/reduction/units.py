@@ -185,7 +185,7 @@ class UnitPruning:
             return self._samples.batches, len(self._samples.held_out)
         graph, batch = self._graph, self._prepared.batch
         macs = graph.macs(np.ones(graph.count, bool)) / batch
-        batches = noise(graph.network, self._prepared.feed, macs, self._settings.seed)
+        batches = noise(self._prepared.source, self._prepared.feed, macs, self._settings.seed)
         if work(graph, batch, _count(batches)) > _MOST_WORK:
             return [], 0
         return batches, len(batches) // 4

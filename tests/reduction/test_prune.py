@@ -252,6 +252,41 @@ def test_without_data_it_is_repaired_from_noise(mlp: Path) -> None:
     assert errors[1] < 0.8 * errors[0]
 
 
+ONE_AT_A_TIME = """(float[n,8] x) => (float[n,4] y) {
+    a = MatMul (x, wa) r = Relu (a) flat = Reshape (r, size) y = MatMul (flat, wy) }"""
+TWO_BATCHES = """(float[3,8] x, float[5,8] z) => (float[5,4] y) {
+    a = MatMul (x, wa) r = Relu (a) flat = Reshape (r, size) b = MatMul (flat, wy) s = ReduceSum <keepdims = 0> (b)
+    c = MatMul (z, wc) t = Relu (c) again = Reshape (t, other) d = MatMul (again, wd) y = Add (d, s) }"""
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "batches"),
+    [
+        (ONE_AT_A_TIME, {"wa": (8, 16), "wy": (16, 4), "size": [1, 16]}, {"x": 1}),
+        (ONE_AT_A_TIME, {"wa": (8, 16), "wy": (16, 4), "size": [2, 16]}, {"x": 2}),
+        (
+            TWO_BATCHES,
+            {"wa": (8, 16), "wc": (8, 16), "wy": (16, 4), "wd": (16, 4), "size": [3, 16], "other": [5, 16]},
+            {"x": 3, "z": 5},
+        ),
+    ],
+)
+def test_batches_are_of_the_size_that_the_network_runs_at(
+    text: str, weights: dict, batches: dict[str, int], tmp_path: Path
+) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(model(text, weights), path)
+    report = prune(path, sparsity=50)
+    assert report.repairs
+    feed = {name: np.ones((batch, 8), np.float32) for name, batch in batches.items()}
+    assert outputs(report.output, **feed)[0].shape == outputs(path, **feed)[0].shape
+    declared = [value.type.tensor_type.shape for value in onnx.load(report.output).graph.input]
+    assert declared == [value.type.tensor_type.shape for value in onnx.load(path).graph.input]
+    if len(batches) == 1:
+        data = {"x": np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)}
+        assert prune(path, sparsity=50, data=data).fidelity.samples == 8
+
+
 def test_a_batch_normalization_is_fitted_as_if_it_were_folded_into_its_convolution(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     weights = {"wa": random.standard_normal((8, 3, 3, 3)), "wb": random.standard_normal((6, 8, 3, 3))}
