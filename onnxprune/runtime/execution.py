@@ -23,6 +23,10 @@ _SECONDS = 10.0  # of the processor, for a run
 _SECONDS_A_SAMPLE = 3.0  # beside that
 
 
+class CannotRunError(InputError):
+    """onnxruntime does not take a network or stops in it; which file it is of, the message does not say."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """One run of a network.
@@ -40,7 +44,7 @@ def trace(network: Network, feed: Inputs, keep: Iterable[str]) -> Trace:
     """Runs a network without any optimisation and notes the shape of every tensor, and the values of some.
 
     Raises:
-        InputError: onnxruntime cannot run it.
+        CannotRunError: onnxruntime cannot run it.
     """
     wanted = [name for node in network.nodes for name in node.output if name]
     wanted += [name for name in network.outputs if name not in wanted]
@@ -63,7 +67,7 @@ def open_network(
         threads: 0: one for each core.
 
     Raises:
-        InputError: onnxruntime does not take it.
+        CannotRunError: onnxruntime does not take it.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
@@ -83,7 +87,7 @@ def open_network(
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class
             if type(error).__module__.startswith("onnxruntime"):
-                raise InputError(f"onnxruntime cannot run the model: {one_line(error)}") from error
+                raise CannotRunError(f"onnxruntime cannot run the model: {one_line(error)}") from error
             raise
 
 
@@ -101,7 +105,7 @@ def run(session: onnxruntime.InferenceSession, feed: Mapping[str, np.ndarray]) -
     """The session's outputs by name; of `feed`, what it does not take is left out.
 
     Raises:
-        InputError: onnxruntime cannot run it.
+        CannotRunError: onnxruntime cannot run it.
     """
     names = [value.name for value in session.get_outputs()]
     taken = {value.name: feed[value.name] for value in session.get_inputs()}
@@ -110,4 +114,4 @@ def run(session: onnxruntime.InferenceSession, feed: Mapping[str, np.ndarray]) -
         with within_stage("a run", _SECONDS + _SECONDS_A_SAMPLE * samples):
             return dict(zip(names, interruptible(lambda: session.run(names, taken)), strict=True))
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise InputError(f"onnxruntime cannot run the model: {one_line(error)}") from error
+        raise CannotRunError(f"onnxruntime cannot run the model: {one_line(error)}") from error

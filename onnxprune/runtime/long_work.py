@@ -8,6 +8,8 @@ from typing import Any
 
 import psutil
 
+from onnxprune.common.errors import InputError
+from onnxprune.runtime.execution import CannotRunError
 from onnxprune.runtime.helper import GIB, Limits, guarded, refusals, say, stage
 from onnxprune.runtime.sizes import bytes_around
 
@@ -50,4 +52,7 @@ def answer(function: str, path: Path, arguments: tuple[Any, ...], has_steps: boo
         say(what, done, total)
 
     advance("reading the file", 0, 1)
-    return resolve_name(function)(path, *arguments, *([advance] if has_steps else []))
+    try:
+        return resolve_name(function)(path, *arguments, *([advance] if has_steps else []))
+    except CannotRunError as error:
+        raise InputError(f"{path}: {error}") from error

@@ -190,6 +190,19 @@ def test_a_failed_check_is_exit_code_1(
     assert [file.name for file in tmp_path.iterdir()] == ["mlp.onnx"]
 
 
+def test_samples_that_the_network_stops_at_are_told_with_the_file(tmp_path: Path) -> None:
+    text = "(int64[n,6] x) => (float[n,6,4] y) { a = Gather(table, x) r = Relu(a) y = MatMul(r, w) }"
+    onnx.save(model(text, {"table": (8, 16), "w": (16, 4)}), tmp_path / "net.onnx")
+    x = np.zeros((64, 6), np.int64)
+    x[np.random.default_rng(0).permutation(64)[60]] = 9  # of the last batch
+    np.savez(tmp_path / "x.npz", x=x)
+    done = onnxprune("prune", "net.onnx", "--sparsity", 50, "--data", "x.npz", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: net.onnx: onnxruntime cannot run the model: ")
+    assert "idx=9 must be within" in line
+
+
 def test_neither_torch_nor_nni_is_imported(tmp_path: Path, place: Path) -> None:
     code = (
         "import sys\nfrom onnxprune.cli import main\nfrom onnxprune.runtime.helper import guarded\n"
