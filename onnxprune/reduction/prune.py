@@ -70,7 +70,7 @@ def prune(
         recovery: of "bias", "ridge", "match", "pairs", those that may repair the network.
         threads: of the processor, for latency; default: one for each core.
         latency: whether the two files are timed, at these `batch_sizes` and for so many `seconds`.
-        dry_run: nothing is repaired and nothing written.
+        dry_run: nothing is written, and nothing repaired but where that decides what goes.
         advance: told what is being done, how much of it is done, and how much there is.
 
     Raises:

@@ -42,7 +42,7 @@ def prune_file(
     """Prunes an ONNX file, and gives the report so far with the network, shown to be what was asked for.
 
     Args:
-        makes: whether the network is made; else nothing is repaired, and it is None.
+        makes: whether the network is wanted; else it is None, and nothing is repaired but where that decides what goes.
         data: of samples to judge and repair by.
         shapes: input name -> shape, where the file leaves more than the batch open.
 
@@ -52,8 +52,10 @@ def prune_file(
     """
     prepared = prepare(path, shapes, settings.seed)
     samples = samples_for(path, prepared.source, data, settings.samples, settings.seed) if data else None
-    work = _units if settings.technique in UNITS else _weights
-    report, plain, network = work(path, prepared, settings, samples, advance, makes)
+    if settings.technique in UNITS:
+        report, plain, network = _units(path, prepared, settings, samples, advance, makes)
+    else:
+        report, plain, network = _weights(path, prepared, settings, samples, advance)
     if not makes:
         return report, None
     if samples is not None:
@@ -68,7 +70,8 @@ def _units(
 ) -> tuple[PruneReport, Network, Network]:
     """Removes whole units: the report so far, and the network before and after recovery."""
     graph = prepared.graph
-    pruning = UnitPruning(path, prepared, settings, samples, advance, recovers=makes)
+    recovers = makes or settings.max_drop is not None  # which is of the recovered network
+    pruning = UnitPruning(path, prepared, settings, samples, advance, recovers)
     if makes and not pruning.can_go:
         reasons = _without_units(graph) + sorted({group.frozen.reason for group in graph.groups if group.frozen})
         raise InputError(
@@ -116,7 +119,7 @@ def _without_units(graph: ChannelGraph) -> list[str]:
 
 
 def _weights(
-    path: Path, prepared: Prepared, settings: PruneSettings, samples: Samples | None, advance: Advance, makes: bool
+    path: Path, prepared: Prepared, settings: PruneSettings, samples: Samples | None, advance: Advance
 ) -> tuple[PruneReport, Network, Network]:
     """Puts zeros in place of single weights: likewise."""
     source = prepared.graph.network
@@ -127,7 +130,7 @@ def _weights(
     criterion = str(settings.criterion)
     scores = single_weights.scores(source, criterion, settings.seed)
     plain = network = single_weights.apply(source, single_weights.magnitude_masks(scores, share, scope))
-    if samples is not None and criterion in FROM_SAMPLES and makes:
+    if samples is not None and criterion in FROM_SAMPLES:
         network, masks = single_weights.prune_by_samples(
             prepared.graph,
             samples.batches,

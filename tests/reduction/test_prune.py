@@ -691,6 +691,17 @@ def test_a_dry_run_says_the_same_and_writes_nothing(convs: Path) -> None:
     assert prune(convs, dry_run=True).share_gone == 0
 
 
+@pytest.mark.parametrize(
+    "settings", [{"sparsity": 60, "technique": "unstructured"}, {"max_drop": 5.0}], ids=["unstructured", "max-drop"]
+)
+def test_a_dry_run_says_what_the_repaired_network_decides(settings: dict, mlp: Path) -> None:
+    dry, real = (prune(mlp, data=trained.unlabelled(), dry_run=dry, **settings) for dry in (True, False))
+    assert dry.output is None
+    assert real.share_gone > 0.1
+    assert (dry.layers, dry.groups) == (real.layers, real.groups)
+    assert dataclasses.replace(dry.after, bytes=0) == dataclasses.replace(real.after, bytes=0)
+
+
 def test_a_dry_run_shows_a_file_in_which_all_is_frozen(tmp_path: Path) -> None:
     onnx.save(model("(float[n,4] x) => (float[n,3] y) { y = MatMul(x, w) }", {"w": (4, 3)}), tmp_path / "m.onnx")
     assert [group.frozen for group in prune(tmp_path / "m.onnx", dry_run=True).groups] == [
