@@ -152,12 +152,13 @@ def _prune_site(
     start = Ridge(moments, plain, _PENALTY, has_bias).weights(moments) if repair else plain
     gram = moments.gram(has_bias)
     matrix, kept = np.empty_like(plain), np.empty(plain.shape, bool)
-    for group in range(len(plain)):
+    gone = np.diff(np.rint(share * plain[0].size * np.arange(len(plain) + 1)))  # of each group: all lose the share
+    for group, own in enumerate(gone / plain[0].size):
         if criterion == "obs":
-            matrix[group], kept[group] = _sparse_gpt(start[group], gram[group], share, repair)
+            matrix[group], kept[group] = _sparse_gpt(start[group], gram[group], own, repair)
         else:
             squares = np.diagonal(moments.xx[group]) / max(1, moments.count)
-            kept[group] = _highest((np.abs(start[group]) * np.sqrt(squares)).ravel(), share).reshape(start[group].shape)
+            kept[group] = _highest((np.abs(start[group]) * np.sqrt(squares)).ravel(), own).reshape(start[group].shape)
             matrix[group] = start[group] * kept[group]
     return matrix, moments.intercept(matrix) if has_bias else site.offset(network), kept
 

@@ -561,6 +561,19 @@ def test_the_share_of_zeros_is_exact_from_samples_too(technique: str, mlp: Path)
     assert trained.accuracy(report.output) > by_magnitude + 1
 
 
+@pytest.mark.parametrize("technique", ["weight", "unstructured"])
+@pytest.mark.parametrize("criterion", ["obs", "wanda"])
+@pytest.mark.parametrize("sparsity", [5, 30, 50])
+def test_groups_of_few_weights_lose_the_share_together(
+    technique: str, criterion: str, sparsity: float, tmp_path: Path
+) -> None:
+    text = "(float[n,16,6,6] x) => (float[n,16,4,4] y) { y = Conv <group = 16> (x, w) }"
+    onnx.save(model(text, {"w": (16, 1, 3, 3)}), tmp_path / "m.onnx")
+    data = {"x": np.random.default_rng(0).standard_normal((64, 16, 6, 6)).astype(np.float32)}
+    report = prune(tmp_path / "m.onnx", sparsity=sparsity, technique=technique, criterion=criterion, data=data)
+    assert [layer.zeros for layer in report.layers] == [round(sparsity / 100 * 144)]
+
+
 def test_matrix_products_have_no_steps(tmp_path: Path) -> None:
     built = model(
         "(float[n,4] x) => (float[n,3] y) {"
