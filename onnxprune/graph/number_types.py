@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 from onnx import NodeProto, TensorProto
 
 _NAMES: dict[int, str] = {
@@ -15,6 +16,11 @@ _NAMES: dict[int, str] = {
 }
 _WIDEST = ("float64", "float32", "bfloat16", "float16", "int8")
 _FIRST = 0  # the input that is no weight, of every product
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether it is of floating-point numbers, those that NumPy itself does not have among them, as bfloat16."""
+    return "float" in dtype.name
 
 
 def is_quantised(kinds: Iterable[str]) -> bool:

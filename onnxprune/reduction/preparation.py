@@ -15,7 +15,7 @@ from onnxprune.graph.folding import RANDOM, fold, static_names
 from onnxprune.graph.follow import follow
 from onnxprune.graph.network import Network, read
 from onnxprune.graph.nodes import operator_type, subgraphs
-from onnxprune.graph.number_types import is_quantised
+from onnxprune.graph.number_types import is_floating, is_quantised
 from onnxprune.graph.shapes import input_shapes
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.execution import Trace, open_network, trace
@@ -82,7 +82,7 @@ def prepare(path: Path, shapes: Mapping[str, Shape] | None = None, seed: int = 0
 
 def _tolerance(network: Network) -> float:
     """That of 32 bits, or where a weight has fewer, that of 16."""
-    halves = any(value.dtype.kind == "f" and value.dtype.itemsize < 4 for value in network.weights.values())
+    halves = any(is_floating(value.dtype) and value.dtype.itemsize < 4 for value in network.weights.values())
     return TOLERANCE_HALF if halves else TOLERANCE
 
 

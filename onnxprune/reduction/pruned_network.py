@@ -17,6 +17,7 @@ from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.metadata import MEASURED, PRUNING
 from onnxprune.graph.network import Network, label_of, metadata
 from onnxprune.graph.nodes import operator_type
+from onnxprune.graph.number_types import is_floating
 from onnxprune.graph.sharing import weight_places
 from onnxprune.graph.tensors import Shape
 from onnxprune.reduction import single_weights
@@ -181,7 +182,7 @@ def _report(
 
 
 def _size(prepared: Prepared, network: Network, keep: np.ndarray) -> Size:
-    floating = [value for value in network.weights.values() if value.dtype.kind == "f"]
+    floating = [value for value in network.weights.values() if is_floating(value.dtype)]
     return Size(
         macs=round(prepared.graph.macs(keep) / prepared.batch),
         params=sum(value.size for value in floating),

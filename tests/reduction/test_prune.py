@@ -807,6 +807,22 @@ def test_half_precision_is_held_to_its_own_tolerance(tmp_path: Path) -> None:
     assert report.check < 1e-2
 
 
+@pytest.mark.parametrize("kind", [TensorProto.BFLOAT16, TensorProto.FLOAT16])
+def test_weights_that_are_stored_in_16_bits_are_counted(kind: int, tmp_path: Path) -> None:
+    built = model(
+        "(float[n,8] x) => (float[n,4] y) {"
+        "a = Cast <to = 1> (wa) h = MatMul(x, a) r = Relu(h) b = Cast <to = 1> (wb) y = MatMul(r, b) }",
+        {"wa": (8, 16), "wb": (16, 4)},
+    )
+    for tensor in built.graph.initializer:
+        value = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(helper.make_tensor(tensor.name, kind, value.shape, value.ravel()))
+    onnx.save(built, tmp_path / "m.onnx")
+    report = prune(tmp_path / "m.onnx", sparsity=50)
+    assert (report.before.params, report.after.params) == (8 * 16 + 16 * 4, 8 * 8 + 8 * 4)
+    assert prepare(tmp_path / "m.onnx").tolerance == 1e-2
+
+
 def renamed(built: onnx.ModelProto) -> onnx.ModelProto:
     """With names as TensorFlow and PyTorch give them."""
     for node in built.graph.node:
