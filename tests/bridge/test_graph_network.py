@@ -15,6 +15,7 @@ from onnxprune.bridge.coupling import coupling, cut
 from onnxprune.bridge.graph_builder import build, read_network, remade
 from onnxprune.bridge.graph_input import image_input
 from onnxprune.bridge.graph_network import GraphNetwork
+from onnxprune.bridge.operators import OPERATORS, Call
 from onnxprune.common.errors import InputError
 from onnxprune.graph.network import read
 
@@ -214,6 +215,17 @@ CASES = {
         "(x, roi, scales)",
         {"roi": np.zeros(0, "f"), "scales": np.array([1, 1, 2, 2], "f")},
     ),
+    "Resize by fractions": (
+        'y = Resize <mode = "linear"> (x, , scales)',
+        {"scales": np.array([1, 1, 1.3, 0.6], "f")},
+    ),
+    "Resize nearest by fractions": (
+        'y = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> '
+        "(x, , scales)",
+        {"scales": np.array([1, 1, 0.6, 1.3], "f")},
+    ),
+    "Resize of axes": ('y = Resize <mode = "linear", axes = [3, 2]> (x, , , sizes)', {"sizes": [5, 13]}),
+    "Selu of its own": ("y = Selu <alpha = 1.0, gamma = 2.0> (x)", {}),
     "Einsum": ('y = Einsum <equation = "nchw,ncvw->nhv"> (x, x)', {}),
     "Where": ("g = Greater (x, zero) y = Where (g, x, zero)", {"zero": np.float32(0)}),
     "Max": ("y = Max (x, zero)", {"zero": np.float32(0.1)}),
@@ -242,6 +254,9 @@ CASES = {
 }
 
 
+OPSETS = {"Gelu": 20, "Resize of axes": 18}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_an_operator_is_onnxs(name: str, tmp_path: Path) -> None:
     code, constants = CASES[name]
@@ -256,14 +271,30 @@ def test_an_operator_is_onnxs(name: str, tmp_path: Path) -> None:
     )
     model = onnx.load(path)
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
-    if name == "Gelu":
-        model.opset_import[0].version = 20
+    model.opset_import[0].version = OPSETS.get(name, model.opset_import[0].version)
     onnx.save(model, path)
     graph = read(path)
     image = image_input(graph, "the file")
     network = build(graph, None, image, image.layout(SHAPE), {"y": 0}, False).eval()
     expected = by_onnxruntime(path, network, images(), "y")
     np.testing.assert_allclose(answers(network, images()), expected.reshape(len(images()), -1), atol=2e-5)
+
+
+def test_an_upsample_of_old_has_its_scales_as_an_attribute() -> None:
+    node = helper.make_node("Upsample", ["x"], ["y"], mode="nearest", scales=[1.0, 1.0, 2.0, 3.0])
+    found = OPERATORS["Upsample"](Call.of(node, 7), images())
+    assert torch.equal(found, images().repeat_interleave(2, 2).repeat_interleave(3, 3))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"antialias": 1}, {"keep_aspect_ratio_policy": "not_larger"}, {"axes": [1, 2]}],
+    ids=lambda how: next(iter(how)),
+)
+def test_a_resize_of_other_ways_is_refused(how: dict[str, object]) -> None:
+    node = helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], mode="linear", **{"axes": [2, 3], **how})
+    with pytest.raises(InputError, match="cannot be run in PyTorch"):
+        OPERATORS["Resize"](Call.of(node, 19), images(), None, None, np.array([4, 4]))
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,8 @@ def _where(call: Call, condition: Value, first: Value, second: Value) -> Tensor:
     return torch.where(chosen, one, other)
 
 
+_ALPHA, _GAMMA = 1.6732631921768188, 1.0507010221481323  # of Selu, where its node does not say others
+
 for _name, _function in {
     "ReduceL1": _reduction(lambda data, axes, keep: data.abs().sum(axes, keepdim=keep)),
     "ReduceL2": _reduction(lambda data, axes, keep: data.square().sum(axes, keepdim=keep).sqrt()),
@@ -187,7 +189,7 @@ for _name, _function in {
     "Reciprocal": _elementwise(torch.reciprocal),
     "Relu": lambda call, data: F.relu(data),
     "Round": _elementwise(torch.round),
-    "Selu": lambda call, data: F.selu(data),
+    "Selu": lambda call, data: call.attribute("gamma", _GAMMA) * F.elu(data, call.attribute("alpha", _ALPHA)),
     "Sigmoid": _elementwise(torch.sigmoid),
     "Sign": _elementwise(torch.sign),
     "Sin": _elementwise(torch.sin),

@@ -1,6 +1,7 @@
 """What moves, cuts and joins elements, and says sizes."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,21 +123,30 @@ def _tile(call: Call, data: Tensor, repeats: Value) -> Tensor:
 
 @operator("Resize", "Upsample", numbers=(1, 2, 3))
 def _resize(call: Call, data: Tensor, *rest: Value) -> Tensor:
-    scales, sizes = (list(rest) + [None] * 3)[1:3] if call.opset >= 11 else (rest[0], None)
-    target = None
+    scales, sizes = (list(rest) + [None] * 3)[1:3] if call.opset >= 11 else (rest[0] if rest else None, None)
+    rank = data.dim()
+    axes = [axis % rank for axis in call.attribute("axes", range(rank))]
+    how: dict[str, Any]
     if sizes is not None:
-        target = numbers(sizes)[-(data.dim() - 2) :]
-    elif scales is not None and np.size(scales):
-        target = [int(size * scale) for size, scale in zip(data.shape, numbers(scales), strict=True)][2:]
+        target = dict(enumerate(data.shape)) | dict(zip(axes, numbers(sizes), strict=True))
+        how = {"size": [target[axis] for axis in range(2, rank)]}
+        stay = (target[0], target[1]) == data.shape[:2]
+    else:
+        factors = call.attribute("scales") if scales is None else numbers(scales)
+        if not factors:
+            raise call.refused("neither scales nor sizes")
+        by = dict.fromkeys(range(rank), 1.0) | dict(zip(axes, factors, strict=True))
+        how = {"scale_factor": [by[axis] for axis in range(2, rank)], "recompute_scale_factor": False}
+        stay = by[0] == by[1] == 1
+    if not stay or call.attribute("antialias", 0) or call.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise call.refused("antialias, a policy, or other axes than those of places")
     where = call.attribute("coordinate_transformation_mode", "half_pixel" if call.opset >= 11 else "asymmetric")
     mode = call.attribute("mode", "nearest")
-    if target is None:
-        raise call.refused("neither scales nor sizes")
     if mode == "nearest" and where == "asymmetric" and call.attribute("nearest_mode", "floor") == "floor":
-        return F.interpolate(data, target, mode="nearest")
-    if mode == "linear" and where in ("half_pixel", "pytorch_half_pixel", "align_corners") and data.dim() in (3, 4):
-        kind = "linear" if data.dim() == 3 else "bilinear"
-        return F.interpolate(data, target, mode=kind, align_corners=where == "align_corners")
+        return F.interpolate(data, mode="nearest", **how)
+    if mode == "linear" and where in ("half_pixel", "pytorch_half_pixel", "align_corners") and rank in (3, 4):
+        kind = "linear" if rank == 3 else "bilinear"
+        return F.interpolate(data, mode=kind, align_corners=where == "align_corners", **how)
     raise call.refused(f"mode {mode} and {where}")
 
 
