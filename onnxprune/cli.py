@@ -11,7 +11,7 @@ import click
 
 from onnxprune.commands.console import prose
 from onnxprune.common import interruption
-from onnxprune.common.errors import OnnxpruneError, name_too_long
+from onnxprune.common.errors import OnnxpruneError, bad_path
 from onnxprune.common.output import printable, printable_lines
 from onnxprune.version import __version__
 
@@ -82,7 +82,7 @@ def main() -> NoReturn:
         click.echo(f'Error: this needs {module}: pip install "onnxprune[{_EXTRAS[module]}]"', err=True)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be read
-        refused = name_too_long(error)
+        refused = bad_path(error)
         click.echo(f"Error: {printable(str(refused or error))}", err=True)
         sys.exit(1 if refused is None else refused.exit_code)
     except MemoryError:

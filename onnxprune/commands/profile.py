@@ -11,6 +11,7 @@ from onnxprune.commands.cells import MISSING
 from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import is_folder
 from onnxprune.common.output import printable
 
 if TYPE_CHECKING:
@@ -108,11 +109,11 @@ def profile(
         "seconds": seconds,
         "say": lambda line: echo(f"{line[0].upper()}{line[1:]}", err=True),
     }
-    files = models if len(models) == 1 and not models[0].is_dir() else onnx_files(models)
-    if files is not models:
+    if len(models) > 1 or is_folder(models[0]):
         if page is not None:
             raise click.UsageError("--html makes a page of one model")
-        _print_all(files, "json" if as_json else "csv" if as_csv else None, latency=not no_latency, **settings)
+        output = "json" if as_json else "csv" if as_csv else None
+        _print_all(*onnx_files(models), output, latency=not no_latency, **settings)
         return
     from onnxprune.analysis import profiling
     from onnxprune.commands.columns import csv_text
@@ -138,12 +139,13 @@ def profile(
         prose(f"Not measured: {line}", err=True)
 
 
-def _print_all(files: Sequence[Path], output: str | None, **settings: Any) -> None:
-    """Prints a row for every file that can be profiled, and exits with 2 where one cannot."""
+def _print_all(files: Sequence[Path], refused: InputError | None, output: str | None, **settings: Any) -> None:
+    """Prints a row for every file that can be profiled, and exits with 2 where one cannot, or folders were refused."""
     from onnxprune.analysis import profiling
     from onnxprune.commands.profile_rows import print_rows
 
-    found, problems = [], []
+    found: list[Profile] = []
+    problems = [] if refused is None else [refused]
     for path in files:
         try:
             found.append(profiling.profile(path, roofline=False, **settings))

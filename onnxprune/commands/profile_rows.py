@@ -1,31 +1,43 @@
 """Profiles of several files as rows of one table."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
+from fnmatch import filter as filter_names
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.commands.cells import MISSING
 from onnxprune.commands.console import echo
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import is_folder
 
 if TYPE_CHECKING:
     from onnxprune.analysis.profiling import Profile
 
 
-def onnx_files(paths: Iterable[Path]) -> list[Path]:
-    """The files among the paths, and those named *.onnx in the folders among them and below.
+def onnx_files(paths: Iterable[Path]) -> tuple[list[Path], InputError | None]:
+    """The files among the paths, and those named *.onnx in the folders among them and below; and an error where some
+    of these cannot be listed.
 
     Raises:
         InputError: a folder holds none.
     """
-    found = []
+    found: list[Path] = []
+    refused: list[OSError] = []
     for path in paths:
-        within = sorted(path.rglob("*.onnx")) if path.is_dir() else [path]
-        if not within:
-            raise InputError(f"{path}: there is no .onnx file in it")
+        within, before = [path], len(refused)
+        if is_folder(path):
+            walk = os.walk(path, onerror=refused.append)
+            within = sorted(Path(folder, name) for folder, _, names in walk for name in filter_names(names, "*.onnx"))
+            if not within and len(refused) == before:
+                raise InputError(f"{path}: there is no .onnx file in it")
         found += within
-    return list(dict.fromkeys(found))
+    files = list(dict.fromkeys(found))
+    if not refused:
+        return files, None
+    first, *others = sorted(f"{error.filename}: cannot be listed: {error.strerror}" for error in refused)
+    return files, InputError(first + (f"; nor can {len(others):,} other folder(s)" if others else ""))
 
 
 def print_rows(profiles: Sequence["Profile"], output: str | None) -> None:

@@ -57,6 +57,14 @@ def name_too_long(error: OSError, path: Path | None = None) -> InputError | None
     return InputError(f"{path or error.filename}: the name is too long for a file: give a shorter one")
 
 
+def bad_path(error: OSError) -> InputError | None:
+    """The error of a path that was given and cannot be used: its name is too long, or the system does not let us read
+    or write there; None where the error is another, as a full disk."""
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return InputError(f"{error.filename}: {error.strerror}: give a path that you may use")
+    return name_too_long(error)
+
+
 @contextlib.contextmanager
 def just_written() -> Iterator[None]:
     """For reading what a run has just written: where that is no longer there, the run failed, the user gave nothing

@@ -92,6 +92,14 @@ def _whole_number(digits: str) -> int:
     return int(digits)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is one; not where the system does not say, as of a name that is too long: reading it tells why."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def make_folder(path: Path) -> Path:
     """Creates a folder with its parents.
 

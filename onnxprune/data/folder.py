@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import is_folder
 from onnxprune.data.collection import MOST_BYTES, SPLITS, TEST_SHARE, Collection, Picture
 from onnxprune.data.names import check_class_names, shown_name
-from onnxprune.data.pictures import SUFFIXES, entries, files_in, is_folder
+from onnxprune.data.pictures import SUFFIXES, entries, files_in
 
 _FOR_TRAINING = frozenset(("train", "training"))
 _FOR_TESTING = frozenset(("test", "testing", "val", "valid", "validation"))

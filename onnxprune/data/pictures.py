@@ -14,6 +14,7 @@ from PIL import Image, ImageChops, ImageOps
 
 from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError
+from onnxprune.common.files import is_folder
 from onnxprune.data.names import shown_name
 
 # names of picture files in a folder end so; what is in them decides how they are read
@@ -65,14 +66,6 @@ def entries(folder: Path, ignored: Counter[str] | None = None) -> list[Path]:
     if ignored is not None and hidden:
         ignored["hidden"] += len(hidden)
     return [path for path in found if path not in hidden]
-
-
-def is_folder(path: Path) -> bool:
-    """Whether it is one; not where the system does not say, which is told when it is read."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def read_picture(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[int, int]]:

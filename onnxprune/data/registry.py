@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from onnxprune.common import files
 from onnxprune.common.errors import InputError
 from onnxprune.common.registry import Registry
 from onnxprune.data import cifar, digits, idx
@@ -38,9 +39,9 @@ def canonical_name(name: str) -> str:
         try:
             return DATASETS.canonical(name)
         except InputError as error:
-            if not (name and _is_folder(name)):
+            if not (name and files.is_folder(Path(name))):
                 raise InputError(f"{error} Your own data: FILE.npz, or a FOLDER of pictures.") from None
-    elif not _is_folder(name):
+    elif not files.is_folder(Path(name)):
         what = "a file of another kind" if Path(name).is_file() else "no such folder"
         raise InputError(f"dataset {name}: {what}; expected FILE.npz, or a FOLDER of pictures")
     path = Path(name)
@@ -67,10 +68,3 @@ def _is_named(name: str) -> bool:
     except InputError:
         return False
     return True
-
-
-def _is_folder(name: str) -> bool:
-    try:
-        return Path(name).is_dir()
-    except OSError:  # as a name that is too long
-        return False

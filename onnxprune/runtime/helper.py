@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import psutil
 
 from onnxprune.common import errors
-from onnxprune.common.errors import InputError, OnnxpruneError, RunError, described, name_too_long
+from onnxprune.common.errors import InputError, OnnxpruneError, RunError, bad_path, described
 from onnxprune.common.processes import signal_of
 from onnxprune.common.temporary import keep_temporary_folders_in, temporary_folder
 from onnxprune.runtime.ahead import helper_process
@@ -175,7 +175,7 @@ def serve() -> None:
         except MemoryError:
             answer = ("stopped", _too_much(_stage[0], _limits.memory))
         except OSError as error:  # a full disk, as that of temporary files
-            told = name_too_long(error) or RunError(f"{_stage[0]}: {described(error)}")
+            told = bad_path(error) or RunError(f"{_stage[0]}: {described(error)}")
             answer = ("failed", type(told).__name__, str(told))
         except Exception as error:
             answer = ("raised", described(error))

@@ -1,8 +1,10 @@
 """`onnxprune profile`: the command, and the function behind it."""
 
 import csv
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -292,6 +294,23 @@ def test_several_files_and_folders_are_one_table(path, tmp_path):
     assert done.stderr.startswith(f"Error: {broken}: not an ONNX file")
     (tmp_path / "empty").mkdir()
     assert "there is no .onnx file in it" in run(tmp_path / "empty").stderr
+
+
+def test_folders_that_cannot_be_listed_are_told_beside_the_table(path, tmp_path, monkeypatch):
+    listed = os.scandir
+
+    def scandir(folder):
+        if str(folder).endswith("secret"):
+            raise OSError(errno.EINVAL, "Invalid argument", str(folder))
+        return listed(folder)
+
+    for name in ("a/secret", "b/secret", "folder.onnx"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setattr("os.scandir", scandir)
+    done = run(tmp_path, "--no-latency", "--json")
+    assert (done.returncode, [row["model"] for row in json.loads(done.stdout)]) == (2, [str(path)])
+    first = tmp_path / "a" / "secret"
+    assert done.stderr == f"Error: {first}: cannot be listed: Invalid argument; nor can 1 other folder(s)\n"
 
 
 def test_long_names_do_not_break_the_table_and_equal_notes_are_one(tmp_path):

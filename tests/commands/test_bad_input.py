@@ -1,7 +1,10 @@
 """The command line against what people mistype: one line a problem, exit code 2, nothing written."""
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +85,26 @@ def test_bad_input_is_told_in_lines_and_nothing_is_written(
     assert len(set(told)) == len(told)
     assert all(text in told or text.startswith(("Usage: ", "Try '")) or not text for text in said.err.splitlines())
     assert sorted(path for path in place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("line", ["predict {1} x.png", "evaluate {0} --dataset {1}", "report {1}", "compare {1} {1}"])
+def test_what_may_not_be_looked_at_is_bad_input(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, place, look = trained.mlp(tmp_path / "mlp.onnx"), tmp_path / "secret", os.stat
+
+    def stat(path: str, *how: Any, **more: Any) -> os.stat_result:
+        if str(path).startswith(str(place)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return look(path, *how, **more)
+
+    monkeypatch.setattr("os.stat", stat)
+    monkeypatch.setattr("sys.argv", ["onnxprune", *line.format(model, place / "inside").split()])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    (told,) = capfd.readouterr().err.splitlines()
+    assert stopped.value.code == 2
+    assert told.startswith("Error: ") and "Permission denied" in told
 
 
 def test_every_problem_of_a_spec_is_told_with_the_nearest_name(

@@ -27,6 +27,10 @@ def fill() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def look() -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "secret")
+
+
 def surroundings() -> tuple[int, int, list[str], list[str]]:
     """Its number, its group, where it imports from, and the files that it has open."""
     places = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208

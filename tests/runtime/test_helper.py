@@ -72,6 +72,8 @@ def test_what_it_gives_and_says_comes_back_and_it_is_kept() -> None:
     assert guarded("guarded_work:process") == first
     with pytest.raises(RunError, match=r"writing: OSError: \[Errno 28\] No space left on device"):
         guarded("guarded_work:fill")
+    with pytest.raises(InputError, match="secret: Permission denied: give a path"):
+        guarded("guarded_work:look")
     with pytest.raises(RuntimeError, match="ZeroDivisionError: nothing by nothing"):
         guarded("guarded_work:fail")
 
