@@ -1,6 +1,5 @@
 """Puts what surrounds a classifier into its graph: pixels go in, probabilities come out."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.graph.images import Layout
 from onnxprune.graph.metadata import Normalisation
-from onnxprune.graph.nodes import subgraphs
+from onnxprune.graph.nodes import rename
 
 PICTURE, PROBABILITIES = "image", "probabilities"  # names of the input and the output
 BAKED = "baked"  # of the metadata
@@ -53,7 +52,7 @@ def bake(
     baked.CopyFrom(model)
     graph = baked.graph
     new_names = {name: f"{_PREFIX}{name}" for name in (PICTURE, PROBABILITIES)}
-    _rename(graph, new_names)
+    rename(graph, new_names)
     input_name, output_name = (new_names.get(name, name) for name in (input_name, output_name))
     (given,) = (value for value in graph.input if value.name == input_name)
     (scores,) = (value for value in graph.output if value.name == output_name)
@@ -103,17 +102,6 @@ def bake(
     del baked.metadata_props[:]
     helper.set_model_props(baked, {**kept, BAKED: TAKES})
     return baked
-
-
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Gives tensors other names, old -> new, in subgraphs too."""
-    for tensor in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        tensor.name = names.get(tensor.name, tensor.name)
-    for node in graph.node:
-        for listed in (node.input, node.output):
-            listed[:] = [names.get(name, name) for name in listed]
-        for inner in subgraphs(node):
-            _rename(inner, names)
 
 
 class _Chain:

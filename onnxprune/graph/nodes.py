@@ -1,6 +1,6 @@
 """What every walk over a graph asks of its nodes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from onnx import GraphProto, NodeProto
 
@@ -23,6 +23,17 @@ def used_names(graph: GraphProto) -> set[str]:
         for inner in subgraphs(node):
             names |= used_names(inner)
     return names - {""}
+
+
+def rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Gives tensors other names, old -> new, in subgraphs too."""
+    for tensor in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in graph.node:
+        for listed in (node.input, node.output):
+            listed[:] = [names.get(name, name) for name in listed]
+        for inner in subgraphs(node):
+            rename(inner, names)
 
 
 def operator_type(node: NodeProto) -> str:

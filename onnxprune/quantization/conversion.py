@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import TypeVar
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.output import silenced
 from onnxprune.common.temporary import temporary_folder
-from onnxprune.graph.network import Network, attribute, in_order, live_nodes, read
-from onnxprune.graph.nodes import subgraphs, used_names
+from onnxprune.graph.network import Network, attribute, in_order, live_nodes, read, reads
+from onnxprune.graph.nodes import rename, subgraphs, used_names
 from onnxprune.quantization.activation_products import read_floats
 from onnxprune.quantization.calibration import calibrate, method
 from onnxprune.quantization.preparation import Prepared
@@ -173,11 +173,24 @@ class Converter:
         if only is not None:
             blocked = [node.name for node in model.graph.node if node.name != only]
         made = convert_float_to_float16(model, keep_io_types=True, node_block_list=blocked)
+        _widen_what_bodies_take(made.graph, blocked)
         # what several nodes in float32 read is converted for each of them, to the same name
         nodes = list({tuple(node.output): node for node in made.graph.node}.values())
         del made.graph.node[:]
         made.graph.node.extend(nodes)
         self._made.write_bytes(made.SerializeToString())
+
+
+def _widen_what_bodies_take(graph: GraphProto, nodes: Collection[str]) -> None:
+    """Gives the bodies of these nodes, which stay in float32, what they take from outside in that type: onnxruntime's
+    converter does so with the inputs of a node alone."""
+    halves = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    halves |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    for node in [node for node in graph.node if node.name in nodes]:
+        wide = {name: f"{name}_float32" for name in halves.intersection(reads(node))}
+        for inner in subgraphs(node):
+            rename(inner, wide)
+        graph.node.extend(helper.make_node("Cast", [name], [wide[name]], to=TensorProto.FLOAT) for name in sorted(wide))
 
 
 def _is_fused_wrongly(node: NodeProto) -> bool:

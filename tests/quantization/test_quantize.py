@@ -707,6 +707,20 @@ def test_layers_that_read_the_same_can_stay_out_of_float16(tmp_path: Path) -> No
     np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("kept", ["branch", "product"])
+def test_bodies_that_stay_out_of_float16_get_floats_from_outside(kept: str, tmp_path: Path) -> None:
+    text = """(float[n,8] x) => (float[n,5] y) { [product] h = MatMul (x, w) s = ReduceSum <keepdims = 0> (h)
+        c = Greater (s, zero) [branch] y = If (c) <then_branch = a () => (float[n,5] z) { z = MatMul (h, v) },
+        else_branch = b () => (float[n,5] k) { r = Relu (h) k = Gemm (r, v, u) }> }"""
+    weights = {"w": normal(8, 8), "v": normal(8, 5), "u": normal(5), "zero": 0.0}
+    path = write(tmp_path / "m.onnx", text, **weights)
+    report = quantized(path, type="float16", keep=[kept])
+    assert {layer.layer: layer.type for layer in report.layers if layer.reason} == {kept: "float32"}
+    for x in (np.ones((3, 8), np.float32), -np.ones((3, 8), np.float32)):
+        ((expected,), (found,)) = (answer(read(file), x=x) for file in (path, report.output))
+        np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("outputs", ["b", "w, b"])
 @pytest.mark.parametrize("settings", [{"type": "float16"}, {}, {"dynamic": True}])
 def test_constants_that_are_outputs(outputs: str, settings: dict[str, Any], tmp_path: Path) -> None:
