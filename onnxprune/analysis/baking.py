@@ -7,6 +7,7 @@ import numpy as np
 import onnx.checker
 
 from onnxprune.analysis.classifier import Classifier, scores, softmax
+from onnxprune.analysis.evaluation import are_probabilities
 from onnxprune.analysis.prediction import bordered, picture_shape
 from onnxprune.common.errors import InputError, RunError, one_line
 from onnxprune.common.files import replacing
@@ -51,7 +52,7 @@ def bake(classifier: Classifier, normalisation: Normalisation, out: Path) -> Bak
     layout = classifier.image.layout(taken)
     plain, _ = load(classifier.path)
     answers = scores(classifier.path, images, normalisation, len(images)).astype(np.float64)
-    ends_in_softmax = bool((answers >= 0).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3))
+    ends_in_softmax = are_probabilities(answers)
     model = baking.bake(
         plain,
         classifier.image.name,

@@ -8,6 +8,8 @@ from onnxprune.common.errors import InputError
 
 _TOP = 5
 _SAME = 1e-6  # logits that differ by no more than this between images are the same
+_ROUNDING = 1e-3  # that sums of probabilities may be off by
+_LARGEST_STEP = 1 / 127  # of probabilities in 8 bits
 _FEW = 0.05  # of the images of other classes than the one that is predicted most
 
 
@@ -71,11 +73,22 @@ def right_images(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def as_logits(found: np.ndarray) -> np.ndarray:
     """Scores (N, classes) as logits: of probabilities, which a file that ends in a softmax gives, the logarithms."""
-    # Logits that are all positive and add up to 1 in every row do not happen by chance.
-    with np.errstate(all="ignore"):  # sums of huge logits overflow, and are not 1
-        if (found >= 0).all() and np.allclose(found.sum(axis=1), 1, rtol=0, atol=1e-3):
-            return np.asarray(np.log(np.maximum(found, np.finfo(np.float32).tiny)))
+    if are_probabilities(found):
+        return np.asarray(np.log(np.maximum(found, np.finfo(np.float32).tiny)))
     return found
+
+
+@np.errstate(all="ignore")  # sums of huge logits overflow, and are not 1
+def are_probabilities(found: np.ndarray) -> bool:
+    """Whether scores (N, classes) are those of a softmax: logits that are all positive and add up to 1 in every row do
+    not happen by chance.
+
+    What a file in 8 bits gives are multiples of the smallest of them, to which each has been rounded.
+    """
+    if not ((found >= 0) & (found <= 1 + _ROUNDING)).all() or not found.any():
+        return False
+    step = min(found[found > 0].min(), _LARGEST_STEP)
+    return bool(np.allclose(found.sum(axis=1), 1, rtol=0, atol=max(_ROUNDING, found.shape[1] * step / 2)))
 
 
 def _rank_of_label(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

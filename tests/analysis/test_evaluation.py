@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from onnxprune.analysis.evaluation import right_images, score
+from onnxprune.analysis.evaluation import are_probabilities, as_logits, right_images, score
 from onnxprune.common.errors import InputError
 
 
@@ -124,3 +124,14 @@ def test_right_images_are_those_that_accuracy_counts():
     right = right_images(logits, labels)
     assert right.tolist() == [True, False, False, True]
     assert score(logits, labels).accuracy == 100 * right.mean()
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+@pytest.mark.parametrize("steps", [None, 255, 256, 127])
+def test_probabilities_are_told_from_logits_in_8_bits_too(classes, steps):
+    logits = np.random.default_rng(0).normal(0, 5, (200, classes))
+    exact = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    found = (exact if steps is None else np.minimum(np.round(exact * steps), 255) / steps).astype(np.float32)
+    np.testing.assert_allclose(np.exp(as_logits(found)), found, atol=1e-5)
+    for scores in (logits, np.abs(logits), np.maximum(np.round(logits), 0), 1 / (1 + np.exp(-logits))):
+        assert not are_probabilities(scores)
