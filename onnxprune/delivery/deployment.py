@@ -88,9 +88,8 @@ def deploy(
             "--bake puts the preprocessing and a softmax into the graph of a classifier, which this is not"
         )
     make_folder(out)
-    place = hashlib.sha256(os.fsencode(out.resolve())).hexdigest()[:16]
     try:
-        with locked(user_lock(f"deploy-{place}")):  # one at a time reads the index and writes it again
+        with locked(_lock_of(out)):  # one at a time reads the index and writes it again
             return _deploy(choice, sweep, source, expected, out, layout, bake=bake, license=license)
     except (OSError, StorageError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -154,6 +153,11 @@ def _deploy(
     more = () if baked is None else (baked.path,)
     files_made = (*files, *more, card_path, out / INDEX)
     return Deployed(name, entry, files_made, shipped.compare, remarks)
+
+
+def _lock_of(folder: Path) -> Path:
+    """The file to lock for a folder of models: one of 16. They stay, since another process may be about to take one."""
+    return user_lock(f"deploy-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[0]}")
 
 
 def _remarks(table: pd.DataFrame, row: Mapping[str, Any]) -> tuple[str, ...]:
