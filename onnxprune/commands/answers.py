@@ -85,8 +85,7 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
     echo(f"\n{columns(headings, rows)}\n")
     console.print(
         f"The highest sparsity losing at most {max_drop:g} point(s) of validation {quality.name} against the base "
-        "(drop). "
-        "0: none does. ✗: lost more."
+        "(drop). 0: none does. ✗: lost more, or a network collapsed."
     )
     for remark in dict.fromkeys(entry.remark for entry in found if entry.remark):
         console.print(f"Note: {remark}.")

@@ -34,7 +34,7 @@ class Trial:
     Attributes:
         sparsity: in percent.
         drop: points of validation accuracy lost, or of fidelity without labels, on average over seeds.
-        accepted: whether that is within what may be lost.
+        accepted: whether that is within what may be lost, and none of its networks has collapsed.
         reused: whether all of its points had been run before.
     """
 
@@ -84,7 +84,8 @@ def search(
     """Bisects sparsity, for every combination of the plan's other settings; seeds are averaged.
 
     It takes for granted that loss rises with sparsity. Points that any sweep in `runs` has finished are looked at first
-    and not run again. The validation split decides, never the test set.
+    and not run again. The validation split decides, never the test set; a network that has collapsed is no answer,
+    however little it loses where one class has nearly all images.
 
     Args:
         plan: points of one sparsity, which does not matter.
@@ -221,8 +222,9 @@ class _Bisection:
         rows = self._rows(sparsity)
         name = f"validation_{quality_of(rows[0]).name}"
         drop = fmean(row[f"base_{name}"] - row[name] for row in rows)
-        found.trials.append(Trial(sparsity, drop, within(drop, self.max_drop), reused))
-        return within(drop, self.max_drop)
+        accepted = within(drop, self.max_drop) and not any(row["collapsed"] for row in rows)
+        found.trials.append(Trial(sparsity, drop, accepted, reused))
+        return accepted
 
     def _at(self, sparsity: float) -> list[Point]:
         return [dataclasses.replace(point, sparsity=sparsity) for point in self.points]

@@ -100,8 +100,12 @@ def test_where_everything_costs_too_much_the_base_is_the_answer(data: str, tmp_p
     assert found.trainings in (1, 2)
     if found.sparsity == 0:
         assert (found.folders, found.metrics) == ([], {})
-    (nothing,) = find(data, tmp_path, technique="neuron", max_drop=100, step=50)
-    assert nothing.sparsity == 100
+
+
+def test_where_nothing_costs_too_much_all_but_a_collapsed_network_is_the_answer(data: str, tmp_path: Path) -> None:
+    (found,) = find(data, tmp_path, technique="neuron", max_drop=100, step=50)
+    assert found.sparsity == 50
+    assert {trial.sparsity: trial.accepted for trial in found.trials} == {50: True, 100: False}
 
 
 def test_seeds_decide_together(data: str, tmp_path: Path) -> None:
@@ -117,18 +121,31 @@ def test_seeds_decide_together(data: str, tmp_path: Path) -> None:
     assert sum(drops) / 2 == pytest.approx(answer.drop)
 
 
-def test_the_test_accuracy_has_no_say(data: str, tmp_path: Path) -> None:
-    """Made-up points, which lose on the validation split at 75 %, and on the test set at 50 % or nowhere."""
+def make_up(data: str, runs: Path, test: list[float], validation: list[float], collapsed_from: float = 101) -> None:
+    """Points at 25, 50, 75 and 100 % of these accuracies, of a base that has 90 % of both."""
     plan = Sweep.parse({**SETTINGS, "dataset": data, "technique": "weight", "sparsity": [25, 50, 75, 100]})
     checksum = Materials(None).dataset(plan.points[0]).checksum
+    for point, tested, validated in zip(plan.points, test, validation, strict=True):
+        folder = runs / "sweep" / point.point_id(checksum)
+        store.begin(folder, point.settings())
+        metrics = {"base_accuracy": 90, "accuracy": tested, "collapsed": point.sparsity >= collapsed_from}
+        metrics |= {"base_validation_accuracy": 90, "validation_accuracy": validated, "validation_images": 40}
+        store.finish(folder, {"metrics": metrics, "environment": {}})
+
+
+def test_a_network_that_names_the_commonest_class_alone_is_no_answer(data: str, tmp_path: Path) -> None:
+    """Nine images of ten may be of one class: then it loses nothing."""
+    make_up(data, tmp_path, [90, 90, 90, 90], [90, 90, 90, 90], collapsed_from=75)
+    (found,) = find(data, tmp_path, step=25)
+    assert found.sparsity == 50
+    assert [trial.accepted for trial in found.trials] == [True, True, False]
+
+
+def test_the_test_accuracy_has_no_say(data: str, tmp_path: Path) -> None:
+    """Points that lose on the validation split at 75 %, and on the test set at 50 % or nowhere."""
     for test_accuracies in ([90, 10, 10, 10], [90, 90, 90, 90]):
         runs = tmp_path / str(test_accuracies[1])
-        for point, test, validation in zip(plan.points, test_accuracies, [90, 88, 80, 10], strict=True):
-            folder = runs / "sweep" / point.point_id(checksum)
-            store.begin(folder, point.settings())
-            metrics = {"base_accuracy": 90, "accuracy": test}
-            metrics |= {"base_validation_accuracy": 90, "validation_accuracy": validation, "validation_images": 40}
-            store.finish(folder, {"metrics": metrics, "environment": {}})
+        make_up(data, runs, test_accuracies, [90, 88, 80, 10])
         (found,) = find(data, runs, step=25)
         assert found.sparsity == 50
         assert [trial.drop for trial in found.trials] == [0, 2, 10]
