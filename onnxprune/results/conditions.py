@@ -54,6 +54,8 @@ def _holds(table: "pd.DataFrame", condition: str) -> "pd.Series":
     column = table[name]
     numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     if sign in _ORDERS:
+        if column.isna().all():
+            raise InputError(f"condition {condition!r}: no row has {name}, which is empty in all of {len(table)}")
         if not numeric:
             raise InputError(f"condition {condition!r}: {name} holds words, which have no order: expected = or !=")
         return _ORDERS[sign](column, _number(condition, text)).fillna(False).astype(bool)

@@ -49,6 +49,12 @@ def test_what_cannot_be_used_is_said(condition: str, words: str) -> None:
         select(TABLE, [condition])
 
 
+def test_a_column_without_values_is_not_called_one_of_words() -> None:
+    untimed = TABLE.assign(speedup=None)
+    with pytest.raises(InputError, match="'speedup > 1': no row has speedup, which is empty in all of 3"):
+        select(untimed, ["speedup > 1"])
+
+
 def test_results_as_latex_and_markdown(tmp_path: Path) -> None:
     sweep = hand_made(tmp_path, "study", technique="weight,structured", sparsity="0,50", seeds=2)
     for path in sweep.glob("*/metrics.json"):
