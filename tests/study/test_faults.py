@@ -87,12 +87,13 @@ def test_killed_two_hundred_times_with_its_group_or_by_worker(undisturbed: pd.Da
             process.join(moments.uniform(0, 2))
             if not process.is_alive():
                 break
-            found = [child for child in psutil.Process(process.pid).children() if "worker" in " ".join(child.cmdline())]
-            if found and moments.random() < 0.7:
-                moments.choice(found).kill()
-                workers += 1
-            else:
-                with contextlib.suppress(ProcessLookupError):  # it is none yet, or over
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):  # it is none yet, or over
+                family = psutil.Process(process.pid).children()
+                found = [child for child in family if "worker" in " ".join(child.cmdline())]
+                if found and moments.random() < 0.7:
+                    moments.choice(found).kill()
+                    workers += 1
+                else:
                     os.killpg(process.pid, signal.SIGKILL)
                     groups += 1
         if faults.ended(process) == 0:
