@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from onnxprune.results.schema import SHARES
 from onnxprune.results.statistics import interval_over_seeds
 from onnxprune.settings.point import AXES
 from onnxprune.settings.vocabulary import TECHNIQUES
@@ -87,7 +88,10 @@ def over_seeds(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
             (sparsity, same["x"].mean(), values.mean(), std, len(same), low, high, bool(same["collapsed"].any()))
         )
     names = ["sparsity", "x", "y", "std", "seeds", "low", "high", "collapsed"]
-    return pd.DataFrame(found, columns=names).astype({"collapsed": bool})  # of no rows too
+    points = pd.DataFrame(found, columns=names).astype({"collapsed": bool})  # of no rows too
+    if y in SHARES:  # two seeds may differ so much that Student's interval goes beyond
+        points[["low", "high"]] = points[["low", "high"]].clip(0, 100)
+    return points
 
 
 def error_bars(points: pd.DataFrame, y: str = "y", low: str = "low", high: str = "high") -> tuple[pd.Series, pd.Series]:

@@ -109,6 +109,7 @@ _METRICS = [*_names(_IN_EVERY_ROW), *_names(_OF_ACCURACY), *_names(_IN_SOME_ROWS
 EVERY_ROW = tuple(name for name, _ in _names(_IN_EVERY_ROW))
 WITH_LABELS = tuple(name for name, _ in _names(_OF_ACCURACY))
 WITHOUT_LABELS = tuple(name for name, _ in _names(_OF_FIDELITY))
+SHARES = frozenset(name for name, kind in _METRICS if kind == Percent)  # metrics that lie between 0 and 100
 SOME_ROWS = (*WITH_LABELS, *(name for name, _ in _names(_IN_SOME_ROWS)))
 Metrics = msgspec.defstruct("Metrics", _optional(_METRICS))
 Environment = msgspec.defstruct("Environment", _optional(_names(_ENVIRONMENT)))

@@ -81,18 +81,27 @@ def test_error_bars_are_intervals_over_images_or_over_seeds() -> None:
         {
             "sparsity": [0, 50, 50],
             "achieved_sparsity": [0.0, 48.0, 52.0],
-            "accuracy": [97.0, 90.0, 92.0],
+            "accuracy": [97.0, 90.0, 90.5],
             "accuracy_low": [95.0, 1, 1],
             "accuracy_high": [98.0, 1, 1],
         }
     )
     points = over_seeds(rows, "achieved_sparsity", "accuracy")
     assert points["x"].tolist() == [0, 50]
-    assert points[["low", "high"]].to_numpy().tolist() == [[95, 98], list(mean_interval(np.array([90.0, 92.0])))]
+    assert points[["low", "high"]].to_numpy().tolist() == [[95, 98], list(mean_interval(np.array([90.0, 90.5])))]
     below, above = error_bars(points)
     assert (below[0], above[0]) == (2, 1)
     without = over_seeds(rows.drop(columns=["accuracy_low", "accuracy_high"]), "sparsity", "accuracy")
     assert [bar[0] for bar in error_bars(without)] == [0, 0]
+
+
+def test_no_interval_of_accuracies_goes_beyond_what_they_can_be() -> None:
+    rows = pd.DataFrame({"sparsity": [50, 50], "accuracy": [20.0, 90.0], "cross_entropy": [0.1, 2.0], "collapsed": 0})
+    low, high = mean_interval(rows["accuracy"].to_numpy())
+    assert low < 0 and high > 100
+    assert over_seeds(rows, "sparsity", "accuracy")[["low", "high"]].to_numpy().tolist() == [[0, 100]]
+    losses = over_seeds(rows, "sparsity", "cross_entropy")[["low", "high"]].to_numpy()[0]
+    assert tuple(losses) == pytest.approx(mean_interval(rows["cross_entropy"].to_numpy()))
 
 
 def test_curves_are_named_by_what_varies_within_a_technique() -> None:
