@@ -564,6 +564,27 @@ MUTATIONS = [
             f"{STORE}::test_a_file_takes_its_name_whole_or_not_at_all",
         ),
         (
+            "forecast: workers do not share the points",
+            "study/forecast.py",
+            "for point in missing) / workers",
+            "for point in missing)",
+            "tests/study/test_forecast.py::test_the_time_is_what_finished_ones_took_without_bases_that_are_there",
+        ),
+        (
+            "choice: the slower one's standard error",
+            "delivery/choice.py",
+            'entry.mean["speedup"] + entry.error("speedup")',
+            'entry.mean["speedup"]',
+            "tests/delivery/test_deployment.py::test_a_tie_is_within_the_standard_errors_of_both_means",
+        ),
+        (
+            "set: which drops find no room",
+            "pruning/regrowth.py",
+            "dropped[weight[dropped].abs().argsort(stable=True)]",
+            "dropped",
+            "tests/schedules/test_schedules.py::test_where_there_is_room_for_few_the_smallest_of_both_signs_are_dropped",
+        ),
+        (
             "disk: half-written files are left",
             "common/files.py",
             "partial.unlink(missing_ok=True)",

@@ -117,6 +117,17 @@ def test_what_seeds_leave_open_is_a_tie_that_validation_accuracy_breaks() -> Non
     assert choose(rows(*apart), constraints(max_drop=1)).row["technique"] == "weight"
 
 
+@pytest.mark.parametrize(("slower", "chosen"), [((3.7, 4.1), "structured"), ((3.5, 3.9), "weight")])
+def test_a_tie_is_within_the_standard_errors_of_both_means(slower: tuple[float, float], chosen: str) -> None:
+    """Of 4.0 and 4.4 the mean is 4.2 ± 0.2; the slower one's, plus its own 0.2, has to reach 4.0."""
+    changes = [
+        {"technique": technique, "seed": seed, "speedup": speedup, "validation_accuracy": accuracy, "speedup_noise": 0}
+        for technique, accuracy, speedups in (("weight", 90.1, (4.0, 4.4)), ("structured", 90.8, slower))
+        for seed, speedup in enumerate(speedups)
+    ]
+    assert choose(rows(*changes), constraints(max_drop=1)).row["technique"] == chosen
+
+
 def test_where_the_noise_says_nothing_the_fewest_macs_decide() -> None:
     noisy = {"speedup_noise": 0.9}
     table = rows(

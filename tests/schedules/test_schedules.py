@@ -358,6 +358,16 @@ def test_no_more_is_dropped_than_can_grow() -> None:
         assert now["layer.weight"][0].tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1, 1]
 
 
+def test_where_there_is_room_for_few_the_smallest_of_both_signs_are_dropped() -> None:
+    mask = torch.cat([torch.ones(2, 10), torch.tensor([[0.0, 0, *[1] * 8]])])
+    weight = torch.cat([1 + torch.arange(10.0).view(1, 10), -0.1 - torch.arange(10.0).view(1, 10), mask[2:] * 50])
+    now = Regrowth({"layer": mask}, 0).by_chance(_Layer(weight, torch.zeros(3, 10)))["layer.weight"]
+    assert (mask - now)[:2].nonzero().tolist() == [[0, 0], [1, 0]]  # 1.0 and -0.1: 2.0 and -1.1 find no room
+    weight[0] += 5
+    now = Regrowth({"layer": mask}, 0).by_chance(_Layer(weight, torch.zeros(3, 10)))["layer.weight"]
+    assert (mask - now)[:2].nonzero().tolist() == [[1, 0], [1, 1]]
+
+
 @pytest.mark.parametrize(("schedule", "steps"), [("set", [105, 210]), ("rigl", [100, 200])])
 def test_sparse_training_moves_weights_and_keeps_their_number(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, schedule: str, steps: list[int]

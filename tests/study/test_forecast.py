@@ -53,6 +53,10 @@ def test_the_time_is_what_finished_ones_took_without_bases_that_are_there(tmp_pa
     other = Sweep.parse({**given, "sparsity": 70, "seed": 1})
     with_base = forecast.forecast(other.points, tmp_path / "runs" / "other", tmp_path / "runs")
     assert with_base.seconds == pytest.approx(known.seconds + 2 * images / 10 + 7.1)
+    many = Sweep.parse({**given, "sparsity": [60, 70, 80, 90], "seed": 1})
+    shared = forecast.forecast(many.points, tmp_path / "runs" / "other", tmp_path / "runs", workers=2)
+    # points are run side by side, and the base before them
+    assert shared.seconds == pytest.approx(4 / 2 * known.seconds + 2 * images / 10 + 7.1)
 
 
 def test_the_pace_is_that_of_networks_with_the_same_options_and_threads(tmp_path: Path) -> None:
