@@ -66,7 +66,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def brief_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of a plan is told by one update, not by a second of them."""
+    """The time of a plan is told by one update, not by as many as a moment allows."""
     monkeypatch.setattr("onnxprune.study.forecast._PROBE_SECONDS", 0.001)
 
 

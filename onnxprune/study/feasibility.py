@@ -38,7 +38,8 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
     exported = cache(_exported)
     for point in points:
         dataset = materials.dataset(point)
-        network = (point.model, dataset.input_shape, dataset.classes, tuple(point.model_options.items()), point.weights)
+        weights = None if point.weights is None else (point.weights, dataset.classes)  # whose head they decide
+        network = (point.model, dataset.input_shape, len(dataset.classes), tuple(point.model_options.items()), weights)
         asked = (point.technique, point.criterion, point.granularity, point.control, point.keep, point.freeze_features)
         combination = (*network, *asked)
         if combination in seen:
@@ -86,11 +87,15 @@ def _whole_layers(network: "nn.Module", point: Point, input_shape: tuple[int, in
 def _exported(
     model: str,
     shape: tuple[int, int, int],
-    classes: tuple[str, ...],
+    classes: int,
     options: tuple[tuple[str, object], ...],
-    weights: str | None,
+    weights: tuple[str, tuple[str, ...]] | None,
 ) -> "nn.Module":
-    """A network before its training, which can be exported and gives a logit a class, where there are classes."""
+    """A network before its training, which can be exported and gives a logit a class, where there are classes.
+
+    Args:
+        weights: to start from, and the names of the classes.
+    """
     import torch
 
     from onnxprune.bridge.coupling import heads
@@ -101,9 +106,9 @@ def _exported(
     from onnxprune.models.copies import check_copied
     from onnxprune.training.transfer import load_weights
 
-    network = make_network(model, shape, len(classes), 0, dict(options))
+    network = make_network(model, shape, classes, 0, dict(options))
     if weights is not None:
-        load_weights(network, weights, classes, lambda: heads(network, shape))
+        load_weights(network, *weights, lambda: heads(network, shape))
     with temporary_folder() as folder:
         path = Path(folder) / "network.onnx"
         try:
@@ -113,8 +118,8 @@ def _exported(
         except Exception as error:  # the exporter's own, of many kinds
             raise InputError(f"the network cannot be exported: {described(error)}") from error
         found = network_answers(network, torch.zeros(2, *shape)).shape
-        if classes and found != (2, len(classes)):
-            raise InputError(f"the network gives {found} for two images, expected {(2, len(classes))}: a logit a class")
+        if classes and found != (2, classes):
+            raise InputError(f"the network gives {found} for two images, expected {(2, classes)}: a logit a class")
         if not isinstance(network, GraphNetwork):  # which is what the file says
             check_traced(network, path, shape)
             check_copied(network)

@@ -25,7 +25,7 @@ from onnxprune.study.pool import worker_count
 from onnxprune.training.device import select_device
 
 _MOST_RECORDS = 50  # that a pace is taken from
-_PROBE_SECONDS = 1.0
+_PROBE_SECONDS = 0.25  # a plan of three models tries 24 trainings
 _PROBE_IMAGES = 64  # an update at most: the pace of larger batches is about the same
 _MEASURING = 0.2  # of an epoch's training: testing a file twice and validating it take about as long
 _OVERHEAD = 3.0  # seconds of a point beside training, testing and timing: pruning, export, checks

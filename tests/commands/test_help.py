@@ -80,7 +80,7 @@ def test_the_time_of_a_plan_is_that_of_finished_points_where_there_are_some(tmp_
     data = small_npz(tmp_path / "squares.npz")
     point = ["--model", "slp", "--dataset", data, "--technique", "weight", "--epochs", "3", "--latency-seconds", "0"]
     point += ["--out", tmp_path / "runs"]
-    assert "probe of 1 s" in called("run", *point, "--dry-run").stdout
+    assert "probe of 0.25 s" in called("run", *point, "--dry-run").stdout
     assert called("run", *point).returncode == 0
     assert "estimated from finished points" in called("run", *point, "--sparsity", "60", "--dry-run").stdout
     expected = json.loads(called("run", *point, "--dry-run", "--json").stdout)["expected"]
