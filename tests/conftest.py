@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from onnxprune.common.temporary import temporary_folder
+
 # what is imported stays: walking through it again and again takes a quarter of the time of importing
 gc.disable()
 
@@ -27,13 +29,14 @@ os.environ.pop("PYTHONHASHSEED", None)
 # no test cuts the power, and a small sweep waits sixty times for the disk
 os.fsync = lambda descriptor: None
 
-# the pixels of pictures that tests make up are no use to anybody later
-_cache = tempfile.TemporaryDirectory(prefix="onnxprune-tests-")
+# the pixels of pictures that tests make up are no use to anybody later; of tests that are killed, the next ones remove
+# what is left
+_cache = temporary_folder()
 os.environ["ONNXPRUNE_CACHE"] = _cache.name
 
 # processes side by side each have a lock of timings of their own, or they would wait for each other, and say so
-if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    _place = tempfile.TemporaryDirectory(prefix=f"{_worker}-")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    _place = temporary_folder()
     Path(_place.name).chmod(0o755)  # some tests are run as an ordinary user
     os.environ["TMPDIR"] = tempfile.tempdir = _place.name
 
