@@ -22,6 +22,8 @@ from onnxprune.commands.plan import print_plan
 from onnxprune.commands.points import PointCommand
 from onnxprune.common.progress import Verbosity, waiting
 
+_PREFIX = "search-"  # of the names of folders
+
 
 class _SearchCommand(PointCommand):
     basics = ("max_drop", "step")
@@ -81,10 +83,13 @@ def search(
       onnxprune search --model cnn --dataset fmnist --max-drop 1.0
       onnxprune search --model cnn --technique structured --max-drop 0.5 --seeds 3 --step 5
     """
+    from onnxprune.settings.point import MAX_NAME
     from onnxprune.settings.sweep import Sweep
 
     given = {name: value for name, value in options.items() if value is not None}
     plan = Sweep.parse({**given, "sparsity": 50})
+    if "name" not in given:  # the one of these settings is that of `run` and `sweep` at 50 %
+        plan = dataclasses.replace(plan, name=f"{_PREFIX}{plan.name[len(_PREFIX) - MAX_NAME :]}")
     verbosity = Verbosity.QUIET if quiet else Verbosity.NORMAL
     with waiting("loading PyTorch and NNI", verbosity):
         from onnxprune.study.search import most_points

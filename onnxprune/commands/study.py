@@ -114,8 +114,10 @@ def sweep(spec: Path | None, replace: bool, **options: Any) -> None:
 
 
 @click.command(cls=_OnePointCommand)
+@NAME
+@REPLACE
 @_folders
-def run(**options: Any) -> None:
+def run(replace: bool, **options: Any) -> None:
     """Run one point: one network, pruned in one way by one amount.
 
     \b
@@ -130,7 +132,7 @@ def run(**options: Any) -> None:
     if how.dry_run:
         _print_plan(plan, how)
         return
-    _end(_run(plan, how))
+    _end(_run(plan, how, replace=replace))
 
 
 def _print_plan(plan: "Sweep", how: _How) -> None:

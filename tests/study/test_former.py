@@ -89,6 +89,18 @@ def test_other_data_under_a_name_are_told_too(tmp_path: Path) -> None:
         onnxprune.sweep(**given, sparsity=[50])
 
 
+def test_one_point_with_other_data_can_be_run_as_its_message_says(tmp_path: Path) -> None:
+    data = small_npz(tmp_path / "squares.npz")
+    options = ["--model", "slp", "--hidden", 8, "--epochs", 0, "--finetune-epochs", 0, "--latency-seconds", 0]
+    command = ["run", *options, "--dataset", data, "--out", tmp_path / "runs"]
+    assert called(*command).returncode == 0
+    small_npz(data, classes=2)
+    refused = called(*command)
+    assert refused.returncode == 2 and "expected another --name, or --replace" in refused.stderr
+    assert called(*command, "--name", "other").returncode == 0
+    assert called(*command, "--replace").returncode == 0
+
+
 def test_a_search_adds_to_its_own_study_and_to_no_other(data: Path, tmp_path: Path) -> None:
     plan = {key: value for key, value in settings(data, tmp_path).items() if key not in ("out", "workers")}
     search(Sweep.parse({**plan, "sparsity": 50}), 100, tmp_path, step=50, workers=1)

@@ -168,6 +168,18 @@ def test_search_by_command(data: str, runs: Path) -> None:
     assert answer["trainings"] == 0, "the command before has trained all"
 
 
+def test_a_search_without_a_name_is_beside_a_run_without_one(data: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    own = tmp_path / f"{'a' * 200}.npz"  # whose name makes the longest one there can be
+    own.write_bytes(Path(data).read_bytes())
+    for command in (["search", "--max-drop=100", "--step=50"], ["run", "--sparsity=50"], ["sweep", "--sparsity=50"]):
+        done = CliRunner().invoke(cli, [*command, *arguments(str(own), runs, workers=1)])
+        assert done.exit_code == 0, done.output
+    (found,) = runs.glob("search-*")
+    assert Sweep.read(found / store.SPEC).name == found.name
+    assert len([folder for folder in runs.iterdir() if folder.name[0] not in "b."]) == 2
+
+
 def test_adaptive_has_nothing_to_search_for(data: str, tmp_path: Path) -> None:
     with pytest.raises(onnxprune.InputError, match="finds its own"):
         find(data, tmp_path, schedule="adaptive", finetune_epochs=1)
