@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from onnxprune.common.errors import InputError, one_line
+from onnxprune.common.errors import InputError, StorageError, one_line
 from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph import contrib
 from onnxprune.graph.counting import count, macs_within
@@ -177,6 +177,8 @@ def _optimised(path: Path, network: Network) -> ModelProto:
         try:
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class
+            if target.exists():  # what it writes to has been loaded
+                raise StorageError(f"cannot write to {target}: is the disk full? {one_line(error)}") from error
             raise InputError(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
         return onnx.load(target)
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from pruned import model
 
 import onnxprune
-from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.errors import InputError, RunError, StorageError
 from onnxprune.graph.counting import count
 from onnxprune.graph.metadata import parse
 from onnxprune.graph.network import Network, metadata, read
@@ -448,6 +448,19 @@ def test_outputs_that_are_not_finite_are_refused(
     with pytest.raises(RunError, match="not finite numbers"):
         quantized(mlp, dynamic=True, data=data)
     assert [each.name for each in mlp.parent.iterdir()] == ["mlp.onnx"]
+
+
+def test_a_full_disk_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    text = "(float[n,99] x) => (float[n,99] y) { y = MatMul (x, w) }"
+    path = write(tmp_path / "m.onnx", text, w=np.ones((99, 99)))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # bytes of a file: as full as a disk can be
+    try:
+        with pytest.raises(StorageError, match="cannot write to"):
+            quantized(path, dynamic=True, latency=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_result_that_does_not_run_is_told_with_the_name_of_the_file(
