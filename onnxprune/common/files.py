@@ -100,12 +100,26 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def check_name(path: Path) -> None:
+    """Sees that libraries can open a file, or files in a folder: onnxruntime, PyTorch and pyarrow take text for names.
+
+    Raises:
+        InputError: the name is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: the name is not UTF-8: choose another") from None
+
+
 def make_folder(path: Path) -> Path:
     """Creates a folder with its parents.
 
     Raises:
+        InputError: its name is not UTF-8.
         RunError: the system does not let us, with its reason.
     """
+    check_name(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from onnxprune.common.errors import InputError, one_line
+from onnxprune.common.files import check_name
 from onnxprune.graph.images import ImageInput
 
 FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
@@ -38,10 +39,12 @@ def open_session(
         profile_to: folder for onnxruntime's own profile of the session, which slows it.
 
     Raises:
-        InputError: no such file, onnxruntime cannot load it, or CUDA was asked for and does not run here.
+        InputError: no such file or one whose name is not UTF-8, onnxruntime cannot load it, or CUDA was asked for and
+            does not run here.
     """
     if not path.is_file():
         raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    check_name(path)
     if device == "cuda":
         _prepare_cuda()
     options = _options(threads)

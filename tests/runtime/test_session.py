@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -107,6 +108,14 @@ def test_what_is_no_onnx_file_is_one_line(tmp_path, capfd, content):
         open_session(path)
     assert "\n" not in str(raised.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+def test_a_name_that_is_no_text_is_told(tmp_path):
+    path = tmp_path / os.fsdecode(b"bad\xff.onnx")
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="the name is not UTF-8"):
+        open_session(path)
 
 
 def test_an_unknown_operator_is_named_on_one_line(tmp_path, capfd):
