@@ -153,6 +153,7 @@ def test_updates_take_the_place_of_epochs() -> None:
     assert epochs_after_base(scratch, 1_000) == 5
 
 
+@pytest.mark.slow  # a CNN is trained out for each; the shares of the rate are told by training/test_setup.py
 @pytest.mark.parametrize("distill", [0.0, 1.0])
 def test_a_short_fine_tuning_by_default_harms_no_network(tmp_path: Path, distill: float) -> None:
     """At the rate of its base, a network that learns from itself falls from 97 to 10 % here."""
