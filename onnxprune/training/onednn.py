@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from onnxprune.training.strides import may_be_at_fault
+
 # these alone: a class that is derived from one may compute anything
 _LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.Sequential)
 
@@ -44,6 +46,7 @@ def _takes(layer: nn.Module) -> bool:
     match layer:
         case nn.Conv2d():
             plain = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+            plain = plain and (layer.stride == (1, 1) or not may_be_at_fault(layer.weight))
         case nn.BatchNorm2d():
             plain = layer.training and layer.affine and layer.track_running_stats
         case nn.MaxPool2d():

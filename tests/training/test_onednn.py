@@ -21,8 +21,8 @@ CHAINS: dict[str, Callable[[], nn.Sequential]] = {
         nn.Linear(245, 4),
     ),
     "strides, in a chain of chains": lambda: nn.Sequential(
-        nn.Sequential(nn.Conv2d(3, 1, 1, stride=2), nn.ReLU()), nn.Conv2d(1, 17, (3, 1), dilation=2), nn.Flatten(),
-        nn.Linear(17 * 4 * 8, 4),
+        nn.Sequential(nn.Conv2d(3, 1, (1, 2), (2, 2), (0, 1)), nn.ReLU()), nn.Conv2d(1, 17, (3, 1), dilation=2),
+        nn.Flatten(), nn.Linear(17 * 4 * 9, 4),
     ),
     "frozen": lambda: nn.Sequential(
         nn.Conv2d(3, 8, 3).requires_grad_(False), nn.ReLU(), nn.Flatten(), nn.Linear(14 * 14 * 8, 4)
@@ -85,6 +85,7 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "a class of its own": lambda: _Derived(3, 4, 1),
     "a hook": _hooked,
     "a computed weight": lambda: weight_norm(nn.Conv2d(3, 4, 1)),
+    "a stride of which oneDNN computes wrong gradients": lambda: nn.Conv2d(3, 4, 1, stride=2),
     "groups": lambda: nn.Conv2d(3, 6, 3, groups=3),
     "mirrored borders": lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
     "borders by a word": lambda: nn.Conv2d(3, 4, 3, padding="same"),
