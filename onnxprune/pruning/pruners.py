@@ -177,7 +177,8 @@ class Joint:
             mean = scores[scores != _GONE].abs().mean().nan_to_num(1.0).clamp_min(torch.finfo(torch.float64).tiny)
             totals.index_add_(0, places[places >= 0], (scores / mean)[places >= 0])
         # while a schedule of NNI's own rises, as large a part of the units as NNI takes of the first layer's outputs
-        mask = masks[next(iter(self.places))]["weight"].flatten(1)[:, 0]
+        mask = masks[next(iter(self.places))]["weight"]
+        mask = mask.reshape(len(mask), -1)[:, 0]  # of a BatchNorm, one number an output
         most = int(self.ratio * len(mask))
         removed = self.removed * int((mask == 0).sum()) // most if most else self.removed
         keep = torch.ones(self.count)
@@ -200,6 +201,8 @@ def coupled(pruner: type[LevelPruner], joints: Sequence[Joint]) -> type[LevelPru
                 keep = joint.keep(metrics, own)
                 for layer, places in joint.places.items():
                     for target, mask in masks[layer].items():
+                        if not mask.dim():  # NNI's of a BatchNorm's bias is one number, which nobody reads
+                            continue
                         rows = mask.clone()
                         rows[places >= 0] = keep[places[places >= 0]].to(mask).view(-1, *[1] * (mask.dim() - 1))
                         masks[layer][target] = rows

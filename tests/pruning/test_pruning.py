@@ -395,6 +395,28 @@ def test_slim_removes_the_channels_of_smallest_scale() -> None:
         assert sorted((mask == 0).nonzero().flatten().tolist()) == sorted(small[name].tolist())
 
 
+class Residual(nn.Module):
+    """Two convolutions with BatchNorm meet in a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.classifier = nn.Linear(8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = F.relu(self.norm1(self.conv1(images)))
+        return self.classifier(F.relu(self.norm2(self.conv2(first)) + first).mean((2, 3)))
+
+
+def test_slim_removes_channels_that_meet_in_a_sum_by_the_sum_of_their_scales() -> None:
+    base = Residual().eval()
+    base.norm1.weight.data = torch.tensor([1, -1, 0.01, 0.01, 0.5, 0.01, 0.3, 0.4])
+    base.norm2.weight.data = torch.tensor([1, 0.01, 1, 0.01, 0.01, 0.01, 0.3, 1.0])
+    masks = pruned(base, "structured", "slim", 50).unit_masks  # of the sums, each relative to its mean
+    assert [mask.tolist() for mask in masks.values()] == [[1, 1, 1, 0, 0, 0, 0, 1]] * 2
+
+
 @pytest.mark.parametrize("network", SIZES)
 def test_lamp_removes_the_lowest_adaptive_magnitudes(network: str) -> None:
     dense = build(network)
