@@ -54,7 +54,8 @@ def fresh_recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: flo
     how = recipe_of(point, network, dataset, epochs, point.learning_rate)
     enough = MODELS[point.model].recipe.rising_updates
     bearable = rising_share(how.updates(len(dataset.train)), enough) if enough else 1.0
-    return dataclasses.replace(how, learning_rate=bearable * how.learning_rate)
+    # of the rate at batch 256: smaller batches have a smaller one, which they may well bear
+    return dataclasses.replace(how, learning_rate=min(how.learning_rate, bearable * point.learning_rate))
 
 
 def base_recipe(point: Point, network: nn.Module, dataset: Dataset) -> Recipe:
