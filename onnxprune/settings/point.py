@@ -161,8 +161,8 @@ class Point:
     learning_rate: float = _setting(
         None,
         "peak learning rate at batch 256; it grows with the root of the batch size, up to 256, that of the slp up to "
-        "512, and that of the slp falls with the root of the inputs beyond 784; the cnn and your own networks have "
-        "less of it in 13 to 75 updates  [default: the model's]",
+        "512, and that of the slp falls with the root of the inputs beyond 784; the cnn has less of it in 13 to "
+        "75 updates  [default: the model's]",
         optional(real_number(1e-9, 1e6)),
     )
     finetune_learning_rate: float = _setting(
