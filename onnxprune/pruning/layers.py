@@ -98,7 +98,7 @@ def weighted_layer(network: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
 
 
 def normalised_layers(network: nn.Module) -> dict[str, str]:
-    """Layer -> the BatchNorm that alone consumes its output."""
+    """Layer -> the BatchNorm that alone consumes its output, in all calls of the layer."""
     if isinstance(network, GraphNetwork):
         return network.normalised()
     try:
@@ -106,14 +106,18 @@ def normalised_layers(network: nn.Module) -> dict[str, str]:
         nodes = symbolic_trace(copy.deepcopy(network)).graph.nodes
     except Exception as error:  # whatever the network raises when it is given no tensors
         raise InputError(f"this criterion needs a network that torch.fx can trace: {one_line(error)}") from error
-    found = {}
+    readers: dict[str, set[str | None]] = {}  # of what a module gives, in all of its calls
     for node in nodes:
-        if node.op != "call_module" or not isinstance(network.get_submodule(node.target), BATCH_NORMS):
-            continue
-        source = node.args[0]
-        if source.op == "call_module" and len(source.users) == 1:
-            found[source.target] = node.target
-    return found
+        if node.op == "call_module":
+            named = (user.target if user.op == "call_module" else None for user in node.users)
+            readers.setdefault(node.target, set()).update(named)
+    return {
+        layer: reader
+        for layer, all_of_them in readers.items()
+        if len(all_of_them) == 1
+        for reader in all_of_them
+        if reader is not None and isinstance(network.get_submodule(reader), BATCH_NORMS)
+    }
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,10 @@ def compensate(pruned: Pruned, base: nn.Module, input_shape: tuple[int, int, int
         if isinstance(module, nn.Conv2d | nn.Linear):
             hooks.append(
                 module.register_forward_pre_hook(
-                    lambda _, given, name=name: inputs.setdefault(name, []).append(given[0][0])
+                    lambda _, given, named, name=name: inputs.setdefault(name, []).append(
+                        next(iter((*given, *named.values())))[0]
+                    ),
+                    with_kwargs=True,
                 )
             )
     device = device_of(zeroed)

@@ -24,7 +24,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.common.output import logged
 from onnxprune.models import MODELS
 from onnxprune.pruning.decide import check, decide
-from onnxprune.pruning.layers import prunable_layers
+from onnxprune.pruning.layers import normalised_layers, prunable_layers
 from onnxprune.settings.vocabulary import CRITERIA, LAYER_CRITERIA, SCHEDULES, TECHNIQUES, resolve_criterion
 from onnxprune.training.batches import Batches
 from onnxprune.training.device import seeded_generator
@@ -393,6 +393,26 @@ def test_slim_removes_the_channels_of_smallest_scale() -> None:
     masks = pruned(base, "structured", "slim", 50).unit_masks
     for name, mask in masks.items():
         assert sorted((mask == 0).nonzero().flatten().tolist()) == sorted(small[name].tolist())
+
+
+class Repeated(nn.Module):
+    """The second convolution is read by two BatchNorms; layers are given what they take by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.conv2, self.norm2, self.norm3 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.classifier = nn.Linear(4, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = F.relu(self.norm1(input=self.conv1(input=images)))
+        found = F.relu(self.norm2(input=self.conv2(input=found)))
+        found = F.relu(self.norm3(input=self.conv2(input=found)))
+        return self.classifier(input=found.mean((2, 3)))
+
+
+def test_a_layer_is_followed_by_a_batch_norm_where_that_is_so_in_all_of_its_calls() -> None:
+    assert normalised_layers(Repeated()) == {"conv1": "norm1"}
 
 
 class Residual(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from networks import CLASSES, SHAPE, build, logits, pruned, random_batches, request
 from one_call import prune
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import onnxprune
@@ -72,6 +72,26 @@ def test_compensated_shrinking_does_not_change_the_function() -> None:
     compensate(found, network, SHAPE)
     torch.testing.assert_close(logits(found.network, batches), expected, rtol=1e-4, atol=1e-4)
     assert found.network.fc.in_features == 32 * 4
+
+
+class ByName(nn.Module):
+    """Its layers are given what they take by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.norm, self.classifier = nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(input=self.norm(input=self.hidden(input=images.flatten(1))))
+
+
+def test_layers_that_are_called_by_name_are_compensated_too() -> None:
+    network, batches = ByName().eval(), random_batches()
+    found = pruned(network, "structured", sparsity=50)
+    expected = logits(silenced(network, found.unit_masks), batches)
+    compensate(found, network, SHAPE)
+    torch.testing.assert_close(logits(found.network, batches), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_compensation_before_padded_convolutions_is_exact_but_for_the_borders() -> None:
