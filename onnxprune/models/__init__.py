@@ -97,12 +97,15 @@ class Model:
         import numpy as np
         import torch
 
+        own = reference.is_reference(self.module)
+        # before the seed: a file may draw numbers, or set a seed, when it is run, which is once in a process
+        make = reference.imported(self.module) if own else import_module(self.module).build
         torch.manual_seed(seed)
         random.seed(seed)  # a user's own code may use any of them
         np.random.seed(seed % 2**32)
-        if reference.is_reference(self.module):
+        if own:
             return reference.build(self.module, input_shape, classes, json.loads(options[ARGUMENTS] or "{}"))
-        network: nn.Module = import_module(self.module).build(input_shape, classes, **options)
+        network: nn.Module = make(input_shape, classes, **options)
         return network
 
 

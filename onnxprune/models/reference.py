@@ -112,7 +112,7 @@ def build(reference: str, input_shape: tuple[int, int, int], classes: int, argum
 
     from onnxprune.models.copies import make_copyable
 
-    make = _imported(reference)
+    make = imported(reference)
     sizes = _sizes(reference, make, {"input_shape": input_shape, "classes": classes, "num_classes": classes}, arguments)
     try:
         network = _run(lambda: make(*sizes[0], **sizes[1], **arguments))
@@ -187,7 +187,12 @@ def _sizes(
     )
 
 
-def _imported(reference: str) -> Callable[..., Any]:
+def imported(reference: str) -> Callable[..., Any]:
+    """The class or the function, of a file that is run once in a process.
+
+    Raises:
+        InputError: the code cannot be imported, or has none of that name.
+    """
     path, (where, _, name) = source(reference), reference.rpartition(":")
     try:
         is_file, file = where.endswith(_FILE), path.absolute()

@@ -105,6 +105,19 @@ def test_sizes_are_given_as_the_code_takes_them(code: str) -> None:
     assert model_title(f"{code}:Net") == "mynet-Net"
 
 
+@pytest.mark.parametrize("line", ["torch.rand(3)", "torch.manual_seed(7)"])
+def test_what_a_file_draws_when_it_is_run_has_no_say_in_the_weights(line: str, tmp_path: Path) -> None:
+    (tmp_path / "draws.py").write_text(f"import torch\nfrom torch import nn\n{line}\n{CODE}")
+    model = f"{tmp_path / 'draws.py'}:few"
+    first, again, other = (
+        built(model)[1].weight,
+        built(model)[1].weight,
+        MODELS[model].build((1, 2, 2), 5, 1, model_args=None)[1].weight,
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def test_weights_are_decided_by_the_seed(code: str) -> None:
     first, again, other = (MODELS[f"{code}:Net"].build((1, 4, 4), 3, seed, model_args=None) for seed in (1, 1, 2))
     assert (first.stem.weight == again.stem.weight).all()
