@@ -193,6 +193,8 @@ def imported(reference: str) -> Callable[..., Any]:
     Raises:
         InputError: the code cannot be imported, or has none of that name.
     """
+    import torch
+
     path, (where, _, name) = source(reference), reference.rpartition(":")
     try:
         is_file, file = where.endswith(_FILE), path.absolute()
@@ -202,6 +204,8 @@ def imported(reference: str) -> Callable[..., Any]:
     made = getattr(module, name, None)
     if not callable(made):
         raise InputError(f"model '{reference}': {path} has no class or function '{name}'")
+    if isinstance(made, torch.nn.Module):
+        raise InputError(f"model '{reference}': '{name}' is a network: expected a class or a function that builds one")
     return made
 
 

@@ -80,6 +80,7 @@ def wrong_shape():
 
 
 number = 3
+ready = few()
 """
 SETTINGS = {"dataset": "digits", "train_limit": 200, "epochs": 1, "finetune_epochs": 1, "latency_seconds": 0}
 
@@ -134,6 +135,7 @@ def test_weights_are_decided_by_the_seed(code: str) -> None:
         ("text", {}, "makes a str: expected a torch.nn.Module"),
         ("number", {}, "has no class or function 'number'"),
         ("missing", {}, "has no class or function 'missing'"),
+        ("ready", {}, "'ready' is a network: expected a class or a function that builds one"),
     ],
 )
 def test_what_does_not_build_a_network_is_one_line(name: str, arguments: dict[str, int], words: str, code: str) -> None:
