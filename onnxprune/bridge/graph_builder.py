@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from onnxprune.bridge.graph_input import image_input, image_layout, read_tried
 from onnxprune.bridge.graph_network import GraphNetwork, Parameter, Plan
-from onnxprune.bridge.operators import NUMBERS, OPERATORS, Call
+from onnxprune.bridge.operators import NUMBERS, OPERATORS, SEVERAL, Call
 from onnxprune.common.errors import InputError
 from onnxprune.graph.images import ImageInput, Layout
 from onnxprune.graph.network import Network, attribute, label_of, live_nodes, opset, reads
@@ -286,6 +286,10 @@ def build(
         raise InputError(
             f"operator {strange[0]} cannot be trained in PyTorch here; 'onnxprune prune' needs no training"
         )
+    wanted = {*answers, *(name for call in calls for name in call.node.input)}
+    for call in calls:
+        if operator_type(call.node) not in SEVERAL and wanted & {name for name in call.node.output[1:] if name}:
+            raise call.refused("outputs beside its first")
     builder = _Builder(network)
     modules: dict[int, str] = {}
     behind: set[str] = set()  # tensors that depend on a layer with weights

@@ -5,6 +5,6 @@ None for an optional input that is not there. It returns a tensor, or a list of 
 """
 
 from onnxprune.bridge.operators import arithmetic, normalisation, recurrent, shaping, windows
-from onnxprune.bridge.operators.call import NUMBERS, OPERATORS, Call
+from onnxprune.bridge.operators.call import NUMBERS, OPERATORS, SEVERAL, Call
 
-__all__ = ["NUMBERS", "OPERATORS", "Call", "arithmetic", "normalisation", "recurrent", "shaping", "windows"]
+__all__ = ["NUMBERS", "OPERATORS", "SEVERAL", "Call", "arithmetic", "normalisation", "recurrent", "shaping", "windows"]

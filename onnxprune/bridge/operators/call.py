@@ -19,6 +19,7 @@ Value = Tensor | np.ndarray | None
 OPERATORS: dict[str, Callable[..., Tensor | list[Tensor] | np.ndarray]] = {}
 # operator -> positions of the inputs that are sizes, places or limits and no data
 NUMBERS: dict[str, tuple[int, ...]] = {}
+SEVERAL = {"GRU", "LSTM", "Split"}  # operators that are run with all of their outputs, others with the first alone
 
 
 def operator(*names: str, numbers: tuple[int, ...] = ()) -> Callable[[Any], Any]:

@@ -8,6 +8,8 @@ from onnxprune.bridge.operators.call import Call, Value, operator, tensor, toget
 
 @operator("BatchNormalization")
 def _batch_norm(call: Call, data: Tensor, *rest: Value) -> Tensor:
+    if call.attribute("training_mode", 0):
+        raise call.refused("training_mode")
     scale, shift, mean, variance = (tensor(value, data) for value in rest if value is not None)
     return F.batch_norm(data, mean, variance, scale, shift, training=False, eps=call.attribute("epsilon", 1e-5))
 
@@ -23,8 +25,9 @@ def _layer_norm(call: Call, data: Tensor, scale: Value, shift: Value = None) -> 
 
 @operator("RMSNormalization")
 def _rms_norm(call: Call, data: Tensor, scale: Value) -> Tensor:
-    axis = call.attribute("axis", -1) % data.dim()
-    return F.rms_norm(data, data.shape[axis:], tensor(scale, data), call.attribute("epsilon", 1e-5))  # type: ignore[arg-type]
+    shape = data.shape[call.attribute("axis", -1) % data.dim() :]
+    weight = tensor(scale, data).expand(shape)  # type: ignore[arg-type]
+    return F.rms_norm(data, shape, weight, call.attribute("epsilon", 1e-5))
 
 
 @operator("InstanceNormalization")
