@@ -745,7 +745,7 @@ def test_a_stack_of_matrices_freezes() -> None:
     found = prune(
         "(float[2,4,5] x) => (float y) { a = MatMul(x, w1)  y = MatMul(a, w2) }", {"w1": (5, 6), "w2": (2, 6, 3)}
     )
-    assert found.why("a") == "a MatMul with a stack of constant matrices (y)"
+    assert found.why("a") == "a MatMul with a constant that is no matrix (y)"
 
 
 # normalisation
@@ -1520,6 +1520,39 @@ def test_operators_of_other_domains_freeze_what_they_read_and_are_named() -> Non
     found = prune_network(network(graph))
     assert found.free == [("c", 4)]
     assert found.why("a") == "com.microsoft.SkipSimplifiedLayerNormalization is not supported (b)"
+
+
+NUMBER = "n = ReduceMax<keepdims=0>(x)  z = Sub(n, n)  i = Cast<to=7>(z)  k = Add(i, given)"  # by the data, for us
+REASONS: dict[str, tuple[str, str, dict[str, Any]]] = {  # code behind a convolution, and its constants
+    "the axes of a reduction are computed": ("{NUMBER}  y = ReduceSum(a, k)", {"given": [3]}),
+    "a BatchNormalization in training mode": (
+        "y, b, c = BatchNormalization<training_mode=1>(a, s, s, s, s)", {"s": ones(6)}
+    ),
+    "the bounds of a slice are computed": ("{NUMBER}  y = Slice(a, k, end)", {"given": [0], "end": [3]}),
+    "the sizes of a split are computed": ("{NUMBER}  y, b = Split<axis=1>(a, k)", {"given": [2, 4]}),
+    "they are picked by indices that are computed": ("{NUMBER}  y = Gather<axis=1>(a, k)", {"given": [2, 4]}),
+    "they are picked by a matrix of indices": ("y = Gather<axis=1>(a, k)", {"k": np.array([[2, 4], [1, 0]])}),
+    "the pads are computed": ("{NUMBER}  y = Pad(a, k)", {"given": [0, 1, 0, 0, 0, 1, 0, 0]}),
+    "the repeats of a Tile are computed": ("{NUMBER}  y = Tile(a, k)", {"given": [1, 2, 1, 1]}),
+    "the sizes of a Resize are computed": ('{NUMBER}  y = Resize(a, "", "", k)', {"given": [2, 6, 9, 9]}),
+    "the sizes of an Expand are computed": ("{NUMBER}  y = Expand(a, k)", {"given": [2, 6, 8, 8]}),
+    "the sizes of a reshape are computed": ("{NUMBER}  y = Reshape(a, k)", {"given": [2, 12, 32]}),
+    "the axes of Unsqueeze are computed, or depend on free sizes": ("{NUMBER}  y = Unsqueeze(a, k)", {"given": [0]}),
+    "a product with a vector": ("v = ReduceMax<axes=[0,1,2], keepdims=0>(x)  y = MatMul(a, v)", {}),
+    "a MatMul with a constant that is no matrix": ("y = MatMul(a, v)", {"v": (8,)}),
+    "they are broadcast by an Einsum": ('y = Einsum<equation="nchw,nc->nc">(a, one)', {"one": (2, 1)}),
+    "the weights are computed": ("w = Mul(a, a)  y = Conv(a, w)", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("why", REASONS)
+def test_what_is_frozen_is_told_with_the_reason_and_the_node(why: str) -> None:
+    code, constants = REASONS[why]
+    text = f"(float[2,3,8,8] x) => (float y) {{ a = Conv(x, w1)  {code.replace('{NUMBER}', NUMBER)} }}"
+    graph, _ = follow(network(model(text, {"w1": (6, 3, 1, 1), **constants})))
+    (told,) = {group.frozen for group in graph.groups if group.producers == ("a",)}
+    assert told is not None
+    assert (told.reason, told.node) == (why, "y")
 
 
 def test_a_single_unit_and_units_that_all_go_together_stay() -> None:

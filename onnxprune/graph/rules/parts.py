@@ -120,7 +120,8 @@ def _gather(follower: Follower, node: NodeProto) -> None:
         rank = len(follower.shapes[node.input[1]])
         follower.set(node.output[0], found.axis + (rank - 1 if axis < found.axis else 0), found.labels)
     elif indices is None or indices.ndim > 1:
-        follower.freeze(found.labels, "they are picked by indices that are computed")
+        picked = "indices that are computed" if indices is None else "a matrix of indices"
+        follower.freeze(found.labels, f"they are picked by {picked}")
     elif indices.ndim == 0:
         follower.freeze(found.labels[[int(indices)]], "a single channel is taken out of them")
         follower.rewrite("gather", 1, found.labels)

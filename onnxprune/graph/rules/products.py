@@ -102,7 +102,7 @@ def _matmul(follower: Follower, node: NodeProto) -> None:
     elif left is None and right is None:
         _product_of_two(follower, node)
     else:
-        follower.freeze_all(node.input, "a MatMul with a stack of constant matrices")
+        follower.freeze_all(node.input, "a MatMul with a constant that is no matrix")
 
 
 def _product_with_constant(follower: Follower, node: NodeProto, data: int, inner: int) -> None:
