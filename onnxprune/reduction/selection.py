@@ -15,6 +15,7 @@ import scipy.linalg
 from onnx import NodeProto
 
 from onnxprune.graph.channels import ChannelGraph, Contraction, Cut
+from onnxprune.graph.network import attribute
 from onnxprune.reduction import recurrent
 from onnxprune.reduction.moments import factor, inverse
 from onnxprune.reduction.recovery import gather
@@ -272,7 +273,7 @@ def _reads_at(graph: ChannelGraph, node: int, site: Site | None, stages: Stages,
             found.append(_Read(entry.labels, product.matrix(graph.network), _finite(moments.gram(True))))
             continue
         else:
-            squares = _squares(stages, *_read_by(graph, node, entry.position))
+            squares = _squares(stages, *_read_by(graph, entry))
             value = graph.network.weights[item.input[entry.position]].astype(np.float64)
             weights = np.moveaxis(value, entry.axis, -1).reshape(1, -1, size)
         found.append(_Read(entry.labels, weights, squares))
@@ -312,13 +313,21 @@ def _squares(stages: Stages, name: str, axis: int) -> np.ndarray:
     return np.asarray(total)[None] / max(count, 1)
 
 
-def _read_by(graph: ChannelGraph, node: int, position: int) -> tuple[str, int]:
-    """The computed tensor that the weights at this position multiply, and its axis."""
-    item = graph.network.nodes[node]
+def _read_by(graph: ChannelGraph, cut: Cut) -> tuple[str, int]:
+    """The computed tensor that weights multiply over the axis of a cut, and its axis."""
+    item = graph.network.nodes[cut.node]
     if item.op_type in ("LSTM", "GRU", "RNN"):
-        return (item.input[0], 2) if position == 1 else (next(name for name in item.output if name), -1)
+        return (item.input[0], 2) if cut.position == 1 else (next(name for name in item.output if name), -1)
     if item.op_type == "MatMul":
-        return (item.input[1], -2) if position == 0 else (item.input[0], -1)
+        return (item.input[1], -2) if cut.position == 0 else (item.input[0], -1)
+    if item.op_type == "Einsum":
+        terms = attribute(item, "equation").decode().replace(" ", "").partition("->")[0].split(",")
+        letter = terms[cut.position][cut.axis]
+        return next(
+            (name, term.index(letter))
+            for name, term in zip(item.input, terms, strict=True)
+            if letter in term and name in graph.channels
+        )
     return item.input[0], 1
 
 

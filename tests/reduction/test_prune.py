@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import trained
 from onnx import TensorProto, helper
-from pruned import model
+from pruned import model, random
 
 import onnxprune
 from onnxprune import InputError, RunError
@@ -333,6 +333,38 @@ def test_a_group_that_no_matrix_reads_is_probed_at_half_of_its_units() -> None:
     ranking = _rank(0, np.arange(8.0), [], 8)
     assert ranking.order.tolist() == list(range(8))
     assert ranking.probed == 4
+
+
+EINSUMS = {
+    "data first": ('b = Einsum <equation = "nld,de->nle"> (r, wb)', {"wb": (12, 5)}),
+    "weights first": ('b = Einsum <equation = "de, nld -> nle"> (wb, r)', {"wb": (12, 5)}),
+    "moved": ('m = Einsum <equation = "nld,ed->enl"> (r, wb) b = Transpose <perm = [1,2,0]> (m)', {"wb": (5, 12)}),
+}
+
+
+@pytest.mark.parametrize("name", EINSUMS)
+@pytest.mark.parametrize(("technique", "criterion"), [("structured", "wanda"), ("neuron", "activation")])
+def test_units_that_an_einsum_reads_are_judged_as_those_that_a_product_reads(
+    name: str, technique: str, criterion: str, tmp_path: Path
+) -> None:
+    data = {"x": np.random.default_rng(0).standard_normal((64, 4, 6)).astype(np.float32)}
+    found = []
+    for code, weights in (("b = MatMul (r, wb)", {"wb": (12, 5)}), EINSUMS[name]):
+        built = model(
+            f"(float[n,4,6] x) => (float y) {{ a = MatMul (x, wa) r = Relu (a) {code} y = Relu (b) }}", weights
+        )
+        wa, wb = random(6, 12, seed=1), random(12, 5, seed=2)
+        del built.graph.initializer[:]
+        wb = wb.T if weights["wb"] == (5, 12) else wb
+        built.graph.initializer.extend(
+            onnx.numpy_helper.from_array(value, key) for key, value in (("wa", wa), ("wb", wb))
+        )
+        onnx.save(built, tmp_path / "m.onnx")
+        settings = {"technique": technique, "criterion": criterion, "recovery": ()}
+        report = prune(tmp_path / "m.onnx", sparsity=50, data=data, **settings)
+        found.append((weights_of(report.output, "a"), report.groups[0].error_added))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] == pytest.approx(found[1][1])
 
 
 def test_of_two_copies_in_concatenated_groups_one_stays(tmp_path: Path) -> None:

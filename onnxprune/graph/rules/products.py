@@ -184,7 +184,7 @@ def _einsum(follower: Follower, node: NodeProto) -> None:
         for number, axis in places:
             if (number, axis) not in computed:
                 follower.cut(number, axis, labels, "along" if letter in result else "consumer")
-            elif letter not in result:
+            elif letter not in result and len(computed) == len(places):  # else the constant is masked
                 follower.contract(number, axis, labels)
         factors.append(labels)
         if letter in result and kept is None:
