@@ -15,6 +15,7 @@ from onnxprune.bridge.graph_input import image_input, image_layout, read_tried
 from onnxprune.bridge.graph_network import GraphNetwork, Parameter, Plan
 from onnxprune.bridge.operators import NUMBERS, OPERATORS, SEVERAL, Call
 from onnxprune.common.errors import InputError
+from onnxprune.graph.folding import static_names
 from onnxprune.graph.images import ImageInput, Layout
 from onnxprune.graph.network import Network, attribute, label_of, live_nodes, opset, reads
 from onnxprune.graph.nodes import operator_type
@@ -282,7 +283,9 @@ def build(
     """
     version = opset(network.model)
     calls = tuple(_pooled_first([Call.of(node, version) for node in live_nodes(network.nodes, answers)], answers))
-    if strange := sorted({operator_type(call.node) for call in calls} - set(OPERATORS)):
+    static = static_names(network)  # what follows from sizes is computed as ONNX defines it
+    in_torch = {operator_type(call.node) for call in calls if not static.issuperset(filter(None, call.node.output))}
+    if strange := sorted(in_torch - set(OPERATORS)):
         raise InputError(
             f"operator {strange[0]} cannot be trained in PyTorch here; 'onnxprune prune' needs no training"
         )

@@ -241,6 +241,19 @@ CASES = {
         "y = Reshape (x, t)",
         {"three": [3], "two": [2], "zero": [0], "minus": [-1]},
     ),
+    "Mod and Range of sizes": (
+        "s = Shape (x) w = Gather (s, three) m = Mod (w, five) r = Range (zero, m, step) f = Cast <to = 1> (r) "
+        "p = Slice (x, from, to, axes) y = Mul (p, f)",
+        {
+            "three": np.array(3),
+            "five": np.array(5),
+            "zero": np.array(0),
+            "step": np.array(1),
+            "from": [0],
+            "to": [3],
+            "axes": [3],
+        },
+    ),
     "ReduceSum of squares": ("y = ReduceSumSquare (x, axes)", {"axes": [1]}),
     "LSTM": (
         "s = Squeeze (c, one) t = Transpose <perm = [2, 0, 1]> (s) y, h, d = LSTM <hidden_size = 4, direction = "
