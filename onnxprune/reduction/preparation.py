@@ -110,7 +110,7 @@ def _traces(
     plain = input_shapes(path, graph, None, shapes)
     given = next((plain[name][0] for name in shapes or () if plain[name]), None)
     for batch in (given,) if given or not batched else (2, 1):
-        sizes = input_shapes(path, graph, batch, shapes)
+        sizes = {**input_shapes(path, graph, batch, shapes), **(shapes or {})}
         try:
             feeds = [_feed(network, sizes, seed)]
             runs = [trace(network, feeds[0], keep)]

@@ -287,6 +287,19 @@ def test_batches_are_of_the_size_that_the_network_runs_at(
         assert prune(path, sparsity=50, data=data).fidelity.samples == 8
 
 
+@pytest.mark.parametrize("shapes", [{"x": (2, 6), "q": (16, 5)}, {"q": (16, 5), "x": (2, 6)}])
+def test_inputs_have_the_first_sizes_that_are_given(shapes: dict[str, tuple[int, int]], tmp_path: Path) -> None:
+    text = """(float[n,6] x, float[m,5] q) => (float[n,4] y) {
+        a = MatMul (x, wa) r = Relu (a) b = MatMul (r, wb) c = MatMul (q, wc) s = Relu (c) d = MatMul (s, wd)
+        e = Reshape (d, four) f = ReduceMean <axes = [0, 1], keepdims = 0> (e) y = Add (b, f) }"""
+    weights = {"wa": (6, 16), "wb": (16, 4), "wc": (5, 12), "wd": (12, 4), "four": [4, 4, 4]}
+    onnx.save(model(text, weights), tmp_path / "m.onnx")
+    prepared = prepare(tmp_path / "m.onnx", shapes)
+    assert {name: value.shape for name, value in prepared.feed.items()} == shapes
+    report = prune(tmp_path / "m.onnx", sparsity=50, shapes=shapes)
+    assert [group.kept for group in report.groups] == [8, 4, 6]
+
+
 def test_a_batch_normalization_is_fitted_as_if_it_were_folded_into_its_convolution(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     weights = {"wa": random.standard_normal((8, 3, 3, 3)), "wb": random.standard_normal((6, 8, 3, 3))}
