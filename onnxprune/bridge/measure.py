@@ -81,7 +81,7 @@ def judged(
     for expected, given in zip(
         answers_batched(first, names, *taken), answers_batched(session, names, *taken), strict=True
     ):
-        comparison.add(expected, given)
+        comparison.add(expected, given, len(next(iter(expected.values()))))
     return _by_original(comparison)
 
 
@@ -221,7 +221,8 @@ def network_quality(
     comparison = Comparison()
     for piece in pieces:
         taken, _ = batches.take(piece)
-        comparison.add(*(_by_output(one, network_answers(one, taken)) for one in (original, network)))
+        expected, given = (_by_output(one, network_answers(one, taken)) for one in (original, network))
+        comparison.add(expected, given, len(piece))
     return comparison.result().percent
 
 

@@ -178,7 +178,7 @@ def _measured(
     whole, left = (deciding_score(each, source, samples) for each in (source, network))
     report = replace(
         report,
-        fidelity=compare_answers(expected, found),
+        fidelity=compare_answers(expected, found, samples.held_out),
         drop=None if whole is None or left is None else whole - left,
     )
     right = on_test_images((source, network), samples, advance)

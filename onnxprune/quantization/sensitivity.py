@@ -27,7 +27,8 @@ def errors_alone(
     found = {}
     for number, node in enumerate(nodes):
         advance("converting layers one by one", number, len(nodes))
-        found[node] = compare_answers(original, answers(converter.convert(only=node), batches)).relative_error
+        alone = answers(converter.convert(only=node), batches)
+        found[node] = compare_answers(original, alone, batches).relative_error
     return found
 
 

@@ -12,7 +12,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.graph.metadata import parse
 from onnxprune.graph.network import Network, metadata
 from onnxprune.reduction.accuracy import accuracy, is_floating, is_scores
-from onnxprune.reduction.samples import Samples, SampleSource, read_samples
+from onnxprune.reduction.samples import Samples, SampleSource, count_samples, read_samples
 from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.random_inputs import Inputs
 
@@ -51,15 +51,15 @@ def answers(network: Network, batches: Iterable[Inputs], threads: int = 0) -> An
         return [{name: value for name, value in run(session, batch).items() if is_floating(value)} for batch in batches]
 
 
-def compare_answers(original: Answers, found: Answers) -> Fidelity:
-    """Compares outputs, batch by batch.
+def compare_answers(original: Answers, found: Answers, batches: Sequence[Inputs]) -> Fidelity:
+    """Compares the outputs for these batches.
 
     Raises:
         ValueError: there are none.
     """
     comparison = Comparison()
-    for expected, given in zip(original, found, strict=True):
-        comparison.add(expected, given)
+    for expected, given, batch in zip(original, found, batches, strict=True):
+        comparison.add(expected, given, count_samples([batch]))
     return comparison.result()
 
 
@@ -76,31 +76,38 @@ class Comparison:
         self._varies = [False, False]  # of the original, and of what is compared with it
 
     @np.errstate(all="ignore")  # answers that are no numbers show in the result
-    def add(self, expected: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
+    def add(self, expected: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray], samples: int) -> None:
         """Takes the outputs of a batch: name -> value, of one shape in both.
+
+        Args:
+            samples: of the batch; where an output does not have an entry for each, they are compared together.
 
         Raises:
             ValueError: there are none.
         """
         names = list(expected)
-        count = _count(expected, names)
+        apart = all(value.shape[:1] == (samples,) for value in expected.values())
         parts: list[list[np.ndarray]] = [[], []]
         for name in names:
-            pair = [answer[name].astype(np.float64).reshape(count, -1) for answer in (expected, given)]
+            pair = [
+                answer[name].astype(np.float64).reshape(samples if apart else 1, -1) for answer in (expected, given)
+            ]
             self._gaps[name] += float(np.square(pair[0] - pair[1]).sum())
             self._sizes[name] += float(np.square(pair[0]).sum())
             for part, rows in zip(parts, pair, strict=True):
                 part.append(rows)
         both = tuple(np.concatenate(part, 1) for part in parts)
         norms = [np.linalg.norm(rows, axis=1) for rows in both]
-        self._cosines += float(((both[0] * both[1]).sum(1) / np.maximum(norms[0] * norms[1], 1e-30)).sum())
-        self._samples += count
-        first = self._first or tuple(rows[0].copy() for rows in both)
-        self._first = first
-        for place, rows in enumerate(both):
-            self._varies[place] |= bool((np.abs(rows - first[place]) > _SAME * np.abs(first[place]).max()).any())
+        cosines = (both[0] * both[1]).sum(1) / np.maximum(norms[0] * norms[1], 1e-30)
+        self._cosines += samples * float(cosines.mean())
+        self._samples += samples
+        if apart:
+            first = self._first or tuple(rows[0].copy() for rows in both)
+            self._first = first
+            for place, rows in enumerate(both):
+                self._varies[place] |= bool((np.abs(rows - first[place]) > _SAME * np.abs(first[place]).max()).any())
         scores, other = expected[names[0]], given[names[0]]
-        if is_scores(scores) and len(scores) == count:
+        if is_scores(scores) and len(scores) == samples:
             self._same += int((scores.argmax(1) == other.argmax(1)).sum())
         else:
             self._scored = False
@@ -127,7 +134,8 @@ def deciding_score(network: Network, original: Network, samples: Samples) -> flo
     labels, and no output has a score for each."""
     if samples.validation is not None:
         return accuracy(network, samples.validation)
-    found = compare_answers(answers(original, samples.held_out), answers(network, samples.held_out))
+    held_out = samples.held_out
+    found = compare_answers(answers(original, held_out), answers(network, held_out), held_out)
     return found.percent if found.agreement is None else found.agreement
 
 
@@ -164,9 +172,3 @@ def _check_answers(path: Path, source: Network, samples: Samples) -> None:
         )
     if not all(np.isfinite(value).all() for value in found.values()):
         raise InputError(f"{samples.source}: the model's outputs for them are not finite numbers")
-
-
-def _count(answer: Mapping[str, np.ndarray], names: Sequence[str]) -> int:
-    """Samples of a batch: the outputs' common first size, else all is one sample."""
-    sizes = {answer[name].shape[0] if answer[name].ndim else 1 for name in names}
-    return sizes.pop() if len(sizes) == 1 else 1

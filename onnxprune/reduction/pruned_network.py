@@ -198,7 +198,7 @@ def _measured(
     original = answers(source, samples.held_out)
 
     def fidelity(pruned: Network) -> Fidelity:
-        return compare_answers(original, answers(pruned, samples.held_out))
+        return compare_answers(original, answers(pruned, samples.held_out), samples.held_out)
 
     report = replace(report, fidelity_plain=fidelity(plain), fidelity=fidelity(network))
     right = on_test_images((source, plain, network), samples, advance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -296,6 +296,11 @@ def as_input(images: np.ndarray, value: onnx.ValueInfoProto, normalisation: Norm
 def _chosen(available: int, count: int, seed: int) -> np.ndarray:
     """In random order, since the last are held out and a file may be sorted by class."""
     return np.random.default_rng(seed).permutation(available)[:count]
+
+
+def count_samples(batches: Iterable[Inputs]) -> int:
+    """Samples of all batches."""
+    return sum(max((len(value) for value in feed.values() if value.ndim), default=0) for feed in batches)
 
 
 def batch_places(count: int, fixed: int | None) -> list[np.ndarray]:

@@ -97,7 +97,7 @@ class Sensitivity:
         else:
             for place in gone:
                 _repair_readers(graph, keep, network, self._rankings[place])
-        return compare_answers(self._original, answers(network, self._measuring)).relative_error ** 2
+        return compare_answers(self._original, answers(network, self._measuring), self._measuring).relative_error ** 2
 
 
 def _repair_readers(graph: ChannelGraph, keep: np.ndarray, network: Network, ranking: Ranking) -> None:

@@ -22,7 +22,7 @@ from onnxprune.reduction.latency import node_times, relative_latency
 from onnxprune.reduction.noise import noise
 from onnxprune.reduction.preparation import Prepared, difference
 from onnxprune.reduction.recovery import Fit, affordable, recover, work
-from onnxprune.reduction.samples import Samples
+from onnxprune.reduction.samples import Samples, count_samples
 from onnxprune.reduction.selection import Ranking, rank_groups, readers_of_groups
 from onnxprune.reduction.sensitivity import Sensitivity
 from onnxprune.reduction.settings import FROM_SAMPLES, PruneSettings
@@ -165,7 +165,7 @@ class UnitPruning:
         batches, held_out = self._to_repair_by() if self._recovers and removed else ([], 0)
         if not batches:
             return Outcome(removed, keep, plain, plain, check, ())
-        effort = affordable(self._graph, self._prepared.batch, _count(batches))
+        effort = affordable(self._graph, self._prepared.batch, count_samples(batches))
         network, fits = recover(
             self._graph,
             keep,
@@ -186,7 +186,7 @@ class UnitPruning:
         graph, batch = self._graph, self._prepared.batch
         macs = graph.macs(np.ones(graph.count, bool)) / batch
         batches = noise(self._prepared.source, self._prepared.feed, macs, self._settings.seed)
-        if work(graph, batch, _count(batches)) > _MOST_WORK:
+        if work(graph, batch, count_samples(batches)) > _MOST_WORK:
             return [], 0
         return batches, len(batches) // 4
 
@@ -360,8 +360,3 @@ class UnitPruning:
                 "sparsity or a target, or data without labels"
             )
         return found
-
-
-def _count(batches: Sequence[Inputs]) -> int:
-    """Samples of all batches."""
-    return sum(max((len(value) for value in feed.values() if value.ndim), default=0) for feed in batches)

@@ -380,6 +380,15 @@ def test_units_that_an_einsum_reads_are_judged_as_those_that_a_product_reads(
     assert found[0][1] == pytest.approx(found[1][1])
 
 
+def test_held_out_samples_are_counted_where_the_output_has_places_first(tmp_path: Path) -> None:
+    text = "(float[n,5,8] x) => (float[5,n,4] y) { a = MatMul (x, w) r = Relu (a) b = MatMul (r, v) "
+    built = model(f"{text} y = Transpose <perm = [1,0,2]> (b) }}", {"w": (8, 16), "v": (16, 4)})
+    onnx.save(built, tmp_path / "m.onnx")
+    data = {"x": np.random.default_rng(0).standard_normal((511, 5, 8)).astype(np.float32)}
+    report = prune(tmp_path / "m.onnx", sparsity=50, data=data, recovery=())
+    assert report.fidelity.samples == 63  # an eighth, in batches of 32 and 31
+
+
 def test_of_two_copies_in_concatenated_groups_one_stays(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     first, second = random.standard_normal((2, 16, 6))
