@@ -230,6 +230,20 @@ MUTATIONS = [
             "tests/reduction/test_recurrent.py::test_a_twin_takes_the_part_of_the_lost_one",
         ),
         (
+            "frozen: the reason of another node",
+            "graph/follower.py",
+            "where = label_of(self._nodes[self.node]) if self.node >= 0",
+            "where = label_of(self._nodes[0]) if self.node >= 0",
+            "tests/graph/test_channels.py::test_what_is_frozen_is_told_with_the_reason_and_the_node",
+        ),
+        (
+            "frozen: what follows from a reason in its place",
+            "graph/follower.py",
+            "key=lambda item: item[1].reason in (_MEET, _SHARE)",
+            "key=lambda item: item[1].reason not in (_MEET, _SHARE)",
+            "tests/graph/test_channels.py::test_the_reason_is_told_before_what_follows_from_it",
+        ),
+        (
             "splits: some of them are the first",
             "data/dataset.py",
             "kept = np.sort(np.random.default_rng(0).permutation(len(self))[:count])",

@@ -1555,6 +1555,15 @@ def test_what_is_frozen_is_told_with_the_reason_and_the_node(why: str) -> None:
     assert (told.reason, told.node) == (why, "y")
 
 
+def test_the_reason_is_told_before_what_follows_from_it() -> None:
+    found = prune(
+        "(float[N,3,8,8] x) => (float y) { a = Conv(x, w1)  b = Concat<axis=1>(a, x)  c = Conv(x, w2)  d = Add(b, c)"
+        " s = Softmax<axis=1>(c)  e = Mul(d, s)  y = Conv(e, w3) }",
+        {"w1": (6, 3, 1, 1), "w2": (9, 3, 1, 1), "w3": (2, 9, 1, 1)},
+    )
+    assert {why for names, _, why in found.frozen if "c" in names} == {"Softmax looks across them (s)"}
+
+
 def test_a_single_unit_and_units_that_all_go_together_stay() -> None:
     found = prune(
         "(float[N,3,8,8] x) => (float[N,2,8,8] y) { a = Conv(x, w1)  b = Mul(a, x)  c = Conv(b, w2)"
