@@ -120,7 +120,6 @@ def _alone(choice: "Choice") -> str:
 def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
     from onnxprune.commands.columns import columns
     from onnxprune.delivery import headline
-    from onnxprune.delivery.modelcard import BEYOND
 
     row, entry = choice.row, deployed.entry
     fastest = "the fastest" if choice.by == "speedup" else "the one of the fewest MACs"
@@ -134,8 +133,6 @@ def _print(choice: "Choice", deployed: "Deployed", wanted: list[str]) -> None:
         prose(remark)
     for remark in deployed.remarks:
         prose(f"Note: {remark}.")
-    if row.get("speedup_beyond_theory") is True:
-        prose(f"{BEYOND}.")
     echo()
     lines = [
         (f"{quality} on the test set, %", quality, "{:.2f}"),

@@ -15,7 +15,6 @@ from onnxprune.common.errors import RunError
 from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import by_study, choose, constraints
-from onnxprune.delivery.modelcard import BEYOND
 from onnxprune.results import store
 from onnxprune.results.derived import same_as
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of, quality_of_study
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_BEYOND = "The speedup is beyond theory: MACs and timing noise explain less of it; check it before you rely on it"
 _REMARK = 12  # characters of the last column, which has words only: longer ones are wrapped
 _OF_QUALITY = {
     ACCURACY: ("acc before\n%", "acc\n%", "95 %\ninterval", "change\npoints", "loss\n"),
@@ -85,7 +85,7 @@ def print_results(table: "pd.DataFrame") -> None:
             f"Speedup: median latency of base / pruned, timed in turn by onnxruntime on {timed['device']}, batch "
             f"{timed['latency_batch']}, {plural(timed['latency_threads'], 'thread')}. Timing noise "
             f"{told_noises(floors)} (two sessions of the same file; 90 % of the rows have no more). ~: a speedup "
-            "within the noise, or one on which seeds do not agree."
+            "within the noise, or one on which seeds do not agree. !: one beyond theory."
         )
     if {"int8_accuracy", "int8_fidelity"} & {*table.columns}:
         console.print("int8: the pruned network in 8 bits; its speedup is against the base in float32.")
@@ -147,7 +147,7 @@ def print_headlines(table: "pd.DataFrame", sweep: "Path") -> None:
             f"\n{row['model']} on {row['dataset']}, batch {row['batch_size']:,}, best within {MOST_DROP:g} point of "
             f"validation {quality}: "
             f"{headline.way(row)}, {headline.removed(row)}, {fewer}; {headline.quality(row, len(choice.seeds))}. "
-            f"{choice.decided_on()}" + (f" {BEYOND}." if row.get("speedup_beyond_theory") is True else ""),
+            f"{choice.decided_on()}" + (f" {_BEYOND}." if row.get("speedup_beyond_theory") is True else ""),
             markup=False,
         )
 

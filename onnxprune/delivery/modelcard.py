@@ -22,8 +22,6 @@ from onnxprune.results.statistics import Difference
 from onnxprune.settings.point import FIELDS, Point
 from onnxprune.settings.vocabulary import CONTROLS, TECHNIQUES
 
-BEYOND = "The speedup is beyond theory: MACs and timing noise explain less of it; check it before you rely on it"
-
 
 @dataclass(frozen=True)
 class Seeds:
@@ -385,7 +383,6 @@ def _numbers(row: Mapping[str, Any], shipped: Shipped) -> list[str]:
         f"| measured speedup | {speedup} | 1 |",
         *_one_image(shipped),
         *([f"| dead units of the base | | {row['base_dead_units']} |"] if row.get("base_dead_units") else []),
-        *(["", f"{BEYOND}."] if row.get("speedup_beyond_theory") else []),
         *(line for remark in row.get("remarks", ()) for line in ("", f"Note: {remark}.")),
         *(["", f"Not all MACs are counted, so they cannot be compared: {missing}."] if missing else []),
     ]

@@ -72,8 +72,7 @@ def remarks(table: pd.DataFrame) -> list[str]:
         beyond = timed[timed["speedup_beyond_theory"].fillna(False).astype(bool)]
         if len(beyond):
             said.append(
-                f"Beyond theory: {len(beyond)} of {len(timed)} speedups, marked !, are higher than MACs and timing "
-                "noise explain. Possible reasons: other work was removed, another kernel ran, or the measurement "
-                "was disturbed."
+                f"Beyond theory: {len(beyond)} of {len(timed)} speedups are higher than MACs and timing noise explain. "
+                "Possible reasons: other work was removed, another kernel ran, or the measurement was disturbed."
             )
     return said

@@ -406,15 +406,15 @@ def test_the_command_of_the_card_is_the_point(models: Path, sweep: Path) -> None
 def test_what_qualifies_the_numbers_is_below_their_table(sweep: Path) -> None:
     row = store.result_table(sweep).astype(object).set_index("sparsity").loc[50].to_dict()
     shipped = modelcard.Shipped("m.onnx", "", None, (0.5, 1.0), "", None, "2026-01-31")
-    remark = {"base_dead_units": 7, "speedup_beyond_theory": True, "remarks": ("far from trained out", "harmed")}
+    remark = {"base_dead_units": 7, "remarks": ("far from trained out", "harmed")}
     lines = modelcard._numbers({**row, **remark, "macs_missing": "Loop 'x'"}, shipped)
     below = lines.index("")
     assert all(line.startswith("|") for line in lines[:below])
     assert "| dead units of the base | | 7 |" in lines[:below]
     said = [line for line in lines[below:] if line]
-    assert [line.split()[0] for line in said] == ["The", "Note:", "Note:", "Not"]
-    assert said[1:3] == ["Note: far from trained out.", "Note: harmed."]
-    assert said[3:] == ["Not all MACs are counted, so they cannot be compared: Loop 'x'."]
+    assert [line.split()[0] for line in said] == ["Note:", "Note:", "Not"]
+    assert said[:2] == ["Note: far from trained out.", "Note: harmed."]
+    assert said[2:] == ["Not all MACs are counted, so they cannot be compared: Loop 'x'."]
     assert not [
         line for line in modelcard._numbers({**row, "base_dead_units": 0}, shipped) if "not all counted" in line
     ]
