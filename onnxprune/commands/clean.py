@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from onnxprune.commands.console import echo
+from onnxprune.commands.options import FloatRange
 from onnxprune.common.progress import MOST_DROP
 
 
@@ -12,7 +13,7 @@ from onnxprune.common.progress import MOST_DROP
 @click.argument("sweep", type=click.Path(path_type=Path))
 @click.option(
     "--max-drop",
-    type=click.FloatRange(min=0),
+    type=FloatRange(min=0),
     default=MOST_DROP,
     show_default=True,
     metavar="POINTS",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.commands.console import echo, prose
-from onnxprune.commands.options import machine_readable, print_rows, warn
+from onnxprune.commands.options import FloatRange, machine_readable, print_rows, warn
 from onnxprune.common.progress import MOST_DROP
 
 if TYPE_CHECKING:
@@ -19,16 +19,14 @@ if TYPE_CHECKING:
 @click.argument("sweep", type=click.Path(path_type=Path))
 @click.option(
     "--max-drop",
-    type=click.FloatRange(min=0),
+    type=FloatRange(min=0),
     metavar="POINTS",
     help="Percentage points of validation accuracy that may be lost  "
     f"[default: {MOST_DROP:g}, none with --min-accuracy].",
 )
-@click.option("--min-accuracy", type=click.FloatRange(0, 100), metavar="PERCENT", help="Least validation accuracy.")
-@click.option("--min-speedup", type=click.FloatRange(min=0), metavar="RATIO", help="Least measured speedup.")
-@click.option(
-    "--max-latency-ms", type=click.FloatRange(min=0), metavar="MS", help="Highest median latency per batch, in ms."
-)
+@click.option("--min-accuracy", type=FloatRange(0, 100), metavar="PERCENT", help="Least validation accuracy.")
+@click.option("--min-speedup", type=FloatRange(min=0), metavar="RATIO", help="Least measured speedup.")
+@click.option("--max-latency-ms", type=FloatRange(min=0), metavar="MS", help="Highest median latency per batch, in ms.")
 @click.option("--max-bytes", type=click.IntRange(min=0), metavar="N", help="Largest ONNX file.")
 @click.option(
     "--out",

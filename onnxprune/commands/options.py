@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
 Shapes = dict[str, tuple[int, ...]]
 
+
+class FloatRange(click.FloatRange):
+    """Numbers within a range, of which NaN is none: click lets it pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return found
+
+
 DATA_DIR = click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -70,7 +81,7 @@ def executor(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--gpus-per-point",
-            type=click.FloatRange(0, min_open=True),
+            type=FloatRange(0, min_open=True),
             metavar="SHARE",
             help="With Ray and --device cuda: how much of a GPU a point gets; 0.25: four share one  [default: 1].",
         ),
@@ -202,7 +213,7 @@ BATCH_SIZES = click.option(
 )
 SECONDS = click.option(
     "--seconds",
-    type=click.FloatRange(0.01, 3600),
+    type=FloatRange(0.01, 3600),
     default=3.0,
     show_default=True,
     help="Seconds per latency measurement.",

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from onnxprune.commands.console import echo
-from onnxprune.commands.options import WHERE, warn
+from onnxprune.commands.options import WHERE, FloatRange, warn
 
 
 @click.command()
@@ -27,7 +27,7 @@ from onnxprune.commands.options import WHERE, warn
 @click.option("--log-y", is_flag=True, help="Logarithmic vertical axis.")
 @click.option(
     "--width",
-    type=click.FloatRange(1, 50),
+    type=FloatRange(1, 50),
     default=3.5,
     show_default=True,
     metavar="INCHES",

@@ -14,6 +14,7 @@ from onnxprune.commands.options import (
     RUNS,
     SEEDS,
     WORKERS,
+    FloatRange,
     machine_readable,
     print_rows,
     warn,
@@ -37,7 +38,7 @@ class _SearchCommand(PointCommand):
 @click.command(cls=_SearchCommand)
 @click.option(
     "--max-drop",
-    type=click.FloatRange(0, 100),
+    type=FloatRange(0, 100),
     default=1.0,
     show_default=True,
     metavar="POINTS",

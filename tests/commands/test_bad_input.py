@@ -46,7 +46,7 @@ OTHERS = [
     "sweep --dataset pets --dry-run", "doctor --dataset pets --image-size x",
     "predict none.onnx none.png", "models extra", "compare . .", "predict . .", f"profile {LONG}",
     f"compare {LONG} {LONG}", f"predict {LONG} none.png", f"evaluate {LONG} --dataset digits", f"report {LONG}",
-    f"plot {LONG}", f"deploy {LONG}",
+    f"plot {LONG}", f"deploy {LONG}", "search --dataset digits --max-drop nan --dry-run",
 ]  # fmt: skip
 
 
