@@ -44,7 +44,7 @@ class _NodeNumber(click.ParamType):
 @DEVICE
 @THREADS
 @SECONDS
-@click.option("--no-latency", is_flag=True, help="Count only; nothing is run.")
+@click.option("--no-latency", is_flag=True, help="Count only; without --per-node-time nothing is run.")
 @click.option("--per-node-time", is_flag=True, help="Time each operator's kernels, with onnxruntime's own profiler.")
 @click.option(
     "--nodes",
@@ -100,6 +100,8 @@ def profile(
         raise click.UsageError("--json and --csv exclude each other")
     if page is not None and as_csv:
         raise click.UsageError("--csv and --html exclude each other: with --csv nothing is measured")
+    if page is not None and page.exists() and models[0].exists() and page.samefile(models[0]):
+        raise InputError(f"--html {page} would take the place of the model: choose another name")
     settings: dict[str, Any] = {
         "batch_sizes": batch_sizes,
         "shapes": inputs.shapes,

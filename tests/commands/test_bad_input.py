@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import trained
 from command_line import small_npz
@@ -121,7 +122,10 @@ def test_every_problem_of_a_spec_is_told_with_the_nearest_name(
     assert any("did you mean 'sparsity'" in text for text in told)
 
 
-@pytest.mark.parametrize(("page", "words"), [("", "is a folder"), ("x" * 300, "too long"), ("x" * 245, "too long")])
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [("", "is a folder"), ("mlp.onnx", "the model"), ("x" * 300, "too long"), ("x" * 245, "too long")],
+)
 def test_a_page_that_cannot_be_written_is_one_line(
     page: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,3 +138,4 @@ def test_a_page_that_cannot_be_written_is_one_line(
     (told,) = capfd.readouterr().err.splitlines()
     assert told.startswith("Error: ") and words in told
     assert [path.name for path in tmp_path.iterdir()] == ["mlp.onnx"]
+    onnx.load(path)
