@@ -123,7 +123,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot create the folder {path}: {error.strerror}; choose another with --out") from None
+        raise RunError(f"cannot create the folder {path}: {error.strerror}; choose another") from None
     return path
 
 
