@@ -112,6 +112,12 @@ def check_name(path: Path) -> None:
         raise InputError(f"{path}: the name is not UTF-8: choose another") from None
 
 
+def check_is_file(path: Path) -> None:
+    """Raises an InputError where it is no file, or there is nothing by that name."""
+    if not path.is_file():
+        raise InputError(f"{path}: {'not a file, but a folder or a device' if path.exists() else 'no such file'}")
+
+
 def make_folder(path: Path) -> Path:
     """Creates a folder with its parents.
 

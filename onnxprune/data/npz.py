@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError, one_line
+from onnxprune.common.files import check_is_file
 from onnxprune.common.limits import memory_limited
 from onnxprune.data.names import check_class_names
 from onnxprune.data.source import OwnData
@@ -58,8 +59,7 @@ def array_names(path: Path) -> list[str]:
     Raises:
         InputError: no such file, or none that is an archive.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    check_is_file(path)
     if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle and advise to load it unsafely
         raise InputError(f"{path} is not an .npz file: not a zip archive, or only part of one")
     try:

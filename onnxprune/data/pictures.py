@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageOps
 
 from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError
-from onnxprune.common.files import is_folder
+from onnxprune.common.files import check_is_file, is_folder
 from onnxprune.data.names import shown_name
 
 # names of picture files in a folder end so; what is in them decides how they are read
@@ -76,8 +76,7 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, t
     Raises:
         InputError: naming `path` and what is wrong.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    check_is_file(path)
     with bombs_refused():
         try:
             picture = upright(path)

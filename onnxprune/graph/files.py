@@ -11,6 +11,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.common.errors import InputError, one_line
+from onnxprune.common.files import check_is_file
 from onnxprune.graph.light import is_large, without_weights
 from onnxprune.graph.nodes import subgraphs
 from onnxprune.graph.tensors import BITS, external_bytes, external_file, packed_bytes
@@ -84,10 +85,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def _parse(path: Path) -> ModelProto:
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if not path.is_file():
-        raise InputError(f"{path}: not an ONNX file, but a folder or a device")
+    check_is_file(path)
     try:
         if path.stat().st_size > _PROTOBUF_LIMIT:
             raise InputError(f"{path}: over 2 GiB, which an ONNX file can only be with its weights in external data")

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 from onnxprune.common.errors import InputError, one_line
-from onnxprune.common.files import check_name
+from onnxprune.common.files import check_is_file, check_name
 from onnxprune.graph.images import ImageInput
 
 FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
@@ -42,8 +42,7 @@ def open_session(
         InputError: no such file or one whose name is not UTF-8, onnxruntime cannot load it, or CUDA was asked for and
             does not run here.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    check_is_file(path)
     check_name(path)
     if device == "cuda":
         _prepare_cuda()

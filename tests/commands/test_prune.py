@@ -55,9 +55,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arg
     [
         ("none.onnx --sparsity 50", "no such file"),
         ("file --sparsity 50", "not an ONNX file"),
-        ("folder --sparsity 50", "not an ONNX file, but a folder"),
-        (". --sparsity 50", "not an ONNX file, but a folder"),
-        ("/ --sparsity 50", "not an ONNX file, but a folder"),
+        ("folder --sparsity 50", "not a file, but a folder"),
+        (". --sparsity 50", "not a file, but a folder"),
+        ("/ --sparsity 50", "not a file, but a folder"),
         ("mlp.onnx", "expected one of --sparsity, --target and --max-drop"),
         ("mlp.onnx --sparsity 50 --max-drop 1", "expected one of"),
         ("mlp.onnx --sparsity 120", "expected 0 to 100"),

@@ -43,7 +43,7 @@ def place(tmp_path: Path) -> Path:
     [
         ("none.onnx --dynamic", "no such file"),
         ("file --dynamic", "not an ONNX file"),
-        (". --dynamic", "not an ONNX file"),
+        (". --dynamic", "not a file, but a folder"),
         ("mlp.onnx", "give --data, or --dynamic"),
         ("mlp.onnx --type int4", "unknown type 'int4'"),
         ("mlp.onnx --dynamic --max-drop some", "'some' is not a valid float"),

@@ -369,7 +369,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "members that are no arrays": (_raw_members, "x_train is not an array"),
     "damaged": (_damaged, "Bad CRC-32"),
     "a head that lies": (_head_that_lies, "x_train.npy is 2,688 bytes, its header says 5,248"),
-    "a folder": (Path.mkdir, "no such file"),
+    "a folder": (Path.mkdir, "not a file, but a folder"),
     "nothing": (lambda path: None, "no such file"),
 }
 

@@ -288,6 +288,11 @@ KINDS: dict[str, tuple[Image.Image, str, dict[str, Any], tuple[int, ...]]] = {
 }
 
 
+def test_a_folder_in_place_of_a_picture_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a file, but a folder or a device"):
+        pictures.read_picture(tmp_path, (3, 4, 4))
+
+
 @pytest.mark.parametrize(("image", "kind", "options", "colour"), KINDS.values(), ids=KINDS)
 def test_pictures_look_as_people_see_them_on_white(
     tmp_path: Path, image: Image.Image, kind: str, options: dict[str, Any], colour: tuple[int, ...]

@@ -428,7 +428,7 @@ def test_what_is_no_onnx_file_is_one_line(path, capfd, kind):
         path.mkdir()
     elif kind in contents:
         path.write_bytes(contents[kind])
-    with pytest.raises(InputError, match=r"model\.onnx: (no such file|not an ONNX file)") as raised:
+    with pytest.raises(InputError, match=r"model\.onnx: (no such file|not an ONNX file|not a file)") as raised:
         count(path)
     assert "\n" not in str(raised.value)
     assert capfd.readouterr() == ("", "")
