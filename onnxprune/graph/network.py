@@ -73,7 +73,7 @@ class Network:
 
     def fresh(self, name: str) -> str:
         """A name that no tensor has yet."""
-        taken = set(self.weights) | set(self.inputs) | _made_in(self.model.graph)
+        taken = set(self.weights) | set(self.inputs) | made_in(self.model.graph)
         candidate, number = name, 0
         while candidate in taken:
             number += 1
@@ -173,13 +173,13 @@ def reads(node: NodeProto) -> Iterator[str]:
         yield from sorted(used_names(inner) - own)
 
 
-def _made_in(graph: GraphProto) -> set[str]:
+def made_in(graph: GraphProto) -> set[str]:
     """Names that a graph's nodes give to tensors, those in subgraphs among them."""
     made: set[str] = set()
     for node in graph.node:
         made.update(node.output)
         for inner in subgraphs(node):
-            made |= _made_in(inner) | {value.name for value in (*inner.input, *inner.initializer)}
+            made |= made_in(inner) | {value.name for value in (*inner.input, *inner.initializer)}
     return made
 
 

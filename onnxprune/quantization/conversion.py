@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.output import silenced
 from onnxprune.common.temporary import temporary_folder
-from onnxprune.graph.network import Network, attribute, in_order, live_nodes, read, reads
+from onnxprune.graph.network import Network, attribute, in_order, live_nodes, made_in, read, reads
 from onnxprune.graph.nodes import rename, subgraphs, used_names
 from onnxprune.quantization.activation_products import read_floats
 from onnxprune.quantization.calibration import calibrate, method
@@ -175,7 +175,7 @@ class Converter:
         made = convert_float_to_float16(model, keep_io_types=True, node_block_list=blocked)
         _widen_what_bodies_take(made.graph, blocked)
         # what several nodes in float32 read is converted for each of them, to the same name
-        nodes = list({tuple(node.output): node for node in made.graph.node}.values())
+        nodes = _with_casts_in_bodies(list({tuple(node.output): node for node in made.graph.node}.values()))
         del made.graph.node[:]
         made.graph.node.extend(nodes)
         self._made.write_bytes(made.SerializeToString())
@@ -191,6 +191,19 @@ def _widen_what_bodies_take(graph: GraphProto, nodes: Collection[str]) -> None:
         for inner in subgraphs(node):
             rename(inner, wide)
         graph.node.extend(helper.make_node("Cast", [name], [wide[name]], to=TensorProto.FLOAT) for name in sorted(wide))
+
+
+def _with_casts_in_bodies(nodes: list[NodeProto]) -> list[NodeProto]:
+    """The nodes without the conversions of what bodies make, which are put into these: onnxruntime's converter leaves
+    all of them in the main graph."""
+    for body in [inner for node in nodes for inner in subgraphs(node)]:
+        held = made_in(body) | {value.name for value in (*body.input, *body.initializer)}
+        moved = [node for node in nodes if node.op_type == "Cast" and node.input[0] in held]
+        nodes = [node for node in nodes if node not in moved]
+        within = in_order(_with_casts_in_bodies([*body.node, *moved]))
+        del body.node[:]
+        body.node.extend(within)
+    return nodes
 
 
 def _is_fused_wrongly(node: NodeProto) -> bool:

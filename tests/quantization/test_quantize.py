@@ -734,6 +734,31 @@ def test_bodies_that_stay_out_of_float16_get_floats_from_outside(kept: str, tmp_
         np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "o = Max (h, p)",
+        "s = Constant <value_floats = [1.0, 2.0]> () r = Resize (h, , s) o = Relu (r)",
+        """t = ReduceSum <keepdims = 0> (h) d = Greater (t, zero) o = If (d)
+        <then_branch = m () => (float[n,m] u) { j = Tanh (h) u = Min (j, p) },
+        else_branch = l () => (float[n,m] e) { e = CumSum (h, one) }>""",
+    ],
+)
+def test_operators_in_bodies_that_float16_leaves_out(body: str, tmp_path: Path) -> None:
+    """onnxruntime's converter puts what converts for them into the main graph."""
+    text = f"""(float[n,8] x) => (float[n,k] y) {{ p = MatMul (x, w) q = ReduceSum <keepdims = 0> (p)
+        c = Greater (q, zero) y = If (c) <then_branch = a () => (float[n,k] o) {{ h = Relu (p) {body} }},
+        else_branch = b () => (float[n,k] i) {{ i = Softplus (p) }}> }}"""
+    built = onnx.load(write(tmp_path / "m.onnx", text, w=normal(8, 8), zero=0.0))
+    built.graph.initializer.append(numpy_helper.from_array(np.array(1), "one"))
+    onnx.save(built, tmp_path / "m.onnx")
+    report = quantized(tmp_path / "m.onnx", type="float16")
+    for sign in (1, -1):
+        x = sign * np.ones((3, 8), np.float32)
+        ((expected,), (found,)) = (answer(read(file), x=x) for file in (tmp_path / "m.onnx", report.output))
+        np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("outputs", ["b", "w, b"])
 @pytest.mark.parametrize("settings", [{"type": "float16"}, {}, {"dynamic": True}])
 def test_constants_that_are_outputs(outputs: str, settings: dict[str, Any], tmp_path: Path) -> None:
