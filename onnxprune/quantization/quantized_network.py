@@ -23,7 +23,7 @@ from onnxprune.quantization.preparation import Prepared, prepare
 from onnxprune.quantization.result import Accuracy, FileSize, LayerReport, QuantizeReport
 from onnxprune.quantization.sensitivity import layers_to_keep
 from onnxprune.quantization.settings import QuantizeSettings
-from onnxprune.reduction.accuracy import Evidence, on_test_images, percent_right
+from onnxprune.reduction.accuracy import Evidence, accuracy_property, on_test_images, percent_right
 from onnxprune.reduction.fidelity import answers, compare_answers, deciding_score, samples_for
 from onnxprune.reduction.samples import Samples, SampleSource
 from onnxprune.runtime.execution import open_network, run
@@ -83,8 +83,8 @@ def quantize_file(
     except InputError as error:  # the original ran
         raise RunError(f"{path}: quantised, it does not run: leave layers in float32 with --keep ({error})") from error
     properties = {name: value for name, value in metadata(prepared.source.model).items() if name not in MEASURED}
-    if report.accuracy is not None:
-        properties["accuracy"] = f"{report.accuracy.quantized:.4f}"
+    if report.accuracy is not None and samples is not None:
+        properties |= accuracy_property(report.accuracy.quantized, properties, samples)
     kept = [layer.layer for layer in report.layers if layer.reason]
     onnx.helper.set_model_props(network.model, {**properties, **provenance(path, settings, kept)})
     return report, network

@@ -1,6 +1,6 @@
 """Which images of a dataset networks classify right, and what that tells of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +100,13 @@ def on_test_images(networks: Sequence[Network], samples: Samples, advance: Advan
             return None
         found.append(right)
     return found
+
+
+def accuracy_property(percent: float, properties: Mapping[str, str], samples: Samples) -> dict[str, str]:
+    """The property by which a file says its accuracy on test images: none where its other properties name other data
+    than these are of."""
+    said = properties.get("dataset", samples.dataset) == samples.dataset
+    return {"accuracy": f"{percent:.4f}"} if said else {}
 
 
 def is_scores(value: np.ndarray) -> bool:

@@ -21,7 +21,7 @@ from onnxprune.graph.number_types import is_floating
 from onnxprune.graph.sharing import weight_places
 from onnxprune.graph.tensors import Shape
 from onnxprune.reduction import single_weights
-from onnxprune.reduction.accuracy import Evidence, on_test_images, percent_right
+from onnxprune.reduction.accuracy import Evidence, accuracy_property, on_test_images, percent_right
 from onnxprune.reduction.fidelity import Fidelity, answers, compare_answers, samples_for
 from onnxprune.reduction.preparation import Prepared, prepare
 from onnxprune.reduction.result import Accuracy, GroupReport, LayerReport, PruneReport, Repair, Size
@@ -62,6 +62,8 @@ def prune_file(
     if samples is not None:
         report = _measured(report, prepared.source, plain, network, samples, advance)
     kept = {name: value for name, value in metadata(network.model).items() if name not in (*MEASURED, *PRUNING)}
+    if report.accuracy is not None and samples is not None:
+        kept |= accuracy_property(report.accuracy.recovered, kept, samples)
     onnx.helper.set_model_props(network.model, {**kept, **_provenance(path, report)})
     return report, network
 
@@ -219,7 +221,7 @@ def _provenance(path: Path, report: PruneReport) -> dict[str, str]:
         "samples": settings.samples if report.samples else 0,
         "seed": settings.seed,
     }
-    found = {
+    return {
         "pruned_from": path.name,
         "pruned_from_sha256": digest(path) or "",
         "pruned_by": f"onnxprune {__version__}",
@@ -228,6 +230,3 @@ def _provenance(path: Path, report: PruneReport) -> dict[str, str]:
         "sparsity": f"{100 * report.share_gone:.4f}" if settings.sparsity is None else f"{settings.sparsity:g}",
         "prune_settings": json.dumps({name: value for name, value in asked.items() if value is not None}),
     }
-    if report.accuracy is not None:
-        found["accuracy"] = f"{report.accuracy.recovered:.4f}"
-    return found

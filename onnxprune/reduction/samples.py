@@ -56,6 +56,7 @@ class Samples:
         fitting, held_out: inputs without labels, in batches.
         validation: with labels, to decide by; `test`: for accuracy; None where there are none.
         source: what they are, for people.
+        dataset: name of the data that the labels are of; None where there are none.
     """
 
     fitting: list[Inputs]
@@ -63,6 +64,7 @@ class Samples:
     source: str
     validation: Labelled | None = None
     test: Labelled | None = None
+    dataset: str | None = None
 
     @property
     def batches(self) -> list[Inputs]:
@@ -259,7 +261,7 @@ def _from_dataset(dataset: Dataset, images: _Images, count: int, seed: int) -> S
     samples = _split(images.batches(dataset.train.images[chosen], dataset), f"{dataset.name}'s training images")
     few = dataset.validation.some(_MOST_VALIDATION)
     validation, test = (Labelled(split, convert, fixed) for split in (few, dataset.test))
-    return Samples(samples.fitting, samples.held_out, samples.source, validation, test)
+    return Samples(samples.fitting, samples.held_out, samples.source, validation, test, dataset.name)
 
 
 def _from_folder(path: Path, images: _Images, count: int, seed: int) -> Samples:

@@ -16,6 +16,7 @@ from pruned import model
 
 import onnxprune
 from onnxprune.common.errors import InputError, RunError, StorageError
+from onnxprune.data.dataset import load
 from onnxprune.graph.counting import count
 from onnxprune.graph.metadata import parse
 from onnxprune.graph.network import Network, metadata, read
@@ -270,6 +271,15 @@ def test_labels_give_accuracy_on_the_test_images_and_the_drop_on_validation(tmp_
     assert (report.tested.images, report.tested.p_value) == (images, 1.0)
     assert report.drop is not None and report.drop <= 1
     assert parse(metadata(read(report.output).model)).accuracy == pytest.approx(report.accuracy.quantized, abs=1e-4)
+
+
+def test_accuracy_on_other_data_than_the_file_names_is_not_written_into_it(tmp_path: Path) -> None:
+    data = trained.dataset(tmp_path / "digits.npz")
+    for name, said in ((load(str(data)).name, True), ("other", False)):
+        path = trained.mlp(tmp_path / "mlp.onnx", mean="[0.0]", std="[1.0]", dataset=name)
+        for report in (quantized(path, data=data), onnxprune.prune(path, sparsity=20, data=data, latency=False)):
+            assert report.accuracy is not None and report.output is not None
+            assert ("accuracy" in metadata(read(report.output).model)) == said
 
 
 def test_the_file_says_how_it_was_made_and_keeps_what_still_holds(mlp: Path) -> None:
