@@ -39,6 +39,7 @@ class Operator:
         zero_points: position of a weight -> position of its zero point.
         channel_axis: of the weight, for zero points that differ by channel.
         note: what the count leaves open.
+        unpacked: elements of the first weight, where it is packed in bytes, of which zeros cannot be told.
     """
 
     products: Callable[["Site"], list[Product]]
@@ -47,6 +48,7 @@ class Operator:
     zero_points: tuple[tuple[int, int], ...] = ()
     channel_axis: int = 0
     note: Callable[["Site"], str | None] = lambda site: None
+    unpacked: Callable[["Site"], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,13 @@ def _matmul(weight: int = 1) -> Callable[[Site], list[Product]]:
     return products
 
 
+def _elements_of_few_bits(site: Site) -> int:
+    # the weight is packed in blocks, of which the last may be filled up
+    return int(site.attribute("K", 0) * site.attribute("N", 0))
+
+
 def _matmul_of_few_bits(site: Site) -> list[Product]:
-    # the weight is packed in blocks, of which zeros cannot be told without unpacking
-    return [Product(prod(site.input(0)[:-1]) * site.attribute("K", 0) * site.attribute("N", 0))]
+    return [Product(prod(site.input(0)[:-1]) * _elements_of_few_bits(site))]
 
 
 def _recurrent(site: Site) -> list[Product]:
@@ -251,7 +257,7 @@ OPERATORS |= {
         "FusedMatMul": OPERATORS["MatMul"],
         "GroupQueryAttention": Operator(_group_query_attention, weights=()),
         "MatMulIntegerToFloat": Operator(_matmul(), biases=(6,), zero_points=((1, 5),), channel_axis=-1),
-        "MatMulNBits": Operator(_matmul_of_few_bits),
+        "MatMulNBits": Operator(_matmul_of_few_bits, unpacked=_elements_of_few_bits),
         "MultiHeadAttention": Operator(_multi_head_attention, weights=(), biases=(3,)),
         "QAttention": Operator(_fused_attention(8), biases=(2,), zero_points=((1, 7),), channel_axis=-1),
         "QGemm": Operator(_gemm(3), weights=(3,), biases=(6,), zero_points=((3, 5),), channel_axis=-1),

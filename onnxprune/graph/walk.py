@@ -101,6 +101,7 @@ class Walk:
         self._arrays: dict[str, np.ndarray] = {}
         self._bytes: dict[str, int] = {}
         self._nonzero: dict[str, int] = {}
+        self._unpacked: dict[str, int] = {}  # elements of those that are packed
         self._parameters: set[str] = set()
         self._attributed: set[str] = set()
         self.activations = self._graph(graph, inferred, "", None, 1, None)
@@ -108,7 +109,7 @@ class Walk:
     @property
     def params(self) -> int:
         """Elements of the parameters."""
-        return sum(self._arrays[key].size for key in self._parameters)
+        return sum(map(self._size, self._parameters))
 
     @property
     def nonzero_params(self) -> int:
@@ -274,6 +275,8 @@ class Walk:
             weight = next(
                 (key for position in operator.weights if (key := _at(origins, position)) in self._arrays), None
             )
+            if operator.unpacked is not None and weight is not None:
+                self._unpacked[weight] = self._nonzero[weight] = operator.unpacked(site)
             try:
                 for product in operator.products(site) if times else ():
                     macs += product.macs
@@ -313,7 +316,10 @@ class Walk:
         """Elements of the parameters among them that no node has used yet."""
         new = {key for key in origins if key is not None and key in self._parameters} - self._attributed
         self._attributed |= new
-        return sum(self._arrays[key].size for key in new)
+        return sum(map(self._size, new))
+
+    def _size(self, key: str) -> int:
+        return self._unpacked.get(key, self._arrays[key].size)
 
     def _nonzero_of(self, key: str) -> int:
         if key not in self._nonzero:

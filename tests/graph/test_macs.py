@@ -176,7 +176,10 @@ def test_a_weight_packed_to_few_bits(path):
         bits=4,
         block_size=32,
     )
-    assert count(file).macs == 3 * 5 * 64 * 32
+    found = count(file)
+    assert (found.macs, found.effective_macs) == (3 * 5 * 64 * 32,) * 2
+    assert (found.params, found.nonzero_params) == (64 * 32 + 64,) * 2, "two in a byte, of which zero stands for -8"
+    assert [node.params for node in found.nodes] == [found.params]
 
 
 @pytest.mark.parametrize("name", ["FusedMatMul", "MatMul"])
