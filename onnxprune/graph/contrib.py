@@ -120,17 +120,19 @@ def _classes(site: Site) -> list[Shape]:
 _EQUIVALENT = {  # operator -> ONNX's own, and the positions of its inputs
     f"{MICROSOFT}.{name}": equivalent
     for name, equivalent in {
+        "DequantizeLinear": ("DequantizeLinear", (0, 1, 2)),
         "FusedConv": ("Conv", (0, 1)),
         "FusedGemm": ("Gemm", (0, 1)),
         "QGemm": ("Gemm", (0, 3)),
         "QLinearAveragePool": ("AveragePool", (0,)),
         "QLinearConv": ("QLinearConv", (0, 1, 2, 3, 4, 5, 6, 7)),
         "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+        "QuantizeLinear": ("QuantizeLinear", (0, 1, 2)),
     }.items()
 }
 
 _SAME = (
-    "BiasAdd", "BiasGelu", "BiasSoftmax", "DequantizeLinear", "FastGelu", "Gelu", "GroupNorm", "QLinearLeakyRelu",
+    "BiasAdd", "BiasGelu", "BiasSoftmax", "FastGelu", "Gelu", "GroupNorm", "QLinearLeakyRelu",
     "QLinearSigmoid", "QLinearSoftmax", "QuickGelu", "RotaryEmbedding", "SimplifiedLayerNormalization",
     "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
 )  # fmt: skip
@@ -168,6 +170,6 @@ _RULES |= {
 }
 
 _FLOATS = {
-    "DequantizeLinear", "DynamicQuantizeMatMul", "EmbedLayerNormalization", "FeatureVectorizer", "LinearRegressor",
+    "DynamicQuantizeMatMul", "EmbedLayerNormalization", "FeatureVectorizer", "LinearRegressor",
     "MatMulIntegerToFloat", "Normalizer", "QAttention", "SVMRegressor", "Scaler", "TreeEnsembleRegressor",
 }  # fmt: skip

@@ -41,9 +41,11 @@ class NodeInference:
         Raises:
             InputError: its inputs do not fit together.
         """
-        node = contrib.onnx_equivalent(node)
+        given, node = node, contrib.onnx_equivalent(node)
         domain = "" if node.domain == "ai.onnx" else node.domain
         version = self._opsets.get(node.domain, self._opsets.get(domain, 0))
+        if node is not given:  # onnxruntime's own take all types of all versions
+            version = onnx.defs.onnx_opset_version()
         if contrib.has_rule(node) or not onnx.defs.has(node.op_type, version, domain):
             return self._contrib_types(node) | {
                 name: self._declared[name] for name in node.output if name in self._declared

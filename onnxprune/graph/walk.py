@@ -11,13 +11,16 @@ from onnxprune.graph.activations import Activations, activations
 from onnxprune.graph.counts import NOT_COUNTED, NodeCount, in_rounds
 from onnxprune.graph.inferred import Inferred
 from onnxprune.graph.loops import scan_axis, scanned
-from onnxprune.graph.macs import OPERATORS, Site, UnknownShapeError
+from onnxprune.graph.macs import MICROSOFT, OPERATORS, Site, UnknownShapeError
 from onnxprune.graph.nodes import label, operator_type, used_names
 from onnxprune.graph.number_types import number_type
 from onnxprune.graph.tensors import constants, stored_bytes, tensor_bytes, values
 
 # A constant keeps its number of elements and of zeros through these.
-_KEEPING = {"Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_KEEPING = {
+    "Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
+    f"{MICROSOFT}.DequantizeLinear",
+}  # fmt: skip
 
 _PIECE = 2**24
 
@@ -288,7 +291,7 @@ class Walk:
             except (ValueError, IndexError, ZeroDivisionError):
                 macs, effective, note = 0, 0, f"{NOT_COUNTED}its shapes are not those of its definition"
                 self.complete = False
-        elif kind == "DequantizeLinear":
+        elif node.op_type == "DequantizeLinear":
             self._set_zero_point(_at(origins, 0), _at(origins, 2), Site(node, [], []).attribute("axis", 1))
         return NodeCount(
             name=place + label(node),

@@ -198,6 +198,32 @@ def test_quantized_weights_are_parameters_and_zero_at_their_zero_point(path):
     assert counts.nonzero_params == 15 + 1 + 1
 
 
+def test_conversions_of_onnxruntimes_own_domain_count_as_those_of_onnx(path):
+    """Its quantiser writes them on request, and for 16 bits before opset 21."""
+    body = """g (float[batch, 4] x) => (float[batch, 3] y) <float s = {0.5}, int8 z = {2}, uint16 h = {7}> {
+        q = QuantizeLinear (x, s, h) d = DequantizeLinear (q, s, h) w = DequantizeLinear (weight, s, z)
+        y = MatMul (d, w)
+    }"""
+    weight = np.full((4, 3), 2, np.int8)
+    weight[0] = 0
+    model = onnx.load(graphs.write(path, body, weight=weight))
+    model.opset_import[0].version = 21
+    found = []
+    for domain in ("", "com.microsoft"):
+        for node in model.graph.node[:3]:
+            node.domain = domain
+        if domain:
+            model.opset_import[0].version = 18
+            model.opset_import.append(helper.make_opsetid(domain, 1))
+        onnx.save(model, path)
+        found.append(count(path))
+    own, other = found
+    assert (own.macs, own.effective_macs, own.params, own.complete) == (12, 3, 12 + 1, True)
+    assert (other.macs, other.effective_macs, other.params, other.complete) == (12, 3, 12 + 1, True)
+    assert other.peak_activation_bytes == own.peak_activation_bytes
+    assert [node.activation_bytes for node in other.nodes] == [node.activation_bytes for node in own.nodes]
+
+
 def test_integer_matmul_and_dequantized_weights(path):
     body = """g (uint8[batch, 4] a, float[batch, 4] b) => (int32[batch, 3] c, float[batch, 3] d)
         <float scale = {0.5}, int8 two = {2}> {
