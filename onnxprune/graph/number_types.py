@@ -11,10 +11,14 @@ _NAMES: dict[int, str] = {
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
     TensorProto.DOUBLE: "float64",
+    TensorProto.INT16: "int16",
+    TensorProto.UINT16: "int16",
     TensorProto.INT8: "int8",
     TensorProto.UINT8: "int8",
+    TensorProto.INT4: "int4",
+    TensorProto.UINT4: "int4",
 }
-_WIDEST = ("float64", "float32", "bfloat16", "float16", "int8")
+_WIDEST = ("float64", "float32", "bfloat16", "float16", "int16", "int8", "int4")
 _FIRST = 0  # the input that is no weight, of every product
 
 
@@ -33,7 +37,7 @@ def is_quantised(kinds: Iterable[str]) -> bool:
 
 
 def number_type(node: NodeProto, weights: Sequence[int], stored: Callable[[str], int]) -> str | None:
-    """Of its operands the widest type: "float32", "float16", "int8" with or without sign; None where it is not known.
+    """Of its operands the widest type, "float32" or "int8", with or without sign; None where it is not known.
 
     What DequantizeLinear makes counts as what it is made of: runtimes that know such products compute them in 8 bits.
 

@@ -224,6 +224,21 @@ def test_conversions_of_onnxruntimes_own_domain_count_as_those_of_onnx(path):
     assert [node.activation_bytes for node in other.nodes] == [node.activation_bytes for node in own.nodes]
 
 
+@pytest.mark.parametrize(
+    ("kind", "read", "told"), [("INT4", "x", "float32"), ("INT4", "d", "int16"), ("INT8", "d", "int16")]
+)
+def test_products_are_of_the_widest_type_of_4_8_and_16_bits(path, kind, read, told):
+    body = f"""g (float[batch, 4] x) => (float[batch, 3] y) <float s = {{0.5}}, uint16 h = {{7}}> {{
+        q = QuantizeLinear (x, s, h) d = DequantizeLinear (q, s, h) w = DequantizeLinear (weight, s)
+        y = MatMul ({read}, w)
+    }}"""
+    model = onnx.load(graphs.write(path, body))
+    model.opset_import[0].version = 21
+    model.graph.initializer.append(helper.make_tensor("weight", getattr(TensorProto, kind), [4, 3], [1] * 12))
+    onnx.save(model, path)
+    assert count(path).macs_by_type == {told: 12}
+
+
 def test_integer_matmul_and_dequantized_weights(path):
     body = """g (uint8[batch, 4] a, float[batch, 4] b) => (int32[batch, 3] c, float[batch, 3] d)
         <float scale = {0.5}, int8 two = {2}> {
