@@ -478,7 +478,7 @@ MUTATIONS = [
         (
             "counts: params are tensors",
             "graph/walk.py",
-            "return sum(self._arrays[key].size for key in self._parameters)",
+            "return sum(map(self._size, self._parameters))",
             "return len(self._parameters)",
             f"{MEASURE}::test_costs_are_of_the_file {ROW}::test_counts_and_what_was_achieved_by_hand",
         ),
