@@ -21,7 +21,7 @@ class _SensitivityCommand(PointCommand):
     def fields(self) -> Collection[str]:
         from onnxprune.settings.point import BASE_FIELDS
 
-        return {*BASE_FIELDS, "technique", "criterion", "channel_align"}
+        return {*BASE_FIELDS, "technique", "criterion"}
 
 
 @click.command(cls=_SensitivityCommand)

@@ -21,7 +21,6 @@ from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.point import FIELDS
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import soundness
-from onnxprune.study.alignment import with_measured_step
 from onnxprune.study.base import ensure_base
 from onnxprune.study.feasibility import check_prunable
 from onnxprune.study.jobs import Materials
@@ -60,7 +59,8 @@ def sensitivity(
 ) -> list[LayerAccuracy]:
     """Removes each share of the plan from each layer of its base in turn (Li et al. 2017, arXiv 1608.08710).
 
-    The base is trained unless `runs` has it. Units are zeroed in place, which computes what the shrunk network does.
+    The base is trained unless `runs` has it. Units are zeroed in place, which computes what the shrunk network does; as
+    nothing is timed, any width will do, and the share is the one that was asked for.
 
     Args:
         plan: points that differ in sparsity alone.
@@ -73,7 +73,6 @@ def sensitivity(
     for name in FIELDS:
         if name != "sparsity" and len({getattr(point, name) for point in plan.points}) > 1:
             raise InputError(f"sensitivity is of one network, pruned in one way: expected one {name}, got several")
-    plan = with_measured_step(plan, verbosity)
     first = plan.points[0]
     materials = Materials(data_dir, verbosity)
     dataset = materials.dataset(first)
@@ -87,7 +86,7 @@ def sensitivity(
         ensure_base(first, dataset, runs, reporter, RetryPolicy())
         base = materials.base(first, runs)
         quality = ACCURACY if dataset.labelled else FIDELITY
-        request = Request.of(first, granularity="unit", sparsity=0)
+        request = Request.of(first, granularity="unit", sparsity=0, channel_align=1)
         with silenced():
             batches = training_batches(first, dataset, base.network)
             layers = leading_layers(base.network, request, dataset.input_shape)

@@ -210,6 +210,15 @@ def test_each_layer_alone_loses_units(data: str, runs: Path) -> None:
     assert table.loc[("hidden", 50), "accuracy"] == accuracy
 
 
+def test_a_convolution_loses_the_share_that_is_asked_for_and_not_the_nearest_step(data: str, tmp_path: Path) -> None:
+    given = {"model": "cnn", "dataset": data, "batch_size": 64, "epochs": 1, "technique": "structured"}
+    found = sensitivity(Sweep.parse({**given, "sparsity": "5,10,50"}), tmp_path, verbosity=Verbosity.QUIET)
+    removed = {(entry.units, entry.sparsity): entry.removed for entry in found}
+    assert removed == {
+        (units, percent): round(units * percent / 100) for units in (32, 64, 128) for percent in (5, 10, 50)
+    }
+
+
 def test_sensitivity_is_of_one_way_to_prune(data: str, tmp_path: Path) -> None:
     plan = Sweep.parse({**SETTINGS, "dataset": data, "sparsity": "50"})
     with pytest.raises(onnxprune.InputError, match="one technique, got several"):
