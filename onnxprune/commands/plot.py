@@ -54,9 +54,9 @@ def plot(
 
     One column of the results against another: a curve for each technique and sweep, with 95 % intervals. Several seeds
     give their mean and a band of one standard deviation. Lines show the unpruned network and, if the study has it, the
-    0 % point, which was fine-tuned but not pruned. Networks that predict the same class for every image are crosses at
-    the frame if the horizontal axis is a sparsity, and are left out otherwise. Fonts are embedded; in SVG, text stays
-    text.
+    0 % point, which was fine-tuned but not pruned. Networks that predict the same class for nearly every image are
+    crosses at the frame if the horizontal axis is a sparsity, and are left out otherwise. Fonts are embedded; in SVG,
+    text stays text.
 
     \b
     Examples:

@@ -185,7 +185,7 @@ def _draw(table: pd.DataFrame, x: str, y: str, out: Path, log: tuple[bool, bool]
 
 
 def _mark_collapsed(axes: Any, points: pd.DataFrame) -> None:
-    """Crosses at the lower frame, where networks are that predict the same for every image."""
+    """Crosses at the lower frame, where networks are that predict the same for nearly every image."""
     if len(points):
         named = "collapsed" in axes.get_legend_handles_labels()[1]
         axes.plot(
