@@ -55,13 +55,15 @@ def derive(table: pd.DataFrame, known: pd.DataFrame, right_images: Callable[[str
 
 def control_rows(table: pd.DataFrame) -> pd.Series:
     """For each row the position of its 0 % control: the row of the same training and seed where nothing was removed,
-    by the same technique and criterion where there is one; missing where there is none."""
+    by the same technique and criterion where there is one; missing where there is none. What is trained from scratch is
+    compared with what is too."""
     varying = [
         name for name in FIELDS if name not in _OF_PRUNING and name in table and table[name].nunique(dropna=False) > 1
     ]
-    trainings = _together(table, varying)
+    control = table["control"].fillna("none")
+    trainings = list(zip(_together(table, varying), control == "scratch", strict=True))
     ways = list(zip(trainings, table["technique"], table["criterion"], table["granularity"].fillna(""), strict=True))
-    dense = (table["sparsity"] == 0) & (table["control"].fillna("none") == "none")
+    dense = (table["sparsity"] == 0) & control.isin(["none", "scratch"])
     same_way: dict[Any, int] = {}
     any_way: dict[Any, int] = {}
     for position in np.flatnonzero(dense.to_numpy(bool)):

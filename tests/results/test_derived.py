@@ -10,7 +10,7 @@ from made_up import finish
 
 from onnxprune.common.files import make_folder, write_text
 from onnxprune.common.shares import mcnemar, paired_shares, wilson
-from onnxprune.results import store
+from onnxprune.results import derived, store
 from onnxprune.results.timings import remarks
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
@@ -69,6 +69,27 @@ def test_what_is_right_is_believed_only_with_the_accuracy_in_the_record(tmp_path
     assert (path / store.RIGHT).stat().st_size < 200
     made(folder, point, range(7), accuracy=50.0)
     assert store.right_images(path) is None
+
+
+def test_what_is_trained_from_scratch_is_compared_with_what_is_too(tmp_path: Path) -> None:
+    folder, points = sweep_of(tmp_path, technique="weight", control="none,random,scratch", sparsity=[0, 50])
+    wrong = {
+        ("none", 0): 4,
+        ("none", 50): 6,
+        ("random", 0): 4,
+        ("random", 50): 9,
+        ("scratch", 0): 8,
+        ("scratch", 50): 7,
+    }
+    for point in points:
+        made(folder, point, range(wrong[point.control, point.sparsity]))
+    table = store.result_table(folder).set_index(["control", "sparsity"])
+    assert table["accuracy_change"].to_dict() == {
+        ("none", 0): 0, ("none", 50): -5, ("random", 0): 0, ("random", 50): -12.5, ("scratch", 0): 0,
+        ("scratch", 50): 2.5,
+    }  # fmt: skip
+    alone = store.result_table(folder).query("control != 'scratch' or sparsity > 0")
+    assert derived.control_rows(alone)[(alone["control"] == "scratch").to_numpy()].isna().all()
 
 
 def test_the_control_is_of_the_same_training_and_seed(tmp_path: Path) -> None:
