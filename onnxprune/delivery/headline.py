@@ -11,6 +11,7 @@ from onnxprune.delivery.variants import INT8, INT8_ALONE
 from onnxprune.results import store
 from onnxprune.results.claims import between_ways, beyond_controls, sentences
 from onnxprune.results.quality import ACCURACY, quality_of
+from onnxprune.settings import vocabulary
 from onnxprune.settings.point import FIELDS
 from onnxprune.settings.vocabulary import SCHEDULES
 
@@ -103,8 +104,7 @@ def _beside_pruning(row: Mapping[str, Any]) -> str:
 
 def is_finetuned(row: Mapping[str, Any]) -> bool:
     """Whether it has been trained further from its base, and not from new weights."""
-    schedule = row.get("schedule", FIELDS["schedule"].default)
-    return row.get("control") != "scratch" and SCHEDULES[schedule].finetunes
+    return vocabulary.is_finetuned(row.get("schedule", FIELDS["schedule"].default), row.get("control"))
 
 
 def verdict(real: bool) -> str:

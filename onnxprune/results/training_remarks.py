@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from onnxprune.results.quality import ACCURACY, quality_of_study
 from onnxprune.results.seeds import configurations
-from onnxprune.settings.vocabulary import SCHEDULES
+from onnxprune.settings.vocabulary import is_finetuned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,8 +29,8 @@ def gain_of_control(rows: "pd.DataFrame") -> float | None:
     two independent shares; worse beyond both. A control is the base with the fine-tuning that every point has, and
     nothing removed.
     """
-    finetunes = rows["schedule"].map(lambda name: SCHEDULES[name].finetunes).astype(bool)
-    controls = rows[(rows["sparsity"] == 0) & (rows["control"] == "none") & finetunes & rows["accuracy"].notna()]
+    tuned = _finetuned(rows)
+    controls = tuned[(tuned["sparsity"] == 0) & (tuned["control"] == "none") & tuned["accuracy"].notna()]
     if not len(controls):
         return None
     gain, interval = _gained(controls, "base_accuracy", "accuracy")
@@ -60,7 +60,8 @@ def remark_on_finetuning(rows: "pd.DataFrame") -> str | None:
     before = f"before_finetuning_{after}"
     if before not in rows:
         return None
-    pruned = rows[(rows["sparsity"] > 0) & rows[[before, after]].notna().all(axis=1)]
+    tuned = _finetuned(rows)
+    pruned = tuned[(tuned["sparsity"] > 0) & tuned[[before, after]].notna().all(axis=1)]
     studied = [pruned.iloc[positions] for positions in configurations(pruned)] if len(pruned) else []
     losses = []
     for seeds in studied:
@@ -72,10 +73,18 @@ def remark_on_finetuning(rows: "pd.DataFrame") -> str | None:
     loss, worst = max(losses, key=lambda found: found[0])
     if len(studied) == 1:
         return f"fine-tuning made the pruned network {loss:.2f} points worse than it was before; {_ADVICE}"
-    return (
-        f"fine-tuning made {len(losses)} of {len(studied)} pruned networks worse than they were before, "
-        f"{worst['technique']} {worst['sparsity']:g} % by {loss:.2f} points; {_ADVICE}"
+    way = f"{worst['technique']} {worst['criterion']}" + (
+        "" if worst["control"] == "none" else f", {worst['control']},"
     )
+    return (
+        f"fine-tuning made {len(losses)} of {len(studied)} pruned networks worse than they were before, {way} "
+        f"{worst['sparsity']:g} % by {loss:.2f} points; {_ADVICE}"
+    )
+
+
+def _finetuned(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows of networks that were trained further from their base."""
+    return rows.loc[[is_finetuned(*way) for way in zip(rows["schedule"], rows["control"], strict=True)]]
 
 
 def _gained(rows: "pd.DataFrame", before: str, after: str) -> tuple[float, float]:

@@ -291,6 +291,11 @@ GRANULARITIES: Registry[str] = Registry(
 LAYER_CRITERIA = ("l1", "l2", "random")
 
 
+def is_finetuned(schedule: str, control: str | None) -> bool:
+    """Whether networks are trained further from their base, and not from new weights."""
+    return control != "scratch" and SCHEDULES[schedule].finetunes
+
+
 def criteria_of(technique: str) -> tuple[str, ...]:
     """Names of the criteria that a technique accepts, its default first; those of other packages say so themselves."""
     named = TECHNIQUES[technique].criteria

@@ -84,10 +84,21 @@ def test_it_is_said_how_many_networks_fine_tuning_made_worse() -> None:
     table = finetuned(point(0, 90, 80), point(50, 90, 89.5), point(80, 85, 83), point(90, 80, 60), point(95, 50, 70))
     said = remark_on_finetuning(table)
     assert said is not None
-    assert said.startswith("fine-tuning made 2 of 4 pruned networks worse than they were before, weight 90 % by 20.00 ")
+    assert said.startswith(
+        "fine-tuning made 2 of 4 pruned networks worse than they were before, weight l1 90 % by 20.00 "
+    )
     assert "--finetune-learning-rate" in said
     assert said in training_remarks(table)
     assert remark_on_finetuning(table[table["sparsity"].isin((0, 50, 95))]) is None
+
+
+def test_of_what_is_not_fine_tuned_nothing_is_said_and_a_control_is_named() -> None:
+    others = [{**point(90, 80, 10), "control": "scratch"}, {**point(90, 80, 10), "schedule": "at-init"}]
+    assert remark_on_finetuning(finetuned(*others)) is None
+    chance = {**point(90, 20, 12), "control": "random"}
+    said = remark_on_finetuning(finetuned(point(90, 80, 85), chance, *others))
+    assert said is not None
+    assert "made 1 of 2 pruned networks worse than they were before, weight l1, random, 90 % by 8.00 points" in said
 
 
 @pytest.mark.parametrize(
