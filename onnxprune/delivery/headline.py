@@ -102,7 +102,7 @@ def _beside_pruning(row: Mapping[str, Any]) -> str:
     return f"{training} and 8 bits" if row.get("variant") == INT8 else training
 
 
-def is_finetuned(row: Mapping[str, Any]) -> bool:
+def is_finetuned(row: Mapping[Any, Any]) -> bool:
     """Whether it has been trained further from its base, and not from new weights."""
     return vocabulary.is_finetuned(row.get("schedule", FIELDS["schedule"].default), row.get("control"))
 

@@ -17,7 +17,6 @@ from onnxprune.delivery import headline
 from onnxprune.report.series import Look, error_bars, over_seeds, sound_span
 from onnxprune.results.quality import quality_of, quality_of_study
 from onnxprune.results.seeds import configurations
-from onnxprune.settings.vocabulary import SCHEDULES
 
 # plotly's name of each marker, and the same as an SVG path in a box from -6 to 6
 MARKERS = {
@@ -197,10 +196,9 @@ def training_curves(
         epoch: list[int | None] = []
         loss: list[float | None] = []
         seed: list[int | None] = []
-        for row in of_sparsity[["folder", "schedule", "base_id", "seed"]].astype(object).to_dict("records"):
+        for row in of_sparsity[["folder", "schedule", "control", "base_id", "seed"]].astype(object).to_dict("records"):
             curve = losses[row["folder"]]
-            finetunes = SCHEDULES[row["schedule"]].finetunes
-            first = 1 + (len(base_losses.get(row["base_id"], [])) if finetunes else 0)
+            first = 1 + (len(base_losses.get(row["base_id"], [])) if headline.is_finetuned(row) else 0)
             last = max(last, first + len(curve) - 1)
             # the None at the end keeps a seed's curve from going on into the next one's
             epoch += [*range(first, first + len(curve)), None]

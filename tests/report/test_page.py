@@ -140,6 +140,14 @@ def test_collapsed_networks_do_not_stretch_an_axis() -> None:
 # ---- the page as text
 
 
+def test_losses_go_on_from_the_base_where_the_training_does() -> None:
+    ways = [("one-shot", "none"), ("one-shot", "scratch"), ("agp", "none"), ("at-init", "none")]
+    rows = pd.DataFrame(ways, columns=["schedule", "control"])
+    rows = rows.assign(folder=list("abcd"), base_id="base", seed=0, sparsity=[10, 20, 30, 40])
+    drawn = charts.training_curves(rows, {folder: [0.5] for folder in "abcd"}, {"base": [2.0, 1.0]})
+    assert [trace.x for trace in drawn.data[:5]] == [(1, 2), (3, None), (1, None), (3, None), (1, None)]
+
+
 def test_the_page_of_a_real_sweep_shows_what_deploy_would_choose(tmp_path: Path) -> None:
     package.sweep(
         model="slp", dataset=str(small_npz(tmp_path / "squares.npz")), technique="structured", hidden=16,
