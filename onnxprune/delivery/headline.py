@@ -91,7 +91,8 @@ def change(row: Mapping[str, Any], seeds: int = 1) -> str:
     bits = " in 8 bits" if row.get("variant") == INT8 else ""
     control = f"{row['accuracy_change']:+.2f} against the 0 % control's {row['control_accuracy']:.2f} %{bits}"
     if not _missing(row.get("images_lost")):
-        found = f"{row['images_lost']:,} images lost, {row['images_gained']:,} gained"
+        lost = row["images_lost"]
+        found = f"{lost:,} image{'' if lost == 1 else 's'} lost, {row['images_gained']:,} gained"
         control += f" ({found}{_significance(row) if seeds == 1 else ''})"
     return f"{control}; {base}"
 

@@ -305,7 +305,7 @@ def test_card_and_command_tell_the_change_against_the_control_with_the_base_besi
     card, shown = (models / f"{NAME}.md").read_text(), called("deploy", sweep, *ASK, "--out", tmp_path).stdout
     for text in (card, shown):
         assert control in text
-        assert f"{row['images_lost']} images lost, {row['images_gained']} gained; 95 % interval " in text
+        assert re.search(rf"{row['images_lost']} images? lost, {row['images_gained']} gained; 95 % interval ", text)
         assert base in text
         assert f"95 % interval {row['accuracy_low']:.2f} to {row['accuracy_high']:.2f}" in text
         assert "One seed (0): how much results differ between seeds was not measured." in text
@@ -386,6 +386,12 @@ def test_without_a_control_nothing_is_told_of_what_pruning_cost() -> None:
     assert headline.change(row).startswith(
         "base 97.00 %, +0.20 including fine-tuning; what pruning alone cost is not known"
     )
+
+
+def test_one_image_is_one_image() -> None:
+    row = {"accuracy": 97.2, "base_accuracy": 97.0, "accuracy_change": 0.1, "control_accuracy": 97.1}
+    assert "(1 image lost, 3 gained)" in headline.change({**row, "images_lost": 1, "images_gained": 3})
+    assert "(1,200 images lost, 3 gained)" in headline.change({**row, "images_lost": 1200, "images_gained": 3})
 
 
 def test_evaluate_gives_the_accuracy_of_the_card(models: Path) -> None:
