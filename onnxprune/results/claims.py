@@ -52,25 +52,34 @@ def beyond_controls(table: pd.DataFrame, right_images: RightImages) -> list[Clai
 
 
 def sentences(claims: list[Claim]) -> list[str]:
-    """A line for each pair: where the first is better, where worse, and where noise hides which."""
+    """A line for each pair: where the first is better, where worse, and where noise hides which; with the number of
+    seeds where others have more."""
     lines = []
+    most = max((claim.difference.seeds for claim in claims), default=0)
     pairs = dict.fromkeys((claim.study, claim.first, claim.second) for claim in claims)
     for study, first, second in pairs:
         found = [claim for claim in claims if (claim.study, claim.first, claim.second) == (study, first, second)]
         better = [claim for claim in found if claim.difference.real and claim.difference.mean > 0]
         worse = [claim for claim in found if claim.difference.real and claim.difference.mean < 0]
         parts = [
-            f"{word} at {', '.join(map(_told, some))}" for word, some in (("better", better), ("worse", worse)) if some
+            f"{word} at {', '.join(_told(claim, most) for claim in some)}"
+            for word, some in (("better", better), ("worse", worse))
+            if some
         ]
-        if hidden := [f"{claim.sparsity:g} %" for claim in found if not claim.difference.real]:
+        if hidden := [f"{claim.sparsity:g} %{_few(claim, most)}" for claim in found if not claim.difference.real]:
             parts.append(f"within noise at {', '.join(hidden)}")
         lines.append(f"{study}: {first} against {second.replace(' | ', ' by ')}: {'; '.join(parts)}")
     return lines
 
 
-def _told(claim: Claim) -> str:
+def _told(claim: Claim, most: int) -> str:
     low, high = claim.difference.low, claim.difference.high
-    return f"{claim.sparsity:g} % ({claim.difference.mean:+.2f}, {low:+.2f} to {high:+.2f})"
+    return f"{claim.sparsity:g} %{_few(claim, most)} ({claim.difference.mean:+.2f}, {low:+.2f} to {high:+.2f})"
+
+
+def _few(claim: Claim, most: int) -> str:
+    seeds = claim.difference.seeds
+    return "" if seeds == most else f" of {seeds} seed{'' if seeds == 1 else 's'}"
 
 
 def _with_names(table: pd.DataFrame, further: list[str]) -> pd.DataFrame:

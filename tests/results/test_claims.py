@@ -51,6 +51,20 @@ def test_a_better_one_is_told_with_its_interval() -> None:
     assert line.startswith("cnn on digits, batch 32: weight l1 against structured l1: better at 50 % (+")
 
 
+def test_what_rests_on_fewer_seeds_than_the_rest_says_so() -> None:
+    """As where a point failed, or is not run yet: one seed has McNemar's test alone."""
+    found = Rows()
+    for sparsity, seeds in ((20.0, 2), (50.0, 1), (80.0, 1)):
+        for seed in range(seeds):
+            found.add("weight", seed, drawn(seed, 0.95), sparsity=sparsity)
+            found.add("structured", seed, drawn(100 + seed, 0.95 if sparsity == 80 else 0.5), sparsity=sparsity)
+    found.add("weight", 1, drawn(1, 0.95))  # without its partner
+    (line,) = sentences(between_ways(found.table, found.right.get))
+    assert "better at 50 % of 1 seed (+" in line
+    assert "80 % of 1 seed" in line.partition("within noise at ")[2]
+    assert "20 % of" not in line
+
+
 def test_there_is_no_winner_inside_noise() -> None:
     """Ways that differ by chance alone, at many sparsities."""
     found = Rows()
