@@ -124,7 +124,7 @@ def test_every_problem_of_a_spec_is_told_with_the_nearest_name(
 
 @pytest.mark.parametrize(
     ("page", "words"),
-    [("", "is a folder"), ("mlp.onnx", "the model"), ("x" * 300, "too long"), ("x" * 245, "too long")],
+    [("", "is a folder"), ("mlp.onnx", "the model"), ("x" * 300, "too long"), ("x" * 250, "too long")],
 )
 def test_a_page_that_cannot_be_written_is_one_line(
     page: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
