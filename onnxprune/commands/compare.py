@@ -10,7 +10,17 @@ import click
 
 from onnxprune.commands.cells import MISSING
 from onnxprune.commands.console import echo, prose
-from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs, check_measured, warn
+from onnxprune.commands.options import (
+    BATCH_SIZES,
+    DEVICE,
+    INPUTS,
+    SECONDS,
+    THREADS,
+    GivenInputs,
+    check_measured,
+    one_form,
+    warn,
+)
 from onnxprune.common.errors import InputError
 from onnxprune.common.output import printable
 from onnxprune.common.plain import plain
@@ -31,8 +41,7 @@ _OF_MACS = ("macs", "effective_macs")
 @DEVICE
 @THREADS
 @SECONDS
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print as CSV, one row per batch size and file.")
+@one_form(json="Print as JSON.", csv="Print as CSV, one row per batch size and file.")
 def compare(
     base: Path,
     others: tuple[Path, ...],
@@ -41,8 +50,7 @@ def compare(
     device: str,
     threads: int | None,
     seconds: float,
-    as_json: bool,
-    as_csv: bool,
+    output: str | None,
 ) -> None:
     """Compare ONNX files with a base: whether they are really faster, and why or why not.
 
@@ -59,8 +67,6 @@ def compare(
     warm_up()
     from onnxprune.analysis.comparison import compare as compare_files
 
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other")
     check_measured(base)
     sound = _measured(others)
     entries = compare_files(
@@ -74,9 +80,9 @@ def compare(
         seconds=seconds,
         say=lambda line: echo(f"{line[0].upper()}{line[1:]}", err=True),
     )
-    if as_json:
+    if output == "json":
         echo(json.dumps(plain([entry_json(entry) for entry in entries]), indent=1, allow_nan=False))
-    elif as_csv:
+    elif output == "csv":
         echo(_as_csv(entries), nl=False)
     else:
         _print(entries, device)

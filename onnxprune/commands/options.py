@@ -263,12 +263,26 @@ def warn(line: str) -> None:
     prose(printable(line), err=True)
 
 
-def machine_readable(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options --json and --csv, as an argument `output` of the command: "json", "csv" or None."""
-    for name in ("csv", "json"):
-        text = f"Print as {name.upper()}."
-        command = click.option(f"--{name}", "output", flag_value=name, default=None, help=text)(command)
-    return command
+def one_form(**forms: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options of which one can be given, by their names with their help; an argument `output` of the command: the name
+    of the one that is, or None."""
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def inner(*arguments: Any, **options: Any) -> Any:
+            given = [name for name in forms if options.pop(f"as_{name}")]
+            if len(given) > 1:
+                raise click.UsageError(f"--{given[0]} and --{given[1]} exclude each other")
+            return command(*arguments, output=given[0] if given else None, **options)
+
+        for name in reversed(forms):
+            inner = click.option(f"--{name}", f"as_{name}", is_flag=True, help=forms[name])(inner)
+        return inner
+
+    return decorated
+
+
+machine_readable = one_form(json="Print as JSON.", csv="Print as CSV.")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], output: str) -> None:

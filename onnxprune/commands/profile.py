@@ -9,7 +9,7 @@ import click
 
 from onnxprune.commands.cells import MISSING
 from onnxprune.commands.console import echo, prose
-from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs
+from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs, one_form
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import is_folder
 from onnxprune.common.output import printable
@@ -54,8 +54,7 @@ class _NodeNumber(click.ParamType):
     show_default=True,
     help="How many nodes to list, those with the most MACs first.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print the nodes as CSV, all of them in the order of the graph.")
+@one_form(json="Print everything as JSON.", csv="Print the nodes as CSV, all of them in the order of the graph.")
 @click.option(
     "--html",
     "page",
@@ -73,8 +72,7 @@ def profile(
     no_latency: bool,
     per_node_time: bool,
     nodes: int | None,
-    as_json: bool,
-    as_csv: bool,
+    output: str | None,
     page: Path | None,
 ) -> None:
     """Profile any ONNX file: contents, cost and speed.
@@ -96,9 +94,7 @@ def profile(
     from onnxprune.runtime.helper import warm_up
 
     warm_up()
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other")
-    if page is not None and as_csv:
+    if page is not None and output == "csv":
         raise click.UsageError("--csv and --html exclude each other: with --csv nothing is measured")
     if page is not None and page.exists() and models[0].exists() and page.samefile(models[0]):
         raise InputError(f"--html {page} would take the place of the model: choose another name")
@@ -114,7 +110,6 @@ def profile(
     if len(models) > 1 or is_folder(models[0]):
         if page is not None:
             raise click.UsageError("--html makes a page of one model")
-        output = "json" if as_json else "csv" if as_csv else None
         _print_all(*onnx_files(models), output, latency=not no_latency, **settings)
         return
     from onnxprune.analysis import profiling
@@ -122,13 +117,13 @@ def profile(
 
     found = profiling.profile(
         models[0],
-        latency=not (no_latency or as_csv),
-        per_node_time=per_node_time and not as_csv,
+        latency=not (no_latency or output == "csv"),
+        per_node_time=per_node_time and output != "csv",
         **settings,
     )
-    if as_csv:
+    if output == "csv":
         echo(csv_text(found.node_rows) if found.counts.nodes else "", nl=False)
-    elif as_json:
+    elif output == "json":
         echo(json.dumps(found.document, indent=1))
     else:
         _print(found, nodes)

@@ -29,6 +29,6 @@ def retime(sweep: Path, output: str | None) -> None:
 
     table = measure_again(sweep, lambda line: echo(line, err=True))
     with just_written():
-        print_table(sweep, table, output == "json", output == "csv")
+        print_table(sweep, table, output)
         write_report(sweep, sweep / PAGE)
     echo(f"Report: {sweep / PAGE}", err=True)

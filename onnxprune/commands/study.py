@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.commands.console import echo, prose
-from onnxprune.commands.options import DATA_DIR, DRY_RUN, NAME, REPLACE, RUNS, SEEDS, WHERE, WORKERS, executor, warn
+from onnxprune.commands.options import (
+    DATA_DIR,
+    DRY_RUN,
+    NAME,
+    REPLACE,
+    RUNS,
+    SEEDS,
+    WHERE,
+    WORKERS,
+    executor,
+    one_form,
+    warn,
+)
 from onnxprune.commands.plan import print_plan
 from onnxprune.commands.points import PointCommand
 from onnxprune.commands.report import PAGE
@@ -20,6 +32,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from onnxprune.settings.sweep import Sweep
+
+
+_ROWS = {"json": "Print the rows as JSON.", "csv": "Print the rows as CSV."}
 
 
 class _OnePointCommand(PointCommand):
@@ -35,8 +50,7 @@ class _How:
     retry_failed: bool
     quiet: bool
     verbose: bool
-    as_json: bool
-    as_csv: bool
+    output: str | None
     track: str | None
     dry_run: bool
     workers: int | None
@@ -52,18 +66,15 @@ class _How:
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], _How]:
     """The settings of points that are given, and how they are run."""
     how = _How(**{field.name: options.pop(field.name) for field in fields(_How)})
-    for first, second in (("as_json", "as_csv"), ("quiet", "verbose")):
-        if getattr(how, first) and getattr(how, second):
-            names = [f"--{name.removeprefix('as_')}" for name in (first, second)]
-            raise click.UsageError(f"{names[0]} and {names[1]} exclude each other")
+    if how.quiet and how.verbose:
+        raise click.UsageError("--quiet and --verbose exclude each other")
     return {name: value for name, value in options.items() if value is not None}, how
 
 
 def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that runs something."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON."),
-        click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV."),
+        one_form(**_ROWS),
         click.option("--track", metavar="NAME[,...]", help="Log every point to mlflow or tensorboard, or both."),
         click.option("--quiet", is_flag=True, help="No progress: only results and errors."),
         click.option("--verbose", is_flag=True, help="Show what each step does; with --dry-run, list all points."),
@@ -136,8 +147,7 @@ def run(replace: bool, **options: Any) -> None:
 
 
 def _print_plan(plan: "Sweep", how: _How) -> None:
-    output = "csv" if how.as_csv else "json" if how.as_json else None
-    print_plan(plan, plan.points, how.out, how.data_dir, how.verbosity, workers=how.workers, output=output)
+    print_plan(plan, plan.points, how.out, how.data_dir, how.verbosity, workers=how.workers, output=how.output)
 
 
 def _run(plan: "Sweep", how: _How, report: bool = False, replace: bool = False) -> dict[str, str]:
@@ -158,7 +168,7 @@ def _run(plan: "Sweep", how: _How, report: bool = False, replace: bool = False) 
         others="replace" if replace else "refuse",
     )
     with just_written():
-        print_table(outcome.folder, outcome.table, how.as_json, how.as_csv)
+        print_table(outcome.folder, outcome.table, how.output)
     if not how.quiet:
         prose(f"Results: {outcome.folder} (results.csv, results.parquet, one ONNX file per point)", err=True)
     if report and len(outcome.table):
@@ -196,14 +206,14 @@ def _print_failures(failures: dict[str, str]) -> None:
         prose(f"  {names[0]}{more}: {reason}", err=True)
 
 
-def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool) -> None:
-    """Prints the rows of a sweep to stdout."""
+def print_table(folder: Path, table: "pd.DataFrame", output: str | None) -> None:
+    """Prints the rows of a sweep to stdout, as "json", as "csv", or for people."""
     from onnxprune.commands.tables import print_claims, print_headlines, print_results
     from onnxprune.common.spreadsheets import csv_of
 
-    if as_json:
+    if output == "json":
         echo(table.to_json(orient="records", indent=1))
-    elif as_csv:
+    elif output == "csv":
         echo(csv_of(table), nl=False)
     elif len(table):
         print_results(table)
@@ -213,12 +223,9 @@ def print_table(folder: Path, table: "pd.DataFrame", as_json: bool, as_csv: bool
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--json", "form", flag_value="json", default=None, help="Print the rows as JSON.")
-@click.option("--csv", "form", flag_value="csv", help="Print the rows as CSV.")
-@click.option("--latex", "form", flag_value="latex", help="Print a table for a paper, with booktabs.")
-@click.option("--markdown", "form", flag_value="markdown", help="Print the same table as Markdown.")
+@one_form(**_ROWS, latex="Print a table for a paper, with booktabs.", markdown="Print the same table as Markdown.")
 @click.option("--where", multiple=True, metavar="CONDITION", help=WHERE)
-def results(folder: Path, form: str | None, where: tuple[str, ...]) -> None:
+def results(folder: Path, output: str | None, where: tuple[str, ...]) -> None:
     """Print the table of a sweep, finished or still running.
 
     \b
@@ -235,11 +242,11 @@ def results(folder: Path, form: str | None, where: tuple[str, ...]) -> None:
         echo(f"{folder} has no finished point yet.", err=True)
     else:
         table = select(table, where)
-    if form in ("latex", "markdown") and len(table):
+    if output in ("latex", "markdown") and len(table):
         from onnxprune.commands import markup
         from onnxprune.commands.tables import paper_tables
 
-        write = markup.latex if form == "latex" else markup.markdown
+        write = markup.latex if output == "latex" else markup.markdown
         echo("\n\n".join(write(found) for found in paper_tables(table)))
         return
-    print_table(folder, table, form == "json", form == "csv")
+    print_table(folder, table, output)

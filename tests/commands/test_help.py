@@ -2,10 +2,12 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from command_line import called, small_npz
 
 from onnxprune.cli import cli
@@ -67,6 +69,20 @@ def test_values_say_what_they_are() -> None:
 
 
 @pytest.mark.usefixtures("brief_probe")
+@pytest.mark.parametrize("name", cli.list_commands(click.Context(cli)))
+def test_of_several_forms_of_output_none_is_chosen_silently(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    options = {option for parameter in command.params for option in parameter.opts}
+    forms = [form for form in ("--json", "--csv", "--latex", "--markdown") if form in options]
+    for first, second in pairwise(forms):
+        arguments = {"evaluate": [".", "--dataset", "d"], "compare": [".", "."], "predict": [".", "."]}
+        given = arguments.get(name, ["."] if any(isinstance(entry, click.Argument) for entry in command.params) else [])
+        done = CliRunner().invoke(cli, [name, *given, second, first])
+        assert done.exit_code == 2
+        assert f"{first} and {second} exclude each other" in done.output
+
+
 @pytest.mark.parametrize("command", ["run", "search"])
 def test_the_other_commands_have_plans_too(command: str, tmp_path: Path) -> None:
     done = called(command, "--model", "slp", "--technique", "weight", "--dry-run", cwd=tmp_path)
