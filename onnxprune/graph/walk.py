@@ -176,7 +176,7 @@ class Walk:
         place = f"{place}{label(node)}/"
         bodies = scope.inferred.bodies.get(index, {})
         if node.op_type == "If":
-            return self._branches(node, graphs, bodies, scope, place, times)
+            return self._branches(graphs, bodies, scope, place, times)
         if index in scope.inferred.followed:
             return self._followed(scope.inferred.followed[index], graphs["body"], f"{place}body/", scope, times)
         repeats = self._repeats(index, node, scope, times)
@@ -200,7 +200,6 @@ class Walk:
 
     def _branches(
         self,
-        node: NodeProto,
         graphs: Mapping[str, GraphProto],
         bodies: Mapping[str, Inferred],
         scope: _Scope,

@@ -183,7 +183,7 @@ def sites(network: Network) -> list[Site]:
 
     found: list[Site] = []
     for index, node in enumerate(nodes):
-        site = _site(network, nodes, index, node)
+        site = _site(network, index, node)
         if site is None:
             continue
         reader = only_reader(site.result)
@@ -232,7 +232,7 @@ def _with_shared(network: Network, found: list[Site]) -> list[Site]:
     return found
 
 
-def _site(network: Network, nodes: list[NodeProto], index: int, node: NodeProto) -> Site | None:
+def _site(network: Network, index: int, node: NodeProto) -> Site | None:
     kind = operator_type(node)
     constant = [name in network.weights for name in node.input]
     if kind == "Conv" and constant[1] and _is_floating(network, node.input[1]):

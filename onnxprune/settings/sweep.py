@@ -105,7 +105,7 @@ class Sweep:
         if errors:
             raise InputError("\n".join(dict.fromkeys(errors)))
         kept = {key: found if key in AXES else found[0] for key, found in parsed.items()}
-        return cls(values.get("name") or _default_name(kept, points), kept, points)
+        return cls(values.get("name") or _default_name(points), kept, points)
 
     @classmethod
     def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> "Sweep":
@@ -295,7 +295,7 @@ def _unused_options(parsed: Mapping[str, list[Any]], points: list[Point]) -> lis
     ]
 
 
-def _default_name(values: Mapping[str, Any], points: list[Point]) -> str:
+def _default_name(points: list[Point]) -> str:
     models = "+".join(dict.fromkeys(model_title(point.model) for point in points))
     datasets = "+".join(dict.fromkeys(point.dataset_title for point in points))
     clean = "".join(
