@@ -56,7 +56,8 @@ def _against_control(table: pd.DataFrame, pruned: pd.DataFrame) -> dict[str, Any
     """What pruning changed, among files in 8 bits; empty where there is no accuracy."""
     if not {"int8_accuracy", "control_point"} <= {*table}:
         return {}
-    control = pruned["control_point"].map(table.set_index("folder")["int8_accuracy"].to_dict())
+    accuracies = table.set_index("folder")["int8_accuracy"].to_dict()
+    control = pruned["control_point"].map(accuracies).astype("Float64")
     return {"control_accuracy": control, "accuracy_change": pruned["int8_accuracy"] - control}
 
 

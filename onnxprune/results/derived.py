@@ -19,6 +19,7 @@ _TIMED_TOGETHER = [
     "model", "dataset", "base_macs", "base_params", "latency_batch", "latency_threads", "device", "cpu", "gpu",
 ]  # fmt: skip
 _PAIRED = ["images_lost", "images_gained"]
+_FOLDERS = ("control_point", "same_as")
 
 DERIVED = (
     "accuracy_low", "accuracy_high", "base_accuracy_low", "base_accuracy_high", "control_point", "control_accuracy",
@@ -50,7 +51,8 @@ def derive(table: pd.DataFrame, known: pd.DataFrame, right_images: Callable[[str
     found["latency_ms_paired"] = paired_latency(own)
     found["same_as"] = same_as(own)
     pairs = _pairs(found, images, known, cache(right_images))
-    return own.join([found.drop(columns="folder").convert_dtypes(), pairs])
+    found = found.drop(columns="folder")
+    return own.join([found.astype({name: "string" if name in _FOLDERS else "Float64" for name in found}), pairs])
 
 
 def control_rows(table: pd.DataFrame) -> pd.Series:
@@ -129,7 +131,7 @@ def _pairs(
             pair = discordant(right(control), right(folder))
         rows.append(_compared(pair, folder == control, count))
     names = [*_PAIRED, "accuracy_change_low", "accuracy_change_high", "accuracy_change_p_value"]
-    found = pd.DataFrame(rows, table.index, names, dtype="Float64").convert_dtypes()
+    found = pd.DataFrame(rows, table.index, names, dtype="Float64")
     return found.astype(dict.fromkeys(_PAIRED, "Int64"))
 
 

@@ -179,7 +179,7 @@ def problem(value: Any, kind: Any) -> str | None:
 
 @cache
 def column_kinds() -> dict[str, type]:
-    """Name of each column that a record can give to a table -> bool, str or float, which stands for any number."""
+    """Name of each column that a record can give to a table -> bool, str, int or float."""
     return _plain([*_METRICS, *_names(_ENVIRONMENT)])
 
 
@@ -190,8 +190,7 @@ def setting_kinds() -> dict[str, type]:
 
 
 def _plain(kinds: Iterable[tuple[str, Any]]) -> dict[str, type]:
-    plain = {name: getattr(kind, "__origin__", kind) for name, kind in kinds}
-    return {name: float if kind is int else kind for name, kind in plain.items()}
+    return {name: getattr(kind, "__origin__", kind) for name, kind in kinds}
 
 
 def json_schema() -> str:

@@ -231,9 +231,9 @@ def result_table(sweep: Path, say: Callable[[str], None] = lambda line: None) ->
     own = [name for name in known.columns if name not in DERIVED]
     parts = [unchanged[own].reset_index(drop=True)] if kept else []
     if rows or not kept:
-        parts.append(pd.DataFrame(rows).convert_dtypes())
+        parts.append(_typed(pd.DataFrame(rows)))
     # converted again: what is missing in one part, and so of no type there, is of one in the other
-    table = pd.concat(parts, ignore_index=True).convert_dtypes() if len(parts) > 1 else parts[0]
+    table = _typed(pd.concat(parts, ignore_index=True)) if len(parts) > 1 else parts[0]
     if not len(table):
         return table
     # a type that only rows gave which are gone would stay: a table is the same, however it was read
@@ -267,7 +267,7 @@ def _derived_rows(sweep: Path) -> "tuple[pd.DataFrame, int]":
             return pd.DataFrame(), 0
         if about.st_mtime_ns > time.time_ns():  # the clock was set back: records made since then look older than it
             return pd.DataFrame(), 0
-        table = pd.read_parquet(path).convert_dtypes()
+        table = _typed(pd.read_parquet(path))
     except (OSError, ValueError, ImportError):  # there is none, it is damaged, or there is no pyarrow
         return pd.DataFrame(), 0
     if not {*FIELDS, *schema.EVERY_ROW, "folder"} <= {*table.columns}:
@@ -278,6 +278,14 @@ def _derived_rows(sweep: Path) -> "tuple[pd.DataFrame, int]":
     if not table["folder"].is_unique or any(not {*table[name].unique()} <= words for name, words in _WORDS.items()):
         return pd.DataFrame(), 0
     return table.set_index("folder", drop=False), about.st_mtime_ns
+
+
+def _typed(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The table with columns that may lack values; a percentage is no whole number because all of its values are."""
+    kinds = {**schema.column_kinds(), **schema.setting_kinds()}
+    table = table.convert_dtypes()
+    real = [name for name, kind in kinds.items() if kind is float and name in table and table[name].notna().any()]
+    return table.astype(dict.fromkeys(real, "Float64"))
 
 
 def _fits(column: "pd.Series", kind: type) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_up import hand_made, record
 
@@ -221,3 +223,15 @@ def test_which_images_are_right_is_not_believed_where_it_cannot_be(tmp_path: Pat
         (folder / store.RIGHT).write_bytes(content)
         store.finish(folder, found)
         assert store.right_images(folder) is None
+
+
+def test_tables_of_different_sweeps_have_columns_of_the_same_types(tmp_path: Path) -> None:
+    """Values that all happen to be whole, or missing, do not make others of them: programs read tables together."""
+    for name, sparsity in (("whole", [50]), ("fractions", [0, 12.5])):
+        store.write_tables(hand_made(tmp_path, name, technique="weight", sparsity=sparsity, seeds=2))
+        store.write_tables(tmp_path / name)  # by way of what it has written
+    tables = [pq.read_table(tmp_path / name / store.TABLE) for name in ("whole", "fractions")]
+    assert pa.concat_tables(tables, promote_options="default").num_rows == 6
+    table = store.result_table(tmp_path / "whole")
+    assert (table["sparsity"].dtype, table["base_macs"].dtype) == ("Float64", "Int64")
+    assert table["control_accuracy"].dtype == "Float64"
