@@ -81,11 +81,13 @@ def logged(path: Path) -> Iterator[None]:
         logging.captureWarnings(True)
         try:
             with (
+                warnings.catch_warnings(),
                 _led(file, sys.__stdout__),
                 _logging_to(handler),
                 contextlib.redirect_stdout(file),
                 contextlib.redirect_stderr(file),
             ):
+                warnings.simplefilter("default")  # `python -W error` is meant for the caller's own code
                 yield
         finally:
             logging.captureWarnings(False)

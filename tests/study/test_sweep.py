@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -299,3 +300,12 @@ def test_a_batch_larger_than_the_data_is_the_data(
 def test_run_experiment_takes_one_point_only() -> None:
     with pytest.raises(onnxprune.InputError, match="one point"):
         onnxprune.run_experiment(sparsity=[0, 50])
+
+
+def test_warnings_that_are_errors_of_the_caller_are_none_of_libraries(tmp_path: Path) -> None:
+    plan = {"model": "slp", "dataset": "digits", "technique": "structured", "sparsity": 50, "epochs": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = onnxprune.sweep(**plan, train_limit=50, latency_seconds=0, out=tmp_path, workers=1)
+    assert len(found) == 1
+    assert "DeprecationWarning" in next(tmp_path.glob("*/*structured*/log.txt")).read_text()
