@@ -28,6 +28,8 @@ from onnxprune.common.plain import plain
 if TYPE_CHECKING:
     from onnxprune.analysis.comparison import Entry
     from onnxprune.analysis.verdict import Facts
+    from onnxprune.quantization.result import QuantizeReport
+    from onnxprune.reduction.result import PruneReport
 
 _COUNTS = ("file_bytes", "params", "nonzero_params", "macs", "effective_macs")
 _OF_MACS = ("macs", "effective_macs")
@@ -81,7 +83,7 @@ def compare(
         say=lambda line: echo(f"{line[0].upper()}{line[1:]}", err=True),
     )
     if output == "json":
-        echo(json.dumps(plain([entry_json(entry) for entry in entries]), indent=1, allow_nan=False))
+        _print_json([_entry_json(entry) for entry in entries])
     elif output == "csv":
         echo(_as_csv(entries), nl=False)
     else:
@@ -110,7 +112,16 @@ def _measured(files: Sequence[Path]) -> list[Path]:
     return sound
 
 
-def entry_json(entry: "Entry") -> dict[str, Any]:
+def print_json(report: "PruneReport | QuantizeReport") -> None:
+    """Prints a report with its comparison to stdout."""
+    _print_json({**report.as_json(), "comparison": [_entry_json(entry) for entry in report.comparison]})
+
+
+def _print_json(found: Any) -> None:
+    echo(json.dumps(plain(found), indent=1, allow_nan=False))
+
+
+def _entry_json(entry: "Entry") -> dict[str, Any]:
     """A file at one batch size, in plain types."""
     parts = {
         name: None if part is None else asdict(part)

@@ -1,6 +1,5 @@
 """`quantize`: any ONNX file in 8 or 16 bits."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,18 +149,13 @@ def quantize(
             advance=advance,
         )
     if output == "json":
-        _print_json(report)
+        from onnxprune.commands.compare import print_json
+
+        print_json(report)
     elif output == "csv":
         print_rows(report.rows(), output)
     else:
         _print(report)
-
-
-def _print_json(report: "QuantizeReport") -> None:
-    from onnxprune.commands.compare import entry_json
-
-    compared = [entry_json(entry) for entry in report.comparison]
-    echo(json.dumps({**report.as_json(), "comparison": compared}, indent=1))
 
 
 def _print(report: "QuantizeReport") -> None:
