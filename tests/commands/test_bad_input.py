@@ -32,8 +32,8 @@ SWEEP = [
     "--device tpu", "--latency-batch 0", "--latency-threads 0", "--latency-seconds -1", "--latency-seconds nan",
     "--technique structured --criterion slim", "--name ../../x", "--name /absolute", "--name .hidden", "--name bases",
     "--name=", "--name a/b", "--seeds 10000 --sparsity 0:100:0.001", "--epochz 3", "--out file", "--data-dir file",
-    "--also int4", "--also=", "--out bad\udcff", "none.toml", "folder", "text.npz", "escape.toml", "unknown.toml", "surrogate.npz",
-    "--dataset folder", "--dataset ./none", "--dataset none/where", "--dataset folder.npz",
+    "--also int4", "--also=", "--out bad\udcff", "none.toml", "folder", "text.npz", "escape.toml", "unknown.toml",
+    "surrogate.npz", "--dataset folder", "--dataset ./none", "--dataset none/where", "--dataset folder.npz",
     "--dataset pets", "--dataset pets --image-size 0", "--dataset pets --image-size 8x8x8", "--image-size 32",
     "--dataset whole.npz --image-size 32", "--dataset pets --image-size wide",
 ]  # fmt: skip
