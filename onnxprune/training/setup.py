@@ -53,9 +53,11 @@ def fresh_recipe(point: Point, network: nn.Module, dataset: Dataset, epochs: flo
     """How a point's settings say to train `network`, whose weights are untrained, for so many epochs."""
     how = recipe_of(point, network, dataset, epochs, point.learning_rate)
     enough = MODELS[point.model].recipe.rising_updates
-    bearable = rising_share(how.updates(len(dataset.train)), enough) if enough else 1.0
+    if not enough:
+        return how
     # of the rate at batch 256: smaller batches have a smaller one, which they may well bear
-    return dataclasses.replace(how, learning_rate=min(how.learning_rate, bearable * point.learning_rate))
+    most = rising_share(how.updates(len(dataset.train)), enough) * point.learning_rate
+    return dataclasses.replace(how, learning_rate=min(how.learning_rate, most))
 
 
 def base_recipe(point: Point, network: nn.Module, dataset: Dataset) -> Recipe:

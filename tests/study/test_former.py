@@ -105,7 +105,7 @@ def test_a_search_adds_to_its_own_study_and_to_no_other(data: Path, tmp_path: Pa
     plan = {key: value for key, value in settings(data, tmp_path).items() if key not in ("out", "workers")}
     search(Sweep.parse({**plan, "sparsity": 50}), 100, tmp_path, step=50, workers=1)
     again = search(Sweep.parse({**plan, "sparsity": 50}), 100, tmp_path, step=25, workers=1)
-    assert again[0].sparsity == 100
+    assert again[0].sparsity == 75, "at 100 % it has collapsed"
     assert Sweep.read(tmp_path / "mine" / store.SPEC).values["sparsity"] == sorted(
         store.result_table(tmp_path / "mine")["sparsity"]
     )
