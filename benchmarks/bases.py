@@ -17,7 +17,7 @@ import torch
 from scaling import table
 
 from onnxprune.bridge.activity import dead_units
-from onnxprune.bridge.measure import network_quality
+from onnxprune.bridge.measure import judged_network
 from onnxprune.bridge.start import build_network
 from onnxprune.common.errors import RunError
 from onnxprune.settings.point import Point
@@ -65,7 +65,8 @@ def _trained(point: Point, materials: Materials) -> tuple[float, int, int]:
     except RunError:  # it diverged
         return 100 / len(dataset.classes), -1, how.updates(len(batches))
     tested = type(dataset)(**{**vars(dataset), "validation": dataset.test})
-    return network_quality(network, tested, torch.device("cpu"), network), dead_units(network, batches), updates
+    found = judged_network(network, tested, torch.device("cpu"), network).percent
+    return found, dead_units(network, batches), updates
 
 
 def measure(cell: str) -> dict[str, Any]:

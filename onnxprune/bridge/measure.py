@@ -206,24 +206,23 @@ def _first_answers(session: Any, network: nn.Module, dataset: Dataset, batch: in
     )
 
 
-def network_quality(
+def judged_network(
     network: nn.Module, dataset: Dataset, device: torch.device, original: nn.Module, images: int | None = None
-) -> float:
-    """How good a network that is no file yet is on the validation split or some of its images, in percent: top-1
-    or, without labels, its fidelity to the original."""
+) -> Judged:
+    """How good a network that is no file yet is on the validation split, or on so many of its images."""
     split = dataset.validation.some(images)
     labels = split.labels
     batches = _laid_out(split, dataset, original, device)
     pieces = torch.arange(len(labels)).split(_IMAGES_AT_ONCE if dataset.labelled else EVALUATION_BATCH)
     if dataset.labelled:
         logits = [network_answers(network, batches.take(piece)[0]) for piece in pieces]
-        return score(np.concatenate(logits), labels).accuracy
+        return _by_labels(np.concatenate(logits), labels)
     comparison = Comparison()
     for piece in pieces:
         taken, _ = batches.take(piece)
         expected, given = (_by_output(one, network_answers(one, taken)) for one in (original, network))
         comparison.add(expected, given, len(piece))
-    return comparison.result().percent
+    return _by_original(comparison)
 
 
 def _laid_out(split: Split, dataset: Dataset, network: nn.Module, device: torch.device) -> Batches:

@@ -145,26 +145,12 @@ class PruneReport:
 
     def groups_table(self) -> pd.DataFrame:
         """A row a group of units or, for single weights, a layer."""
-        return _table(self.rows())
+        import pandas as pd
 
-    def sizes_table(self) -> pd.DataFrame:
-        """MACs, parameters and bytes: the original, and what is left."""
-        return _table(
-            [{"network": name, **asdict(size)} for name, size in (("original", self.before), ("pruned", self.after))]
-        )
-
-    def repairs_table(self) -> pd.DataFrame:
-        """A row an operator that recovery looked at."""
-        return _table([asdict(repair) for repair in self.repairs])
+        return pd.DataFrame(self.rows())
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the comparison, in plain types; null for what is not finite."""
         plain = as_plain(asdict(replace(self, comparison=())))
         del plain["comparison"]
         return {**plain, "share_gone": self.share_gone, "recovered": dict(self.recovered)}
-
-
-def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(rows)

@@ -32,15 +32,15 @@ def adaptive(context: PruningContext) -> Pruned:
     """Raises the sparsity in rounds, each fine-tuned for its part of the epochs, while validation accuracy holds.
 
     In a round each layer loses a share of what is left of it: most where taking that share from this layer alone cost
-    the base least. A round after which the network is more than `max_drop` points of validation accuracy below the base
-    is taken back, and the next one takes half as much. It ends when a step would be tiny, every layer is at the point's
-    sparsity, or the rounds are over; `context.path` has a row a round. At a sparsity of 0 % it is fine-tuned in all of
-    the rounds with nothing removed.
+    the base least. A round after which the network is more than `max_drop` points of validation accuracy below the
+    base, or has collapsed, is taken back, and the next one takes half as much. It ends when a step would be tiny, every
+    layer is at the point's sparsity, or the rounds are over; `context.path` has a row a round. At a sparsity of 0 % it
+    is fine-tuned in all of the rounds with nothing removed.
     """
     point = context.point
     if not point.sparsity:
         return _unpruned(context)
-    limit = context.validation_quality(context.base) - point.max_drop
+    limit = context.judged(context.base).percent - point.max_drop
     shape = context.dataset.input_shape
     layers = [_ALL] if context.request.globally else leading_layers(context.base, context.request, shape)
     paces = _paces(context, layers)
@@ -59,13 +59,13 @@ def adaptive(context: PruningContext) -> Pruned:
         context.listener.stage(f"round {number}")
         before = context.cost, context.flops
         context.finetune(trial.network, context.finetuning_epochs / point.rounds, masks=held)
-        quality = context.validation_quality(trial.network)
-        accepted = within(limit - quality, 0.0)
+        found = context.judged(trial.network)
+        accepted = within(limit - found.percent, 0.0) and not found.collapsed
         context.path.append(
             {
                 "round": number,
                 "sparsity": _percent(trial.masks),
-                "validation_accuracy" if context.dataset.labelled else "validation_fidelity": quality,
+                "validation_accuracy" if context.dataset.labelled else "validation_fidelity": found.percent,
                 "limit": limit,
                 "accepted": accepted,
                 "layers": {layer: 100 * share for layer, share in trial.shares.items() if layer != _ALL},
@@ -130,13 +130,13 @@ def _paces(context: PruningContext, layers: list[str]) -> dict[str, float]:
     if len(layers) == 1:
         return dict.fromkeys(layers, 1.0)
     base = context.base
-    whole = context.validation_quality(base, _PROBE_IMAGES)
+    whole = context.judged(base, _PROBE_IMAGES).percent
     drops = {}
     for layer in layers:
         context.listener.stage(f"sensitivity of {layer}")
         request = dataclasses.replace(context.request, shares={layer: 0.5})
         zeroed = context.zeroed(base, decide(base, request, context.batches, context.memory, None, context.criterion))
-        drops[layer] = max(0.0, whole - context.validation_quality(zeroed, _PROBE_IMAGES))
+        drops[layer] = max(0.0, whole - context.judged(zeroed, _PROBE_IMAGES).percent)
     mean = sum(drops.values()) / len(drops) or 1.0
     paces = {layer: 1 / (1 + drop / mean) for layer, drop in drops.items()}
     return {layer: pace / max(paces.values()) for layer, pace in paces.items()}

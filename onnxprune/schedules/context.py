@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from onnxprune.bridge.graph_network import GraphNetwork
-from onnxprune.bridge.measure import network_quality
+from onnxprune.bridge.measure import Judged, judged_network
 from onnxprune.common.progress import Listener
 from onnxprune.data.dataset import Dataset
 from onnxprune.pruning.decide import decide, shuffled
@@ -112,11 +112,10 @@ class PruningContext:
         """A copy of `network` of full size with zeros for what the masks remove."""
         return zeroed(network, self.request, masks, self.dataset.input_shape)
 
-    def validation_quality(self, network: nn.Module, images: int | None = None) -> float:
-        """Top-1 of a network on the validation split, or some of its images, in percent; without labels its fidelity to
-        the base."""
+    def judged(self, network: nn.Module, images: int | None = None) -> Judged:
+        """How good a network is on the validation split, or on so many of its images."""
         with metered(self.criterion, self.batches.device):
-            return network_quality(network, self.dataset, self.batches.device, self.base, images)
+            return judged_network(network, self.dataset, self.batches.device, self.base, images)
 
     def fresh_recipe(self, network: nn.Module, epochs: float) -> Recipe:
         """How to train `network`, whose weights are untrained."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from onnxprune.bridge.measure import network_quality
+from onnxprune.bridge.measure import judged_network
 from onnxprune.common.errors import InputError
 from onnxprune.common.output import silenced
 from onnxprune.common.progress import Reporter, Verbosity
@@ -90,7 +90,7 @@ def sensitivity(
         with silenced():
             batches = training_batches(first, dataset, base.network)
             layers = leading_layers(base.network, request, dataset.input_shape)
-            whole = network_quality(base.network, dataset, device, base.network, images)
+            whole = judged_network(base.network, dataset, device, base.network, images).percent
         for point in plan.points:
             reporter.begin(f"{point.sparsity:g} % of each layer")
             worst = whole
@@ -100,7 +100,7 @@ def sensitivity(
                 with silenced():
                     masks = decide(base.network, alone, batches, base.memory)
                     network = zeroed(base.network, alone, masks, dataset.input_shape)
-                    left = network_quality(network, dataset, device, base.network, images)
+                    left = judged_network(network, dataset, device, base.network, images).percent
                 mask = masks[layer]
                 removed = mask.numel() - int(mask.sum())
                 either = {name: left if name == quality.name else None for name in (ACCURACY.name, FIDELITY.name)}

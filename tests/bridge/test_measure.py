@@ -13,7 +13,7 @@ from torch import nn
 
 from onnxprune.bridge import measure
 from onnxprune.bridge.export import export, network_answers, parity
-from onnxprune.bridge.measure import Measured, export_and_measure, judged, network_quality
+from onnxprune.bridge.measure import Measured, export_and_measure, judged, judged_network
 from onnxprune.common.errors import RunError
 from onnxprune.data.dataset import Dataset, Split
 
@@ -89,11 +89,11 @@ def test_decisions_look_at_the_validation_split(dataset: Dataset, tmp_path: Path
     network, path = Reader(), tmp_path / "model.onnx"
     found = measured(network, dataset, path)
     assert judged(path, dataset.validation, dataset, CPU, found.batch).percent == pytest.approx(100 * 50 / 80)
-    assert network_quality(network, dataset, CPU, network) == pytest.approx(100 * 50 / 80)
-    few = network_quality(network, dataset, CPU, network, 60)  # of the first 60 it would be 50 that are right
+    assert judged_network(network, dataset, CPU, network).percent == pytest.approx(100 * 50 / 80)
+    few = judged_network(network, dataset, CPU, network, 60).percent  # of the first 60 it would be 50 that are right
     assert few == pytest.approx(100 * 50 / 80, abs=10) and few != pytest.approx(100 * 50 / 60)
     many = dataclasses.replace(dataset, validation=split(700, 300))
-    assert network_quality(network, many, CPU, network) == pytest.approx(70)
+    assert judged_network(network, many, CPU, network).percent == pytest.approx(70)
     assert judged(path, many.validation, many, CPU, found.batch).percent == pytest.approx(70)
 
 

@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
@@ -16,6 +17,7 @@ from command_line import small_npz
 from torch import nn
 
 import onnxprune
+from onnxprune.bridge.measure import Judged
 from onnxprune.bridge.start import build_network
 from onnxprune.data.dataset import Dataset, load
 from onnxprune.models import MODELS
@@ -467,13 +469,17 @@ def test_adaptives_control_is_fine_tuned_with_nothing_removed(data: str, tmp_pat
     assert row["training_images"] == 2 * row["train_images"]
 
 
+def accurate(percent: float, collapsed: bool = False) -> Judged:
+    return Judged({"accuracy": percent}, collapsed, None, np.array([], bool))
+
+
 def test_adaptive_spares_the_layer_that_is_sensitive(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     job = work(dataset, technique="weight", schedule="adaptive", sparsity=100, max_drop=100, rounds=2)
 
-    def accuracy(_: PruningContext, network: nn.Module, images: int | None = None) -> float:
-        return 50.0 if (network.classifier.weight == 0).float().mean() > 0.4 else 90.0
+    def found(_: PruningContext, network: nn.Module, images: int | None = None) -> Judged:
+        return accurate(50.0 if (network.classifier.weight == 0).float().mean() > 0.4 else 90.0)
 
-    monkeypatch.setattr(PruningContext, "validation_quality", accuracy)
+    monkeypatch.setattr(PruningContext, "judged", found)
     adaptive(job)
     first, second = (entry["layers"] for entry in job.path)
     assert first["hidden"] == pytest.approx(20)
@@ -481,15 +487,16 @@ def test_adaptive_spares_the_layer_that_is_sensitive(dataset: Dataset, monkeypat
     assert second["classifier"] > first["classifier"]
 
 
-def test_adaptive_takes_back_what_costs_too_much_and_then_goes_slower(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("too_far", [accurate(89.0), accurate(90.0, collapsed=True)])
+def test_adaptive_takes_back_what_costs_too_much_or_collapses_and_then_goes_slower(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, too_far: Judged
 ) -> None:
     job = work(dataset, technique="unstructured", schedule="adaptive", sparsity=100, max_drop=1, rounds=20)
 
-    def accuracy(_: PruningContext, network: nn.Module, images: int | None = None) -> float:
-        return 89.0 if (network.hidden.weight == 0).float().mean() > 0.55 else 90.0
+    def found(_: PruningContext, network: nn.Module, images: int | None = None) -> Judged:
+        return too_far if (network.hidden.weight == 0).float().mean() > 0.55 else accurate(90.0)
 
-    monkeypatch.setattr(PruningContext, "validation_quality", accuracy)
+    monkeypatch.setattr(PruningContext, "judged", found)
     job.point = dataclasses.replace(job.point, max_drop=0.5)
     pruned = adaptive(job)
     removed, units = pruned.removed

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import onnxprune
+from onnxprune.bridge.measure import Judged
 from onnxprune.common.files import read_json
 from onnxprune.data.dataset import Dataset
 from onnxprune.pruning import decide
@@ -65,7 +66,7 @@ def test_looks_at_validation_and_scores_that_are_remembered_are_counted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorings, looks = [], []
-    real_meter, real_look = decide.metered, context.network_quality
+    real_meter, real_look = decide.metered, context.judged_network
 
     @contextlib.contextmanager
     def metered(spent: Spent, device: torch.device) -> Iterator[None]:
@@ -74,12 +75,12 @@ def test_looks_at_validation_and_scores_that_are_remembered_are_counted_once(
             yield
         scorings.append(spent.flops - before)
 
-    def look(network: nn.Module, dataset: Dataset, *others: Any) -> float:
+    def look(network: nn.Module, dataset: Dataset, *others: Any) -> Judged:
         looks.append(len(dataset.validation))
         return real_look(network, dataset, *others)
 
     monkeypatch.setattr(decide, "metered", metered)
-    monkeypatch.setattr(context, "network_quality", look)
+    monkeypatch.setattr(context, "judged_network", look)
     row = onnxprune.run_experiment(
         model="cnn", dataset="digits", train_limit=64, batch_size=32, epochs=1, finetune_epochs=1, rounds=2,
         max_drop=100, technique="neuron", criterion="taylor", schedule="adaptive", sparsity=60, latency_seconds=0,

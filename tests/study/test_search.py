@@ -14,7 +14,7 @@ from command_line import small_npz
 from PIL import Image
 
 import onnxprune
-from onnxprune.bridge.measure import network_quality
+from onnxprune.bridge.measure import judged_network
 from onnxprune.cli import cli
 from onnxprune.common.errors import RunError
 from onnxprune.common.progress import Verbosity
@@ -206,7 +206,7 @@ def test_each_layer_alone_loses_units(data: str, runs: Path) -> None:
     masks = decide(base.network, request, training_batches(point, dataset, base.network))
     assert (masks["classifier"] == 1).all()
     network = zeroed(base.network, request, masks, dataset.input_shape)
-    accuracy = network_quality(network, dataset, torch.device("cpu"), base.network)
+    accuracy = judged_network(network, dataset, torch.device("cpu"), base.network).percent
     assert table.loc[("hidden", 50), "accuracy"] == accuracy
 
 
