@@ -52,7 +52,7 @@ def of_baked(baked: Baked) -> list[str]:
     python_size = "" if baked.resizes else f".resize(({width}, {height}), Image.Resampling.BILINEAR)"
     add_axis = "[None, :, :, None]" if grey else "[None]"
     cpp_read = "cv::IMREAD_GRAYSCALE" if grey else "cv::IMREAD_COLOR"
-    cpp = [f'cv::Mat picture = cv::imread("picture.png", {cpp_read});']
+    cpp = [f'cv::Mat picture = cv::imread("picture.png", {cpp_read});  // without transparency']
     if not grey:
         cpp.append("cv::cvtColor(picture, picture, cv::COLOR_BGR2RGB);")
     if not baked.resizes:
@@ -71,7 +71,8 @@ def of_baked(baked: Baked) -> list[str]:
         "from PIL import Image, ImageOps",
         "",
         f'session = onnxruntime.InferenceSession({_quoted(file)}, providers=["CPUExecutionProvider"])',
-        'picture = ImageOps.exif_transpose(Image.open("picture.png"))',
+        'picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGBA")',
+        'picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)  # behind what is transparent',
         f'pixels = np.asarray(picture.convert("{mode}"){python_size})',
         f'probabilities = session.run(["{PROBABILITIES}"], {{"{PICTURE}": pixels{add_axis}}})[0][0]',
         "print(probabilities.argmax(), probabilities.max())",
@@ -110,6 +111,8 @@ def of_baked(baked: Baked) -> list[str]:
         f"const [width, height] = [{', '.join(js_size)}];  // image: an <img> that has loaded",
         'const context = new OffscreenCanvas(width, height).getContext("2d");',
         *(() if baked.resizes else ('context.imageSmoothingQuality = "high";',)),
+        'context.fillStyle = "white";  // behind what is transparent',
+        "context.fillRect(0, 0, width, height);",
         "context.drawImage(image, 0, 0, width, height);",
         "const rgba = context.getImageData(0, 0, width, height).data;",
         f"const pixels = new Uint8Array({channels} * width * height);",

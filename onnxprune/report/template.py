@@ -1,12 +1,13 @@
 """Templates of pages, filled: each is one file of HTML that asks nothing of a network."""
 
 import json
+import re
 from functools import cache
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
@@ -40,6 +41,7 @@ def _environment() -> Environment:
     )
     environment.filters["number"] = _number
     environment.filters["compact"] = compact
+    environment.filters["marked"] = _marked
     environment.filters["decimals"] = lambda value, form: "-" if value is None else form % value
     return environment
 
@@ -47,6 +49,11 @@ def _environment() -> Environment:
 def _embedded(value: Any) -> str:
     """JSON that nothing in it can make end the script element around it."""
     return json.dumps(value, cls=PlotlyJSONEncoder).replace("<", "\\u003c")
+
+
+def _marked(text: str) -> Markup:
+    """A sentence with what stands between backquotes as code."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _number(value: Any) -> str:

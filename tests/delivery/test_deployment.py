@@ -564,7 +564,7 @@ def test_the_baked_file_answers_to_pictures_as_predict_does(models: Path, sweep:
     assert (entry["baked"], entry["license"]) == (f"{NAME}-baked.onnx", "mit")
     card = (out / f"{NAME}.md").read_text()
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
-    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)  # of another size, and coloured
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 4), np.uint8)  # of another size, coloured, transparent
     exif = Image.Exif()
     exif[0x0112] = 6  # taken with the camera on its side
     Image.fromarray(noise).save(out / "picture.png", exif=exif)

@@ -322,6 +322,15 @@ def test_a_sweep_that_was_not_timed_says_so(tmp_path: Path) -> None:
     assert figures["speedup"] is None
 
 
+def test_what_is_said_of_timing_shows_commands_as_code(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="weight", sparsity="0,50")
+    for point in Sweep.read(sweep / store.SPEC).points:
+        finish(sweep, point, timing_disturbed="other processes ran <here>", timing_load_average=3.0)
+    html = page_of(tmp_path / "page.html", sweep)
+    assert "2 of 2 points: other processes ran &lt;here&gt;" in html
+    assert "<code>onnxprune retime</code> measures again." in html
+
+
 def test_latencies_of_different_conditions_have_no_common_front(tmp_path: Path) -> None:
     one = hand_made(tmp_path, "one", technique="weight", sparsity="0,50", latency_batch=1)
     two = hand_made(tmp_path, "two", technique="weight", sparsity="0,50", latency_batch=32)
