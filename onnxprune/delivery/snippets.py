@@ -72,7 +72,7 @@ def of_baked(baked: Baked) -> list[str]:
         "",
         f'session = onnxruntime.InferenceSession({_quoted(file)}, providers=["CPUExecutionProvider"])',
         'picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGBA")',
-        'picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)  # behind what is transparent',
+        'picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)  # transparent: white',
         f'pixels = np.asarray(picture.convert("{mode}"){python_size})',
         f'probabilities = session.run(["{PROBABILITIES}"], {{"{PICTURE}": pixels{add_axis}}})[0][0]',
         "print(probabilities.argmax(), probabilities.max())",
