@@ -19,6 +19,8 @@ from onnxprune.settings.training_words import IMAGENET
 
 CLASSES = "classes"  # of a checkpoint's metadata: their names, as JSON
 _SHOWN = 3  # names of parameters in a message
+_UNDER = ("state_dict", "model_state_dict", "model")  # what training scripts call it in a checkpoint of more
+_PARALLEL = "module."  # what a DataParallel puts before the names of its network's parameters
 
 
 def load_weights(network: nn.Module, source: str, classes: Sequence[str], heads: Callable[[], Sequence[str]]) -> None:
@@ -38,8 +40,11 @@ def load_weights(network: nn.Module, source: str, classes: Sequence[str], heads:
         RunError: torchvision's weights cannot be downloaded.
     """
     path = sent_or_here(source)
-    given = _imagenet() if source == IMAGENET else _read(path)
     own = network.state_dict()
+    given = {
+        name if name in own else name.removeprefix(_PARALLEL): value
+        for name, value in (_imagenet() if source == IMAGENET else _read(path)).items()
+    }
     fitting: dict[str, Tensor] = {}
     wrong = [f"{name} is missing" for name in own if name not in given]
     wrong += [f"{name} is unknown" for name in given if name not in own]
@@ -75,11 +80,14 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise InputError(
             f"{path} is neither safetensors nor a PyTorch state dict of plain tensors{_fault(error)}"
         ) from None
-    if isinstance(given, Mapping) and isinstance(given.get("state_dict"), Mapping):  # as training scripts save them
-        given = given["state_dict"]
+    if isinstance(given, Mapping):
+        given = next((given[name] for name in _UNDER if isinstance(given.get(name), Mapping)), given)
     if not isinstance(given, Mapping) or not all(isinstance(value, Tensor) for value in given.values()):
-        raise InputError(f"{path}: expected a state dict, parameter names with tensors")
-    return {str(name).removeprefix("module."): value for name, value in given.items()}  # of a DataParallel
+        raise InputError(
+            f"{path}: expected a state dict, parameter names with tensors, or a checkpoint that has one as "
+            f"{', '.join(_UNDER)}"
+        )
+    return {str(name): value for name, value in given.items()}
 
 
 def _fault(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Weights from elsewhere: what fits is taken, what does not is refused, a head for other classes is replaced."""
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -46,12 +47,20 @@ def test_weights_of_both_formats_are_taken(tmp_path: Path, suffix: str) -> None:
     assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in target.state_dict().items())
 
 
-def test_forms_in_which_training_scripts_save(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_forms_in_which_training_scripts_save(key: str, tmp_path: Path) -> None:
     source, target = cnn(seed=1), cnn(seed=2)
     state = {f"module.{name}": tensor for name, tensor in source.state_dict().items()}
-    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "checkpoint.pth")
+    torch.save({"epoch": 3, "optimizer_state_dict": {"state": {}}, key: state}, tmp_path / "checkpoint.pth")
     transfer.load_weights(target, str(tmp_path / "checkpoint.pth"), CLASSES, head)
     assert torch.equal(target.conv1.weight, source.conv1.weight)
+
+
+def test_a_network_that_calls_a_part_of_it_module_takes_its_own_weights(tmp_path: Path) -> None:
+    source, target = (nn.Sequential(OrderedDict(module=nn.Linear(4, 4))) for _ in range(2))
+    torch.save(source.state_dict(), tmp_path / "weights.pt")
+    transfer.load_weights(target, str(tmp_path / "weights.pt"), CLASSES, head)
+    assert torch.equal(target[0].weight, source[0].weight)
 
 
 def test_a_head_for_other_classes_stays_as_it_was(tmp_path: Path) -> None:
