@@ -77,6 +77,8 @@ def source(reference: str) -> Path:
         if not path.is_file():
             raise InputError(f"model '{reference}': no such file {where}")
         return path
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # last: nothing that is installed is taken for a file that lies here
     try:
         found = _run(lambda: find_spec(where))
     except (Exception, SystemExit) as error:  # the packages it is in are imported
@@ -200,7 +202,11 @@ def imported(reference: str) -> Callable[..., Any]:
         is_file, file = where.endswith(_FILE), path.absolute()
         module = _run(lambda: _module(file, digest(reference)) if is_file else import_module(where))
     except (Exception, SystemExit) as error:  # it is the user's code
-        raise InputError(f"model '{reference}': {fault(error, path)}") from error
+        alone = is_file and isinstance(error, ImportError) and "relative import" in str(error)
+        advice = (
+            ": give a file of a package as package.module:NAME, in the folder that has the package" if alone else ""
+        )
+        raise InputError(f"model '{reference}': {fault(error, path)}{advice}") from error
     made = getattr(module, name, None)
     if not callable(made):
         raise InputError(f"model '{reference}': {path} has no class or function '{name}'")

@@ -269,6 +269,26 @@ def test_a_package_that_cannot_be_imported_is_one_line(tmp_path: Path, monkeypat
         MODELS.canonical("broken_package.nets:Net")
 
 
+def test_a_package_in_the_current_folder_is_found_and_a_file_of_it_is_told_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "package_here"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "layers.py").write_text("from torch.nn import Linear\n")
+    (package / "nets.py").write_text(
+        "from torch import nn\n\nfrom .layers import Linear\n\n\n"
+        "def net(input_shape, classes):\n    return nn.Sequential(nn.Flatten(), Linear(4, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(InputError, match=r"nets.py, line 3: ImportError: .*: give a file of a package as package.mod"):
+        built(f"{package / 'nets.py'}:net")
+    before = list(sys.path)
+    assert isinstance(built("package_here.nets:net"), nn.Module)
+    assert sys.path == [*before, str(tmp_path)]
+
+
 def test_the_command_refuses_before_it_trains(code: str, tmp_path: Path) -> None:
     done = onnxprune("run", "--model", f"{code}:wrong_shape", "--dataset", "digits", "--out", str(tmp_path / "runs"))
     assert done.returncode == 2, done.stderr
