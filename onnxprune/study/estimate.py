@@ -179,7 +179,9 @@ def _network(model: str, shape: tuple[int, int, int], classes: int, options: tup
     except InputError as error:
         raise InputError(f"model '{model}': {error}") from error
     except (Exception, SystemExit) as error:  # networks of other packages raise anything
-        raise InputError(f"model '{model}': its cost cannot be counted: {reference.said(model, error)}") from error
+        raise InputError(
+            f"model '{model}': cannot be trained on images of shape {shape} alone: {reference.said(model, error)}"
+        ) from error
 
 
 def _cost(network: "nn.Module", shape: tuple[int, int, int], device: str) -> Network:

@@ -192,7 +192,11 @@ def test_a_package_that_is_broken_is_one_clear_line(installed: Path) -> None:
             ("--technique", "weight"),
             ["the network cannot be exported: UnsupportedOperatorError"],
         ),
-        ("raise KeyError(3)", ("--technique", "weight"), ["its cost cannot be counted: KeyError: 3"]),
+        (
+            "raise KeyError(3)",
+            ("--technique", "weight"),
+            ["cannot be trained on images of shape (1, 28, 28) alone: KeyError: 3"],
+        ),
     ],
     indirect=["odd"],
 )  # fmt: skip
