@@ -13,6 +13,13 @@ _IMAGES = 1_000  # that are looked at, spread over all
 _BATCH = 100
 
 _RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
+# layers, with the axis of their outputs that has the units
+_LAYERS = {
+    torch.ops.aten.convolution.default: 1,
+    torch.ops.aten.addmm.default: -1,
+    torch.ops.aten.mm.default: -1,
+    torch.ops.aten.bmm.default: -1,
+}
 
 
 class _Answers(TorchDispatchMode):
@@ -25,16 +32,22 @@ class _Answers(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.alive: list[Tensor] = []
-        self._call = 0
+        self.begin()
 
     def begin(self) -> None:
         """Before the network is called."""
         self._call = 0
+        self._units: tuple[int, int] | None = None  # of the last layer: how many, and on which axis
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         output = function(*arguments, **(keywords or {}))
+        if function in _LAYERS:
+            axis = _LAYERS[function]
+            self._units = output.shape[axis], axis
         if function in _RELUS and output.dim() > 1:
-            axis = 1 if output.dim() != 3 else 2  # tokens have their units last
+            units, axis = self._units or (output.shape[1], 1)
+            if output.shape[axis] != units:  # another layout, as of tokens made of a convolution's answers
+                axis = -axis
             answered = (output > 0).transpose(0, axis).flatten(1).any(1)
             if self._call == len(self.alive):
                 self.alive.append(answered)

@@ -1,5 +1,6 @@
 """Dead units: those that no image makes answer."""
 
+import pytest
 import torch
 from networks import build, random_batches
 from torch import nn
@@ -46,3 +47,23 @@ def test_tokens_have_their_units_last_and_other_activations_none_that_are_dead()
 
     assert dead_units(Tokens(nn.ReLU()).eval(), random_batches()) == 5
     assert dead_units(Tokens(nn.GELU()).eval(), random_batches()) == 0
+
+
+@pytest.mark.parametrize("layout", ["channels last", "one dimension", "tokens"])
+def test_units_are_where_the_layer_before_has_them(layout: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(1, 5) if layout == "channels last" else nn.Conv1d(1, 5, 3)
+            with torch.no_grad():
+                self.mix.weight[:2] = 0
+                self.mix.bias[:2] = -1
+                self.mix.bias[2:] = 1
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if layout == "channels last":
+                return torch.relu(self.mix(images.permute(0, 2, 3, 1))).mean((1, 2))
+            answers = self.mix(images.flatten(2))
+            return torch.relu(answers).mean(2) if layout == "one dimension" else answers.mT.relu().mean(1)
+
+    assert dead_units(Net().eval(), random_batches()) == 2
