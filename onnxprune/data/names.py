@@ -19,7 +19,7 @@ def check_class_names(source: str, names: Iterable[str]) -> list[str]:
         composed = unicodedata.normalize("NFC", name)
         if not composed.strip() or not composed.isprintable() or len(composed) > _LONGEST:
             raise InputError(
-                f"{source}: class {shown_name(name)[: 2 * _LONGEST]} has a name that cannot be used: expected up to "
+                f"{source}: class {name[: 2 * _LONGEST]!r} has a name that cannot be used: expected up to "
                 f"{_LONGEST} printable characters"
             )
         if composed in found:

@@ -254,7 +254,7 @@ UNUSABLE = {
     "fewer names": ({"classes": np.array(["a", "b", "c"])}, "y_train has label 3, but classes names 3"),
     "more names": ({"classes": np.array(list("abcde"))}, "y_train has no label 4, which is 'e'"),
     "a name twice": ({"classes": np.array(list("abca"))}, "two classes have the name 'a'"),
-    "an empty name": ({"classes": np.array(["a", " ", "c", "d"])}, "class   has a name that cannot be used"),
+    "an empty name": ({"classes": np.array(["a", " ", "c", "d"])}, "class ' ' has a name that cannot be used"),
     "a name of two lines": ({"classes": np.array(["a\nb", "b", "c", "d"])}, r"class 'a\nb' has a name that cannot"),
     "a table of names": ({"classes": np.array([["a", "b", "c", "d"]])}, "classes is <U1 of shape (1, 4)"),
     "names that are no text": ({"classes": np.zeros(4)}, "classes is float64 of shape (4,), expected names"),
