@@ -33,6 +33,16 @@ class Verbosity(IntEnum):
     VERBOSE = 1
 
 
+_told: set[tuple[str, str]] = set()
+
+
+def tell_once(place: str, line: str) -> None:
+    """A line to people about the data at a place; they need not hear it again when another network needs the same."""
+    if (place, line) not in _told:
+        _told.add((place, line))
+        sys.stderr.write(f"{line}\n")
+
+
 class Listener(Protocol):
     """Whoever is told what steps do."""
 

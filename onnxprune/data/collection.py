@@ -6,7 +6,6 @@ Names of files, dates and the order in which a system lists them have no say.
 
 import hashlib
 import json
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +18,7 @@ import PIL
 
 from onnxprune.common.environment import available_memory, usable_cores
 from onnxprune.common.errors import InputError, StorageError
-from onnxprune.common.progress import Stages, Verbosity
+from onnxprune.common.progress import Stages, Verbosity, tell_once
 from onnxprune.data import cache
 from onnxprune.data.names import shown_name
 from onnxprune.data.pictures import as_pixels, bombs_refused, upright, upright_size
@@ -35,8 +34,6 @@ MOST_BYTES = 2**29  # of a picture's file
 _MOST_NAMED = 3  # pictures, in a message
 _COPIES = 3  # of the pixels, while they are split
 _THREADS = min(8, usable_cores())
-
-_said: set[tuple[Path, str]] = set()  # to people, who need not hear it again when another network needs the same data
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -114,9 +111,7 @@ def read(
                 problem = str(error)
     if verbosity > Verbosity.QUIET:
         for line in _notes(listing, known, arrays, problem):
-            if (listing.place, line) not in _said:
-                _said.add((listing.place, line))
-                sys.stderr.write(f"{line}\n")
+            tell_once(str(listing.place), line)
     return OwnData((arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"]), tuple(listing.classes))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError
-from onnxprune.common.progress import Verbosity
+from onnxprune.common.progress import Verbosity, tell_once
 from onnxprune.data.arrays import checked
 from onnxprune.data.download import default_data_dir, find_arrays
 from onnxprune.data.npz import read_npz
@@ -143,7 +143,7 @@ def load(
     Args:
         size: (height, width) that the pictures of a folder are brought to; None: their own.
         channels: of those; None: what they have.
-        verbosity: whether people are told how the reading of a folder gets on.
+        verbosity: whether people are told how the reading of a folder gets on, and which classes no test image is of.
 
     Raises:
         InputError: no such dataset, or it cannot be found, downloaded or trusted.
@@ -160,6 +160,13 @@ def load(
     else:
         named = given.classes
         classes = tuple(str(label) for label in range(int(y_train.max()) + 1)) if named is None else named
+        there = set(y_test.tolist())
+        lacking = [each for label, each in enumerate(classes) if label not in there]
+        if lacking and verbosity > Verbosity.QUIET:
+            more = f" and of {len(lacking) - 1:,} other(s)" if lacking[1:] else ""
+            tell_once(
+                name, f"Note: {name}: no test image is of class {lacking[0]!r}{more}: accuracy says nothing of that"
+            )
     shuffled = np.random.default_rng(0).permutation(len(y_train))
     held_out = min(VALIDATION_MOST, max(1, int(VALIDATION_SHARE * len(y_train))))
     validation, train = np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])

@@ -23,6 +23,7 @@ import pytest
 
 from onnxprune.common import torchvision as vision
 from onnxprune.common.errors import InputError
+from onnxprune.common.progress import Verbosity
 from onnxprune.data import dataset as data
 from onnxprune.data import download, idx, npz
 from onnxprune.data.npz import ARRAY_NAMES
@@ -92,6 +93,17 @@ def test_images_keep_the_files_order_and_their_labels(tmp_path: Path) -> None:
         order = [position[image.tobytes()] for image in split.images]
         assert order == sorted(order)
         np.testing.assert_array_equal(split.labels, content["y_train"][order])
+
+
+def test_classes_that_no_test_image_is_of_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    complete = saved(tmp_path, "complete.npz")
+    lacking = saved(tmp_path, "lacking.npz", y_test=np.arange(12) % 2 * 3, classes=np.array(["a", "b", "c", "d"]))
+    for _ in range(2):
+        for name in (complete, lacking):
+            data.load(name, verbosity=Verbosity.NORMAL)
+            data.load(name)
+    line = f"Note: {lacking}: no test image is of class 'b' and of 1 other(s): accuracy says nothing of that\n"
+    assert capsys.readouterr() == ("", line)
 
 
 def test_validation_is_the_same_every_time_and_not_the_files_end(tmp_path: Path) -> None:

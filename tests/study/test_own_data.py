@@ -14,9 +14,9 @@ from photos import squares
 from PIL import Image
 
 import onnxprune as package
+from onnxprune.common import progress
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.progress import Reporter, Verbosity
-from onnxprune.data import collection
 from onnxprune.data.dataset import load
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy
@@ -95,7 +95,7 @@ def test_the_files_name_the_classes_and_predict_and_the_card_too(
 def test_evaluate_gives_the_accuracy_of_the_row(
     table: pd.DataFrame, runs: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collection, "_said", set())
+    monkeypatch.setattr(progress, "_told", set())
     row = table.iloc[-1]
     done = called("evaluate", runs / "own" / row["folder"] / store.MODEL, "--dataset", pictures, "--json")
     found = json.loads(done.stdout)
