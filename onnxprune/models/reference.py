@@ -50,7 +50,7 @@ def reference_to(value: Any) -> str:
         file = None
     if not name.isidentifier() or file is None or not Path(file).is_file():
         raise InputError(
-            "model: expected a class or a function at the top level of a file, so that workers can import it; or the "
+            "expected a class or a function at the top level of a file, so that workers can import it; or the "
             "text FILE.py:NAME"
         )
     return f"{file}:{name}"

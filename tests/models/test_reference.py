@@ -179,7 +179,7 @@ def test_code_that_python_cannot_read_is_one_line(tmp_path: Path) -> None:
         ("mynet.py:a-b", r"expected FILE.py:NAME"),
         ("net.onnx", "net.onnx': no such file"),
         ("resnet", r"Your own network: FILE.py:NAME"),
-        (lambda shape, classes: None, "top level of a file"),
+        (lambda shape, classes: None, "^model: expected a class or a function at the top level of a file"),
     ],
 )
 def test_a_model_that_is_none_is_refused(model: object, words: str) -> None:
