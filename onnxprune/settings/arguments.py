@@ -25,7 +25,7 @@ class _Common(TypedDict, total=False):
     compensate: bool
     keep_dead: bool
     also: str | None
-    weights: str | None
+    weights: str | Path | None
     freeze_features: bool
     augment: str
     precision: str
@@ -50,7 +50,7 @@ class _Common(TypedDict, total=False):
 class PointSettings(_Common, total=False):
     """The settings of one point."""
 
-    model: str | Callable[..., Any]
+    model: str | Path | Callable[..., Any]
     dataset: str | Path
     batch_size: int
     technique: str
@@ -71,7 +71,7 @@ class SweepSettings(_Common, total=False):
         adaptive: short for `schedule="adaptive"`.
     """
 
-    model: str | Callable[..., Any] | Sequence[str | Callable[..., Any]]
+    model: str | Path | Callable[..., Any] | Sequence[str | Path | Callable[..., Any]]
     dataset: str | Path | Sequence[str | Path]
     batch_size: int | str | Sequence[int]
     technique: str | Sequence[str]

@@ -7,6 +7,7 @@ file and the arguments of the Python functions are all read off them.
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,12 @@ def _model_name(value: Any) -> str:
     return reference.reference_to(value) if callable(value) else MODELS.canonical(plain_text(value))
 
 
+def _dataset_name(value: Any) -> str:
+    """The canonical name of data; a path is one, though a dataset has its name."""
+    is_folder = isinstance(value, Path) and value.suffix != ".npz"
+    return canonical_name(plain_text(os.path.join(os.curdir, value) if is_folder else value))  # noqa: PTH118 - keeps ./
+
+
 def content_hash(value: Any) -> str:
     """Eight hex digits of the SHA-256 of a JSON value in canonical form."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
@@ -114,7 +121,7 @@ class Point:
         "digits",
         "data: " + ", ".join(DATASETS) + "; FILE.npz with x_train, y_train, x_test, y_test; or FOLDER with a folder of "
         "pictures for each class; for a FILE.onnx images without labels too",
-        lambda value: canonical_name(plain_text(str(value) if isinstance(value, Path) else value)),
+        _dataset_name,
         axis=True,
     )
     batch_size: int = _setting(

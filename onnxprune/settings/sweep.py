@@ -7,7 +7,7 @@ import math
 import os
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +17,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.models import MODELS, OPTIONS, model_title
 from onnxprune.settings.contradictions import contradictions
 from onnxprune.settings.point import AXES, BASES, FIELDS, MAX_NAME, SCHEMA, Point, content_hash, told
-from onnxprune.settings.values import real_number, shown, truth_value, whole_number
+from onnxprune.settings.values import listed, real_number, shown, truth_value, whole_number
 from onnxprune.settings.vocabulary import SCHEDULES, TECHNIQUES, resolve_criterion
 
 MAX_POINTS = 100_000
@@ -155,8 +155,8 @@ def _expand_seeds(given: dict[str, Any]) -> None:
     asked = given.pop("seeds")
     if "seed" in given:
         raise InputError("expected either seeds or seed, got both")
-    listed = isinstance(asked, list | tuple) or (isinstance(asked, str) and "," in asked)
-    given["seed"] = asked if listed else list(range(whole_number(1, 10_000)(asked)))
+    several = listed(asked) is not None or (isinstance(asked, str) and "," in asked)
+    given["seed"] = asked if several else list(range(whole_number(1, 10_000)(asked)))
 
 
 def _expand_controls(given: dict[str, Any]) -> None:
@@ -168,7 +168,8 @@ def _expand_controls(given: dict[str, Any]) -> None:
 
 def _finds_sparsity(schedules: Any) -> bool:
     """Whether the one schedule that is asked for finds its own sparsity."""
-    name = schedules[0] if isinstance(schedules, list) and len(schedules) == 1 else schedules
+    several = listed(schedules)
+    name = several[0] if several is not None and len(several) == 1 else schedules
     return isinstance(name, str) and name in SCHEDULES and SCHEDULES[name].finds_sparsity
 
 
@@ -190,17 +191,18 @@ def _parse_values(key: str, value: Any) -> list[Any]:
         return [parse(value)]
     is_text = isinstance(value, str)
     if is_text and key in ("model", "dataset") and os.path.exists(value):  # noqa: PTH110 - Path's may raise
-        pieces: list[Any] = [value]  # a path, which may have commas
+        pieces: Sequence[Any] = [value]  # a path, which may have commas
     elif is_text:
         pieces = [piece.strip() for piece in value.split(",")]
     else:
-        pieces = list(value) if isinstance(value, list | tuple) else [value]
+        several = listed(value)
+        pieces = [value] if several is None else several
     if not pieces:
         raise InputError("expected at least one value, got none")
     found: dict[Any, None] = {}  # ordered, each value once
     for piece in pieces:
-        several = key == "sparsity" and isinstance(piece, str) and ":" in piece
-        found |= dict.fromkeys(_percent_range(piece) if several else [parse(piece)])
+        is_range = key == "sparsity" and isinstance(piece, str) and ":" in piece
+        found |= dict.fromkeys(_percent_range(piece) if is_range else [parse(piece)])
         if len(found) > MAX_POINTS:
             raise InputError(f"expected at most {MAX_POINTS:,} values")
     return list(found)

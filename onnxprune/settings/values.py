@@ -3,7 +3,8 @@
 import json
 import math
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from onnxprune.common.errors import InputError
@@ -48,7 +49,14 @@ def finite_number(value: Any) -> float:
 
 def shown(value: Any) -> str:
     """A value as an error message shows it: on one line, and no more of it than one can read."""
-    return reprlib.repr(value)
+    return reprlib.repr(value).replace("\n", " ")
+
+
+def listed(value: Any) -> Sequence[Any] | None:
+    """Several values: those of a list, tuple or range, or of an array or column; None where it is one, or a text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else None
 
 
 def truth_value(value: Any) -> bool:
@@ -65,6 +73,7 @@ def name_in(registry: Registry[Any]) -> Callable[[Any], str]:
 
 
 def plain_text(value: Any) -> str:
+    value = str(value) if isinstance(value, Path) else value
     if not isinstance(value, str) or not value.isprintable() or len(value) > 1000:
         raise InputError(f"expected a name, got {shown(value)}")
     return value
@@ -99,7 +108,8 @@ def pixel_numbers(least: float) -> Callable[[Any], str]:
     """Makes one number, or one a channel, a text with commas."""
 
     def parse(value: Any) -> str:
-        pieces = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        several = listed(value)
+        pieces = value.split(",") if isinstance(value, str) else [value] if several is None else several
         return ",".join(f"{real_number(least, 1e6)(piece):.12g}" for piece in pieces)
 
     return parse

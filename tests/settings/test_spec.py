@@ -3,10 +3,15 @@
 import dataclasses
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import strategies as st
 
 from onnxprune.common.errors import InputError
@@ -57,6 +62,32 @@ def test_several_values_give_the_product_and_points_of_a_base_follow_each_other(
 def test_sparsity_takes_lists_and_ranges(text: object, expected: list[float]) -> None:
     plan = Sweep.parse({"technique": "weight", "sparsity": text})
     assert [point.sparsity for point in plan.points] == expected
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, pd.Series, torch.tensor])
+def test_values_come_in_whatever_holds_them(kind: Callable[[list[int]], Any]) -> None:
+    asked = {"technique": "weight", "sparsity": kind([0, 50]), "batch_size": kind([32]), "seeds": kind([3, 7])}
+    expected = {"technique": "weight", "sparsity": [0, 50], "batch_size": [32], "seeds": [3, 7]}
+    assert Sweep.parse(asked) == Sweep.parse(expected)
+    assert Sweep.parse({"technique": "weight", "sparsity": range(0, 100, 50)}).values["sparsity"] == [0, 50]
+    assert Sweep.parse({"schedule": ("adaptive",)}).values["sparsity"] == [100]
+
+
+def test_paths_are_paths_even_where_data_have_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "net.py").touch()
+    (tmp_path / "w.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    given = {"dataset": Path("digits"), "model": Path("net.py:Net"), "weights": Path("w.pt"), "technique": "weight"}
+    values = Sweep.parse(given).values
+    assert (values["dataset"], values["model"], values["weights"]) == (["./digits"], ["net.py:Net"], "w.pt")
+    with pytest.raises(InputError, match=r"dataset ./mnist: no such folder"):
+        Sweep.parse({"dataset": Path("mnist")})
+
+
+def test_a_value_is_shown_on_one_line() -> None:
+    with pytest.raises(InputError, match=r"expected a number, got 0 +0 1 +50 dtype: int64$"):
+        Sweep.parse({"epochs": pd.Series([0, 50])})
 
 
 def test_names_as_in_the_literature() -> None:
