@@ -47,7 +47,7 @@ def canonical_name(name: str) -> str:
     path = Path(name)
     if path.name in ("", ".."):  # results are named after it
         path = path.resolve()
-    return f".{os.sep}{path}" if len(path.parts) == 1 and _is_named(str(path)) else str(path)
+    return f".{os.sep}{path}" if len(path.parts) == 1 and is_named(str(path)) else str(path)
 
 
 def is_folder(name: str) -> bool:
@@ -62,7 +62,8 @@ def title_of(name: str) -> str:
     return Path(name).name if is_folder(name) else name
 
 
-def _is_named(name: str) -> bool:
+def is_named(name: str) -> bool:
+    """Whether a dataset has that name, or an alias of it."""
     try:
         DATASETS.canonical(name)
     except InputError:

@@ -14,6 +14,7 @@ from onnxprune.data.arrays import check_images
 from onnxprune.data.dataset import Dataset, Split, canonical_name, load
 from onnxprune.data.npz import array_names, read_arrays
 from onnxprune.data.pictures import SUFFIXES, files_in, read_picture
+from onnxprune.data.registry import is_named
 from onnxprune.graph.images import ImageInput
 from onnxprune.graph.metadata import Metadata, Normalisation
 from onnxprune.graph.network import Network
@@ -125,7 +126,7 @@ def read_samples(
         if "y_train" not in names:
             arrays = read_arrays(path, ["x_train"])
     images = _Images(network, metadata, mean, std, str(data))
-    if path.is_dir():
+    if path.is_dir() and (isinstance(data, Path) or not is_named(data)):  # as studies do
         return _from_folder(path, images, count, seed)
     if arrays:
         pictures = check_images(arrays["x_train"], f"{path}: x_train")

@@ -197,6 +197,18 @@ def test_pictures_of_a_folder_become_what_the_model_takes(tmp_path: Path) -> Non
         read(str(tmp_path), taking("x[n,8,8,3]"), **PLAIN)
 
 
+def test_a_folder_with_the_name_of_a_dataset_is_given_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "digits").mkdir()
+    for number in range(20):
+        Image.fromarray(np.full((28, 28), number, np.uint8)).save(tmp_path / "digits" / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    for data in ("./digits", Path("digits")):
+        assert rows(read(data, taking("x[n,1,28,28]"), **PLAIN).batches, "x").max() < 0.1
+    assert rows(read("digits", taking("x[n,1,28,28]"), **PLAIN).batches, "x").max() > 0.9
+
+
 def test_folders_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no picture in it"):
         read(str(tmp_path), taking("x[n,3,8,8]"), **PLAIN)
