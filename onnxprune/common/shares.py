@@ -47,22 +47,25 @@ def discordant(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
     return int((first & ~second).sum()), int((second & ~first).sum())
 
 
-def mcnemar(lost: int, gained: int) -> float:
+def mcnemar(lost: float, gained: float) -> float:
     """The p-value of McNemar's exact test that two networks are right as often (McNemar 1947, Psychometrika 12).
 
     Args:
-        lost: images that only the first one gets right; `gained`: those that only the second one does.
+        lost: images that only the first one gets right; `gained`: those that only the second one does. Between whole
+            numbers, as effective counts are, the binomial distribution is continued by the incomplete beta function.
     """
-    from scipy.special import bdtr  # scipy.stats takes a second to import
+    from scipy.special import betainc  # scipy.stats takes a second to import
 
-    return min(1.0, 2 * float(bdtr(min(lost, gained), lost + gained, 0.5)))
+    if not lost + gained:
+        return 1.0
+    return min(1.0, 2 * float(betainc(max(lost, gained), min(lost, gained) + 1, 0.5)))
 
 
-def paired_shares(lost: int, gained: int, images: int) -> Interval:
+def paired_shares(lost: float, gained: float, images: float) -> Interval:
     """The interval of the difference of two shares of the same images, second minus first, in percent.
 
     Wald's with half a pair added to each of the four cells of the table (Agresti and Min 2005, Statistics in Medicine
-    24), which holds for few images and for none that differ.
+    24), which holds for few images and for none that differ. The counts may be effective ones, between whole numbers.
     """
     pairs, less, more = images + 2, lost + 0.5, gained + 0.5
     difference = (more - less) / pairs

@@ -8,9 +8,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from onnxprune.results.derived import discordant
 from onnxprune.results.seeds import STUDY
-from onnxprune.results.statistics import Difference, corrected, paired_difference
+from onnxprune.results.statistics import Difference, corrected, paired_difference, repetition
 from onnxprune.settings.vocabulary import SCHEDULES
 
 RightImages = Callable[[str], np.ndarray | None]  # of a point's folder: whether each test image (N,) is right
@@ -123,11 +122,11 @@ def _pairs(
 
 
 def _difference(pair: pd.DataFrame, right: RightImages) -> Difference:
-    folders = zip(pair["folder"], pair["folder_2"], strict=True)
-    counts = [discordant(right(second), right(first)) for first, second in folders]
-    lost = gained = None
-    if None not in counts:
-        lost, gained = (int(total) for total in np.sum([each for each in counts if each is not None], axis=0))
     points = pair["accuracy"].to_numpy(float) - pair["accuracy_2"].to_numpy(float)
-    images = int(pair["test_images"].iloc[0]) if lost is not None else 0
-    return paired_difference(points, lost, gained, images)
+    found = [(right(first), right(second)) for first, second in zip(pair["folder"], pair["folder_2"], strict=True)]
+    known = [(first, second) for first, second in found if first is not None and second is not None]
+    if len(known) < len(found) or len({len(right) for each in known for right in each}) > 1:
+        return paired_difference(points, None, None, 0, len(points))
+    shifts = np.stack([first.astype(int) - second for first, second in known])
+    lost, gained = int((shifts < 0).sum()), int((shifts > 0).sum())
+    return paired_difference(points, lost, gained, shifts.shape[1], repetition(shifts))

@@ -48,21 +48,14 @@ def accuracy_interval(rows: pd.DataFrame) -> Interval:
 
 
 def change(rows: pd.DataFrame) -> Difference | None:
-    """What a configuration's accuracy differs from that of its 0 % controls, seed by seed; None where there is none."""
-    return difference(rows, "accuracy_change", "images_lost", "images_gained")
+    """What a configuration's accuracy differs from that of its 0 % controls, seed by seed; None where there is none.
 
-
-def difference(rows: pd.DataFrame, points: str, lost: str, gained: str) -> Difference | None:
-    """What the rows, a pair of networks each, tell together; None where a pair lacks one.
-
-    Args:
-        points: column of the differences of accuracy.
-        lost, gained: columns of the images that one of the two alone gets right.
+    A table has no images: its seeds count as if they differed on the same ones.
     """
-    if points not in rows or rows[points].isna().any():
+    if "accuracy_change" not in rows or rows["accuracy_change"].isna().any():
         return None
-    counts = rows.reindex(columns=[lost, gained])
+    counts = rows.reindex(columns=["images_lost", "images_gained"])
     known = not counts.isna().any(axis=None)
-    sums = [int(counts[name].sum()) if known else None for name in (lost, gained)]
+    lost, gained = (int(counts[name].sum()) if known else None for name in counts)
     images = int(rows["test_images"].iloc[0]) if known else 0
-    return paired_difference(rows[points].to_numpy(float), sums[0], sums[1], images)
+    return paired_difference(rows["accuracy_change"].to_numpy(float), lost, gained, images, len(rows))

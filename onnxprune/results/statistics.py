@@ -42,8 +42,8 @@ class Difference(NamedTuple):
         low, high: its 95 % interval: over seeds (Student), or, of one seed, over images; NaN where it is not known.
         seeds: pairs of networks.
         p_value: that there is no difference: the larger one of Student's test over seeds, where there are several, and
-            McNemar's over all images, those of all seeds together. Few seeds may agree by luck, and images tell nothing
-            of how much seeds differ. 1 where neither is known.
+            McNemar's over images, those of all seeds together. Few seeds may agree by luck, and images tell nothing of
+            how much seeds differ. 1 where neither is known.
         real: whether it is beyond noise: a p-value below 0.05, corrected where it is one of many (`corrected`).
     """
 
@@ -55,25 +55,45 @@ class Difference(NamedTuple):
     real: bool
 
 
-def paired_difference(differences: np.ndarray, lost: int | None, gained: int | None, images: int) -> Difference:
+def paired_difference(
+    differences: np.ndarray, lost: int | None, gained: int | None, images: int, repeated: float
+) -> Difference:
     """What pairs of networks that differ in one thing tell of it.
+
+    Seeds share their test images, and often differ on the same ones. Those are not several observations: counts and
+    images are divided by how often one is repeated (Rao and Scott 1992, Biometrics 48: the design effect).
 
     Args:
         differences: of each pair's accuracies, second minus first, in points (seeds,).
         lost: images that only the first of a pair gets right, over all pairs; `gained`: likewise; None: not known.
         images: of the test set.
+        repeated: see `repetition`; where it is not known the most that it can be, the number of seeds.
     """
     seeds = len(differences)
     interval, p_values = Interval(math.nan, math.nan), []
     if lost is not None and gained is not None:
-        interval = paired_shares(lost, gained, seeds * images)
-        p_values.append(mcnemar(lost, gained))
+        interval = paired_shares(lost / repeated, gained / repeated, seeds * images / repeated)
+        p_values.append(mcnemar(lost / repeated, gained / repeated))
     if seeds > 1 and (p_values or np.ptp(differences) > 0):  # few that agree by chance tell nothing by themselves
         p_values.append(_student(differences))
     if seeds > 1:
         interval = _no_narrower(mean_interval(differences), interval)
     p_value = max(p_values, default=1.0)
     return Difference(float(np.mean(differences)), *interval, seeds, p_value, p_value < SIGNIFICANT)
+
+
+def repetition(shifts: np.ndarray) -> float:
+    """How often a difference is met again on the same image by other seeds: 1 where each seed differs on images of its
+    own, the number of seeds where all differ on the same ones.
+
+    It is the variance of what images sum up to over seeds, against that of as many independent ones, and never below 1.
+
+    Args:
+        shifts: whether the second of each pair of networks alone gets an image right, 1, or the first alone, -1, or
+            neither (seeds, images).
+    """
+    differing = int(np.abs(shifts).sum())
+    return max(1.0, float(np.square(shifts.sum(axis=0)).sum()) / differing) if differing else 1.0
 
 
 def _student(values: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from onnxprune.results.statistics import (
     interval_over_seeds,
     mean_interval,
     paired_difference,
+    repetition,
 )
 
 
@@ -38,7 +39,7 @@ def test_the_interval_of_a_mean_is_students() -> None:
 def test_a_difference_is_real_beyond_seeds_and_images(
     differences: list[float], lost: int | None, gained: int | None, real: bool
 ) -> None:
-    found = paired_difference(np.array(differences), lost, gained, 360)
+    found = paired_difference(np.array(differences), lost, gained, 360, repeated=1)
     assert found.real is real
     assert (found.mean, found.seeds) == (pytest.approx(np.mean(differences)), len(differences))
     p_values = [stats.ttest_1samp(differences, 0).pvalue] if np.ptp(differences) else []
@@ -52,7 +53,7 @@ def test_a_difference_is_real_beyond_seeds_and_images(
 
 
 def test_seeds_that_agree_by_chance_tell_nothing_where_images_are_not_known() -> None:
-    found = paired_difference(np.array([0.25, 0.25]), None, None, 0)
+    found = paired_difference(np.array([0.25, 0.25]), None, None, 0, repeated=2)
     assert (found.p_value, found.real) == (1.0, False)
 
 
@@ -73,9 +74,35 @@ def test_among_equally_good_ways_a_winner_is_rarely_found() -> None:
         for _ in range(30):
             points = random.normal(0, 0.5 * math.sqrt(2), 3)
             gained = np.round(300 + 50 * points).astype(int)  # of 800 discordant images of 10,000
-            family.append(paired_difference(points, int((800 - gained).sum()), int(gained.sum()), 10_000))
+            family.append(paired_difference(points, int((800 - gained).sum()), int(gained.sum()), 10_000, 1))
         winners += any(difference.real for difference in corrected(family))
     assert winners <= 10, "5 % of 100, and what chance adds to that"
+
+
+def test_what_seeds_differ_in_on_the_same_images_is_one_observation() -> None:
+    """Ways that are as good, but differ on a few images of any test set whatever the seed: new test sets each time."""
+    random, images, seeds, tries = np.random.default_rng(0), 1000, 5, 400
+    real, missed = 0, 0
+    for _ in range(tries):
+        systematic = random.choice([-1, 0, 1], images, p=[0.03, 0.94, 0.03])
+        chance = random.choice([-1, 0, 1], (seeds, images), p=[0.02, 0.96, 0.02])
+        shifts = np.where(systematic != 0, systematic, chance)
+        lost, gained = int((shifts < 0).sum()), int((shifts > 0).sum())
+        found = paired_difference(100 * shifts.mean(axis=1), lost, gained, images, repetition(shifts))
+        real += found.real
+        missed += not found.low <= 0 <= found.high
+    assert real <= 0.07 * tries, "5 %, and what chance adds to that; 30 % if each were an image of its own"
+    assert missed <= 0.07 * tries
+
+
+def test_repetition_is_one_of_other_images_and_the_number_of_seeds_of_the_same() -> None:
+    assert repetition(np.array([[1, -1, 0, 0], [0, 0, 1, 0]])) == 1
+    assert repetition(np.array([[1, -1, 0, 0]] * 3)) == 3
+    assert repetition(np.array([[1, 0], [-1, 0]])) == 1  # not less, by chance
+    assert repetition(np.zeros((2, 4), int)) == 1
+    same = paired_difference(np.array([1.0, 1.0, 1.0]), 3 * 5, 3 * 15, 1000, 3)
+    assert same.p_value == pytest.approx(mcnemar(5, 15))
+    assert (same.low, same.high) == pytest.approx(paired_shares(5, 15, 1000))
 
 
 def test_the_interval_over_seeds_is_no_narrower_than_that_over_images() -> None:
