@@ -88,10 +88,10 @@ def run_sweep(
 
         for device in {point.device for point in plan.points}:
             select_device(device)
-    plan = with_measured_step(plan, verbosity)
+    folder = runs / plan.name
+    plan = with_measured_step(plan, None if others == "replace" else folder, verbosity)
     # before anything is written or trained: most mistakes show here
     materials = Materials(data_dir, verbosity)
-    folder = runs / plan.name
     points = {folder / point.point_id(materials.dataset(point).checksum): point for point in plan.points}
     named = {path.name: point for path, point in points.items()}
     if others == "refuse":

@@ -100,9 +100,9 @@ def search(
         RunError: a point failed, or was removed meanwhile.
     """
     _check(plan)
-    plan = with_measured_step(plan, verbosity)
-    materials = Materials(data_dir, verbosity)
     folder = runs / plan.name
+    plan = with_measured_step(plan, None if replace else folder, verbosity)
+    materials = Materials(data_dir, verbosity)
     tried = _sparsities_in(folder)
     planned = [dataclasses.replace(point, sparsity=sparsity) for point in plan.points for sparsity in tried]
     named = {point.point_id(materials.dataset(point).checksum): point for point in planned}
