@@ -27,7 +27,8 @@ from onnxprune.common.parquet import unpacked_bytes
 from onnxprune.common.spreadsheets import csv_of
 from onnxprune.results import schema
 from onnxprune.results.quality import ACCURACY, quality_of
-from onnxprune.settings.point import FIELDS
+from onnxprune.settings.point import BASES, FIELDS, Point
+from onnxprune.settings.sweep import Sweep
 from onnxprune.settings.vocabulary import CONTROLS, SCHEDULES, TECHNIQUES
 
 if TYPE_CHECKING:
@@ -196,8 +197,34 @@ def recorded_error(folder: Path) -> str | None:
 
 
 def failures(sweep: Path) -> dict[str, str]:
-    """Folder of each failed point of a sweep -> reason."""
-    return {path.parent.name: recorded_error(path.parent) or "" for path in sorted(sweep.glob(f"*/{ERROR}"))}
+    """Folder of each failed point of a sweep -> reason; points whose base failed have one, which was never made."""
+    own = {path.parent.name: recorded_error(path.parent) or "" for path in sorted(sweep.glob(f"*/{ERROR}"))}
+    return {**_failed_with_their_base(sweep), **own}
+
+
+def _failed_with_their_base(sweep: Path) -> dict[str, str]:
+    bases = [path.parent for path in (sweep.absolute().parent / BASES).glob(f"*/{ERROR}")]
+    if not bases:
+        return {}
+    try:
+        points = Sweep.read(sweep / SPEC).points
+    except InputError:  # it may name files that are gone
+        return {}
+    finished = {_without_hash(name) for name, _ in _finished_folders(sweep)}  # since then, by other data
+    found: dict[Point, tuple[str, str]] = {}
+    for base in sorted(bases, key=lambda base: (base / ERROR).stat().st_mtime_ns):
+        config = read_json(base / CONFIG)
+        checksum = str(config.get("data_checksum")) if isinstance(config, dict) else ""
+        for point in points:
+            with contextlib.suppress(InputError):  # a file that decides the id is gone
+                name = point.point_id(checksum)
+                if point.base_id(checksum) == base.name and _without_hash(name) not in finished:
+                    found[point] = (name, f"its base {base.name} failed: {recorded_error(base) or ''}")
+    return dict(found.values())
+
+
+def _without_hash(name: str) -> str:
+    return name.rpartition("-")[0]
 
 
 def result_table(sweep: Path, say: Callable[[str], None] = lambda line: None) -> "pd.DataFrame":

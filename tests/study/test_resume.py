@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -18,6 +19,7 @@ import torch
 from onnxprune.cli import main
 from onnxprune.pruning.decide import decide
 from onnxprune.pruning.request import Masks, Request
+from onnxprune.report.sources import read
 from onnxprune.results import store
 from onnxprune.schedules import context, one_shot
 from onnxprune.settings.vocabulary import TECHNIQUES
@@ -238,6 +240,15 @@ def test_a_base_that_diverges_fails_its_points_and_no_others(tmp_path: Path) -> 
     assert not len(outcome.table)
     again = faults.sweep(tmp_path, learning_rate=1e6, epochs=5)
     assert "in an earlier run" in next(iter(again.failures.values()))
+    told = store.failures(outcome.folder)
+    assert told.keys() == {name for name, reason in outcome.failures.items() if reason.startswith("its base")}
+    assert all(re.match(r"its base \S+ failed: training diverged", reason) for reason in told.values())
+    (source,) = read([outcome.folder])
+    assert source.finished, "report --watch would look for ever"
+    since = outcome.folder / f"{next(iter(told)).rpartition('-')[0]}-00000000"  # of other data
+    since.mkdir()
+    (since / store.METRICS).touch()
+    assert len(store.failures(outcome.folder)) == len(told) - 1
 
 
 def test_the_command_lists_what_failed_and_exits_with_1_until_it_succeeds(
