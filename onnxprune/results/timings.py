@@ -1,7 +1,6 @@
 """What has to be said of the latencies of a sweep before they are relied on."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 
 import pandas as pd
@@ -43,11 +42,13 @@ def remarks(table: pd.DataFrame) -> list[str]:
     timed = table[table["speedup"].notna()]
     said = []
     if "timing_disturbed" in timed and (disturbed := timed[timed["timing_disturbed"].notna()])["speedup"].size:
-        (reason, count), *_ = Counter(disturbed["timing_disturbed"]).most_common(1)
-        of_these = f", {count} of them:" if count < len(disturbed) else ":"
+        reasons, load = disturbed["timing_disturbed"], disturbed["timing_load_average"].max()
+        others = disturbed.get("timing_other_cores", reasons.isna()).to_numpy(float, na_value=0.0)
+        worst = f"{', at worst' if reasons.nunique() > 1 else ''}: {reasons.iloc[int(others.argmax())]}"
+        known = "" if pd.isna(load) else f" (load average up to {load:.1f})"  # not by every system
         said.append(
-            f"Timed on a busy machine: {len(disturbed)} of {len(timed)} points{of_these} {reason} (load average up to "
-            f"{disturbed['timing_load_average'].max():.1f}). `onnxprune retime` measures again."
+            f"Timed on a busy machine: {len(disturbed)} of {len(timed)} points{worst}{known}. `onnxprune retime` "
+            "measures again."
         )
     for _, together in timed.groupby(timed_together(timed)):
         base = together["base_latency_ms_median"].astype(float)

@@ -134,6 +134,16 @@ def test_a_busy_machine_and_speedups_beyond_theory_are_said(tmp_path: Path) -> N
     assert "Beyond theory: 1 of 2 speedups are higher" in beyond, "marks are of one table alone"
 
 
+def test_of_several_disturbed_timings_the_worst_is_named(tmp_path: Path) -> None:
+    folder, points = sweep_of(tmp_path, technique="structured", sparsity=[0, 50, 80])
+    for point, cores in zip(points, (1.4, 1.7, 1.4), strict=True):
+        busy = f"other processes kept {cores} of 2 cores busy"
+        made(folder, point, range(1), timing_disturbed=busy, timing_other_cores=cores)
+    table = store.result_table(folder)
+    (said,) = remarks(table.assign(timing_load_average=pd.NA))  # Windows has none
+    assert "3 of 3 points, at worst: other processes kept 1.7 of 2 cores busy. `onnxprune" in said
+
+
 def test_a_smaller_network_that_is_slower_beyond_noise_is_said(tmp_path: Path) -> None:
     folder, points = sweep_of(tmp_path, technique="structured", sparsity=[0, 20, 50])
     for point, macs, speedup in zip(points, (100, 70, 40), (0.8, 0.97, 2.0), strict=True):
