@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +126,13 @@ def _check_numeric(table: pd.DataFrame, column: str) -> None:
         )
     numbers = table.select_dtypes("number").dropna(axis="columns", how="all")
     if column not in numbers:
-        known = ", ".join(map(str, numbers.columns))
         if column in table and table[column].isna().all():
-            raise InputError(f"nothing in column '{column}': it was not measured; these have numbers: {known}")
-        raise InputError(f"no numeric column '{column}': expected one of {known}")
+            raise InputError(f"nothing in column '{column}': it was not measured")
+        near = get_close_matches(column, map(str, numbers.columns), n=3)
+        raise InputError(
+            f"no numeric column '{column}'"
+            + (f": did you mean {' or '.join(near)}?" if near else "; docs/columns.md has all columns")
+        )
 
 
 def _draw(table: pd.DataFrame, x: str, y: str, out: Path, log: tuple[bool, bool], width: float) -> None:
