@@ -52,16 +52,20 @@ def looks(table: pd.DataFrame, names: pd.Series) -> dict[str, Look]:
     """Name of each curve -> its look, in the order of the rows.
 
     Colour and marker are the technique's and always the same; the dashes tell its variants apart. Where there is one
-    technique only, colour and marker are the variant's.
+    technique only, colour and marker are the variant's. Behind every sixth variant the marker, or of one technique the
+    dashes, are others, so that 36 differ.
     """
     techniques = dict(zip(names, table["technique"], strict=True))
     one = len(set(techniques.values())) == 1
     variants = list(dict.fromkeys(name.partition(", ")[2] for name in techniques))
     found = {}
     for name, technique in techniques.items():
-        variant = variants.index(name.partition(", ")[2])
-        kind = (variant if one else list(TECHNIQUES).index(technique)) % _KINDS
-        found[name] = Look(_COLOURS[kind], kind, variant % _KINDS)
+        sixth, variant = divmod(variants.index(name.partition(", ")[2]), _KINDS)
+        if one:
+            found[name] = Look(_COLOURS[variant], variant, (variant + sixth) % _KINDS)
+        else:
+            kind = list(TECHNIQUES).index(technique)
+            found[name] = Look(_COLOURS[kind % _KINDS], (kind + sixth) % _KINDS, variant)
     return found
 
 

@@ -1,6 +1,7 @@
 """`report`: the page, in a real browser where there is one."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -125,6 +126,14 @@ def test_criteria_of_a_single_technique_differ_in_colour() -> None:
     found = looks(rows, named_series(rows))
     assert list(found) == ["weight, l1", "weight, l2", "weight, random"]
     assert len({look.colour for look in found.values()}) == 3
+
+
+@pytest.mark.parametrize("techniques", [["weight"], ["weight", "neuron", "structured", "unstructured"]])
+def test_many_variants_differ_in_their_looks(techniques: list[str]) -> None:
+    pairs = list(itertools.product(techniques, range(30)))
+    rows = pd.DataFrame({"technique": [name for name, _ in pairs], "batch_size": [size for _, size in pairs]})
+    found = looks(rows, named_series(rows))
+    assert len(found) == len({*found.values()}) == len(pairs)
 
 
 def test_collapsed_networks_do_not_stretch_an_axis() -> None:
