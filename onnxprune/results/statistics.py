@@ -8,6 +8,8 @@ import numpy as np
 
 from onnxprune.common.shares import SIGNIFICANT, Interval, mcnemar, paired_shares
 
+_DIGITS = 9  # of points, behind which there is rounding alone
+
 
 def mean_interval(values: np.ndarray) -> Interval:
     """Student's interval of the mean of two independent values or more (n,)."""
@@ -79,7 +81,8 @@ def paired_difference(
     if seeds > 1:
         interval = _no_narrower(mean_interval(differences), interval)
     p_value = max(p_values, default=1.0)
-    return Difference(float(np.mean(differences)), *interval, seeds, p_value, p_value < SIGNIFICANT)
+    mean = round(float(np.mean(differences)), _DIGITS) + 0.0  # what cancels out is 0, and not -7e-15, shown as -0.00
+    return Difference(mean, *interval, seeds, p_value, p_value < SIGNIFICANT)
 
 
 def repetition(shifts: np.ndarray) -> float:

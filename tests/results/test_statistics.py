@@ -52,6 +52,12 @@ def test_a_difference_is_real_beyond_seeds_and_images(
         assert (found.low, found.high) == max(intervals, key=lambda interval: interval.high - interval.low)
 
 
+def test_what_cancels_out_is_no_negative_zero() -> None:
+    right = 100 * np.array([[321, 320], [317, 318]]) / 360
+    found = paired_difference(right[:, 1] - right[:, 0], 1, 1, 360, repeated=1)
+    assert f"{found.mean:+.2f}" == "+0.00"
+
+
 def test_seeds_that_agree_by_chance_tell_nothing_where_images_are_not_known() -> None:
     found = paired_difference(np.array([0.25, 0.25]), None, None, 0, repeated=2)
     assert (found.p_value, found.real) == (1.0, False)
