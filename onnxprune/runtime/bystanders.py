@@ -38,10 +38,11 @@ class Bystanders:
     def disturbance(self, times_ms: np.ndarray, threads: int) -> Disturbance:
         """What the timing of these runs (runs,), each on so many threads, had to bear."""
         seconds, everyone, own = (after - before for after, before in zip(self._sample(), self._start, strict=True))
-        others = max(0.0, (everyone - own) / seconds) if seconds > 0 else 0.0
+        cores = os.cpu_count() or 1
+        # the system counts in ticks: over a short while they may sum up to more than there is, or to less than nothing
+        others = min(float(cores), max(0.0, (everyone - own) / seconds)) if seconds > 0 else 0.0
         low, median, high = np.percentile(times_ms, (25, 50, 75))
         spread = float((high - low) / median) if median > 0 else 0.0
-        cores = os.cpu_count() or 1
         said = []
         if others > max(0, cores - threads) + _SPARE:
             said.append(f"other processes kept {others:.1f} of {cores} cores busy")

@@ -324,6 +324,15 @@ def test_the_lock_passes_over_a_process_that_has_been_timing_for_over_75_minutes
     assert said[1] == f"process {other.pid} has been timing since {holder['since']}, far too long: not waited for"
 
 
+def test_others_keep_no_more_cores_busy_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick of the system's clock, 10 ms of every core, seen within 1 ms."""
+    samples = iter([(0.0, 0.0, 0.0), (0.001, 0.01 * (os.cpu_count() or 1), 0.0)])
+    monkeypatch.setattr(Bystanders, "_sample", lambda self: next(samples))
+    found = Bystanders().disturbance(np.ones(9), 1)
+    assert found.others == (os.cpu_count() or 1)
+    assert found.busy == f"other processes kept {os.cpu_count()}.0 of {os.cpu_count()} cores busy"
+
+
 def test_what_other_processes_do_is_told():
     times = np.full(100, 2.0)
     calm = Bystanders().disturbance(times, 1)
