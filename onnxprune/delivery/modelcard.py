@@ -222,11 +222,13 @@ def _data_title(row: Mapping[str, Any]) -> str:
 
 def _summary(row: Mapping[str, Any], seeds: int) -> str:
     technique = TECHNIQUES[row["technique"]]
-    goes = (
-        "output channels and units, so the network is smaller"
-        if technique.unit == "channel"
-        else "single weights, which are stored as zeros"
-    )
+    if technique.unit != "channel":
+        goes = "single weights, which are stored as zeros"
+        goes += "" if row.get("keep_dead") else "; units that had none left are gone"
+    elif row.get("granularity") == "layer":
+        goes = "whole layers, so the network is smaller"
+    else:
+        goes = "output channels and units, so the network is smaller"
     tuned = f"schedule {_code(row['schedule'])}"
     control = row.get("control") or "none"
     if control != "none":

@@ -334,6 +334,12 @@ def test_the_card_tells_what_chose_the_units_and_what_the_images_were_for() -> N
     assert "control `random`: as many units, chosen at random, then fine-tuned for 2 epoch(s))" in by_chance
     scratch = modelcard._summary({**row, "control": "scratch"}, 1)
     assert "trained from new random weights for all epochs)" in scratch and "fine-tuned" not in scratch
+    weights = {**row, "technique": "weight", "criterion": "l1"}
+    gone = "Pruning removed single weights, which are stored as zeros; units that had none left are gone"
+    assert gone in modelcard._summary(weights, 1)
+    assert "are gone" not in modelcard._summary({**weights, "keep_dead": True}, 1)
+    layers = modelcard._summary({**row, "technique": "structured", "granularity": "layer"}, 1)
+    assert "Pruning removed whole layers, so the network is smaller" in layers
     assert "It was made of a trained file with 200 images and tested on 360." in modelcard._limits(row)[0]
     assert "It was trained on 200 images and tested on 360." in modelcard._limits({**row, "model": "cnn"})[0]
 
