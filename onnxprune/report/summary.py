@@ -173,13 +173,12 @@ def _best(rows: pd.DataFrame, wanted: list[Constraint], variants: tuple[str, ...
 
 @dataclass(frozen=True)
 class Comparison:
-    """Accuracy and speedup of the same points in several studies, each with its difference from the first.
+    """Accuracy and speedup of the same points in several studies.
 
     Attributes:
         studies: what is compared.
         quality: "accuracy", or "fidelity" where no study has labels.
-        rows: what was done, then of each study the accuracy, and from the second on its difference, and likewise the
-            speedup and its ratio; None where there is none.
+        rows: what was done, then the accuracy of each study, and the speedup of each; None where there is none.
     """
 
     studies: list[str]
