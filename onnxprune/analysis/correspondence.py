@@ -33,10 +33,17 @@ def pair_names(own: Sequence[str], theirs: Sequence[str]) -> dict[str, str]:
 def difference(
     base_names: Sequence[str], names: Sequence[str], base: Sequence[Any], other: Sequence[Any]
 ) -> tuple[OutputDifference, list[str]]:
-    """How outputs differ, and which of them correspond by position, their names being different."""
-    if len(base) != len(other):
-        return OutputDifference(None, None, f"it has {len(other)} outputs, the base has {len(base)}"), []
+    """How outputs differ, and which of them correspond by position, their names being different.
+
+    Where one file has more outputs than the other, nothing tells which of other names correspond: they are left out.
+    """
     partners = pair_names(names, base_names)
+    notes = []
+    if len(base) != len(other):
+        partners = {name: name for name in partners if name in base_names}
+        notes.append(f"its outputs are {len(other)}, the base's {len(base)}: compared by name, {len(partners)} in both")
+        if not partners:
+            return OutputDifference(None, None, notes[0]), []
     values = dict(zip(base_names, base, strict=True))
     found = dict(zip(names, other, strict=True))
     renamed = [f"{own!r} with {theirs!r}" for own, theirs in partners.items() if own != theirs]
@@ -46,16 +53,17 @@ def difference(
     ]
     shapes = [[getattr(value, "shape", None) for value in part] for part in zip(*pairs, strict=True)]
     if shapes[0] != shapes[1]:
-        return OutputDifference(None, None, f"outputs differ in shape: {shapes[0]} and {shapes[1]}"), renamed
+        notes.append(f"outputs differ in shape: {shapes[0]} and {shapes[1]}")
+        return OutputDifference(None, None, "; ".join(notes)), renamed
     numbers = [pair for pair in pairs if np.issubdtype(getattr(pair[0], "dtype", object), np.number)]
     if not numbers:
-        return OutputDifference(None, None, "outputs are not numbers"), renamed
-    left_out = len(pairs) - len(numbers)
-    note = f"of {len(pairs)} outputs {left_out} are no tensors of numbers, and not compared" if left_out else None
+        return OutputDifference(None, None, "; ".join([*notes, "outputs are not numbers"])), renamed
+    if len(numbers) < len(pairs):
+        notes.append(f"no tensors of numbers, and not compared: {len(pairs) - len(numbers)} of {len(pairs)} outputs")
     differences = [_largest(a, b) for a, b in numbers if a.size]
     first, second = numbers[0]
     same = float((first.argmax(axis=1) == second.argmax(axis=1)).mean()) if first.ndim == 2 and first.size else None
-    return OutputDifference(float(np.max(differences, initial=0.0)), same, note), renamed
+    return OutputDifference(float(np.max(differences, initial=0.0)), same, "; ".join(notes) or None), renamed
 
 
 def _largest(first: np.ndarray, second: np.ndarray) -> float:

@@ -294,6 +294,28 @@ def test_where_names_differ_it_is_said_that_the_position_decides(tmp_path):
     assert entry.pairing == "paired by position, their names differ: 'z' with 'b'"
 
 
+def test_outputs_that_one_file_lacks_do_not_hide_how_the_common_ones_differ(tmp_path):
+    base = two_inputs(tmp_path / "base.onnx", "ab", "yh")
+    fewer = two_inputs(tmp_path / "fewer.onnx", "ab", "h")
+    moved = graphs.write(
+        tmp_path / "moved.onnx",
+        "g (float[8, 4] a, float[8, 4] b) => (float[8, 4] y) { h = MatMul (a, w) r = Sub (h, b) y = Add (r, one) }",
+        w=np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32),
+        one=np.ones(1, np.float32),
+    )
+    other = graphs.write(
+        tmp_path / "other.onnx", "g (float[8, 4] a, float[8, 4] b) => (float[8, 4] z) { z = Sub (a, b) }"
+    )
+    first, second, third = compare(base, [fewer, moved, other], threads=1, seconds=0.01)[1:]
+    assert first.outputs.max_abs == 0
+    assert first.outputs.note == "its outputs are 1, the base's 2: compared by name, 1 in both"
+    assert second.outputs.max_abs == pytest.approx(1, abs=1e-5)
+    assert third.outputs.max_abs is None
+    assert third.pairing is None
+    (back,) = compare(fewer, [base], threads=1, seconds=0.01)[1:]
+    assert back.outputs.max_abs == 0
+
+
 def test_an_incomplete_count_promises_nothing(tmp_path):
     body = """g (float[8, 4] x) => (float y) {
         n = NonZero (x) c = Cast <to = 1> (n) t = Transpose (c) m = MatMul (t, w) y = ReduceSum <keepdims = 0> (m)
