@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 
 from onnxprune.commands.console import echo
-from onnxprune.commands.options import FloatRange
+from onnxprune.commands.options import FloatRange, PathName
 from onnxprune.common.progress import MOST_DROP
 
 
 @click.command()
-@click.argument("sweep", type=click.Path(path_type=Path))
+@click.argument("sweep", type=PathName(path_type=Path))
 @click.option(
     "--max-drop",
     type=FloatRange(min=0),

@@ -17,6 +17,7 @@ from onnxprune.commands.options import (
     SECONDS,
     THREADS,
     GivenInputs,
+    PathName,
     check_measured,
     one_form,
     warn,
@@ -36,8 +37,8 @@ _OF_MACS = ("macs", "effective_macs")
 
 
 @click.command()
-@click.argument("base", type=click.Path(path_type=Path))
-@click.argument("others", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="OTHER...")
+@click.argument("base", type=PathName(path_type=Path))
+@click.argument("others", type=PathName(path_type=Path), nargs=-1, required=True, metavar="OTHER...")
 @BATCH_SIZES
 @INPUTS
 @DEVICE

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.commands.console import echo, prose
-from onnxprune.commands.options import FloatRange, machine_readable, print_rows, warn
+from onnxprune.commands.options import FloatRange, PathName, machine_readable, print_rows, warn
 from onnxprune.common.progress import MOST_DROP
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("sweep", type=click.Path(path_type=Path))
+@click.argument("sweep", type=PathName(path_type=Path))
 @click.option(
     "--max-drop",
     type=FloatRange(min=0),
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--max-bytes", type=click.IntRange(min=0), metavar="N", help="Largest ONNX file.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathName(path_type=Path, file_okay=False),
     default=Path("models"),
     show_default=True,
     help="Folder that the model goes to.",

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from onnxprune.commands.console import echo, prose
-from onnxprune.commands.options import DATA_DIR, IMAGE_SIZE, machine_readable, print_rows
+from onnxprune.commands.options import DATA_DIR, IMAGE_SIZE, PathName, machine_readable, print_rows
 
 
 @click.command()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathName(path_type=Path, file_okay=False),
     default=Path("experiments/runs"),
     show_default=True,
     help="Folder that results will go under.",

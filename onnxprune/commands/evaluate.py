@@ -14,6 +14,7 @@ from onnxprune.commands.options import (
     MEAN,
     STD,
     THREADS,
+    PathName,
     check_measured,
     machine_readable,
     print_rows,
@@ -31,7 +32,7 @@ _PAIRS = 10
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PathName(path_type=Path))
 @click.option(
     "--dataset", required=True, help="Data: a name of 'onnxprune datasets', FILE.npz, or a FOLDER of pictures."
 )

@@ -30,14 +30,24 @@ class FloatRange(click.FloatRange):
         return found
 
 
+class PathName(click.Path):
+    """A path; an empty one, as an unset variable of a shell gives, is none: click lets it pass, as the folder we are
+    in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("expected a path, got an empty one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 DATA_DIR = click.option(
     "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathName(path_type=Path, file_okay=False),
     help="Folder of the datasets  [default: $ONNXPRUNE_DATA, else a cache folder].",
 )
 RUNS = click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathName(path_type=Path, file_okay=False),
     default=Path("experiments/runs"),
     show_default=True,
     help="Folder that results go under.",

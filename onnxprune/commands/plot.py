@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from onnxprune.commands.console import echo
-from onnxprune.commands.options import WHERE, FloatRange, warn
+from onnxprune.commands.options import WHERE, FloatRange, PathName, warn
 
 
 @click.command()
-@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, type=PathName(path_type=Path))
 @click.option(
     "--x",
     default="achieved_sparsity",
@@ -35,7 +35,7 @@ from onnxprune.commands.options import WHERE, FloatRange, warn
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathName(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Figure to write; .pdf, .svg or .png decides the format  [default: Y-over-X.pdf in the folder of the first "
     "sweep].",

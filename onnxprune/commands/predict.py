@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 
 from onnxprune.commands.console import prose
-from onnxprune.commands.options import check_measured, machine_readable, print_rows
+from onnxprune.commands.options import PathName, check_measured, machine_readable, print_rows
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("model", type=PathName(path_type=Path))
+@click.argument("images", type=PathName(path_type=Path), nargs=-1, required=True, metavar="IMAGE...")
 @machine_readable
 def predict(model: Path, images: tuple[Path, ...], output: str | None) -> None:
     """Classify picture files, using the metadata in an ONNX file.

@@ -9,7 +9,7 @@ import click
 
 from onnxprune.commands.cells import MISSING
 from onnxprune.commands.console import echo, prose
-from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs, one_form
+from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs, PathName, one_form
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import is_folder
 from onnxprune.common.output import printable
@@ -38,7 +38,7 @@ class _NodeNumber(click.ParamType):
 
 
 @click.command()
-@click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", type=PathName(path_type=Path), nargs=-1, required=True, metavar="MODEL...")
 @BATCH_SIZES
 @INPUTS
 @DEVICE
@@ -58,7 +58,7 @@ class _NodeNumber(click.ParamType):
 @click.option(
     "--html",
     "page",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathName(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Write a page of one model too: its heaviest nodes, memory from node to node, what bounds each node.",
 )

@@ -17,6 +17,7 @@ from onnxprune.commands.options import (
     STD,
     THREADS,
     GivenInputs,
+    PathName,
     machine_readable,
     print_rows,
 )
@@ -31,7 +32,7 @@ _MOST_NAMES = 4  # of frozen groups of one reason
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PathName(path_type=Path))
 @click.option(
     "--sparsity",
     type=float,
@@ -81,7 +82,7 @@ _MOST_NAMES = 4  # of frozen groups of one reason
     "-o",
     "--output",
     "path",
-    type=click.Path(path_type=Path),
+    type=PathName(path_type=Path),
     metavar="FILE",
     help="File to write; an existing one is replaced  [default: MODEL-structured-50.onnx beside MODEL].",
 )

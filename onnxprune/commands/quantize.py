@@ -16,6 +16,7 @@ from onnxprune.commands.options import (
     STD,
     THREADS,
     GivenInputs,
+    PathName,
     machine_readable,
     print_rows,
 )
@@ -28,7 +29,7 @@ _MOST_LINES = 12  # of layers left in float32, each with its own reason
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PathName(path_type=Path))
 @click.option(
     "--type",
     default="int8",
@@ -73,7 +74,7 @@ _MOST_LINES = 12  # of layers left in float32, each with its own reason
     "-o",
     "--output",
     "path",
-    type=click.Path(path_type=Path),
+    type=PathName(path_type=Path),
     metavar="FILE",
     help="File to write; an existing one is replaced  [default: MODEL-int8.onnx beside MODEL].",
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxprune.commands.console import echo
-from onnxprune.commands.options import warn
+from onnxprune.commands.options import PathName, warn
 from onnxprune.common.output import printable
 
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ _SECONDS = 5
 
 
 @click.command()
-@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True, type=PathName(path_type=Path))
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathName(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Page to write  [default: report.html in the folder of the first sweep].",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxprune.commands.console import echo, prose
-from onnxprune.commands.options import DATA_DIR, machine_readable, print_rows, warn
+from onnxprune.commands.options import DATA_DIR, PathName, machine_readable, print_rows, warn
 from onnxprune.common.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("folder", type=PathName(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathName(path_type=Path, file_okay=False),
     help="New folder to keep the rerun in  [default: a temporary one].",
 )
 @DATA_DIR

@@ -5,14 +5,14 @@ from pathlib import Path
 import click
 
 from onnxprune.commands.console import echo
-from onnxprune.commands.options import machine_readable
+from onnxprune.commands.options import PathName, machine_readable
 from onnxprune.commands.report import PAGE
 from onnxprune.commands.study import print_table, write_report
 from onnxprune.common.errors import just_written
 
 
 @click.command()
-@click.argument("sweep", type=click.Path(path_type=Path))
+@click.argument("sweep", type=PathName(path_type=Path))
 @machine_readable
 def retime(sweep: Path, output: str | None) -> None:
     """Measure the latencies of a sweep again.

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxprune.commands.console import echo
-from onnxprune.commands.options import DATA_DIR, RUNS, machine_readable, print_rows
+from onnxprune.commands.options import DATA_DIR, RUNS, PathName, machine_readable, print_rows
 from onnxprune.commands.points import PointCommand
 
 _SPARSITIES = "10:90:10"
@@ -40,7 +40,7 @@ class _SensitivityCommand(PointCommand):
 )
 @click.option(
     "--figure",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathName(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Draw a heat map too; .pdf, .svg or .png decides the format.",
 )

@@ -18,6 +18,7 @@ from onnxprune.commands.options import (
     SEEDS,
     WHERE,
     WORKERS,
+    PathName,
     executor,
     one_form,
     warn,
@@ -91,7 +92,7 @@ def _folders(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(cls=PointCommand)
-@click.argument("spec", required=False, type=click.Path(path_type=Path))
+@click.argument("spec", required=False, type=PathName(path_type=Path))
 @NAME
 @SEEDS
 @click.option(
@@ -222,7 +223,7 @@ def print_table(folder: Path, table: "pd.DataFrame", output: str | None) -> None
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PathName(path_type=Path))
 @one_form(**_ROWS, latex="Print a table for a paper, with booktabs.", markdown="Print the same table as Markdown.")
 @click.option("--where", multiple=True, metavar="CONDITION", help=WHERE)
 def results(folder: Path, output: str | None, where: tuple[str, ...]) -> None:

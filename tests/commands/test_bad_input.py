@@ -88,6 +88,22 @@ def test_bad_input_is_told_in_lines_and_nothing_is_written(
     assert sorted(path for path in place.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["profile", "profile x --html", "predict mlp.onnx", "clean", "compare mlp.onnx", "report", "doctor --data-dir"],
+)
+def test_an_empty_path_is_not_the_folder_we_are_in(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained.mlp(tmp_path / "mlp.onnx")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["onnxprune", *line.split(), ""])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "expected a path, got an empty one" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("line", ["predict {1} x.png", "evaluate {0} --dataset {1}", "report {1}", "compare {1} {1}"])
 def test_what_may_not_be_looked_at_is_bad_input(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -124,7 +140,7 @@ def test_every_problem_of_a_spec_is_told_with_the_nearest_name(
 
 @pytest.mark.parametrize(
     ("page", "words"),
-    [("", "is a folder"), ("mlp.onnx", "the model"), ("x" * 300, "too long"), ("x" * 250, "too long")],
+    [("mlp.onnx", "the model"), ("x" * 300, "too long"), ("x" * 250, "too long")],
 )
 def test_a_page_that_cannot_be_written_is_one_line(
     page: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
