@@ -262,7 +262,7 @@ def check_measured(model: Path) -> None:
     Raises:
         InputError: its SHA-256 is not the one in the record beside it.
     """
-    if (model.parent / "metrics.json").exists():
+    if model.is_file() and (model.parent / "metrics.json").exists():  # where it may not be looked at, it is named
         from onnxprune.results.store import check_measured as check
 
         check(model)

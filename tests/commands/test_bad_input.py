@@ -121,7 +121,7 @@ def test_what_may_not_be_looked_at_is_bad_input(
         main()
     (told,) = capfd.readouterr().err.splitlines()
     assert stopped.value.code == 2
-    assert told.startswith("Error: ") and "Permission denied" in told
+    assert told.startswith("Error: ") and "Permission denied" in told and str(place / "inside") in told
 
 
 def test_every_problem_of_a_spec_is_told_with_the_nearest_name(
