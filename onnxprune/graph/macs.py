@@ -217,7 +217,11 @@ def _einsum(site: Site) -> list[Product]:
         for name, size in zip(names, shape, strict=True):
             sizes[name] = max(size, sizes.get(name, 1))  # 1 is broadcast
     pairs = len(terms) - 1
-    return [Product(pairs * prod(sizes.values()), (1, 0) if pairs == 1 else ())]
+    if pairs != 1:
+        return [Product(pairs * prod(sizes.values()))]
+    letters = [term.replace(".", "") for term in terms]
+    # of a term with an index twice the diagonal alone takes part, whatever zeros are beside it
+    return [Product(prod(sizes.values()), tuple(at for at in (1, 0) if len(set(letters[at])) == len(letters[at])))]
 
 
 def _einsum_note(site: Site) -> str | None:

@@ -72,6 +72,16 @@ def test_einsum_multiplies_over_all_indices(path, equation, shapes, macs):
     assert bool(counts.notes) == (len(shapes) > 2)
 
 
+@pytest.mark.parametrize(("equation", "skipped"), [("ij,jk->ik", 12), ("ij,jj->i", 0), ("ij,jj->ij", 0)])
+def test_zeros_beside_the_diagonal_that_an_einsum_reads_are_none_that_it_multiplies_by(path, equation, skipped):
+    eye = np.eye(3, dtype=np.float32)
+    output = np.einsum(equation, np.ones((2, 3)), eye).shape
+    counts = count(
+        one_node(path, "Einsum", {"x": (2, 3), "w": (3, 3)}, {"y": output}, constants={"w": eye}, equation=equation)
+    )
+    assert counts.macs - counts.effective_macs == skipped
+
+
 def test_attention_of_four_dimensions_with_fewer_heads_of_keys(path):
     batch, heads, queries, keys, size, width = 2, 8, 5, 7, 4, 6
     shapes = {"q": (batch, heads, queries, size), "k": (batch, 2, keys, size), "v": (batch, 2, keys, width)}
