@@ -10,6 +10,7 @@ import numpy as np
 from onnxprune.analysis.classifier import Classifier, shape_text
 from onnxprune.analysis.evaluation import Scores, score
 from onnxprune.common.errors import InputError
+from onnxprune.common.output import plural
 from onnxprune.common.shares import Interval, accuracy_interval
 from onnxprune.data.dataset import Dataset
 from onnxprune.graph.metadata import Normalisation
@@ -96,7 +97,8 @@ def assess(classifier: Classifier, dataset: Dataset, normalisation: Normalisatio
     outputs = classifier.logits(test.images[:1], normalisation).shape[1]  # cheap, before the whole test set
     if outputs != len(dataset.classes):
         raise InputError(
-            f"{classifier.path}: answers with {outputs} classes, {dataset.name} has {len(dataset.classes)}"
+            f"{classifier.path}: answers with {plural(outputs, 'class', 'es')}, {dataset.name} has "
+            f"{len(dataset.classes)}"
         )
     logits = classifier.logits(test.images, normalisation)
     finite = np.isfinite(logits).all(axis=1)

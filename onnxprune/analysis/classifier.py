@@ -12,6 +12,7 @@ from onnxprune.analysis.evaluation import as_logits
 from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import identities
+from onnxprune.common.output import plural
 from onnxprune.graph.baking import BAKED
 from onnxprune.graph.files import load
 from onnxprune.graph.images import ImageInput
@@ -78,7 +79,7 @@ class Classifier:
             images = np.concatenate([images, filler])
         found = scores(self.path, images, normalisation, size, device=self.device, threads=self.threads)
         if found.ndim != 2 or len(found) != len(images):
-            raise InputError(f"{self.path}: answers with {list(found.shape)} to {len(images)} images")
+            raise InputError(f"{self.path}: answers with {list(found.shape)} to {plural(len(images), 'image')}")
         return as_logits(found[:count])
 
 

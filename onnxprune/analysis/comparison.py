@@ -16,6 +16,7 @@ from onnxprune.analysis.verdict import Facts, Verdict, judge
 from onnxprune.common.environment import usable_cores
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.files import identities
+from onnxprune.common.output import plural
 from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.counting import count_model
 from onnxprune.graph.counts import Counts
@@ -235,7 +236,9 @@ def _paired_inputs(path: Path, model: Any, base: Path, shapes: Mapping[str, Shap
     initializers = {tensor.name for tensor in model.graph.initializer}
     names = [value.name for value in model.graph.input if value.name not in initializers]
     if len(names) != len(shapes):
-        raise InputError(f"{path}: it has {len(names)} inputs, {base} has {len(shapes)}: they cannot be compared")
+        raise InputError(
+            f"{path}: it has {plural(len(names), 'input')}, {base} has {len(shapes)}: they cannot be compared"
+        )
     return pair_names(names, list(shapes))
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.output import plural
 
 _TOP = 5
 _SAME = 1e-6  # logits that differ by no more than this between images are the same
@@ -48,7 +49,9 @@ def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
         raise InputError(f"logits of shape {logits.shape} do not fit labels of shape {labels.shape}")
     classes = logits.shape[1]
     if labels.min() < 0 or labels.max() >= classes:
-        raise InputError(f"labels {labels.min()} to {labels.max()} do not fit a model of {classes} classes")
+        raise InputError(
+            f"labels {labels.min()} to {labels.max()} do not fit a model of {plural(classes, 'class', 'es')}"
+        )
     logits = logits.astype(np.float64)
     finite = np.isfinite(logits).all(axis=1)
     rank = _rank_of_label(logits, labels)

@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxprune.analysis.classifier import Classifier, softmax
 from onnxprune.common.errors import InputError
+from onnxprune.common.output import plural
 from onnxprune.data.pictures import read_picture
 from onnxprune.data.registry import DATASETS
 from onnxprune.graph.metadata import MOST_VALUES
@@ -83,7 +84,8 @@ def predict(classifier: Classifier, paths: list[Path]) -> list[Prediction]:
     logits = classifier.logits(images, metadata.normalisation)
     if logits.shape[1] != len(metadata.classes):
         raise InputError(
-            f"{classifier.path}: answers with {logits.shape[1]} classes, its metadata name {len(metadata.classes)}"
+            f"{classifier.path}: answers with {plural(logits.shape[1], 'class', 'es')}, its metadata name "
+            f"{len(metadata.classes)}"
         )
     if not np.isfinite(logits).all():
         raise InputError(f"{classifier.path}: its answer is not finite numbers: the model is damaged")

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.commands.cells import MISSING, SHORT, compact, int8_headings, plural, terminal
+from onnxprune.commands.cells import MISSING, SHORT, compact, int8_headings, terminal
 from onnxprune.commands.columns import columns
 from onnxprune.commands.console import echo
+from onnxprune.common.output import plural
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of
 
 if TYPE_CHECKING:

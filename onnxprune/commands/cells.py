@@ -63,7 +63,3 @@ def compact(number: float) -> str:
 
 def whole(number: Any) -> str:
     return f"{number:,}" if isinstance(number, Integral) else "?"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")

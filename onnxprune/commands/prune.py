@@ -21,7 +21,7 @@ from onnxprune.commands.options import (
     machine_readable,
     print_rows,
 )
-from onnxprune.common.output import printable
+from onnxprune.common.output import plural, printable
 from onnxprune.common.widths import DEFAULT_STEP
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _quality(report: "PruneReport") -> tuple[list[str], list[list[str]]]:
         rows.append(["same highest score", MISSING, f"{plain.agreement:.2f} %", f"{found.agreement:.2f} %"])
     if accuracy is not None and report.tested is not None:
         rows += accuracy_rows(accuracy, report.tested)
-    return [f"on {found.samples} held-out samples", ">original", ">pruned", ">recovered"], rows
+    return [f"on {plural(found.samples, 'held-out sample')}", ">original", ">pruned", ">recovered"], rows
 
 
 def _groups(groups: "Sequence[GroupReport]") -> tuple[list[str], list[list[str]]]:
@@ -276,7 +276,7 @@ def _frozen(groups: "Sequence[GroupReport]") -> list[str]:
     """Frozen groups one by one or, where there are many, by their reason."""
     frozen = [group for group in groups if group.frozen is not None]
     lines = [
-        f"  {_names(group.producers)}, {group.units:,} units: {group.frozen}"
+        f"  {_names(group.producers)}, {plural(group.units, 'unit')}: {group.frozen}"
         + (f" ({group.frozen_by})" if group.frozen_by else "")
         for group in frozen
     ]
@@ -285,7 +285,7 @@ def _frozen(groups: "Sequence[GroupReport]") -> list[str]:
         for group in frozen:
             by_reason.setdefault(str(group.frozen), []).append(group)
         lines = [
-            f"  {len(found)} of them, {sum(group.units for group in found):,} units: {reason}; made by "
+            f"  {len(found)} of them, {plural(sum(group.units for group in found), 'unit')}: {reason}; made by "
             + _names([name for group in found for name in group.producers])
             for reason, found in by_reason.items()
         ]

@@ -20,7 +20,7 @@ from onnxprune.commands.options import (
     machine_readable,
     print_rows,
 )
-from onnxprune.common.output import printable
+from onnxprune.common.output import plural, printable
 
 if TYPE_CHECKING:
     from onnxprune.quantization.result import LayerReport, QuantizeReport
@@ -205,7 +205,7 @@ def _quality(report: "QuantizeReport") -> tuple[list[str], list[list[str]]]:
         rows.append(["drop that --max-drop limits, points", MISSING, f"{report.drop:.2f}"])
     if accuracy is not None and report.tested is not None:
         rows += accuracy_rows(accuracy, report.tested)
-    return [f"on {found.samples} held-out samples", ">original", ">quantised"], rows
+    return [f"on {plural(found.samples, 'held-out sample')}", ">original", ">quantised"], rows
 
 
 def _kept(report: "QuantizeReport") -> list[str]:
@@ -217,7 +217,8 @@ def _kept(report: "QuantizeReport") -> list[str]:
     lines = [f"  {layer.layer}, {100 * layer.macs_share:.1f} % of the MACs: {_reason(layer)}" for layer in kept]
     if len(lines) > _MOST_LINES:
         lines = [
-            f"  {len(found)} layers, {100 * sum(layer.macs_share for layer in found):.1f} % of the MACs: {reason}"
+            f"  {plural(len(found), 'layer')}, {100 * sum(layer.macs_share for layer in found):.1f} % of the MACs: "
+            f"{reason}"
             for reason, found in by_reason.items()
         ]
     return ["Left in float32:", *lines] if lines else []

@@ -9,9 +9,10 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from onnxprune.commands.cells import MISSING, compact, int8_headings, plural, spread, terminal, whole
+from onnxprune.commands.cells import MISSING, compact, int8_headings, spread, terminal, whole
 from onnxprune.commands.console import prose
 from onnxprune.common.errors import RunError
+from onnxprune.common.output import plural
 from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import by_study, choose, constraints

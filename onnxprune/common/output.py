@@ -108,3 +108,8 @@ def printable_lines(text: str) -> str:
     if all(letter.isprintable() or letter in "\n\t" for letter in text):
         return text
     return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
+
+
+def plural(count: int, noun: str, ending: str = "s") -> str:
+    """A number of things: "1 seed", "2,000 seeds"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else ending)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.common.errors import InputError
+from onnxprune.common.output import plural
 from onnxprune.data.source import Arrays, DatasetInfo
 
 _PIXELS = "uint8 (pixels 0 to 255), other whole numbers from 0 to 255, or floats from 0 to 1"
@@ -37,7 +38,9 @@ def checked(
     )
     for key, images, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
         if len(images) != len(labels):
-            raise InputError(f"{source}: {len(images):,} images in x_{key} but {len(labels):,} labels in y_{key}")
+            raise InputError(
+                f"{source}: {plural(len(images), 'image')} in x_{key} but {plural(len(labels), 'label')} in y_{key}"
+            )
     if x_train.shape[1:] != x_test.shape[1:]:
         raise InputError(f"{source}: images of x_train are {x_train.shape[1:]}, those of x_test {x_test.shape[1:]}")
     if len(y_train) < 2:

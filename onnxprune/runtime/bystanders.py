@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 
+from onnxprune.common.output import plural
+
 _MUCH_SPREAD = 0.3  # of the median
 
 _SPARE = 0.25  # cores that a few background processes may use
@@ -45,7 +47,7 @@ class Bystanders:
         spread = float((high - low) / median) if median > 0 else 0.0
         said = []
         if others > max(0, cores - threads) + _SPARE:
-            said.append(f"other processes kept {others:.1f} of {cores} cores busy")
+            said.append(f"other processes kept {others:.1f} of {plural(cores, 'core')} busy")
         if spread > _MUCH_SPREAD:
             said.append(f"the middle half of the runs spreads over {100 * spread:.0f} % of the median")
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -260,8 +260,10 @@ def test_files_that_do_not_take_the_same_input_are_one_line(tmp_path, files):
     graphs.write(tmp_path / "two.onnx", two)
     graphs.write(tmp_path / "flat.onnx", "g (float[n, 4] x) => (float[n, 4] y) { y = Relu (x) }")
     graphs.write(tmp_path / "int.onnx", "g (int64[n, 4] x) => (int64[n, 4] y) { y = Identity (x) }")
-    with pytest.raises(InputError, match=r"has 2 inputs, .* has 1"):
+    with pytest.raises(InputError, match=r"has 2 inputs, .* has 1:"):
         compare(tmp_path / "flat.onnx", [tmp_path / "two.onnx"])
+    with pytest.raises(InputError, match=r"has 1 input, .* has 2:"):
+        compare(tmp_path / "two.onnx", [tmp_path / "flat.onnx"])
     with pytest.raises(InputError, match=r"int64.* the base's is .*float"):
         compare(tmp_path / "flat.onnx", [tmp_path / "int.onnx"])
     with pytest.raises(InputError, match=r"\[8, 3, 32, 32\] does not fit the input x \[n, 4\]"):

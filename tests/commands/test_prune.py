@@ -87,7 +87,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arg
         ("mlp.onnx --sparsity 50 -o folder", "is a folder"),
         ("mlp.onnx --sparsity 50 -o .", "is a folder"),
         ("mlp.onnx --sparsity 50 -o /", "is a folder"),
-        ("mlp.onnx --sparsity 50 --output=", "is a folder"),
+        ("mlp.onnx --sparsity 50 --output=", "expected a path, got an empty one"),
         (f"mlp.onnx --sparsity 50 -o {'x' * 300}.onnx", "the name is too long for a file"),
         (f"mlp.onnx --sparsity 50 -o {'x' * 245}.onnx", "the name is too long for a file"),  # that while it is written
         ("mlp.onnx --sparsity 50 -o /proc/m.onnx", "nothing can be written there"),

@@ -140,3 +140,13 @@ def test_neither_torch_nor_nni_is_imported_and_tools_do_not_print(place: Path) -
     assert imported == "[]"
     assert json.loads("\n".join(report))["settings"]["calibration"] == "entropy"
     assert done.stderr == ""
+
+
+def test_one_sample_is_one_sample(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(
+        monkeypatch, capfd, place / "mlp.onnx", "--data", place / "inputs.npz", "--samples", 8, "--no-latency"
+    )
+    assert code == 0
+    assert "on 1 held-out sample " in out
