@@ -8,6 +8,7 @@ from typing import Any
 
 import click.testing
 import numpy as np
+import onnx
 import pytest
 from classifiers import SQUARES, classifier, square_finder
 from command_line import REPOSITORY, called, small_npz
@@ -102,6 +103,19 @@ def test_a_fixed_batch_gives_the_same(batch: int, data: Path, tmp_path: Path) ->
     free = classifier(tmp_path / "m.onnx", square_finder(), metadata=SQUARES)
     found, expected = as_json(fixed, "--dataset", data), as_json(free, "--dataset", data)
     assert found["cross_entropy"] == pytest.approx(expected["cross_entropy"], rel=1e-5)
+    assert found["confusion"] == expected["confusion"]
+
+
+def test_a_file_that_takes_one_image_at_once_whatever_it_declares_gives_the_same(data: Path, tmp_path: Path) -> None:
+    free = classifier(tmp_path / "m.onnx", square_finder(), metadata=SQUARES)
+    built = onnx.load(free)
+    size = onnx.numpy_helper.from_array(np.array([1, built.graph.output[0].type.tensor_type.shape.dim[1].dim_value]))
+    size.name = "size"
+    built.graph.initializer.append(size)
+    built.graph.node.append(onnx.helper.make_node("Reshape", [built.graph.output[0].name, "size"], ["one"]))
+    built.graph.output[0].name = "one"
+    onnx.save(built, tmp_path / "one.onnx")
+    found, expected = (as_json(file, "--dataset", data) for file in (tmp_path / "one.onnx", free))
     assert found["confusion"] == expected["confusion"]
 
 
