@@ -46,6 +46,8 @@ def output_types(node: NodeProto, first: int) -> list[int]:
     if operator_type(node) == f"{ML}.TreeEnsembleClassifier":
         texts = any(attribute.name == "classlabels_strings" for attribute in node.attribute)
         return [TensorProto.STRING if texts else TensorProto.INT64, TensorProto.FLOAT]
+    if node.op_type == "QGemm" and len(node.input) < _SCALED_QGEMM:
+        return [TensorProto.FLOAT]
     return [TensorProto.FLOAT if node.op_type in _FLOATS else first] * len(node.output)
 
 
@@ -131,6 +133,8 @@ _EQUIVALENT = {  # operator -> ONNX's own, and the positions of its inputs
     }.items()
 }
 
+OF_FLOATS = {"AveragePool", "Gemm", "GlobalAveragePool"}  # ONNX's own that stand for ones in 8 bits, and take none
+
 _SAME = (
     "BiasAdd", "BiasGelu", "BiasSoftmax", "FastGelu", "Gelu", "GroupNorm", "QLinearLeakyRelu",
     "QLinearSigmoid", "QLinearSoftmax", "QuickGelu", "RotaryEmbedding", "SimplifiedLayerNormalization",
@@ -168,6 +172,8 @@ _RULES |= {
         "TreeEnsembleRegressor": _rows(lambda site: site.attribute("n_targets", 1)),
     }.items()
 }
+
+_SCALED_QGEMM = 8  # inputs, where there is a scale of what it gives
 
 _FLOATS = {
     "DynamicQuantizeMatMul", "EmbedLayerNormalization", "FeatureVectorizer", "LinearRegressor",

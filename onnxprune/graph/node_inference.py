@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.graph import contrib
@@ -12,6 +12,7 @@ from onnxprune.graph.evaluation import Evaluator
 from onnxprune.graph.inferred import Inferred
 from onnxprune.graph.macs import Site
 from onnxprune.graph.tensors import Shape
+from onnxprune.graph.value_types import shape_of
 
 
 class NodeInference:
@@ -54,11 +55,17 @@ class NodeInference:
         if not names <= self._types.keys():
             return {}
         values = {name: self._evaluator.value(name) for name in names}
+        types = {name: self._types[name] for name in names}
+        in_floats = node is not given and node.op_type in contrib.OF_FLOATS
+        if in_floats:
+            types = {
+                name: helper.make_tensor_type_proto(TensorProto.FLOAT, shape_of(kind)) for name, kind in types.items()
+            }
         try:
-            return onnx.shape_inference.infer_node_outputs(
+            found = onnx.shape_inference.infer_node_outputs(
                 onnx.defs.get_schema(node.op_type, version, domain),
                 node,
-                {name: self._types[name] for name in names},
+                types,
                 {name: numpy_helper.from_array(value, name) for name, value in values.items() if value is not None},
                 opset_imports=list(self._model.opset_import),
                 ir_version=self._model.ir_version,
@@ -67,6 +74,11 @@ class NodeInference:
             if names <= self._found.shapes.keys():
                 raise contradiction(self._path, error) from error
             return {}
+        if in_floats:
+            kinds = contrib.output_types(given, self._types[given.input[0]].tensor_type.elem_type)
+            for name, kind in zip(node.output, kinds, strict=False):
+                found[name].tensor_type.elem_type = kind
+        return found
 
     def _contrib_types(self, node: NodeProto) -> dict[str, TypeProto]:
         """Of the outputs of operators that onnx's inference does not know."""

@@ -271,9 +271,10 @@ class Walk:
                 for position in (*operator.weights, *operator.biases)
                 if (key := _at(origins, position)) is not None and key in self._arrays
             )
-            for position, zero in operator.zero_points:
-                self._set_zero_point(_at(origins, position), _at(origins, zero), operator.channel_axis)
             site = Site(node, *([scope.shapes.get(name) for name in names] for names in (node.input, node.output)))
+            axis = 0 if site.attribute("transB", 0) else operator.channel_axis
+            for position, zero in operator.zero_points:
+                self._set_zero_point(_at(origins, position), _at(origins, zero), axis)
             weight = next(
                 (key for position in operator.weights if (key := _at(origins, position)) in self._arrays), None
             )

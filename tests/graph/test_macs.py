@@ -335,6 +335,35 @@ def test_weights_of_half_precision(path):
         assert counts.weight_bytes == 32
 
 
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("pool", ["GlobalAveragePool", "AveragePool <kernel_shape = [2, 2], strides = [2, 2]>"])
+def test_pooling_and_gemm_in_eight_bits(path, pool, scaled, transposed):
+    last = f"com.microsoft.QGemm <transB = {transposed}> (f, s, z, w, c, k, b" + (", s, z)" if scaled else ")")
+    body = (
+        '<ir_version: 8, opset_import: ["": 18, "com.microsoft": 1]>'
+        f"g (float[N, 8, 2, 2] x) => ({'uint8' if scaled else 'float'}[N, 3] y) {{ q = QuantizeLinear (x, s, z)"
+        f" p = com.microsoft.QLinear{pool} (q, s, z, s, z) f = Flatten (p) y = {last} }}"
+    )
+    weight = np.full((8, 3), [1, 2, 3], np.int8)
+    weight[:3, 1:] = 0
+    tensors = {
+        "s": np.float32(0.1),
+        "z": np.uint8(3),
+        "w": weight.T.copy() if transposed else weight,
+        "c": np.ones(3, np.float32),
+        "k": np.array([1, 0, 0], np.int8),  # so that the first unit has zeros alone
+        "b": np.ones(3, np.int32),
+    }
+    model = onnx.parser.parse_model(body)
+    for name, value in tensors.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    onnx.save(model, path)
+    counts = count(path, batch=2)
+    assert (counts.macs, counts.effective_macs) == (2 * 8 * 3, 2 * (8 * 3 - 8 - 3 - 3))
+    assert counts.nodes[-1].output_shape == (2, 3)
+
+
 @pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 15, 18, 21])
 def test_opsets_since_the_seventh(path, opset):
     body = (
