@@ -41,8 +41,13 @@ def output_shapes(site: Site) -> list[Shape]:
         return []
 
 
+def typed_by(node: NodeProto) -> int:
+    """The position of the input whose type its outputs have, where no other is known."""
+    return 1 if node.op_type in ("QLinearConcat", "QLinearWhere") else 0
+
+
 def output_types(node: NodeProto, first: int) -> list[int]:
-    """Element types of its outputs, where that of its first input is `first`."""
+    """Element types of its outputs, where that of its input `typed_by` is `first`."""
     if operator_type(node) == f"{ML}.TreeEnsembleClassifier":
         texts = any(attribute.name == "classlabels_strings" for attribute in node.attribute)
         return [TensorProto.STRING if texts else TensorProto.INT64, TensorProto.FLOAT]
@@ -158,6 +163,7 @@ _RULES: dict[str, Callable[[Site], list[Shape]]] = {
         "QLinearAdd": _broadcast(0, 3),
         "QLinearConcat": _concat,
         "QLinearMul": _broadcast(0, 3),
+        "QLinearWhere": _broadcast(0, 1, 4),
     }.items()
 }
 _RULES["GroupNormalization"] = _same  # onnx has it as a function that depends on its context

@@ -82,7 +82,7 @@ class NodeInference:
 
     def _contrib_types(self, node: NodeProto) -> dict[str, TypeProto]:
         """Of the outputs of operators that onnx's inference does not know."""
-        first = self._found.types.get(node.input[0]) if node.input else None
+        first = next((self._found.types.get(name) for name in node.input[contrib.typed_by(node) :]), None)
         if first is None:
             return {}
         site = Site(node, [self._found.shapes.get(name) for name in node.input], [])

@@ -364,6 +364,24 @@ def test_pooling_and_gemm_in_eight_bits(path, pool, scaled, transposed):
     assert counts.nodes[-1].output_shape == (2, 3)
 
 
+@pytest.mark.parametrize(
+    ("join", "channels"),
+    [("QLinearConcat <axis = 1> (s, z, q, s, z, q, s, z)", 4), ("QLinearWhere (which, q, s, z, q, s, z, s, z)", 2)],
+)
+def test_what_joins_tensors_of_eight_bits_gives_eight_bits(path, join, channels):
+    body = (
+        '<ir_version: 8, opset_import: ["": 18, "com.microsoft": 1]>'
+        "g (float[N, 2, 5, 5] x, bool[1] which) => (uint8[N, 3, 3, 3] y) { q = QuantizeLinear (x, s, z)"
+        f" j = com.microsoft.{join} y = QLinearConv (j, s, z, w, s, z, s, z) }}"
+    )
+    model = onnx.parser.parse_model(body)
+    weight = np.ones((3, channels, 3, 3), np.uint8)
+    for name, value in {"s": np.float32(0.1), "z": np.uint8(3), "w": weight}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    onnx.save(model, path)
+    assert count(path, batch=2).macs == 2 * 3 * 9 * channels * 9
+
+
 @pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 15, 18, 21])
 def test_opsets_since_the_seventh(path, opset):
     body = (
