@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxprune.common.errors import InputError
+from onnxprune.settings.values import MOST_EXACT, optional, real_number, take_numbers, whole_number
 
 TYPES = ("int8", "float16")
+_NUMBERS = {"max_drop": optional(real_number(0, 100)), "samples": whole_number(2), "seed": whole_number(0, MOST_EXACT)}
 CALIBRATIONS = ("minmax", "entropy", "percentile")
 
 
@@ -40,19 +42,13 @@ class QuantizeSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = take_numbers(self, _NUMBERS)
         if self.type not in TYPES:
             problems.append(f"unknown type {self.type!r}: expected {', '.join(TYPES)}")
         if self.calibration not in CALIBRATIONS:
             problems.append(f"unknown calibration {self.calibration!r}: expected {', '.join(CALIBRATIONS)}")
         if self.dynamic and self.type != "int8":
             problems.append(f"--dynamic is for int8, not for {self.type}")
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            problems.append(f"max_drop {self.max_drop:g}: expected 0 to 100 points")
-        if self.samples < 2:
-            problems.append(f"samples {self.samples}: expected 2 or more")
-        if self.seed < 0:
-            problems.append(f"seed {self.seed}: expected 0 or more")
         if problems:
             raise InputError("\n".join(problems))
 

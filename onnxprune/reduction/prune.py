@@ -87,7 +87,7 @@ def prune(
         technique=technique,
         criterion=criterion,
         sparsity=sparsity,
-        target=parse_target(target) if isinstance(target, str) else target,
+        target=None if target is None else parse_target(target),
         max_drop=max_drop,
         align=_step(channel_align, threads),
         recovery=tuple(recovery),

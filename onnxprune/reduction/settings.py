@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from onnxprune.common.errors import InputError
 from onnxprune.reduction.recovery import METHODS
+from onnxprune.settings.values import MOST_EXACT, optional, real_number, take_numbers, whole_number
 
 FROM_SAMPLES = ("obs", "wanda", "activation")
 CRITERIA: Mapping[str, tuple[str, ...]] = {
@@ -17,6 +19,14 @@ CRITERIA: Mapping[str, tuple[str, ...]] = {
 }
 UNITS = ("structured", "neuron")
 TARGETS = ("macs", "latency")
+_NUMBERS = {
+    "sparsity": optional(real_number(0, 100)),  # percent
+    "max_drop": optional(real_number(0, 100)),  # points
+    "align": whole_number(1),
+    "samples": whole_number(2),
+    "threads": whole_number(1),
+    "seed": whole_number(0, MOST_EXACT),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class PruneSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = take_numbers(self, _NUMBERS)
         if self.technique not in CRITERIA:
             problems.append(f"unknown technique {self.technique!r}: expected {', '.join(CRITERIA)}")
         elif self.criterion is not None and self.criterion not in CRITERIA[self.technique]:
@@ -63,30 +73,16 @@ class PruneSettings:
             )
         if sum(value is not None for value in (self.sparsity, self.target, self.max_drop)) != 1:
             problems.append("expected one of --sparsity, --target and --max-drop")
-        if self.sparsity is not None and not 0 <= self.sparsity <= 100:
-            problems.append(f"sparsity {self.sparsity:g}: expected 0 to 100 percent")
         if self.target is not None and (self.target[0] not in TARGETS or not 0 < self.target[1] <= 1):
             problems.append(
                 f"target {self.target[0]}={self.target[1]:g}: expected macs or latency, and a share above 0 and up to 1"
             )
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            problems.append(f"max_drop {self.max_drop:g}: expected 0 to 100 points")
         if self.technique in ("weight", "unstructured") and self.sparsity is None and len(problems) == 0:
             problems.append(f"technique {self.technique!r} leaves the network's MACs and latency: give a sparsity")
         problems += [
             f"unknown recovery {method!r}: expected {', '.join(METHODS)}"
             for method in self.recovery
             if method not in METHODS
-        ]
-        problems += [
-            f"{name} {value}: expected {least} or more"
-            for name, value, least in (
-                ("channel alignment", self.align, 1),
-                ("samples", self.samples, 2),
-                ("threads", self.threads, 1),
-                ("seed", self.seed, 0),
-            )
-            if value < least
         ]
         if problems:
             raise InputError("\n".join(problems))
@@ -116,16 +112,15 @@ class PruneSettings:
         return f"{self.technique}-drop-{self.max_drop:g}"
 
 
-def parse_target(text: str) -> tuple[str, float]:
-    """ "macs=0.5" as its kind and share.
+def parse_target(given: str | Sequence[Any]) -> tuple[str, float]:
+    """ "macs=0.5", or ("macs", 0.5), as its kind and share.
 
     Raises:
         InputError: it is not of that form.
     """
-    kind, equals, share = text.partition("=")
     try:
-        if not equals:
-            raise ValueError
-        return kind.strip(), float(share)
-    except ValueError:
-        raise InputError(f"target {text!r}: expected macs=SHARE or latency=SHARE, like macs=0.5") from None
+        parts: Sequence[Any] = given.split("=") if isinstance(given, str) else given
+        kind, share = parts
+        return str(kind).strip(), float(share)
+    except (TypeError, ValueError):
+        raise InputError(f"target {given!r}: expected macs=SHARE or latency=SHARE, like macs=0.5") from None

@@ -3,13 +3,15 @@
 import json
 import math
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.registry import Registry
 from onnxprune.common.widths import AUTO
+
+MOST_EXACT = 2**53  # of the whole numbers that a float holds
 
 
 def whole_number(low: int, high: int = 10**9) -> Callable[[Any], int]:
@@ -57,6 +59,21 @@ def listed(value: Any) -> Sequence[Any] | None:
     if hasattr(value, "tolist"):
         value = value.tolist()
     return value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else None
+
+
+def take_numbers(settings: Any, parsers: Mapping[str, Callable[[Any], Any]]) -> list[str]:
+    """Puts fields of a frozen dataclass in their own types, as numbers that came from numpy.
+
+    Returns:
+        A line for each that cannot be used.
+    """
+    problems = []
+    for name, parse in parsers.items():
+        try:
+            object.__setattr__(settings, name, parse(getattr(settings, name)))
+        except InputError as error:
+            problems.append(f"{name}: {error}")
+    return problems
 
 
 def truth_value(value: Any) -> bool:

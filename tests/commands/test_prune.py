@@ -60,7 +60,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arg
         ("/ --sparsity 50", "not a file, but a folder"),
         ("mlp.onnx", "expected one of --sparsity, --target and --max-drop"),
         ("mlp.onnx --sparsity 50 --max-drop 1", "expected one of"),
-        ("mlp.onnx --sparsity 120", "expected 0 to 100"),
+        ("mlp.onnx --sparsity 120", "expected a number from 0 to 100, got 120.0"),
         ("mlp.onnx --sparsity half", "'half' is not a valid float"),
         ("mlp.onnx --target 0.5", "like macs=0.5"),
         ("mlp.onnx --target bytes=0.5", "expected macs or latency"),
