@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from onnxprune.common.errors import InputError
 from onnxprune.common.files import replacing
 from onnxprune.graph.files import IR_WITH_FREE_INITIALIZERS, load
 from onnxprune.graph.light import copy_field
 from onnxprune.graph.nodes import operator_type, subgraphs, used_names
+from onnxprune.graph.number_types import is_floating
 from onnxprune.graph.tensors import constants, values
 
 _EXTERNAL_ABOVE = 2**31 - 2**20  # protobuf's limit, less what the graph itself takes
@@ -145,6 +147,13 @@ def read(path: Path) -> Network:
     network = Network(light, weights)
     network.replace_nodes(kept)
     return network
+
+
+def check_weights(path: Path, network: Network) -> None:
+    """Raises an InputError where a matrix or filter has numbers that are none, as a training that diverged leaves."""
+    for name, value in network.weights.items():
+        if value.ndim > 1 and is_floating(value.dtype) and np.isnan(value).any():
+            raise InputError(f"{path}: its weights {name!r} have numbers that are NaN: train or export it again")
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:

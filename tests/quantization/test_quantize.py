@@ -459,6 +459,15 @@ def test_a_pruned_file_is_quantised_like_any_other(mlp: Path) -> None:
     assert count(report.output).macs_by_type == {"int8": pruned.after.macs}
 
 
+@pytest.mark.parametrize("how", [{"dynamic": True}, {"type": "float16"}])
+def test_weights_that_are_no_numbers_are_refused(how: dict[str, Any], tmp_path: Path) -> None:
+    weights = normal(6, 4)
+    weights[1, 1] = np.nan
+    path = write(tmp_path / "m.onnx", "(float[n,6] x) => (float[n,4] y) { y = MatMul (x, w) }", w=weights)
+    with pytest.raises(InputError, match="its weights 'w' have numbers that are NaN"):
+        quantized(path, **how)
+
+
 @pytest.mark.parametrize("data", [None, trained.unlabelled()], ids=["random", "samples"])
 def test_outputs_that_are_not_finite_are_refused(
     data: dict[str, np.ndarray] | None, mlp: Path, monkeypatch: pytest.MonkeyPatch

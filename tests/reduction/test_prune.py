@@ -287,6 +287,16 @@ def test_batches_are_of_the_size_that_the_network_runs_at(
         assert prune(path, sparsity=50, data=data).fidelity.samples == 8
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    wa = np.ones((8, 16), np.float32)
+    wa[0, 0] = np.nan
+    text = "(float[n,8] x) => (float[n,4] y) { a = MatMul (x, wa) y = MatMul (a, wy) }"
+    onnx.save(model(text, {"wa": wa, "wy": (16, 4)}), path)
+    with pytest.raises(InputError, match="its weights 'wa' have numbers that are NaN"):
+        prune(path, sparsity=50)
+
+
 @pytest.mark.parametrize("shapes", [{"x": (2, 6), "q": (16, 5)}, {"q": (16, 5), "x": (2, 6)}])
 def test_inputs_have_the_first_sizes_that_are_given(shapes: dict[str, tuple[int, int]], tmp_path: Path) -> None:
     text = """(float[n,6] x, float[m,5] q) => (float[n,4] y) {
