@@ -93,7 +93,7 @@ class PruneReport:
         source, output: the files; output is None for a dry run.
         replaced: whether there was a file by the name of the output.
         settings: what was asked for, with the criterion that was used.
-        before, after: sizes; after is what would be left, for a dry run.
+        before, after: sizes; after is what would be left, for a dry run, without biases that recovery would add.
         groups: of units, in the order of the graph; for single weights, empty.
         layers: of single weights; for units, empty.
         check: largest difference of the shrunk network from the original with the removed units masked, relative to
