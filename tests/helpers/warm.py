@@ -115,7 +115,12 @@ def command(words: Sequence[str]) -> None:
 
 
 def script(words: Sequence[str]) -> None:
-    """`python` with these words: a file and its arguments."""
+    """`python` with these words: a file, or -c and code, and its arguments."""
+    if words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        sys.path[:0] = [""]
+        exec(words[1], {"__name__": "__main__"})
+        return
     sys.argv = list(words)
     sys.path[:0] = [str(Path(words[0]).parent)]
     runpy.run_path(words[0], run_name="__main__")
