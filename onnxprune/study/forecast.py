@@ -23,6 +23,8 @@ from onnxprune.settings.point import BASES, Point
 from onnxprune.study.estimate import images_of, shape_of
 from onnxprune.study.pool import worker_count
 from onnxprune.training.device import select_device
+from onnxprune.training.loop import pooling_first
+from onnxprune.training.onednn import answers
 
 _MOST_RECORDS = 50  # that a pace is taken from
 _PROBE_SECONDS = 0.25  # a plan of three models tries 24 trainings
@@ -173,7 +175,8 @@ def _probed(
 
 def _update(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
     network.zero_grad()
-    loss = F.cross_entropy(network(images), labels)
-    if loss.requires_grad:
-        loss.backward()
+    with pooling_first(network):  # as in training
+        loss = F.cross_entropy(answers(network, images), labels)
+        if loss.requires_grad:
+            loss.backward()
     loss.item()  # waits for the device

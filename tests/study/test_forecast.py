@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command_line import small_npz
+from torch.nn import functional as F
 
 import onnxprune
 from onnxprune.results import store
@@ -79,3 +81,17 @@ def test_the_workers_that_are_asked_for_share_the_points(asked: int, side_by_sid
     )
     found = forecast.forecast(plan.points, tmp_path / "plan", tmp_path, asked)
     assert found.workers == side_by_side
+
+
+def test_a_probe_computes_as_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the layout of oneDNN, where there is one, and with pooling before the ReLU, which has a quarter to do then."""
+    seen, relu = [], F.relu
+
+    def watched(numbers: torch.Tensor, **how: Any) -> torch.Tensor:
+        seen.append((numbers.is_mkldnn, tuple(numbers.shape)))
+        return relu(numbers, **how)
+
+    monkeypatch.setattr(F, "relu", watched)
+    monkeypatch.setattr(forecast, "_PROBE_SECONDS", 0)
+    forecast._probed("cnn", (("batch_norm", False),), (1, 8, 8), 3, 4, "cpu", 1)
+    assert (torch.backends.mkldnn.is_available(), (4, 32, 4, 4)) in seen
