@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.commands.console import echo, prose
 from onnxprune.common.errors import InputError
+from onnxprune.common.output import plural
 from onnxprune.common.progress import Verbosity, duration, waiting
 
 if TYPE_CHECKING:
@@ -99,8 +100,7 @@ def _lines(plan: "Sweep", cost: "Estimate", expected: "Forecast", runs: Path, mo
     done = f", {expected.done} of them done already" if expected.done else ""
     return [
         f"name      {plan.name}, in {runs / plan.name}",
-        f"points    {most}{cost.points:,}{done}, from {cost.bases:,} unpruned network{'' if cost.bases == 1 else 's'} "
-        "(bases)",
+        f"points    {most}{cost.points:,}{done}, from {plural(cost.bases, 'unpruned network')} (bases)",
         f"training  at most {cost.training_images:,} images, {cost.training_flops / 1e12:.3g} TFLOPs (1 MAC = 2 FLOPs; "
         "networks that shrink take less)",
         f"time      about {duration(expected.seconds)}{workers}, estimated from {expected.source}",

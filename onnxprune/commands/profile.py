@@ -12,7 +12,7 @@ from onnxprune.commands.console import echo, prose
 from onnxprune.commands.options import BATCH_SIZES, DEVICE, INPUTS, SECONDS, THREADS, GivenInputs, PathName, one_form
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import is_folder
-from onnxprune.common.output import printable
+from onnxprune.common.output import plural, printable
 
 if TYPE_CHECKING:
     from onnxprune.analysis.profiling import Profile, Value
@@ -210,7 +210,7 @@ def _roof(found: "Profile", roof: "Roofline") -> str:
     ridges = [f"{macs:.1f} MACs a byte of {kind}" for kind, macs in roof.ridges.items()]
     memory, total = found.memory_bound_macs, found.counts.macs
     share = f": {_percent(memory, total)} % of the MACs" if memory is not None and total else ""
-    threads = f"{roof.threads} thread{'' if roof.threads == 1 else 's'}"
+    threads = plural(roof.threads, "thread")
     bound = f"; memory bounds nodes below {', '.join(ridges)}{share}" if ridges else ""
     return f"{', '.join([*speeds, f'{roof.bytes_per_second / 1e9:,.1f} GB/s'])} on {roof.device}, {threads}{bound}"
 
@@ -321,7 +321,7 @@ def _latencies(found: "Profile") -> list[Table]:
             ]
         )
     title = (
-        f"Latency in ms, by onnxruntime on {found.device}, {found.threads} thread{'' if found.threads == 1 else 's'}, "
+        f"Latency in ms, by onnxruntime on {found.device}, {plural(found.threads, 'thread')}, "
         f"after {found.latencies[0].warmup_seconds:g} s of warm-up"
     )
     return [

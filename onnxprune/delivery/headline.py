@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from onnxprune.common.output import plural
 from onnxprune.common.shares import SIGNIFICANT
 from onnxprune.delivery.variants import INT8, INT8_ALONE
 from onnxprune.results import store
@@ -91,8 +92,7 @@ def change(row: Mapping[str, Any], seeds: int = 1) -> str:
     bits = " in 8 bits" if row.get("variant") == INT8 else ""
     control = f"{row['accuracy_change']:+.2f} against the 0 % control's {row['control_accuracy']:.2f} %{bits}"
     if not _missing(row.get("images_lost")):
-        lost = row["images_lost"]
-        found = f"{lost:,} image{'' if lost == 1 else 's'} lost, {row['images_gained']:,} gained"
+        found = f"{plural(row['images_lost'], 'image')} lost, {row['images_gained']:,} gained"
         control += f" ({found}{_significance(row) if seeds == 1 else ''})"
     return f"{control}; {base}"
 

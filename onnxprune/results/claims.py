@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from onnxprune.common.output import plural
 from onnxprune.results.seeds import STUDY
 from onnxprune.results.statistics import Difference, corrected, paired_difference, repetition
 from onnxprune.settings.vocabulary import SCHEDULES
@@ -78,7 +79,7 @@ def _told(claim: Claim, most: int) -> str:
 
 def _few(claim: Claim, most: int) -> str:
     seeds = claim.difference.seeds
-    return "" if seeds == most else f" of {seeds} seed{'' if seeds == 1 else 's'}"
+    return "" if seeds == most else f" of {plural(seeds, 'seed')}"
 
 
 def _with_names(table: pd.DataFrame, further: list[str]) -> pd.DataFrame:

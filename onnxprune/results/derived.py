@@ -128,7 +128,7 @@ def _pairs(
         if isinstance(control, str) and control in before and before.get(folder, {}).get("control_point") == control:
             pair = tuple(before[folder][name] for name in _PAIRED)
         elif isinstance(control, str):
-            pair = discordant(right(control), right(folder))
+            pair = _discordant(right(control), right(folder))
         rows.append(_compared(pair, folder == control, count))
     names = [*_PAIRED, "accuracy_change_low", "accuracy_change_high", "accuracy_change_p_value"]
     found = pd.DataFrame(rows, table.index, names, dtype="Float64")
@@ -145,7 +145,7 @@ def _compared(pair: Any, itself: bool, images: float) -> tuple[Any, ...]:
     return (lost, gained, *shares.paired_shares(lost, gained, int(images)), shares.mcnemar(lost, gained))
 
 
-def discordant(first: np.ndarray | None, second: np.ndarray | None) -> tuple[int, int] | None:
+def _discordant(first: np.ndarray | None, second: np.ndarray | None) -> tuple[int, int] | None:
     """Of images (N,) that are right: how many are by the first network alone, and by the second alone; None where that
     is not known."""
     if first is None or second is None or len(first) != len(second):

@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxprune.common.errors import BusyError, InputError
 from onnxprune.common.files import read_json
+from onnxprune.common.output import plural
 from onnxprune.results import store
 from onnxprune.settings.point import FIELDS, Point
 
@@ -35,10 +36,9 @@ def refuse(sweep: Path, points: Mapping[str, Point]) -> None:
     """
     found = others(sweep, points)
     if found:
-        count = f"{len(found)} point{'' if len(found) == 1 else 's'}"
         raise InputError(
-            f"name: {sweep} holds {count} of another study ({differences(found, points.values())}): expected another "
-            "--name, or --replace, which removes them"
+            f"name: {sweep} holds {plural(len(found), 'point')} of another study "
+            f"({differences(found, points.values())}): expected another --name, or --replace, which removes them"
         )
 
 
