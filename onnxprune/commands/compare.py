@@ -29,8 +29,7 @@ from onnxprune.common.plain import plain
 if TYPE_CHECKING:
     from onnxprune.analysis.comparison import Entry
     from onnxprune.analysis.verdict import Facts
-    from onnxprune.quantization.result import QuantizeReport
-    from onnxprune.reduction.result import PruneReport
+    from onnxprune.reduction.output_file import FileReport
 
 _COUNTS = ("file_bytes", "params", "nonzero_params", "macs", "effective_macs")
 _OF_MACS = ("macs", "effective_macs")
@@ -113,7 +112,7 @@ def _measured(files: Sequence[Path]) -> list[Path]:
     return sound
 
 
-def print_json(report: "PruneReport | QuantizeReport") -> None:
+def print_json(report: "FileReport") -> None:
     """Prints a report with its comparison to stdout."""
     _print_json({**report.as_json(), "comparison": [_entry_json(entry) for entry in report.comparison]})
 

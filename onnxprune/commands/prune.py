@@ -2,26 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxprune.commands.cells import MISSING, accuracy_rows
-from onnxprune.commands.console import echo, prose
-from onnxprune.commands.options import (
-    BATCH_SIZES,
-    DATA_DIR,
-    INPUTS,
-    MEAN,
-    SECONDS,
-    STD,
-    THREADS,
-    GivenInputs,
-    PathName,
-    machine_readable,
-    print_rows,
-)
-from onnxprune.common.output import plural, printable
+from onnxprune.commands.made_file import Account, makes_a_file
+from onnxprune.commands.options import PathName
+from onnxprune.common.output import plural
 from onnxprune.common.widths import DEFAULT_STEP
 
 if TYPE_CHECKING:
@@ -29,6 +17,11 @@ if TYPE_CHECKING:
 
 _MOST_LINES = 12  # of frozen groups, each with its own reason
 _MOST_NAMES = 4  # of frozen groups of one reason
+
+
+def _account(report: "PruneReport") -> Account:
+    tables = _sizes(report), _quality(report), _groups(report.groups), _layers(report)
+    return Account(_headline(report), tables, (_frozen(report.groups), _recovery(report), _without_data(report)))
 
 
 @click.command()
@@ -68,26 +61,6 @@ _MOST_NAMES = 4  # of frozen groups of one reason
     help="l1, l2, fpgm, random; with --data also obs, wanda, activation  [default: obs with --data, else l1].",
 )
 @click.option(
-    "--data",
-    help=(
-        "Inputs, which need no labels: FILE.npz with an array for each input, a dataset's name or .npz, or a "
-        "folder of pictures."
-    ),
-)
-@DATA_DIR
-@click.option("--samples", type=int, default=512, show_default=True, help="Largest number of inputs of --data to use.")
-@MEAN
-@STD
-@click.option(
-    "-o",
-    "--output",
-    "path",
-    type=PathName(path_type=Path),
-    metavar="FILE",
-    help="File to write; an existing one is replaced  [default: MODEL-structured-50.onnx beside MODEL].",
-)
-@INPUTS
-@click.option(
     "--channel-align",
     default=str(DEFAULT_STEP),
     show_default=True,
@@ -102,14 +75,8 @@ _MOST_NAMES = 4  # of frozen groups of one reason
     metavar="METHODS",
     help="Repairs to try after pruning, fitted to the samples; or none.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
-@click.option("--no-latency", is_flag=True, help="Do not time the file against the original.")
-@BATCH_SIZES
-@THREADS
-@SECONDS
 @click.option("--dry-run", is_flag=True, help="Show what can be removed, and what is frozen and why; write nothing.")
-@click.option("--quiet", is_flag=True, help="No progress.")
-@machine_readable
+@makes_a_file("MODEL-structured-50.onnx", _account)
 def prune(
     model: Path,
     sparsity: float | None,
@@ -117,24 +84,11 @@ def prune(
     max_drop: float | None,
     technique: str,
     criterion: str | None,
-    data: str | None,
-    data_dir: Path | None,
-    samples: int,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    path: Path | None,
-    inputs: GivenInputs,
     channel_align: str,
     recovery: str,
-    seed: int,
-    no_latency: bool,
-    batch_sizes: tuple[int, ...],
-    threads: int | None,
-    seconds: float,
     dry_run: bool,
-    quiet: bool,
-    output: str | None,
-) -> None:
+    **shared: Any,
+) -> "PruneReport":
     """Prune any ONNX file, without its source code: smaller and faster.
 
     Give one of --sparsity, --target and --max-drop. Channels that belong together go together; what is not understood
@@ -147,63 +101,20 @@ def prune(
       onnxprune prune model.onnx --sparsity 50 --data inputs.npz
       onnxprune prune model.onnx --target macs=0.5 --data pictures --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
     """
-    from onnxprune.runtime.helper import warm_up
-
-    warm_up()
-    from onnxprune.common.progress import Stages, Verbosity
     from onnxprune.reduction import prune as pruning
 
-    if inputs.values:
-        raise click.UsageError("--input takes NAME:SIZES here: values of inputs are samples, given by --data FILE.npz")
-    with Stages(Verbosity.QUIET if quiet else Verbosity.NORMAL) as advance:
-        report = pruning.prune(
-            model,
-            sparsity=sparsity,
-            target=target,
-            max_drop=max_drop,
-            technique=technique,
-            criterion=criterion,
-            data=data,
-            data_dir=data_dir,
-            samples=samples,
-            mean=mean,
-            std=std,
-            output=path,
-            shapes=inputs.shapes,
-            channel_align=channel_align,
-            recovery=() if recovery == "none" else tuple(recovery.split(",")),
-            seed=seed,
-            threads=threads,
-            latency=not no_latency,
-            batch_sizes=batch_sizes,
-            seconds=seconds,
-            dry_run=dry_run,
-            advance=advance,
-        )
-    if output == "json":
-        from onnxprune.commands.compare import print_json
-
-        print_json(report)
-    elif output == "csv":
-        print_rows(report.rows(), output)
-    else:
-        _print(report)
-
-
-def _print(report: "PruneReport") -> None:
-    from onnxprune.commands.columns import columns
-    from onnxprune.commands.compare import print_verdicts
-
-    prose(_headline(report))
-    for headings, rows in (_sizes(report), _quality(report), _groups(report.groups), _layers(report)):
-        if rows:
-            echo(f"\n{columns(headings, rows)}")
-    for lines in (_frozen(report.groups), _recovery(report), _without_data(report)):
-        if lines:
-            prose("\n" + "\n".join(lines))
-    if report.not_compared is not None:
-        prose(f"Note: not compared with the original: {printable(report.not_compared)}")
-    print_verdicts(report.comparison)
+    return pruning.prune(
+        model,
+        sparsity=sparsity,
+        target=target,
+        max_drop=max_drop,
+        technique=technique,
+        criterion=criterion,
+        channel_align=channel_align,
+        recovery=() if recovery == "none" else tuple(recovery.split(",")),
+        dry_run=dry_run,
+        **shared,
+    )
 
 
 def _headline(report: "PruneReport") -> str:

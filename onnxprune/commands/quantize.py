@@ -1,31 +1,23 @@
 """`quantize`: any ONNX file in 8 or 16 bits."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxprune.commands.cells import MISSING, accuracy_rows
-from onnxprune.commands.console import echo, prose
-from onnxprune.commands.options import (
-    BATCH_SIZES,
-    DATA_DIR,
-    INPUTS,
-    MEAN,
-    SECONDS,
-    STD,
-    THREADS,
-    GivenInputs,
-    PathName,
-    machine_readable,
-    print_rows,
-)
-from onnxprune.common.output import plural, printable
+from onnxprune.commands.made_file import Account, makes_a_file
+from onnxprune.commands.options import PathName
+from onnxprune.common.output import plural
 
 if TYPE_CHECKING:
     from onnxprune.quantization.result import LayerReport, QuantizeReport
 
 _MOST_LINES = 12  # of layers left in float32, each with its own reason
+
+
+def _account(report: "QuantizeReport") -> Account:
+    return Account(_headline(report), (_sizes(report), _quality(report)), (_kept(report), _without_data(report)))
 
 
 @click.command()
@@ -55,37 +47,7 @@ _MOST_LINES = 12  # of layers left in float32, each with its own reason
     "images or, without labels, agreement with the original (of a file that is no classifier: fidelity to it)  "
     "[default: quantise all].",
 )
-@click.option(
-    "--data",
-    help="Inputs to calibrate and test with, with or without labels: FILE.npz with an array for each input, a "
-    "dataset's name or .npz, or a folder of pictures.",
-)
-@DATA_DIR
-@click.option(
-    "--samples",
-    type=int,
-    default=512,
-    show_default=True,
-    help="Largest number of inputs of --data to calibrate with.",
-)
-@MEAN
-@STD
-@click.option(
-    "-o",
-    "--output",
-    "path",
-    type=PathName(path_type=Path),
-    metavar="FILE",
-    help="File to write; an existing one is replaced  [default: MODEL-int8.onnx beside MODEL].",
-)
-@INPUTS
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the choice of samples.")
-@click.option("--no-latency", is_flag=True, help="Do not time the file against the original.")
-@BATCH_SIZES
-@THREADS
-@SECONDS
-@click.option("--quiet", is_flag=True, help="No progress.")
-@machine_readable
+@makes_a_file("MODEL-int8.onnx", _account)
 def quantize(
     model: Path,
     type: str,
@@ -93,21 +55,8 @@ def quantize(
     calibration: str,
     keep: str | None,
     max_drop: float | None,
-    data: str | None,
-    data_dir: Path | None,
-    samples: int,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    path: Path | None,
-    inputs: GivenInputs,
-    seed: int,
-    no_latency: bool,
-    batch_sizes: tuple[int, ...],
-    threads: int | None,
-    seconds: float,
-    quiet: bool,
-    output: str | None,
-) -> None:
+    **shared: Any,
+) -> "QuantizeReport":
     """Quantise any ONNX file to int8 or float16, and measure what that costs and gains.
 
     By onnxruntime's quantiser: static int8 as QuantizeLinear and DequantizeLinear nodes, a scale for each channel of
@@ -119,60 +68,17 @@ def quantize(
       onnxprune quantize model.onnx --data fmnist --mean 0.286 --std 0.353 --max-drop 0.5
       onnxprune quantize model.onnx --dynamic
     """
-    from onnxprune.runtime.helper import warm_up
-
-    warm_up()
-    from onnxprune.common.progress import Stages, Verbosity
     from onnxprune.quantization import quantize as quantization
 
-    if inputs.values:
-        raise click.UsageError("--input takes NAME:SIZES here: values of inputs are samples, given by --data FILE.npz")
-    with Stages(Verbosity.QUIET if quiet else Verbosity.NORMAL) as advance:
-        report = quantization.quantize(
-            model,
-            type=type,
-            dynamic=dynamic,
-            calibration=calibration,
-            keep=[name.strip() for name in (keep or "").split(",") if name.strip()],
-            max_drop=max_drop,
-            data=data,
-            data_dir=data_dir,
-            samples=samples,
-            mean=mean,
-            std=std,
-            output=path,
-            shapes=inputs.shapes,
-            seed=seed,
-            threads=threads,
-            latency=not no_latency,
-            batch_sizes=batch_sizes,
-            seconds=seconds,
-            advance=advance,
-        )
-    if output == "json":
-        from onnxprune.commands.compare import print_json
-
-        print_json(report)
-    elif output == "csv":
-        print_rows(report.rows(), output)
-    else:
-        _print(report)
-
-
-def _print(report: "QuantizeReport") -> None:
-    from onnxprune.commands.columns import columns
-    from onnxprune.commands.compare import print_verdicts
-
-    prose(_headline(report))
-    for headings, rows in (_sizes(report), _quality(report)):
-        if rows:
-            echo(f"\n{columns(headings, rows)}")
-    for lines in (_kept(report), _without_data(report)):
-        if lines:
-            prose("\n" + "\n".join(lines))
-    if report.not_compared is not None:
-        prose(f"Note: not compared with the original: {printable(report.not_compared)}")
-    print_verdicts(report.comparison)
+    return quantization.quantize(
+        model,
+        type=type,
+        dynamic=dynamic,
+        calibration=calibration,
+        keep=[name.strip() for name in (keep or "").split(",") if name.strip()],
+        max_drop=max_drop,
+        **shared,
+    )
 
 
 def _headline(report: "QuantizeReport") -> str:

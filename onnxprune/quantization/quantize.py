@@ -11,7 +11,7 @@ from onnxprune.graph.files import files_of
 from onnxprune.graph.tensors import Shape
 from onnxprune.quantization.result import FileSize, QuantizeReport
 from onnxprune.quantization.settings import QuantizeSettings
-from onnxprune.reduction.output_file import check_output, compare_output
+from onnxprune.reduction.output_file import check_output, compared
 from onnxprune.reduction.samples import Data, sample_source
 from onnxprune.runtime.long_work import Advance, silent, work_in_helper
 from onnxprune.runtime.probe import probe
@@ -71,9 +71,7 @@ def quantize(
     report, network = work_in_helper(function, path, *asked, advance=advance)
     network.save(target)
     report = replace(report, after=FileSize.of(target))
-    if latency:
-        advance("comparing", 0, 1)
-        how: dict[str, Any] = {"batch_sizes": batch_sizes, "shapes": shapes, "threads": threads, "seconds": seconds}
-        comparison, reason = compare_output(path, target, **how)
-        report = replace(report, comparison=comparison, not_compared=reason)
-    return report
+    if not latency:
+        return report
+    how: dict[str, Any] = {"batch_sizes": batch_sizes, "shapes": shapes, "threads": threads, "seconds": seconds}
+    return compared(report, path, target, advance, **how)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from onnxprune.analysis.comparison import Entry
 from onnxprune.common.files import compressed_bytes
-from onnxprune.common.plain import plain
 from onnxprune.graph.files import files_of
 from onnxprune.quantization.settings import QuantizeSettings
-from onnxprune.reduction.accuracy import Evidence
-from onnxprune.reduction.fidelity import Fidelity
+from onnxprune.reduction.output_file import FileReport
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,39 +56,27 @@ class Accuracy(NamedTuple):
     quantized: float
 
 
-@dataclass(frozen=True)
-class QuantizeReport:
-    """
+@dataclass(frozen=True, kw_only=True)
+class QuantizeReport(FileReport):
+    """What the quantisation of a file did.
+
     Attributes:
-        source, output: the files.
-        replaced: whether there was a file by the name of the output.
+        output: the file that was written.
         settings: what was asked for.
         before, after: sizes.
         layers: in the order of the file.
         drop: points lost of what decides (`onnxprune.reduction.fidelity.deciding_score`): accuracy on validation
             images, else agreement; None without samples, or where outputs are no scores.
-        fidelity: to the original on held-out samples; None without samples.
         accuracy: None without labels.
-        tested: what it is worth; None without labels.
-        samples: what the samples were; None without.
-        comparison: original and quantised file, timed; empty where that was not asked for, or not possible.
-        not_compared: why they could not be compared, where that was asked for; None where they were.
     """
 
-    source: Path
     output: Path
-    replaced: bool
     settings: QuantizeSettings
     before: FileSize
     after: FileSize
     layers: tuple[LayerReport, ...]
     drop: float | None
-    fidelity: Fidelity | None
     accuracy: Accuracy | None
-    tested: Evidence | None
-    samples: str | None
-    comparison: tuple[Entry, ...] = ()
-    not_compared: str | None = None
 
     @property
     def converted_share(self) -> float:
@@ -112,6 +97,4 @@ class QuantizeReport:
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the comparison, in plain types; null for what is not finite."""
-        found = plain(asdict(replace(self, comparison=())))
-        del found["comparison"]
-        return {**found, "converted_share": self.converted_share}
+        return {**super().as_json(), "converted_share": self.converted_share}

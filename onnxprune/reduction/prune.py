@@ -12,7 +12,7 @@ from onnxprune.common.errors import InputError
 from onnxprune.common.widths import AUTO, DEFAULT_STEP
 from onnxprune.graph.files import files_of
 from onnxprune.graph.tensors import Shape
-from onnxprune.reduction.output_file import check_output, compare_output
+from onnxprune.reduction.output_file import check_output, compared
 from onnxprune.reduction.recovery import METHODS
 from onnxprune.reduction.result import PruneReport
 from onnxprune.reduction.samples import Data, sample_source
@@ -110,12 +110,10 @@ def prune(
     network.save(output)
     after = replace(report.after, bytes=_bytes(files_of(output)))
     report = replace(report, output=output, replaced=replaced, after=after)
-    if latency:
-        advance("comparing", 0, 1)
-        how: dict[str, Any] = {"batch_sizes": batch_sizes, "shapes": shapes, "threads": threads, "seconds": seconds}
-        comparison, reason = compare_output(path, output, **how)
-        report = replace(report, comparison=comparison, not_compared=reason)
-    return report
+    if not latency:
+        return report
+    how: dict[str, Any] = {"batch_sizes": batch_sizes, "shapes": shapes, "threads": threads, "seconds": seconds}
+    return compared(report, path, output, advance, **how)
 
 
 def _bytes(files: Sequence[Path]) -> int:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from onnxprune.analysis.comparison import Entry
-from onnxprune.common.plain import plain as as_plain
-from onnxprune.reduction.accuracy import Evidence
 from onnxprune.reduction.fidelity import Fidelity
+from onnxprune.reduction.output_file import FileReport
 from onnxprune.reduction.settings import PruneSettings
 
 if TYPE_CHECKING:
@@ -86,12 +84,12 @@ class Accuracy(NamedTuple):
     recovered: float
 
 
-@dataclass(frozen=True)
-class PruneReport:
-    """
+@dataclass(frozen=True, kw_only=True)
+class PruneReport(FileReport):
+    """What the pruning of a file did.
+
     Attributes:
-        source, output: the files; output is None for a dry run.
-        replaced: whether there was a file by the name of the output.
+        output: the file that was written; None for a dry run.
         settings: what was asked for, with the criterion that was used.
         before, after: sizes; after is what would be left, for a dry run, without biases that recovery would add.
         groups: of units, in the order of the graph; for single weights, empty.
@@ -99,17 +97,11 @@ class PruneReport:
         check: largest difference of the shrunk network from the original with the removed units masked, relative to
             the largest value, over all outputs and all products that keep their size.
         repairs: of the operators that read something that changed.
-        fidelity_plain, fidelity: to the original on held-out samples, before and after recovery; None without samples.
+        fidelity_plain: before recovery, as `fidelity` after it.
         accuracy: None without labels.
-        tested: what it is worth; None without labels.
-        samples: what the samples were; None without.
-        comparison: original and pruned file, timed; empty where that was not asked for, or not possible.
-        not_compared: why they could not be compared, where that was asked for; None where they were.
     """
 
-    source: Path
     output: Path | None
-    replaced: bool
     settings: PruneSettings
     before: Size
     after: Size
@@ -118,12 +110,7 @@ class PruneReport:
     check: float
     repairs: tuple[Repair, ...]
     fidelity_plain: Fidelity | None
-    fidelity: Fidelity | None
     accuracy: Accuracy | None
-    tested: Evidence | None
-    samples: str | None
-    comparison: tuple[Entry, ...] = ()
-    not_compared: str | None = None
 
     @property
     def recovered(self) -> Mapping[str, int]:
@@ -151,6 +138,4 @@ class PruneReport:
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the comparison, in plain types; null for what is not finite."""
-        plain = as_plain(asdict(replace(self, comparison=())))
-        del plain["comparison"]
-        return {**plain, "share_gone": self.share_gone, "recovered": dict(self.recovered)}
+        return {**super().as_json(), "share_gone": self.share_gone, "recovered": dict(self.recovered)}
