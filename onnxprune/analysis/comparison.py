@@ -26,7 +26,7 @@ from onnxprune.graph.tensors import Shape
 from onnxprune.runtime import helper
 from onnxprune.runtime.bystanders import Bystanders, Disturbance
 from onnxprune.runtime.helper import Limits, StoppedError, guarded, stage
-from onnxprune.runtime.kernels import on_cpu, time_kernels
+from onnxprune.runtime.kernels import KernelTime, on_cpu, time_kernels
 from onnxprune.runtime.lock import timing_lock
 from onnxprune.runtime.probe import try_file
 from onnxprune.runtime.processor import int8_instructions, vectors
@@ -124,107 +124,152 @@ def compare_at(
     Raises:
         InputError: see `compare`.
     """
-    paths = [base, *others]
-    counts: list[Counts] = []
-    resolved: list[dict[str, Shape]] = []
-    names: list[dict[str, str]] = []
-    fed: Inputs = {}  # what is given for the base
-    values_of: list[Inputs] = []
+    files = _read([base, *others], size, shapes, values, device, threads)
+    stage("timing", timing_limit(seconds) + len(files) * SECONDS, quiet=True)
+    measured, nothing_ms = _measured(files, device, threads, seconds)
+    batch = size or next((shape[0] for shape in files[0].shapes.values() if shape), None)
+    entries = [
+        Entry(file.path, batch, file.counts, found.latency, found.placement, None, None, None, found.disturbance, None)
+        for file, found in zip(files, measured, strict=True)
+    ]
+    others_found = zip(entries[1:], files[1:], measured[1:], strict=True)
+    return [entries[0], *(_compared(*each, files[0], measured[0], nothing_ms, device) for each in others_found)]
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that can be run.
+
+    Attributes:
+        names: its inputs -> the base's.
+        shapes: with the batch, by its inputs.
+        given: values by its inputs; the others are random.
+    """
+
+    path: Path
+    names: dict[str, str]
+    shapes: dict[str, Shape]
+    given: Inputs
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What running a file gave.
+
+    Attributes:
+        answers: of its outputs.
+        times: of its first session and of its twin, each (rounds,), in milliseconds.
+        kernels: none where no file is in 8 bits.
+        output_names: in their order.
+    """
+
+    placement: str | None
+    answers: list[Any]
+    output_names: list[str]
+    times: tuple[np.ndarray, np.ndarray]
+    latency: Latency
+    disturbance: Disturbance
+    kernels: Sequence[KernelTime]
+
+
+def _read(
+    paths: Sequence[Path],
+    size: int | None,
+    shapes: Mapping[str, Shape],
+    values: Mapping[str, Any],
+    device: str,
+    threads: int,
+) -> list[_File]:
+    """The files, of which the first is the base, counted, and each run once."""
     arrays = {name: np.asarray(value) for name, value in values.items()}
+    files: list[_File] = []
     read = 0  # bytes so far
     for path in paths:
         weight = bytes_around(path)
         read += weight
         stage(f"reading and counting {path}", reading_seconds(weight), memory=run_memory(read, None))
         model, file_bytes = load(path)
-        if resolved:
-            names.append(_paired_inputs(path, model, base, resolved[0]))
-            here = {own: arrays[theirs] for own, theirs in names[-1].items() if theirs in arrays}
-            taken = {own: resolved[0][theirs] for own, theirs in names[-1].items()}
-            resolved.append(input_shapes(path, model.graph, None, taken, here))
+        if files:
+            base = files[0]
+            names = _paired_inputs(path, model, base.path, base.shapes)
+            here = {own: arrays[theirs] for own, theirs in names.items() if theirs in arrays}
+            taken = {own: base.shapes[theirs] for own, theirs in names.items()}
+            resolved = input_shapes(path, model.graph, None, taken, here)
         else:
-            resolved.append(input_shapes(path, model.graph, size, shapes, arrays))
-            names.append({name: name for name in resolved[0]})
             here = arrays
-        given = input_values(path, model.graph, resolved[-1], here)
-        values_of.append(given)
-        counts.append(count_model(path, model, file_bytes, resolved[-1], given))
-        limits = dict(counts[-1].index_limits)
-        most = run_memory(read, counts[-1].peak_activation_bytes)
+            resolved = input_shapes(path, model.graph, size, shapes, arrays)
+            names = {name: name for name in resolved}
+        given = input_values(path, model.graph, resolved, here)
+        counts = count_model(path, model, file_bytes, resolved, given)
+        most = run_memory(read, counts.peak_activation_bytes)
         allowed = SECONDS + file_bytes / 50e6
-        try_file(path, resolved[-1], device, threads, given, limits, allowed, f"a single run of {path}", most)
-        fed = fed or given
-    stage("timing", timing_limit(seconds) + len(paths) * SECONDS, quiet=True)
-    placements = [
-        _placement(path, own, threads, counted.index_limits) if device == "cuda" else None
-        for path, own, counted in zip(paths, resolved, counts, strict=True)
-    ]
-    sessions = [open_session(path, device=device, threads=threads) for path in [*paths, *paths]]
-    first = random_inputs(sessions[0], resolved[0], values=fed, limits=_shared_limits(names, counts))
+        limits = dict(counts.index_limits)
+        try_file(path, resolved, device, threads, given, limits, allowed, f"a single run of {path}", most)
+        files.append(_File(path, names, resolved, given, counts))
+    return files
+
+
+def _measured(files: Sequence[_File], device: str, threads: int, seconds: float) -> tuple[list[_Measured], float]:
+    """What running each of the files gave, all of them in turn; and the milliseconds of a run that does nothing."""
+    placements = [on_cpu(file.path, _kernels(file, device, threads, 0)) if device == "cuda" else None for file in files]
+    sessions = [open_session(file.path, device=device, threads=threads) for file in [*files, *files]]
+    first = random_inputs(sessions[0], files[0].shapes, values=files[0].given, limits=_shared_limits(files))
     feeds = [
-        _same_feed(path, session, sessions[0], first, own)
-        for path, session, own in zip(paths * 2, sessions, names * 2, strict=True)
+        _same_feed(file, session, sessions[0], first) for file, session in zip([*files, *files], sessions, strict=True)
     ]
-    answers = [_answer(path, session, feed) for path, session, feed in zip(paths, sessions, feeds, strict=False)]
+    answers = [_answer(*each) for each in zip(files, sessions, feeds, strict=False)]
     runs = [bound_run(session, feed, device) for session, feed in zip(sessions, feeds, strict=True)]
     with timing_lock(helper.say):
         bystanders = Bystanders()
         *times, nothing = interleave([*runs, _nothing(device, threads)], seconds)
-        disturbances = [bystanders.disturbance(part, threads) for part in times[: len(paths)]]
-        kernels = [
-            time_kernels(
-                path,
-                own,
-                device=device,
-                threads=threads,
-                seconds=_SECONDS_OF_KERNELS,
-                values=given,
-                limits=counted.index_limits,
-            )
-            if any(map(has_int8, counts))
-            else ()
-            for path, own, given, counted in zip(paths, resolved, values_of, counts, strict=True)
-        ]
-    batch = size or next((shape[0] for shape in resolved[0].values() if shape), None)
-    firsts, twins = times[: len(paths)], times[len(paths) :]
-    latencies = [summarise(np.concatenate(pair)) for pair in zip(firsts, twins, strict=True)]
-    entries = [Entry(base, batch, counts[0], latencies[0], placements[0], None, None, None, disturbances[0], None)]
-    for index in range(1, len(paths)):
-        facts = facts_of(
-            (counts[0], counts[index]),
-            ([firsts[0], firsts[index]], [twins[0], twins[index]]),
-            latencies[0].median_ms / latencies[index].median_ms,
-            float(np.median(nothing)) / latencies[index].median_ms,
-            device,
-        )
-        if has_int8(counts[index]):
-            processor = (int8_instructions(), vectors()) if device == "cpu" else (None, "")
-            medians = (latencies[0].median_ms, latencies[index].median_ms)
-            eight = quantised(counts[index], (kernels[0], kernels[index]), medians, *processor)
-            facts = replace(facts, quantised=eight)
-        theirs, own = ([value.name for value in sessions[at].get_outputs()] for at in (0, index))
-        outputs, by_position = difference(theirs, own, answers[0], answers[index])
-        renamed = [f"{own!r} with {theirs!r}" for own, theirs in names[index].items() if own != theirs] + by_position
-        pairing = f"paired by position, their names differ: {', '.join(renamed)}" if renamed else None
-        entries.append(
-            Entry(
-                paths[index],
-                batch,
-                counts[index],
-                latencies[index],
-                placements[index],
-                facts,
-                judge(facts),
-                outputs,
-                disturbances[index],
-                pairing,
+        disturbances = [bystanders.disturbance(part, threads) for part in times[: len(files)]]
+        in_8_bits = any(has_int8(file.counts) for file in files)
+        kernels = [_kernels(file, device, threads, _SECONDS_OF_KERNELS) if in_8_bits else () for file in files]
+    measured = []
+    for index, pair in enumerate(zip(times[: len(files)], times[len(files) :], strict=True)):
+        measured.append(
+            _Measured(
+                placement=placements[index],
+                answers=answers[index],
+                output_names=[value.name for value in sessions[index].get_outputs()],
+                times=pair,
+                latency=summarise(np.concatenate(pair)),
+                disturbance=disturbances[index],
+                kernels=kernels[index],
             )
         )
-    return entries
+    return measured, float(np.median(nothing))
 
 
-def _placement(path: Path, shapes: Mapping[str, Shape], threads: int, limits: Mapping[str, int]) -> str | None:
-    return on_cpu(path, time_kernels(path, shapes, device="cuda", threads=threads, seconds=0, limits=limits))
+def _compared(
+    entry: Entry, file: _File, found: _Measured, base: _File, of_base: _Measured, nothing_ms: float, device: str
+) -> Entry:
+    """The entry of a file, with what compares it with the base."""
+    medians = of_base.latency.median_ms, found.latency.median_ms
+    firsts, twins = ([pair[at] for pair in (of_base.times, found.times)] for at in (0, 1))
+    counts = base.counts, file.counts
+    facts = facts_of(counts, (firsts, twins), medians[0] / medians[1], nothing_ms / medians[1], device)
+    if has_int8(file.counts):
+        processor = (int8_instructions(), vectors()) if device == "cpu" else (None, "")
+        eight = quantised(file.counts, (of_base.kernels, found.kernels), medians, *processor)
+        facts = replace(facts, quantised=eight)
+    outputs, by_position = difference(of_base.output_names, found.output_names, of_base.answers, found.answers)
+    renamed = [f"{own!r} with {theirs!r}" for own, theirs in file.names.items() if own != theirs] + by_position
+    pairing = f"paired by position, their names differ: {', '.join(renamed)}" if renamed else None
+    return replace(entry, facts=facts, verdict=judge(facts), outputs=outputs, pairing=pairing)
+
+
+def _kernels(file: _File, device: str, threads: int, seconds: float) -> Sequence[KernelTime]:
+    return time_kernels(
+        file.path,
+        file.shapes,
+        device=device,
+        threads=threads,
+        seconds=seconds,
+        values=file.given,
+        limits=file.counts.index_limits,
+    )
 
 
 def _paired_inputs(path: Path, model: Any, base: Path, shapes: Mapping[str, Shape]) -> dict[str, str]:
@@ -242,29 +287,31 @@ def _paired_inputs(path: Path, model: Any, base: Path, shapes: Mapping[str, Shap
     return pair_names(names, list(shapes))
 
 
-def _shared_limits(names: Sequence[Mapping[str, str]], counts: Sequence[Counts]) -> dict[str, int]:
+def _shared_limits(files: Sequence[_File]) -> dict[str, int]:
     """Of the base's inputs: what every file takes."""
     limits: dict[str, int] = {}
-    for own, counted in zip(names, counts, strict=True):
-        for name, limit in counted.index_limits.items():
-            limits[own[name]] = min(limit, limits.get(own[name], limit))
+    for file in files:
+        for name, limit in file.counts.index_limits.items():
+            theirs = file.names[name]
+            limits[theirs] = min(limit, limits.get(theirs, limit))
     return limits
 
 
-def _same_feed(path: Path, session: Any, base: Any, feed: Inputs, names: Mapping[str, str]) -> Inputs:
-    """The base's input under the names that the other file has for it."""
+def _same_feed(file: _File, session: Any, base: Any, feed: Inputs) -> Inputs:
+    """The base's input under the names that the file has for it."""
     kinds = {value.name: value.type for value in base.get_inputs()}
     for own in session.get_inputs():
-        if own.type != kinds[names[own.name]]:
-            raise InputError(f"{path}: its input {own.name!r} is {own.type}, the base's is {kinds[names[own.name]]}")
-    return {own: feed[theirs] for own, theirs in names.items()}
+        theirs = kinds[file.names[own.name]]
+        if own.type != theirs:
+            raise InputError(f"{file.path}: its input {own.name!r} is {own.type}, the base's is {theirs}")
+    return {own: feed[theirs] for own, theirs in file.names.items()}
 
 
-def _answer(path: Path, session: Any, feed: Inputs) -> list[Any]:
+def _answer(file: _File, session: Any, feed: Inputs) -> list[Any]:
     try:
         return list(session.run(None, feed))
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise InputError(f"{path}: onnxruntime cannot run it: {one_line(error)}") from error
+        raise InputError(f"{file.path}: onnxruntime cannot run it: {one_line(error)}") from error
 
 
 def _nothing(device: str, threads: int) -> Callable[[], Any]:
