@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -170,24 +171,12 @@ def train(
         RunError: the loss stopped being a number.
     """
     if group is None and recipe.devices > 1:
-        device = batches.device
-        arguments = {"network": network, "recipe": recipe, "masks": masks, "teacher": teacher}
-        arguments |= {"start_at": start_at, "stop_after": stop_after}
+        how: dict[str, Any] = {"masks": masks, "teacher": teacher, "start_at": start_at, "stop_after": stop_after}
+        sent = {"network": network, "recipe": recipe, **how}
         watched = remask is not None or regrow is not None
-        with parallel.process_group(recipe.devices, device, batches, arguments, watched=watched) as found:
-            return train(
-                network,
-                batches,
-                recipe,
-                masks=masks,
-                remask=remask,
-                regrow=regrow,
-                teacher=teacher,
-                start_at=start_at,
-                stop_after=stop_after,
-                on_update=on_update,
-                group=found,
-            )
+        how |= {"remask": remask, "regrow": regrow, "on_update": on_update}
+        with parallel.process_group(recipe.devices, batches.device, batches, sent, watched=watched) as found:
+            return train(network, batches, recipe, **how, group=found)
     group = group or SINGLE_PROCESS
     generator = seeded_generator(recipe.seed, "training order and augmentation")
     count = len(batches)
@@ -198,7 +187,7 @@ def train(
     optimizer = optimizer or sgd(network, recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(start_at + step, updates))
     scaler = torch.amp.GradScaler(batches.device.type) if recipe.precision == "fp16" else None
-    held = HeldWeights(network, masks or {})
+    weights = _Weights(network, optimizer, masks or {}, scaler)
     epoch_losses = []
     in_training(network)
     clock = clock_of(batches.device)
@@ -216,10 +205,7 @@ def train(
                 if done < start_at:
                     done += 1
                     continue
-                optimizer.zero_grad(set_to_none=True)
-                changed = group.agree(remask(done, updates) if remask is not None else None)
-                if changed is not None:
-                    held = held.replaced(network, changed, optimizer)
+                weights.begin(group.agree(remask(done, updates) if remask is not None else None))
                 loss = accumulate_gradients(
                     wrapped,
                     batches,
@@ -231,18 +217,10 @@ def train(
                     group=group,
                     scaler=scaler,
                 )
-                if scaler is not None:
-                    scaler.unscale_(optimizer)
+                weights.unscale()
                 loss_sum += loss * len(index)
                 seen += len(index)
-                grown = group.agree(regrow(done, updates) if regrow is not None else None)
-                if grown is None:
-                    _step(optimizer, scaler)
-                    held.apply()
-                else:
-                    held = held.replaced(network, grown, optimizer)
-                    if scaler is not None:
-                        scaler.update()
+                weights.step(group.agree(regrow(done, updates) if regrow is not None else None))
                 schedule.step()
                 done += 1
                 if on_update is not None:
@@ -277,12 +255,41 @@ def in_training(network: nn.Module) -> None:
             module.eval()
 
 
-def _step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)  # not where gradients are no numbers: the scale was too large
-        scaler.update()
+class _Weights:
+    """A network's weights as the optimizer moves them, those with a mask held at zero."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        masks: Mapping[str, Tensor],
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        self._network, self._optimizer, self._scaler = network, optimizer, scaler
+        self._held = HeldWeights(network, masks)
+
+    def begin(self, masks: Mapping[str, Tensor] | None) -> None:
+        """Before the gradients of an update are computed; the masks from now on, None: as before."""
+        self._optimizer.zero_grad(set_to_none=True)
+        if masks is not None:
+            self._held = self._held.replaced(self._network, masks, self._optimizer)
+
+    def unscale(self) -> None:
+        """Makes the gradients what they are without the loss being scaled."""
+        if self._scaler is not None:
+            self._scaler.unscale_(self._optimizer)
+
+    def step(self, masks: Mapping[str, Tensor] | None) -> None:
+        """By the gradients; where there are masks from now on, these take the place of the step."""
+        if masks is not None:
+            self._held = self._held.replaced(self._network, masks, self._optimizer)
+        elif self._scaler is None:
+            self._optimizer.step()
+        else:
+            self._scaler.step(self._optimizer)  # not where gradients are no numbers: the scale was too large
+        if self._scaler is not None:
+            self._scaler.update()
+        self._held.apply()
 
 
 def _all_finite(network: nn.Module) -> bool:
