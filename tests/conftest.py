@@ -67,6 +67,14 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(autouse=True)
+def threads_are_left_as_they_were() -> Iterator[None]:
+    """More than one makes all tests after it many times slower."""
+    yield
+    if torch := sys.modules.get("torch"):
+        assert torch.get_num_threads() == 1
+
+
 @pytest.fixture
 def brief_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of a plan is told by one update, not by as many as a moment allows."""

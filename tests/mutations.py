@@ -515,8 +515,8 @@ MUTATIONS = [
         (
             "masks: training brings weights back",
             "training/loop.py",
-            "                held.apply()",
-            "                pass",
+            "        self._held.apply()",
+            "        pass",
             f"{LOOP}::test_masked_weights_are_zero_throughout_and_the_others_learn",
         ),
         (

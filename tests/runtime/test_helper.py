@@ -145,7 +145,9 @@ def test_one_that_was_begun_ahead_takes_the_first_call_and_is_like_any_other(tmp
 
 def test_the_commands_that_begin_it_ahead_are_those_that_ask_it_first() -> None:
     commands = REPOSITORY / "onnxprune" / "commands"
-    assert tuple(sorted(path.stem for path in commands.glob("*.py") if "warm_up()" in path.read_text())) == WITH_HELPER
+    asking = ("    warm_up()", "@makes_a_file(")
+    found = {path.stem for path in commands.glob("*.py") if any(line in path.read_text() for line in asking)}
+    assert tuple(sorted(found - {"made_file"})) == WITH_HELPER
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there does the system end it")
