@@ -18,6 +18,7 @@ gc.disable()
 # set before PyTorch is imported, for subprocesses too: threads that wait for each other on a busy machine make small
 # networks many times slower than one thread is
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.pop("MKL_NUM_THREADS", None)
 
 # hundreds of processes import the package: one compiles it for all, whatever the environment says of that
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -69,10 +70,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def threads_are_left_as_they_were() -> Iterator[None]:
-    """More than one makes all tests after it many times slower."""
+    """More of them make all tests after it many times slower."""
+    torch = sys.modules.get("torch")
+    before = torch and torch.get_num_threads()
     yield
-    if torch := sys.modules.get("torch"):
-        assert torch.get_num_threads() == 1
+    assert before == (torch and torch.get_num_threads())
 
 
 @pytest.fixture
