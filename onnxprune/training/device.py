@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -14,16 +15,20 @@ from onnxprune.common.errors import InputError
 
 
 def select_device(name: str) -> torch.device:
-    """The torch device of that name.
+    """The torch device of that name; a GPU computes the same again in the same way, and in single precision.
 
     Raises:
         InputError: "cuda" was asked for and PyTorch has no usable CUDA device.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "--device cuda: PyTorch finds no usable CUDA device here; install a CUDA build of torch on a machine "
-            "with an NVIDIA GPU, or use --device cpu"
-        )
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError(
+                "--device cuda: PyTorch finds no usable CUDA device here; install a CUDA build of torch on a machine "
+                "with an NVIDIA GPU, or use --device cpu"
+            )
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS does not repeat itself
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.allow_tf32 = False  # 10 bits, in which convolutions are no longer those of the file
     return torch.device(name)
 
 

@@ -10,6 +10,7 @@ import torch
 from onnxprune.common.errors import RunError
 from onnxprune.models.reference import run_again
 from onnxprune.training.batches import Batches
+from onnxprune.training.device import select_device
 from onnxprune.training.loop import train
 from onnxprune.training.parallel import ProcessGroup, meet
 
@@ -20,7 +21,9 @@ def serve() -> None:
     rank, size, kind, meeting, threads, sys.path[:] = pickle.load(stream)
     torch.set_num_threads(threads)
     meet(rank, size, kind, meeting)
-    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
+    device = select_device(kind)
+    if kind == "cuda":
+        device = torch.device(kind, rank)
     batches: Batches | None = None
     with contextlib.suppress(EOFError):
         while True:

@@ -4,6 +4,9 @@ import contextlib
 import copy
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 
@@ -744,9 +747,31 @@ def test_cuda_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert select_device("cpu") == CPU
 
 
+def test_a_gpu_repeats_itself_in_single_precision() -> None:
+    """Of the settings alone, which are there without one."""
+    code = (
+        "import os, torch\n"
+        "from onnxprune.training.device import select_device\n"
+        "torch.cuda.is_available = lambda: True\n"
+        "for name in ('cpu', 'cuda'):\n"
+        "    device = select_device(name)\n"
+        "    print(device, torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32,\n"
+        "          os.environ.get('CUBLAS_WORKSPACE_CONFIG'))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["cpu False True None", "cuda True False :4096:8"], done.stderr
+
+
 @pytest.mark.gpu
-def test_cuda_is_selected_where_there_is_one() -> None:
-    assert select_device("cuda").type == "cuda"
+def test_cuda_trains_the_same_again_bit_for_bit(split: Split) -> None:
+    device = select_device("cuda")
+    states = []
+    for _ in range(2):
+        network = build("cnn").to(device)
+        train(network, Batches(split, MEAN, STD, device), recipe(epochs=4))
+        states.append(state(network))
+    assert equal(*states)
 
 
 def test_peak_memory_sees_what_was_held_and_freed_within() -> None:
