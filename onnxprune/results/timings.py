@@ -7,6 +7,7 @@ import pandas as pd
 
 from onnxprune.results.derived import timed_together
 
+_CONDITIONS = ("model", "dataset", "latency_batch", "latency_threads", "device")  # that tell bases apart
 _MUCH = 0.1  # that the base's latency may change over a sweep, relative, where the noise of single timings is less
 
 
@@ -50,13 +51,15 @@ def remarks(table: pd.DataFrame) -> list[str]:
             f"Timed on a busy machine: {len(disturbed)} of {len(timed)} points{worst}{known}. `onnxprune retime` "
             "measures again."
         )
+    named = [name for name in _CONDITIONS if name in timed and timed[name].nunique() > 1]
     for _, together in timed.groupby(timed_together(timed)):
+        of = ", ".join(f"{name.replace('_', ' ')} {together[name].iloc[0]}" for name in named)
         base = together["base_latency_ms_median"].astype(float)
         spread = (base.max() - base.min()) / base.median()
         if spread > max(_MUCH, noise(together)):
             said.append(
-                f"The base's latency was {base.min():.3f} to {base.max():.3f} ms over the sweep, a range of "
-                f"{100 * spread:.0f} % of its median: compare the speedups of points, not their latencies."
+                f"The base's latency{of and f' ({of})'} was {base.min():.3f} to {base.max():.3f} ms over the sweep, "
+                f"a range of {100 * spread:.0f} % of its median: compare the speedups of points, not their latencies."
             )
     smaller = timed[timed["macs"] < timed["base_macs"]] if "base_macs" in timed else timed[:0]
     least = smaller["speedup_noise"].clip(lower=noise(timed))

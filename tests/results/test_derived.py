@@ -120,6 +120,10 @@ def test_latencies_of_other_moments_are_brought_to_one(tmp_path: Path) -> None:
     assert table["latency_ms_median"].tolist() == pytest.approx([1.0, 2.0, 0.3])
     (said,) = remarks(table)
     assert said.startswith("The base's latency was 1.000 to 4.000 ms over the sweep, a range of 250 % of its median")
+    twice = pd.concat([table, table.assign(model="slp", base_macs=1)])
+    assert [text.partition(" was")[0] for text in remarks(twice)] == [
+        f"The base's latency (model {model})" for model in (table["model"][0], "slp")
+    ]
 
 
 def test_a_busy_machine_and_speedups_beyond_theory_are_said(tmp_path: Path) -> None:
