@@ -19,6 +19,7 @@ from onnxprune.results import store, timings
 from onnxprune.results.quality import ACCURACY, Quality, quality_of
 from onnxprune.results.seeds import STUDY, change, configurations
 from onnxprune.results.validation import blunt_limit
+from onnxprune.settings.vocabulary import CONTROLS
 
 _LEAST = 1e-9  # of a scale
 _USELESS = 0.3  # of timing noise, relative: what is faster by less is not told from what is slower
@@ -100,13 +101,14 @@ class Choice:
         row: settings, metrics and environment of the file to ship: of the seeds that were decided on together, the
             one of the highest validation accuracy.
         seeds: the rows of all seeds, this one included.
-        candidates: how many configurations satisfy the constraints, of how many; each network counts once.
+        candidates: how many configurations satisfy the constraints, of how many that are no controls; each network
+            counts once.
         by: what made it the best: "speedup" or, where nothing was timed, "macs".
         tie: whether its own speedup is within the timing's noise.
         alone: the base in 8 bits, the mean over its seeds; None where the sweep has no such file.
         alone_lacks: the constraints that it misses.
         blunt: what is to be said of the largest drop that was allowed; None where nothing is.
-        clock: sentences on how far the measured speedups can decide, and did.
+        clock: sentences on what decided: that only controls were run, how far the measured speedups can, and did.
     """
 
     row: dict[str, Any]
@@ -177,6 +179,8 @@ def choose(
 ) -> Choice:
     """The fastest of the configurations of one study, those in 8 bits among them, that satisfy the constraints.
 
+    A control, as one that removes at random, is none of them where anything else was run.
+
     Among equally fast ones, within timing noise and the standard errors of means over seeds, it is the one with the
     highest validation accuracy, or without labels fidelity. Test images are not used to choose.
 
@@ -200,6 +204,8 @@ def choose(
         for positions in configurations(files)
         if records[positions[0]]["variant"] in variants
     ]
+    compared = controls(files).to_numpy(bool)
+    found = [entry for entry in found if not compared[entry.positions[0]]] or found
     study = f"{found[0].mean['model']} on {found[0].mean['dataset']}"
     sound = [entry for entry in found if not _is_so_of_any(entry.rows, "collapsed")]
     if not sound:
@@ -209,6 +215,8 @@ def choose(
     if not candidates:
         raise RunError(_nearest_miss(study, sound, wanted, bool(fitting)))
     clock: list[str] = []
+    if compared[found[0].positions[0]]:
+        clock.append("Only controls were run: this is one to compare with, and not to ship.")
     floor = timings.noise(table) if floor is None else floor
     timed = not any(pd.isna(entry.mean["speedup"]) for entry in candidates)
     if timed and floor > _USELESS:
@@ -258,6 +266,13 @@ def choose(
     if tie:
         clock.append("Its speedup is within timing noise: it is not told from the unpruned network's.")
     return Choice(row, seeds, _networks(candidates), _networks(found), by, tie, alone, tuple(lacks), said, tuple(clock))
+
+
+def controls(table: pd.DataFrame) -> pd.Series:
+    """Which rows were run for others to be compared with; the base in 8 bits was not, whichever row is its."""
+    known = table.reindex(columns=["criterion", "control", "variant"])
+    controls = set(CONTROLS) - {"none"}
+    return (known["criterion"].eq("random") | known["control"].isin(controls)) & known["variant"].ne(INT8_ALONE)
 
 
 def _networks(candidates: list[_Candidate]) -> int:

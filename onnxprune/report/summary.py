@@ -12,7 +12,7 @@ from onnxprune.common.errors import RunError
 from onnxprune.common.progress import MOST_DROP, duration
 from onnxprune.common.shares import Interval
 from onnxprune.delivery import headline
-from onnxprune.delivery.choice import Choice, Constraint, choose, constraints
+from onnxprune.delivery.choice import Choice, Constraint, choose, constraints, controls
 from onnxprune.delivery.facts import titled
 from onnxprune.delivery.variants import FLOAT32, INT8, INT8_ALONE
 from onnxprune.report.series import told
@@ -110,7 +110,10 @@ class TechniqueBest:
     @property
     def removed(self) -> str:
         """What was done, in words."""
-        return headline.removed(self.choice.row) if self.choice else ""
+        if self.choice is None:
+            return ""
+        by = f" by {headline.way(self.choice.row)}, a control" if controls(self.choice.seeds).any() else ""
+        return f"{headline.removed(self.choice.row)}{by}"
 
     @property
     def quality(self) -> float | None:
@@ -148,7 +151,8 @@ def best_by_technique(sources: list[Source]) -> list[TechniqueBest]:
     for source in sources:
         if not len(source.table):
             continue
-        real = source.table[source.table["control"] == "none"]
+        real = source.table[~controls(source.table)]
+        real = real if len(real) else source.table
         batches = real.groupby(["model", "dataset"])["batch_size"].nunique().to_dict()
         floors = {study: timings.noise(rows) for study, rows in source.table.groupby(STUDY)}
         for (model, dataset, batch), rows in real.groupby(STUDY, sort=False):

@@ -76,6 +76,17 @@ def test_a_speedup_beyond_theory_is_not_praised() -> None:
     assert chosen(table, max_drop=2, min_speedup=5) == "point1", "it alone is left"
 
 
+@pytest.mark.parametrize("control", [{"criterion": "random"}, {"control": "random"}, {"control": "scratch"}])
+def test_a_control_is_no_answer_unless_nothing_else_was_run(control: dict[str, Any]) -> None:
+    faster = {"speedup": 5.0, "validation_accuracy": 91.0, **control}
+    choice = choose(rows({"control": "none"}, faster), constraints(max_drop=1))
+    assert (choice.row["folder"], choice.candidates, choice.points) == ("point0", 1, 1)
+    assert choice.clock == ()
+    with pytest.raises(RunError, match=r"none of 1 models .* the nearest is structured l1 50 %"):
+        choose(rows({"control": "none"}, faster), constraints(max_drop=1, min_speedup=4))
+    assert "Only controls were run" in choose(rows(faster), constraints(max_drop=1)).clock[0]
+
+
 def test_the_test_accuracy_has_no_say() -> None:
     table = rows({"accuracy": 99.0, "validation_accuracy": 80.0, "speedup": 3}, {"accuracy": 10.0})
     assert chosen(table, max_drop=1) == "point1"

@@ -443,6 +443,17 @@ def test_each_technique_has_its_best_in_a_table_of_its_own(tmp_path: Path) -> No
     assert page_of(tmp_path / "report.html", sweep).count("no model loses so little") == 2
 
 
+def test_the_best_of_a_technique_is_no_control_unless_nothing_else_was_run(tmp_path: Path) -> None:
+    sweep = hand_made(tmp_path, "one", technique="structured", sparsity="30", criterion="l1,random")
+    for point in Sweep.read(sweep / store.SPEC).points:
+        finish(sweep, point, speedup=9.0 if point.criterion == "random" else 2.0)
+    (best,) = best_by_technique(read([sweep]))
+    assert (best.removed, best.mean("speedup")) == ("30 % removed", 2.0)
+    alone = hand_made(tmp_path, "two", technique="structured", sparsity="30", criterion="random")
+    (best,) = best_by_technique(read([alone]))
+    assert best.removed == "30 % removed by structured random, a control"
+
+
 def test_the_table_of_techniques_says_what_the_table_of_results_says(tmp_path: Path) -> None:
     """Means of the same seeds, and the control of the same training: not that of another batch size or criterion."""
     settings = {"technique": "weight", "sparsity": "0,50", "criterion": "l1,l2", "batch_size": "32,256"}
