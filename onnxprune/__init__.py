@@ -68,27 +68,29 @@ def sweep(
         InputError: settings or data that cannot be used.
         RunError: points failed; the others' results are on disk.
     """
+    from onnxprune.settings.calls import checked
     from onnxprune.settings.sweep import Sweep
 
-    given: dict[str, Any] = {**settings}
-    plan = Sweep.read(Path(spec), given) if spec is not None else Sweep.parse(given)
-    return _run(
-        plan,
-        out,
-        data_dir,
-        retry_failed=retry_failed,
-        track=track,
-        workers=workers,
-        executor=executor,
-        executor_settings=executor_settings,
-        others="replace" if replace else "refuse",
+    how = checked(
+        {
+            "out": out,
+            "data_dir": data_dir,
+            "retry_failed": retry_failed,
+            "track": track,
+            "workers": workers,
+            "executor": executor,
+            "executor_settings": executor_settings,
+            "replace": replace,
+        }
     )
+    path, given = checked({"spec": spec})["spec"], {**settings}
+    return _run(Sweep.parse(given) if path is None else Sweep.read(path, given), **how)
 
 
-def _run(plan: "Sweep", out: str | Path, data_dir: str | Path | None, **how: Any) -> "pd.DataFrame":
+def _run(plan: "Sweep", *, out: Path, replace: bool, **how: Any) -> "pd.DataFrame":
     from onnxprune.study.controller import run_sweep
 
-    outcome = run_sweep(plan, Path(out), None if data_dir is None else Path(data_dir), **how)
+    outcome = run_sweep(plan, out, others="replace" if replace else "refuse", **how)
     if outcome.failures:
         listed = "; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items())
         raise RunError(f"{len(outcome.failures)} failed of the sweep in {outcome.folder}: {listed}")
@@ -119,10 +121,11 @@ def run_experiment(
         InputError: settings of several points, or settings or data that cannot be used.
         RunError: the point failed.
     """
+    from onnxprune.settings.calls import checked
     from onnxprune.settings.sweep import Sweep
 
-    others = "replace" if replace else "refuse"
-    return _run(Sweep.one_point({**settings}), out, data_dir, retry_failed=retry_failed, others=others)
+    how = checked({"out": out, "data_dir": data_dir, "retry_failed": retry_failed, "replace": replace})
+    return _run(Sweep.one_point({**settings}), **how)
 
 
 def profile(path: str | Path, **settings: Any) -> "Profile":
@@ -139,8 +142,9 @@ def profile(path: str | Path, **settings: Any) -> "Profile":
         InputError: not an ONNX file, a damaged one, shapes that do not fit or are missing, or CUDA does not run.
     """
     from onnxprune.analysis import profiling
+    from onnxprune.settings.calls import checked
 
-    return profiling.profile(path, **settings)
+    return profiling.profile(**checked({"path": path, **settings}))
 
 
 def prune(path: str | Path, **settings: Any) -> "PruneReport":
@@ -158,8 +162,9 @@ def prune(path: str | Path, **settings: Any) -> "PruneReport":
         RunError: the result fails its check; nothing is written.
     """
     from onnxprune.reduction import prune as pruning
+    from onnxprune.settings.calls import checked
 
-    return pruning.prune(path, **settings)
+    return pruning.prune(**checked({"path": path, **settings}))
 
 
 def quantize(path: str | Path, **settings: Any) -> "QuantizeReport":
@@ -177,5 +182,6 @@ def quantize(path: str | Path, **settings: Any) -> "QuantizeReport":
         RunError: the result does not run, or loses more than allowed; nothing is written.
     """
     from onnxprune.quantization import quantize as quantization
+    from onnxprune.settings.calls import checked
 
-    return quantization.quantize(path, **settings)
+    return quantization.quantize(**checked({"path": path, **settings}))

@@ -86,13 +86,7 @@ class SampleSource:
 def sample_source(
     data: Data | None, data_dir: str | Path | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> SampleSource | None:
-    """Of what a user gives, who may give none.
-
-    Raises:
-        InputError: it is neither arrays by name nor the name of something.
-    """
-    if not isinstance(data, str | Path | Mapping | None):
-        raise InputError(f"data: expected arrays by the names of the inputs, or a name, got {type(data).__name__}")
+    """Of what a user gives, who may give none."""
     return None if data is None else SampleSource(data, None if data_dir is None else Path(data_dir), mean, std)
 
 

@@ -101,9 +101,3 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     assert json.dumps(found.as_json()["settings"]) == json.dumps(expected.as_json()["settings"])
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-
-
-@pytest.mark.parametrize("data", [[1.0], np.ones((8, 64)), iter(())])
-def test_data_without_the_names_of_inputs_are_told(data: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="data: expected arrays by the names of the inputs"):
-        prune(trained.mlp(tmp_path / "m.onnx"), sparsity=50, data=data)
