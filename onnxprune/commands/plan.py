@@ -20,22 +20,21 @@ if TYPE_CHECKING:
 
 def print_plan(
     plan: "Sweep",
-    points: Sequence["Point"],
     runs: Path,
     data_dir: Path | None,
     verbosity: Verbosity,
     *,
     workers: int | None,
     output: str | None,
-    searched: bool = False,
+    searched: tuple[int, float] | None = None,
 ) -> None:
     """Prints a plan to stdout: its axes, and what it takes; each point only where much is to be told.
 
     Args:
-        points: those that are run.
         workers: processes that run them side by side; None: as many as pay.
         output: "json", or None for text.
-        searched: whether their sparsities are only found meanwhile, and they may be fewer.
+        searched: of a search the step of its sparsities, in percent, and the largest drop, in points: which points it
+            runs is only found meanwhile, and they may be fewer.
 
     Raises:
         InputError: the points cannot be pruned as they ask, or the output is neither.
@@ -43,28 +42,36 @@ def print_plan(
     if output == "csv":
         raise InputError("--csv: with --dry-run a plan is printed as text, or with --json as JSON")
     with waiting("checking the plan", verbosity):
+        from onnxprune.study.alignment import with_recorded_step
         from onnxprune.study.estimate import estimate
         from onnxprune.study.feasibility import check_prunable
+        from onnxprune.study.finished import Finished
         from onnxprune.study.forecast import forecast
         from onnxprune.study.jobs import Materials
+        from onnxprune.study.search import most_points
 
-    cost = estimate(points, verbosity)  # it reads pictures, with a line of its own
+    folder = runs / plan.name
+    plan = with_recorded_step(plan, folder)
+    estimate(plan.points, verbosity)  # it reads pictures, with a line of its own
     with waiting("checking that the networks can be pruned, and how fast they train", verbosity):
         materials = Materials(data_dir, stand_ins=True)
-        check_prunable(points, materials)
-        expected = forecast(points, runs / plan.name, runs, workers)
+        check_prunable(plan.points, materials)
+        finished = Finished(runs, [folder] if searched is None else sorted(runs.glob("*/")), materials)
+        points = plan.points if searched is None else most_points(plan, *searched, finished)
+        cost = estimate(points)
+        expected = forecast(points, finished, runs, workers)
     if output == "json":
         rows = [point.settings() for point in points]
         expectation = asdict(expected) | {"hours": expected.seconds / 3600}
         found = {"name": plan.name, "cost": asdict(cost), "expected": expectation, "notes": [*materials.notes]}
         echo(json.dumps({**found, "points": rows}, indent=1))
         return
-    _print_axes(points, "sparsity" if searched else "")
+    _print_axes(points, "" if searched is None else "sparsity")
     if verbosity == Verbosity.VERBOSE:
         for point in points:
             echo(" ".join(f"{key}={value}" for key, value in point.settings().items()))
         echo()
-    for line in _lines(plan, cost, expected, runs, "at most " * searched):
+    for line in _lines(plan, cost, expected, runs, "" if searched is None else "at most "):
         echo(line)
     for note in materials.notes:
         prose(f"note      {note}")

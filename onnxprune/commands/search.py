@@ -93,13 +93,10 @@ def search(
         plan = dataclasses.replace(plan, name=f"{_PREFIX}{plan.name[len(_PREFIX) - MAX_NAME :]}")
     verbosity = Verbosity.QUIET if quiet else Verbosity.NORMAL
     with waiting("loading PyTorch and NNI", verbosity):
-        from onnxprune.study.search import most_points
         from onnxprune.study.search import search as bisect
 
     if dry_run:
-        print_plan(
-            plan, most_points(plan, step), out, data_dir, verbosity, workers=workers, output=output, searched=True
-        )
+        print_plan(plan, out, data_dir, verbosity, workers=workers, output=output, searched=(step, max_drop))
         return
     found = bisect(
         plan,

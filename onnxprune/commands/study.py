@@ -148,7 +148,7 @@ def run(replace: bool, **options: Any) -> None:
 
 
 def _print_plan(plan: "Sweep", how: _How) -> None:
-    print_plan(plan, plan.points, how.out, how.data_dir, how.verbosity, workers=how.workers, output=how.output)
+    print_plan(plan, how.out, how.data_dir, how.verbosity, workers=how.workers, output=how.output)
 
 
 def _run(plan: "Sweep", how: _How, report: bool = False, replace: bool = False) -> dict[str, str]:

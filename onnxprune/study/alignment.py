@@ -22,12 +22,24 @@ def with_measured_step(plan: Sweep, continued: Path | None, verbosity: Verbosity
     Args:
         continued: folder of the study, which may not be there yet; None: none is continued.
     """
-    if not any(point.channel_align == AUTO for point in plan.points):  # all of them: a plan has one
+    plan = plan if continued is None else with_recorded_step(plan, continued)
+    if not _is_open(plan):
         return plan
-    step = _recorded_step(continued) if continued is not None else None
-    if step is None:
-        with waiting(MEASURING_STEPS, verbosity):
-            step = measured_step(plan.points[0].latency_threads)
+    with waiting(MEASURING_STEPS, verbosity):
+        return _with_step(plan, measured_step(plan.points[0].latency_threads))
+
+
+def with_recorded_step(plan: Sweep, continued: Path) -> Sweep:
+    """The plan with the number of the study that it continues in place of "auto"; as it is where there is none."""
+    step = _recorded_step(continued) if _is_open(plan) else None
+    return plan if step is None else _with_step(plan, step)
+
+
+def _is_open(plan: Sweep) -> bool:
+    return any(point.channel_align == AUTO for point in plan.points)  # all of them: a plan has one
+
+
+def _with_step(plan: Sweep, step: int) -> Sweep:
     points = [dataclasses.replace(point, channel_align=step) for point in plan.points]
     return dataclasses.replace(plan, points=points, values={**plan.values, "channel_align": step})
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from onnxprune.results import store
 from onnxprune.settings.budget import base_epochs, epochs_after_base
 from onnxprune.settings.point import BASES, Point
 from onnxprune.study.estimate import images_of, shape_of
+from onnxprune.study.finished import Finished
 from onnxprune.study.pool import worker_count
 from onnxprune.training.device import select_device
 from onnxprune.training.loop import pooling_first
@@ -40,7 +40,7 @@ class Forecast:
         seconds: from now to the end.
         source: what it is known by.
         workers: points at a time.
-        done: points that the plan's folder has already.
+        done: points that are not run again.
     """
 
     seconds: float
@@ -60,35 +60,25 @@ class _Pace:
     other: float
 
 
-def forecast(points: Sequence[Point], sweep: Path, runs: Path, workers: int | None = None) -> Forecast:
+def forecast(points: Sequence[Point], finished: Finished, runs: Path, workers: int | None = None) -> Forecast:
     """How long points take on this machine.
 
     Args:
+        finished: what is not run again.
+        runs: where finished points of the same networks and data are, by whose pace others are judged.
         workers: processes that run points side by side; None: as many as a run would have.
-        sweep: the plan's folder; what is finished there is not run again.
-        runs: where bases are, which are not trained again, and finished points of the same networks and data, by whose
-            pace others are judged.
 
     Raises:
         InputError: a network cannot be built, or a user's own data cannot be used.
     """
-    finished = _finished_settings(sweep)
-    missing = [point for point in points if point.settings() not in finished]
-    trained = _finished_settings(runs / BASES)
-    untrained = {tuple(point.base_settings().items()): point for point in missing}
+    missing = [point for point in points if finished.record(point) is None]
+    bases_of = {tuple(point.base_settings().items()): point for point in missing}
     workers = max(1, worker_count(missing) if workers is None else min(workers, len(missing)))
     paces = _Paces(runs)
-    bases = [paces.seconds(point, base=True) for point in untrained.values() if point.base_settings() not in trained]
+    bases = [paces.seconds(point, base=True) for point in bases_of.values() if not finished.has_base(point)]
     seconds = sum(bases) + sum(paces.seconds(point, base=False) for point in missing) / workers
     source = f"a probe of {_PROBE_SECONDS:g} s of training on random images" if paces.probed else "finished points"
     return Forecast(seconds, source, workers, len(points) - len(missing))
-
-
-def _finished_settings(folder: Path) -> list[dict[str, Any]]:
-    """Settings of the bases or points in a folder that are done."""
-    there = (read_json(path.with_name(store.CONFIG)) for path in folder.glob(f"*/{store.METRICS}"))
-    # of a base, the data are part of what is written
-    return [{name: config[name] for name in config if name != "data_checksum"} for config in there if config]
 
 
 class _Paces:

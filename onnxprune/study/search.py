@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +21,7 @@ from onnxprune.settings.vocabulary import SCHEDULES
 from onnxprune.study import former
 from onnxprune.study.alignment import with_measured_step
 from onnxprune.study.controller import check_possible, run_sweep
+from onnxprune.study.finished import Finished
 from onnxprune.study.jobs import Materials
 from onnxprune.study.reuse import Reused
 
@@ -128,27 +129,53 @@ def search(
         if outcome.failures:
             raise RunError("; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items()))
 
-    ways: dict[Point, list[Point]] = {}
-    for point in plan.points:
-        ways.setdefault(dataclasses.replace(point, sparsity=0.0, seed=0), []).append(point)
     grid = _grid(step)
     reused = Reused()
-    found = [_Bisection(points, max_drop, runs, materials, run, say, reused).search(grid) for points in ways.values()]
+    found = [_Bisection(points, max_drop, runs, materials, run, say, reused).search(grid) for points in _ways(plan)]
     for line in reused.lines():
         say(line)
     return found
 
 
-def most_points(plan: Sweep, step: int) -> list[Point]:
-    """As many points as a search runs at most, of the plan's settings and some sparsities.
+def most_points(plan: Sweep, step: int, max_drop: float, finished: Finished) -> list[Point]:
+    """As many points as a search looks at at most, those that are finished and some of others.
 
     Raises:
         InputError: a schedule that finds its own sparsity.
     """
     _check(plan)
-    grid = _grid(step)
-    sparsities = grid[: len(grid).bit_length()]
-    return [dataclasses.replace(point, sparsity=sparsity) for point in plan.points for sparsity in sparsities]
+    grid, found = _grid(step), []
+    for points in _ways(plan):
+        looked_at, low, high = [], 0.0, math.inf
+        for sparsity in grid:
+            records = [finished.record(point) for point in _at(points, sparsity)]
+            rows = [record["metrics"] for record in records if record is not None]
+            if len(rows) == len(points) and sparsity < high:
+                looked_at.append(sparsity)
+                low, high = (sparsity, high) if _judged(rows, max_drop)[1] else (low, sparsity)
+        between = [sparsity for sparsity in grid if low < sparsity < high]
+        looked_at += between[: len(between).bit_length()]
+        found += [point for sparsity in looked_at for point in _at(points, sparsity)]
+    return found
+
+
+def _ways(plan: Sweep) -> list[list[Point]]:
+    """The points of a plan, those that differ in their seed alone together."""
+    ways: dict[Point, list[Point]] = {}
+    for point in plan.points:
+        ways.setdefault(dataclasses.replace(point, sparsity=0.0, seed=0), []).append(point)
+    return list(ways.values())
+
+
+def _at(points: Sequence[Point], sparsity: float) -> list[Point]:
+    return [dataclasses.replace(point, sparsity=sparsity) for point in points]
+
+
+def _judged(rows: Sequence[Mapping[str, Any]], max_drop: float) -> tuple[float, bool]:
+    """Points that the networks of one sparsity lose, on average, and whether that is an answer."""
+    name = f"validation_{quality_of(rows[0]).name}"
+    drop = fmean(row[f"base_{name}"] - row[name] for row in rows)
+    return drop, within(drop, max_drop) and not any(row["collapsed"] for row in rows)
 
 
 def _check(plan: Sweep) -> None:
@@ -187,7 +214,7 @@ class _Bisection:
         found = Search({name: value for name, value in settings.items() if name not in ("sparsity", "seed")})
         low, high = 0.0, math.inf
         for sparsity in grid:
-            if all(self._folder(point) is not None for point in self._at(sparsity)):
+            if all(self._folder(point) is not None for point in _at(self.points, sparsity)):
                 found.reused += len(self.points)
                 if not self._passes(found, sparsity, reused=True):
                     high = sparsity
@@ -195,7 +222,7 @@ class _Bisection:
                 low = sparsity
         while between := [sparsity for sparsity in grid if low < sparsity < high]:
             sparsity = between[len(between) // 2]
-            missing = [point for point in self._at(sparsity) if self._folder(point) is None]
+            missing = [point for point in _at(self.points, sparsity) if self._folder(point) is None]
             self.run(missing)
             found.trainings += len(missing)
             found.reused += len(self.points) - len(missing)
@@ -219,15 +246,9 @@ class _Bisection:
         return found
 
     def _passes(self, found: Search, sparsity: float, reused: bool) -> bool:
-        rows = self._rows(sparsity)
-        name = f"validation_{quality_of(rows[0]).name}"
-        drop = fmean(row[f"base_{name}"] - row[name] for row in rows)
-        accepted = within(drop, self.max_drop) and not any(row["collapsed"] for row in rows)
+        drop, accepted = _judged(self._rows(sparsity), self.max_drop)
         found.trials.append(Trial(sparsity, drop, accepted, reused))
         return accepted
-
-    def _at(self, sparsity: float) -> list[Point]:
-        return [dataclasses.replace(point, sparsity=sparsity) for point in self.points]
 
     def _rows(self, sparsity: float) -> list[dict[str, Any]]:
         rows = []
@@ -241,7 +262,7 @@ class _Bisection:
     def _folders(self, sparsity: float) -> list[Path]:
         """Of the points at a sparsity, which are finished."""
         folders = []
-        for point in self._at(sparsity):
+        for point in _at(self.points, sparsity):
             folder = self._folder(point)
             if folder is None:
                 raise _removed(point.point_id(self.materials.dataset(point).checksum))

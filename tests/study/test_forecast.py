@@ -12,6 +12,12 @@ import onnxprune
 from onnxprune.results import store
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import forecast
+from onnxprune.study.finished import Finished
+from onnxprune.study.jobs import Materials
+
+
+def done(runs: Path, sweep: str) -> Finished:
+    return Finished(runs, [runs / sweep], Materials(None, stand_ins=True))
 
 
 @pytest.mark.usefixtures("brief_probe")
@@ -28,7 +34,7 @@ def test_a_network_is_tried_once_for_all_data_of_its_shape(tmp_path: Path, monke
     plan = Sweep.parse({"name": "plan", "model": "slp", "dataset": data, "batch_size": [64, 256], "sparsity": 50})
     torch.set_num_threads(2)  # those of a base; points have one
     try:
-        found = forecast.forecast(plan.points, tmp_path / "plan", tmp_path)
+        found = forecast.forecast(plan.points, done(tmp_path, "plan"), tmp_path)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -52,15 +58,15 @@ def test_the_time_is_what_finished_ones_took_without_bases_that_are_there(tmp_pa
         changed = {**found, "metrics": {**found["metrics"], **figures}, "wall_seconds": 37.1}
         store.amend(record.parent, changed)  # an hour later, as by `retime`
     plan = Sweep.parse({**given, "sparsity": [50, 60, 70]})
-    known = forecast.forecast(plan.points, tmp_path / "runs" / "s", tmp_path / "runs")
+    known = forecast.forecast(plan.points, done(tmp_path / "runs", "s"), tmp_path / "runs")
     # 4 epochs at 10 images a second, 7 s beside training and timing, 0.1 s of timing
     assert (known.done, known.source) == (2, "finished points")
     assert known.seconds == pytest.approx(4 * images / 10 + 7.0 + 0.1)
     other = Sweep.parse({**given, "sparsity": 70, "seed": 1})
-    with_base = forecast.forecast(other.points, tmp_path / "runs" / "other", tmp_path / "runs")
+    with_base = forecast.forecast(other.points, done(tmp_path / "runs", "other"), tmp_path / "runs")
     assert with_base.seconds == pytest.approx(known.seconds + 2 * images / 10 + 7.1)
     many = Sweep.parse({**given, "sparsity": [60, 70, 80, 90], "seed": 1})
-    shared = forecast.forecast(many.points, tmp_path / "runs" / "other", tmp_path / "runs", workers=2)
+    shared = forecast.forecast(many.points, done(tmp_path / "runs", "other"), tmp_path / "runs", workers=2)
     # points are run side by side, and the base before them
     assert shared.seconds == pytest.approx(4 / 2 * known.seconds + 2 * images / 10 + 7.1)
 
@@ -83,7 +89,7 @@ def test_the_workers_that_are_asked_for_share_the_points(asked: int, side_by_sid
     plan = Sweep.parse(
         {"name": "plan", "model": "slp", "dataset": "digits", "technique": "weight", "sparsity": "0:90:30"}
     )
-    found = forecast.forecast(plan.points, tmp_path / "plan", tmp_path, asked)
+    found = forecast.forecast(plan.points, done(tmp_path, "plan"), tmp_path, asked)
     assert found.workers == side_by_side
 
 
