@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.surgery import shrink
 from onnxprune.reduction.preparation import Prepared, prepare
 
-T = TypeVar("T")
 Units = np.ndarray  # numbers of units, int64; 0: what stays
 
 
@@ -131,7 +130,7 @@ def _zeros(network: nn.Module, places: Mapping[str, tuple[int, Units]], zero: np
     return masks
 
 
-_known: dict[Hashable, Any] = {}
+_known: dict[Hashable, dict[str, Any]] = {}  # network -> what is told of it, by name
 _MOST_KNOWN = 64
 _LAYOUTS = ("Identity", "Transpose", "Unsqueeze", "Reshape")  # operators that leave the numbers of a constant
 
@@ -145,7 +144,13 @@ def coupling(network: nn.Module, input_shape: tuple[int, ...]) -> Coupling:
     Raises:
         InputError: it cannot be exported, or its channels cannot be followed.
     """
-    return _once(lambda: followed(network, input_shape)[1], "coupling", network, input_shape)
+
+    def found() -> dict[str, Any]:
+        prepared = _exported(network, input_shape)
+        units, _ = _Names(network, prepared).coupling()
+        return {"coupling": units, "parameters": _parameters_in(prepared.source, network)}
+
+    return _once(found, "coupling", network, input_shape)
 
 
 def exported_parameters(network: nn.Module, input_shape: tuple[int, ...]) -> frozenset[str]:
@@ -158,28 +163,32 @@ def exported_parameters(network: nn.Module, input_shape: tuple[int, ...]) -> fro
         InputError: it cannot be exported.
     """
 
-    def found() -> frozenset[str]:
+    def found() -> dict[str, Any]:
         with temporary_folder() as folder:
             path = Path(folder) / "network.onnx"
             _export_named(network, path, input_shape)
-            weights = read(path).weights
-        return frozenset(name for name, _ in network.named_parameters() if name in weights)
+            return {"parameters": _parameters_in(read(path), network)}
 
     return _once(found, "parameters", network, input_shape)
 
 
-def _once(find: Callable[[], T], what: str, network: nn.Module, input_shape: tuple[int, ...]) -> T:
-    """What is found of a network, looked for once for each structure that can be written down."""
+def _parameters_in(file: Network, network: nn.Module) -> frozenset[str]:
+    return frozenset(name for name, _ in network.named_parameters() if name in file.weights)
+
+
+def _once(find: Callable[[], dict[str, Any]], what: str, network: nn.Module, input_shape: tuple[int, ...]) -> Any:
+    """What is found of a network, with all that is found at the same time, once for each structure that can be written
+    down."""
     structure = structure_of(network)
     if structure is None:
-        return find()
-    known = what, structure, tuple(input_shape)
-    if known not in _known:
+        return find()[what]
+    key = structure, tuple(input_shape)
+    if what not in _known.get(key, ()):
+        found = find()
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
-        _known[known] = find()
-    found: T = _known[known]
-    return found
+        _known[key] = _known.get(key, {}) | found
+    return _known[key][what]
 
 
 def heads(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -230,11 +239,15 @@ def followed(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[ChannelG
     Raises:
         InputError: it cannot be exported, or its channels cannot be followed.
     """
+    prepared = _exported(network, input_shape)
+    return prepared.graph, *_Names(network, prepared).coupling()
+
+
+def _exported(network: nn.Module, input_shape: tuple[int, ...]) -> Prepared:
     with temporary_folder() as folder:
         path = Path(folder) / "network.onnx"
         _export_named(network, path, input_shape)
-        prepared = _followed(path, network)
-    return prepared.graph, *_Names(network, prepared).coupling()
+        return _followed(path, network)
 
 
 def _export_named(network: nn.Module, path: Path, input_shape: tuple[int, ...]) -> None:

@@ -33,6 +33,8 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
     Raises:
         InputError: there is none, with the reason.
     """
+    of_channels = TECHNIQUES[request.technique].unit == "channel"
+    units = coupling(network, input_shape) if of_channels else None  # first: the same export tells the parameters
     # each once: not what a layer shares with one before it, or computes
     own = exported_parameters(network, input_shape)
     layers = [
@@ -47,9 +49,8 @@ def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int
         raise InputError(
             f"{refused}the network has neither a linear layer nor a two-dimensional convolution with weights of its own"
         )
-    if TECHNIQUES[request.technique].unit == "weight":
+    if units is None:
         return _but_kept(layers, request.keep, refused)
-    units = coupling(network, input_shape)
     if not units.outputs:
         first, reason = next(iter(units.frozen.items()))
         raise InputError(

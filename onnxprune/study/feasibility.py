@@ -1,9 +1,10 @@
 """Whether points can be pruned as they ask, seen on untrained networks before anything is trained."""
 
+import contextlib
 import copy
 import pickle
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _IMAGES = 8  # that criteria get to look at
 
 
-def check_prunable(points: Iterable[Point], materials: Materials) -> None:
+def check_prunable(points: Sequence[Point], materials: Materials) -> None:
     """Exports each network once and asks each technique and criterion once what it would look at. Which layers keep all
     of their units, beside the classifier, is among the notes of the materials then.
 
@@ -35,7 +36,8 @@ def check_prunable(points: Iterable[Point], materials: Materials) -> None:
         import onnxprune.pruning.decide  # noqa: F401
     problems: dict[str, None] = {}  # ordered, each once
     seen = set()
-    exported = cache(_exported)
+    of_channels = any(TECHNIQUES[point.technique].unit == "channel" for point in points)
+    exported = cache(partial(_exported, of_channels))
     for point in points:
         dataset = materials.dataset(point)
         weights = None if point.weights is None else (point.weights, dataset.classes)  # whose head they decide
@@ -85,6 +87,7 @@ def _whole_layers(network: "nn.Module", point: Point, input_shape: tuple[int, in
 
 
 def _exported(
+    of_channels: bool,
     model: str,
     shape: tuple[int, int, int],
     classes: int,
@@ -94,11 +97,12 @@ def _exported(
     """A network before its training, which can be exported and gives a logit a class, where there are classes.
 
     Args:
+        of_channels: whether its channels will be asked for.
         weights: to start from, and the names of the classes.
     """
     import torch
 
-    from onnxprune.bridge.coupling import heads
+    from onnxprune.bridge.coupling import coupling, heads
     from onnxprune.bridge.export import export, network_answers
     from onnxprune.bridge.graph_network import GraphNetwork
     from onnxprune.bridge.start import make_network
@@ -126,6 +130,9 @@ def _exported(
             trained = copy.deepcopy(network).train()
             trained(torch.zeros(2, *shape))
             check_copied(trained)
+    if of_channels:
+        with contextlib.suppress(InputError):  # told where it matters
+            coupling(network, shape)  # before the parameters are asked for, which the same export tells
     return network
 
 

@@ -20,14 +20,19 @@ from one_call import prune
 from structures import STRUCTURES
 from torch import Tensor, nn
 
+from onnxprune.bridge import coupling as coupling_module
 from onnxprune.bridge.coupling import coupling, cut, exported_parameters
 from onnxprune.bridge.export import export
 from onnxprune.common.errors import InputError
 from onnxprune.graph.elimination import eliminate_dead_units
 from onnxprune.models import MODELS
 from onnxprune.pruning.decide import shuffled
+from onnxprune.pruning.layers import prunable_layers
 from onnxprune.pruning.remove import Pruned, zeroed
+from onnxprune.settings.sweep import Sweep
 from onnxprune.settings.vocabulary import TECHNIQUES
+from onnxprune.study.feasibility import check_prunable
+from onnxprune.study.jobs import Materials
 
 CHANNEL_TECHNIQUES = [name for name, technique in TECHNIQUES.items() if technique.unit == "channel"]
 
@@ -312,6 +317,28 @@ def test_networks_that_are_alike_are_exported_once() -> None:
         second.train()(torch.rand(4, *SHAPE))
     assert coupling(second, SHAPE) is coupling(first, SHAPE)
     assert exported_parameters(second, SHAPE) is exported_parameters(first, SHAPE)
+
+
+def test_one_export_tells_units_and_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the default plan, whose first technique takes single weights, too."""
+    exports = []
+    real = coupling_module._export_named
+
+    def counted(network: nn.Module, *how: Any) -> None:
+        exports.append(type(network).__name__)
+        real(network, *how)
+
+    monkeypatch.setattr(coupling_module, "_export_named", counted)
+    monkeypatch.setattr(coupling_module, "_known", {})
+    network = Ordered()
+    prunable_layers(network, request("structured", sparsity=50), SHAPE)
+    assert exports == ["Ordered"]
+    assert exported_parameters(network, SHAPE) == {name for name, _ in network.named_parameters()}
+    exports.clear()
+    plan = Sweep.parse({"model": "slp", "dataset": "digits", "sparsity": 50})
+    assert {point.technique for point in plan.points} == {"weight", "neuron", "structured", "unstructured"}
+    check_prunable(plan.points, Materials(None, stand_ins=True))
+    assert len(exports) == 1
 
 
 class Stays(nn.Module):
