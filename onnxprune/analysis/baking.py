@@ -11,6 +11,7 @@ from onnxprune.analysis.evaluation import are_probabilities
 from onnxprune.analysis.prediction import bordered, picture_shape
 from onnxprune.common.errors import InputError, RunError, one_line
 from onnxprune.common.files import replacing
+from onnxprune.common.output import plural
 from onnxprune.graph import baking
 from onnxprune.graph.files import load
 from onnxprune.graph.metadata import Normalisation
@@ -84,6 +85,6 @@ def bake(classifier: Classifier, normalisation: Normalisation, out: Path) -> Bak
 
 def probabilities_of(path: Path, pictures: np.ndarray) -> np.ndarray:
     """What a baked file answers to pictures (N, H, W, C), in the helper process."""
-    stage(f"a run on {len(pictures):,} picture(s)", SECONDS)
+    stage(f"a run on {plural(len(pictures), 'picture')}", SECONDS)
     found = open_session(path).run([baking.PROBABILITIES], {baking.PICTURE: np.ascontiguousarray(pictures)})[0]
     return np.asarray(found)

@@ -164,7 +164,7 @@ def scores_of(
     seconds: float,
 ) -> np.ndarray:
     """The other side of `scores`, in the helper process: see `runtime.session.run_batched`."""
-    stage(f"a run on {len(images):,} image(s)", seconds)
+    stage(f"a run on {plural(len(images), 'image')}", seconds)
     return run_batched(_session(path, device, threads), images, mean, std, batch)
 
 

@@ -85,8 +85,8 @@ def print_search(found: "Sequence[Search]", max_drop: float) -> None:
     headings = [*axes, "technique", *(f">{heading}" for heading in (*numbers, *int8, "tried\n%"))]
     echo(f"\n{columns(headings, rows)}\n")
     console.print(
-        f"The highest sparsity losing at most {max_drop:g} point(s) of validation {quality.name} against the base "
-        "(drop). 0: none does. ✗: lost more, or a network collapsed."
+        f"The highest sparsity losing at most {plural(max_drop, 'point')} of validation {quality.name} against the "
+        "base (drop). 0: none does. ✗: lost more, or a network collapsed."
     )
     for remark in dict.fromkeys(entry.remark for entry in found if entry.remark):
         console.print(f"Note: {remark}.")

@@ -6,6 +6,7 @@ import click
 
 from onnxprune.commands.console import echo
 from onnxprune.commands.options import FloatRange, PathName
+from onnxprune.common.output import plural
 from onnxprune.common.progress import MOST_DROP
 
 
@@ -48,4 +49,4 @@ def clean(sweep: Path, max_drop: float, dry_run: bool) -> None:
         remove(found)
     for folder in chosen:
         echo(f"kept: {sweep / folder}")
-    echo(f"{'would free' if dry_run else 'freed'} {size / 1e6:,.1f} MB, of {len(found)} points")
+    echo(f"{'would free' if dry_run else 'freed'} {size / 1e6:,.1f} MB, of {plural(len(found), 'point')}")

@@ -11,6 +11,7 @@ from onnxprune.commands.cells import MISSING
 from onnxprune.commands.console import echo
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import is_folder
+from onnxprune.common.output import plural
 
 if TYPE_CHECKING:
     from onnxprune.analysis.profiling import Profile
@@ -37,7 +38,7 @@ def onnx_files(paths: Iterable[Path]) -> tuple[list[Path], InputError | None]:
     if not refused:
         return files, None
     first, *others = sorted(f"{error.filename}: cannot be listed: {error.strerror}" for error in refused)
-    return files, InputError(first + (f"; nor can {len(others):,} other folder(s)" if others else ""))
+    return files, InputError(first + (f"; nor can {plural(len(others), 'other folder')}" if others else ""))
 
 
 def print_rows(profiles: Sequence["Profile"], output: str | None) -> None:

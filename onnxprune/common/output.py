@@ -110,6 +110,7 @@ def printable_lines(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
 
 
-def plural(count: int, noun: str, ending: str = "s") -> str:
-    """A number of things: "1 seed", "2,000 seeds"."""
-    return f"{count:,} {noun}" + ("" if count == 1 else ending)
+def plural(count: float, noun: str, ending: str = "s") -> str:
+    """A number of things: "1 seed", "2,000 seeds", "0.5 points"."""
+    number = f"{count:g}" if isinstance(count, float) else f"{count:,}"
+    return f"{number} {noun}" + ("" if count == 1 else ending)

@@ -18,6 +18,7 @@ import PIL
 
 from onnxprune.common.environment import available_memory, usable_cores
 from onnxprune.common.errors import InputError, StorageError
+from onnxprune.common.output import plural
 from onnxprune.common.progress import Stages, Verbosity, tell_once
 from onnxprune.data import cache
 from onnxprune.data.names import shown_name
@@ -143,7 +144,8 @@ def _check_splits(listing: Collection, known: Sequence[_Known]) -> None:
         missing = [label for label in range(len(listing.classes)) if (split, label) not in there]
         if missing:
             name, others = listing.classes[missing[0]], len(missing) - 1
-            whose = f"class {name!r}{f' and {others:,} other(s) have' if others else ' has'}"
+            more = f" and {plural(others, 'other')} have" if others else " has"
+            whose = f"class {name!r}{more}"
             if known and known[0].picture.split is not None:
                 raise listing.error(f"{whose} no pictures in the {split} set: expected every class in both sets")
             count = sum(each.picture.label == missing[0] for each in known)

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError
+from onnxprune.common.output import plural
 from onnxprune.common.progress import Verbosity, tell_once
 from onnxprune.data.arrays import checked
 from onnxprune.data.download import default_data_dir, find_arrays
@@ -163,7 +164,7 @@ def load(
         there = set(y_test.tolist())
         lacking = [each for label, each in enumerate(classes) if label not in there]
         if lacking and verbosity > Verbosity.QUIET:
-            more = f" and of {len(lacking) - 1:,} other(s)" if lacking[1:] else ""
+            more = f" and of {plural(len(lacking) - 1, 'other')}" if lacking[1:] else ""
             tell_once(
                 name, f"Note: {name}: no test image is of class {lacking[0]!r}{more}: accuracy says nothing of that"
             )

@@ -46,7 +46,7 @@ def files_in(folder: Path, ignored: Counter[str] | None = None) -> list[Path]:
         for entry in entries(waiting.pop(), ignored):
             if is_folder(entry):
                 if entry.is_symlink():
-                    ignored["link(s) to folders"] += 1
+                    ignored["reached by a link to a folder"] += 1
                 else:
                     waiting.append(entry)
             elif entry.suffix.lower() in SUFFIXES:

@@ -15,6 +15,7 @@ from onnxprune.common.environment import available_memory
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.files import read_json
 from onnxprune.common.limits import memory_limited
+from onnxprune.common.output import plural
 from onnxprune.common.parquet import unpacked_bytes
 from onnxprune.data.collection import MOST_BYTES, SPLITS, Collection, Picture
 from onnxprune.data.names import check_class_names, shown_name
@@ -74,10 +75,10 @@ def listed(folder: Path) -> Collection:
                 Picture(f"row {row} of {shown_name(path.name)}", label, split, partial(_content, contents, row))
             )
     if len(found.classes) < 2:
-        raise found.error(f"has {len(found.classes)} class(es), expected at least 2")
+        raise found.error(f"has {plural(len(found.classes), 'class', 'es')}, expected at least 2")
     others = sorted(set(tables[0][2].schema.names) - {columns.picture, columns.label})
     if others:
-        found.ignored[f"other column(s) ({', '.join(map(shown_name, others))})"] = len(others)
+        found.ignored[f"beside picture and label ({', '.join(map(shown_name, others))})"] = len(others)
     return found
 
 
@@ -94,7 +95,7 @@ def _files(found: Collection) -> list[tuple[str | None, Path]]:
         if not isinstance(splits, list) or not set(SPLITS) <= set(map(str, splits)):
             raise found.error(f"{_SPLITS_FILE} names the splits {splits}, expected train and test among them")
         if len(splits) > len(SPLITS):
-            found.ignored["split(s) beside train and test"] = len(splits) - len(SPLITS)
+            found.ignored["beside the splits train and test"] = len(splits) - len(SPLITS)
         return [(split, file) for split in SPLITS for file in _saved_files(found, folder / split)]
     if (folder / _STATE_FILE).is_file():
         return [(None, file) for file in _saved_files(found, folder)]
@@ -108,7 +109,7 @@ def _files(found: Collection) -> list[tuple[str | None, Path]]:
     if lacking:
         raise found.error(f"has {of_splits[0][1].name} but no {lacking[0]}*.parquet: expected both")
     if len(of_splits) < len(files):
-        found.ignored["file(s) of other splits"] = len(files) - len(of_splits)
+        found.ignored["of other splits"] = len(files) - len(of_splits)
     return of_splits
 
 

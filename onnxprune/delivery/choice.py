@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.output import plural
 from onnxprune.common.shares import within
 from onnxprune.delivery import headline
 from onnxprune.delivery.modelcard import Seeds, decided_on
@@ -83,9 +84,9 @@ def constraints(
 
     add(
         max_drop,
-        "validation accuracy at most {:g} point(s) below the base's",
+        f"validation accuracy at most {plural(max_drop or 0, 'point')} below the base's",
         _drop,
-        "{:.2f} point(s) below the base's",
+        "{:.2f} points below the base's",
     )
     add(min_accuracy, "validation accuracy at least {:g} %", _validation, "validation accuracy {:.2f} %", -1)
     add(min_speedup, "speedup at least {:g}", "speedup", "speedup {:.2f}", -1)
@@ -379,8 +380,8 @@ def _nearest_miss(study: str, sound: list[_Candidate], wanted: list[Constraint],
     nearest = min((entry.mean for entry in sound), key=distance)
     reasons = "; ".join(f"{one.shown.format(one.value(nearest))}, asked: {one.text}" for one in missed(nearest))
     reasons = quality_of(nearest).said(reasons)
-    count = _networks(sound)
-    return f"{study}: none of {count} models satisfies every constraint; the nearest is {_named(nearest)}: {reasons}"
+    models = plural(_networks(sound), "model")
+    return f"{study}: none of {models} satisfies every constraint; the nearest is {_named(nearest)}: {reasons}"
 
 
 def _named(row: Mapping[str, Any]) -> str:

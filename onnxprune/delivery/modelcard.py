@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from onnxprune.analysis.baking import Baked
-from onnxprune.common.output import printable
+from onnxprune.common.output import plural, printable
 from onnxprune.data.registry import DATASETS, title_of
 from onnxprune.delivery import headline, snippets
 from onnxprune.delivery.facts import Facts, listed
@@ -236,7 +236,7 @@ def _summary(row: Mapping[str, Any], seeds: int) -> str:
     if headline.is_finetuned(row):
         tuned += ", then fine-tuned"
         if row.get("training_images") is not None and row.get("train_images"):
-            tuned += f" for {row['training_images'] / row['train_images']:g} epoch(s)"
+            tuned += f" for {plural(row['training_images'] / row['train_images'], 'epoch')}"
     how = (
         f"pruned, {headline.removed(row)} (technique {_code(row['technique'])}, criterion {_code(row['criterion'])}, "
         f"{tuned}). Pruning removed {goes}"
@@ -402,8 +402,8 @@ def _where(row: Mapping[str, Any]) -> str:
     if row["speedup"] is None:
         return f"Measured by onnxruntime {_onnxruntime(row)} on {machine}; latency was not timed."
     return (
-        f"Measured by onnxruntime {_onnxruntime(row)} on {machine}, {row['latency_threads']} thread(s), both models "
-        f"timed in turn; timing noise ±{100 * row['speedup_noise']:.1f} %: a speedup within it is no difference."
+        f"Measured by onnxruntime {_onnxruntime(row)} on {machine}, {plural(row['latency_threads'], 'thread')}, both "
+        f"models timed in turn; timing noise ±{100 * row['speedup_noise']:.1f} %: a speedup within it is no difference."
     )
 
 

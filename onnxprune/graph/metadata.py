@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import parse_json
-from onnxprune.common.output import printable
+from onnxprune.common.output import plural, printable
 
 NORMALISATION = "(pixel / 255 - mean) / std, per channel"  # the only one there is so far
 # of a file's properties, those that are no longer true of another file that is made of it: what was measured, and,
@@ -38,7 +38,7 @@ class Normalisation:
     def check_channels(self, channels: int) -> None:
         """Raises an InputError where there is neither one number nor one for each of the channels."""
         if len(self.mean) not in (1, channels):
-            raise InputError(f"{len(self.mean)} means for images of {channels} channel(s)")
+            raise InputError(f"{plural(len(self.mean), 'mean')} for images of {plural(channels, 'channel')}")
 
 
 @dataclass(frozen=True)

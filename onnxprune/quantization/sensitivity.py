@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onnxprune.common.errors import InputError, RunError
+from onnxprune.common.output import plural
 from onnxprune.quantization.conversion import Converter
 from onnxprune.quantization.preparation import Prepared
 from onnxprune.reduction.fidelity import answers, compare_answers, deciding_score
@@ -73,8 +74,8 @@ def layers_to_keep(
     low, high = 0, len(ranked) - 1  # `low` lose too much
     if high <= low or drop([*asked, *ranked[:high]]) > most:
         raise RunError(
-            f"{path}: more than {most:g} point(s) are lost even where one layer alone is converted: allow more, try "
-            "another --calibration, or ship it in float32"
+            f"{path}: it loses more than {plural(most, 'point')} even where one layer alone is converted: allow more, "
+            "try another --calibration, or ship it in float32"
         )
     while high - low > 1:
         advance("looking for the layers that stay", len(ranked) - (high - low), len(ranked))

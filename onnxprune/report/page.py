@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from onnxprune.common.files import make_folder, write_text
+from onnxprune.common.output import plural
 from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.report import charts, summary
@@ -255,7 +256,7 @@ def _conditions(rows: pd.DataFrame) -> list[str]:
     timed = rows[rows["speedup"].notna()]
     machine = timed["cpu"].where(timed["gpu"].isna(), timed["gpu"])
     told = [
-        f"batch {batch}, {threads} thread(s), on {device}: {name}"
+        f"batch {batch}, {plural(threads, 'thread')}, on {device}: {name}"
         for batch, threads, device, name in zip(
             timed["latency_batch"], timed["latency_threads"], timed["device"], machine, strict=True
         )

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
+from onnxprune.common.output import plural
 from onnxprune.report.charts import compact
 
 
@@ -42,6 +43,7 @@ def _environment() -> Environment:
     environment.filters["number"] = _number
     environment.filters["compact"] = compact
     environment.filters["marked"] = _marked
+    environment.filters["plural"] = plural
     environment.filters["decimals"] = lambda value, form: "-" if value is None else form % value
     return environment
 

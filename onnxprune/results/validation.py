@@ -2,6 +2,8 @@
 
 import math
 
+from onnxprune.common.output import plural
+
 
 def standard_error(accuracy: float, images: float) -> float:
     """Of an accuracy in percent of so many images, in points: binomial, and not below that of half an image wrong."""
@@ -21,6 +23,6 @@ def blunt_limit(max_drop: float, accuracy: float, images: float) -> str | None:
     if max_drop >= error:
         return None
     return (
-        f"a limit of {max_drop:g} point(s) is within the standard error, {error:.1f} points, of the base's "
+        f"a limit of {plural(max_drop, 'point')} is within the standard error, {error:.1f} points, of the base's "
         f"{accuracy:.2f} % of {images:,.0f} validation images: chance decides in part; use more images, or allow more"
     )

@@ -19,7 +19,7 @@ from typing import Any
 
 from onnxprune.common.errors import BusyError, InputError, RunError, StorageError, one_line
 from onnxprune.common.files import make_folder
-from onnxprune.common.output import silenced
+from onnxprune.common.output import plural, silenced
 from onnxprune.common.progress import Listener
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy, done_before, unfinished
@@ -133,8 +133,8 @@ class Cluster:
             gpus = max(node.get("GPU", 0) for node in nodes)
             if gpus < max(1, self._settings.gpus_per_point):
                 raise InputError(
-                    f"--device cuda: no node of the cluster has {max(1, self._settings.gpus_per_point):g} GPU(s) for "
-                    "Ray to give away; start nodes with --num-gpus, or use --device cpu"
+                    f"--device cuda: no node of the cluster has {plural(max(1, self._settings.gpus_per_point), 'GPU')} "
+                    "for Ray to give away; start nodes with --num-gpus, or use --device cpu"
                 )
 
     def run(

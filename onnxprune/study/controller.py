@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onnxprune.common.errors import BusyError, InputError, RunError, StorageError, just_written
 from onnxprune.common.files import make_folder, write_text
-from onnxprune.common.output import silenced
+from onnxprune.common.output import plural, silenced
 from onnxprune.common.progress import Reporter, Verbosity, waiting
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy
@@ -123,7 +123,7 @@ def run_sweep(
         sweep = _RunningSweep(runs, materials, running, reporter, tracking)
         busy = sweep.run(points, RetryPolicy(retry_failed, wait=False))
         if busy:
-            reporter.say(f"{len(busy)} points are being run by another process: waiting for it")
+            reporter.say(f"waiting for another process, which runs {plural(len(busy), 'point')}")
             sweep.run(busy, RetryPolicy(retry_failed, wait=True))
         for problem in tracking.problems:
             reporter.say(problem)

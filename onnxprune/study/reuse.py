@@ -24,8 +24,10 @@ class Reused:
 
     def lines(self) -> list[str]:
         """A line for each other environment."""
-        return [
-            f"{len(names):,} finished base(s) and point(s) of another environment are reused as they are: "
-            + ", ".join(changes)
-            for changes, names in self._changes.items()
-        ]
+        return [f"{_told(len(names))}: {', '.join(changes)}" for changes, names in self._changes.items()]
+
+
+def _told(count: int) -> str:
+    if count == 1:
+        return "1 finished base or point of another environment is reused as it is"
+    return f"{count:,} finished bases and points of another environment are reused as they are"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.common.errors import InputError
-from onnxprune.common.output import silenced
+from onnxprune.common.output import plural, silenced
 from onnxprune.data.dataset import Dataset
 from onnxprune.results.quality import ACCURACY, quality_of
 from onnxprune.results.validation import blunt_limit
@@ -42,7 +42,7 @@ def _missing_classes(dataset: Dataset) -> Iterator[str]:
     missing = np.flatnonzero(each == 0)
     if not len(missing):
         return
-    others = f" and {len(missing) - 1:,} other(s) have" if len(missing) > 1 else " has"
+    others = f" and {plural(len(missing) - 1, 'other')} have" if len(missing) > 1 else " has"
     what = (
         f"{dataset.name}: class {dataset.classes[missing[0]]!r}{others} no image among the {len(dataset.train):,} to "
         "train on"
@@ -77,13 +77,13 @@ def notes_of_base(point: Point, dataset: Dataset) -> Iterator[str]:
     each = _images_by_class(dataset) if dataset.labelled else np.full(1, FEW_IMAGES)
     if each.min() < FEW_IMAGES:
         yield (
-            f"{dataset.name}: class {dataset.classes[each.argmin()]!r} has {each.min():,} training image(s) of the "
-            f"{count:,}: too few to learn it from"
+            f"{dataset.name}: class {dataset.classes[each.argmin()]!r} has {plural(each.min(), 'training image')} of "
+            f"the {count:,}: too few to learn it from"
         )
     updates = base_updates(point, count)
     if 0 < updates < ENOUGH_UPDATES:
         yield (
-            f"the base is trained by {updates:,} update(s) of batch {point.batch_size:,}, too few to train it "
+            f"the base is trained by {plural(updates, 'update')} of batch {point.batch_size:,}, too few to train it "
             f"fully: use --updates {ENOUGH_UPDATES} or more, or a smaller --batch-size"
         )
 
@@ -102,8 +102,8 @@ def notes_of_point(point: Point, dataset: Dataset) -> Iterator[str]:
     )
     if updates < least:
         yield (
-            f"schedule '{point.schedule}' moves nothing in {updates:,} update(s), so that its network is that of a "
-            f"random mask: --updates {least:,} or more"
+            f"schedule '{point.schedule}' moves nothing in {plural(updates, 'update')}, so that its network is that of "
+            f"a random mask: --updates {least:,} or more"
         )
 
 

@@ -310,7 +310,7 @@ def test_folders_that_cannot_be_listed_are_told_beside_the_table(path, tmp_path,
     done = run(tmp_path, "--no-latency", "--json")
     assert (done.returncode, [row["model"] for row in json.loads(done.stdout)]) == (2, [str(path)])
     first = tmp_path / "a" / "secret"
-    assert done.stderr == f"Error: {first}: cannot be listed: Invalid argument; nor can 1 other folder(s)\n"
+    assert done.stderr == f"Error: {first}: cannot be listed: Invalid argument; nor can 1 other folder\n"
 
 
 def test_long_names_do_not_break_the_table_and_equal_notes_are_one(tmp_path):

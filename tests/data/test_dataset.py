@@ -102,7 +102,7 @@ def test_classes_that_no_test_image_is_of_are_told_once(tmp_path: Path, capsys: 
         for name in (complete, lacking):
             data.load(name, verbosity=Verbosity.NORMAL)
             data.load(name)
-    line = f"Note: {lacking}: no test image is of class 'b' and of 1 other(s): accuracy says nothing of that\n"
+    line = f"Note: {lacking}: no test image is of class 'b' and of 1 other: accuracy says nothing of that\n"
     assert capsys.readouterr() == ("", line)
 
 

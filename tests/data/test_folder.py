@@ -177,7 +177,7 @@ def test_links_to_files_are_pictures_and_to_folders_classes_at_most(
     (path / "dog/round").symlink_to(path)
     (path / "dog/itself").symlink_to(path / "dog")
     assert loaded(path).checksum == before
-    assert "ignored: 2 link(s) to folders" in told(path, capsys)
+    assert "ignored: 2 reached by a link to a folder" in told(path, capsys)
 
 
 def test_what_is_ignored_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -626,7 +626,7 @@ def test_folders_that_are_no_dataset_are_refused_in_a_line(
 
 def test_of_classes_with_too_few_pictures_the_first_is_named(tmp_path: Path) -> None:
     text = problem(photos(tmp_path / "pets", tuple("abcdefgh"), count=1))
-    assert re.search(r"class '[a-h]' and [1-7] other\(s\) have too few pictures: none of its 1 is in the t", text)
+    assert re.search(r"class '[a-h]' and [1-7] others? have too few pictures: none of its 1 is in the t", text)
 
 
 @pytest.mark.parametrize("name", ["=1+1", "-rf", "a b", "a,b", "[red]x[]", "<b>", "日本", "%s {0}"])

@@ -103,8 +103,8 @@ def test_files_of_splits_are_those_splits(tmp_path: Path, capsys: pytest.Capture
     check(found)
     told = capsys.readouterr().err
     assert "pets: 60 pictures of 3 classes, 45 for training and validation, 15 for testing (as given)" in told
-    assert "1 file(s) of other splits" in told
-    assert "1 other column(s) (id)" in told
+    assert "1 of other splits" in told
+    assert "1 beside picture and label (id)" in told
 
 
 def test_what_datasets_saves_is_read(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "(row 0 of whole.parquet: the table has the name of its file only, not the picture)",
     ),
     "text": (_with(image=TEXT), "60 of 60 pictures cannot be used (row 0 of whole.parquet: not a picture"),
-    "one class": (_with(names=["a"], label=pa.array([0] * 60)), "has 1 class(es), expected at least 2"),
+    "one class": (_with(names=["a"], label=pa.array([0] * 60)), "has 1 class, expected at least 2"),
 }
 
 

@@ -82,7 +82,7 @@ def test_a_control_is_no_answer_unless_nothing_else_was_run(control: dict[str, A
     choice = choose(rows({"control": "none"}, faster), constraints(max_drop=1))
     assert (choice.row["folder"], choice.candidates, choice.points) == ("point0", 1, 1)
     assert choice.clock == ()
-    with pytest.raises(RunError, match=r"none of 1 models .* the nearest is structured l1 50 %"):
+    with pytest.raises(RunError, match=r"none of 1 model .* the nearest is structured l1 50 %"):
         choose(rows({"control": "none"}, faster), constraints(max_drop=1, min_speedup=4))
     assert "Only controls were run" in choose(rows(faster), constraints(max_drop=1)).clock[0]
 
@@ -171,9 +171,7 @@ def test_the_noise_of_the_study_stands_for_that_of_a_part_of_it() -> None:
 def test_a_limit_that_validation_cannot_tell_is_said() -> None:
     few = rows({"seed": 0, "validation_images": 143, "base_validation_accuracy": 94.4, "validation_accuracy": 94.0})
     choice = choose(few, constraints(max_drop=1))
-    said = (
-        "A limit of 1 point(s) is within the standard error, 1.9 points, of the base's 94.40 % of 143 validation images"
-    )
+    said = "A limit of 1 point is within the standard error, 1.9 points, of the base's 94.40 % of 143 validation images"
     assert f" {said}: chance decides in part; " in choice.decided_on()
     assert choose(few, constraints(max_drop=2)).blunt is None
     assert choose(few, constraints(min_accuracy=90)).blunt is None
@@ -203,7 +201,7 @@ def test_an_incomplete_count_is_not_the_fewest_macs() -> None:
     ("limits", "words"),
     [
         ({"max_drop": 1, "min_speedup": 4}, ["structured l1 80 %", "speedup 3.00", "speedup at least 4"]),
-        ({"max_drop": 0.5}, ["structured l1 50 %", "1.00 point(s) below", "at most 0.5"]),
+        ({"max_drop": 0.5}, ["structured l1 50 %", "1.00 points below", "at most 0.5"]),
         ({"max_bytes": 3000}, ["structured l1 50 %", "4,000 bytes", "at most 3,000 bytes"]),
         ({"max_latency_ms": 0.1}, ["latency 0.500 ms", "at most 0.1 ms"]),
         ({"min_accuracy": 95}, ["validation accuracy 90.00 %", "at least 95 %"]),
@@ -340,9 +338,9 @@ def test_the_card_tells_what_chose_the_units_and_what_the_images_were_for() -> N
         "sparsity": 50.0, "achieved_sparsity": 50.0, "control": "none", "variant": "float32", "accuracy": 90.0,
         "base_accuracy": 91.0, "train_images": 200, "training_images": 400, "test_images": 360,
     }  # fmt: skip
-    assert "schedule `one-shot`, then fine-tuned for 2 epoch(s))" in modelcard._summary(row, 1)
+    assert "schedule `one-shot`, then fine-tuned for 2 epochs)" in modelcard._summary(row, 1)
     by_chance = modelcard._summary({**row, "control": "random"}, 1)
-    assert "control `random`: as many units, chosen at random, then fine-tuned for 2 epoch(s))" in by_chance
+    assert "control `random`: as many units, chosen at random, then fine-tuned for 2 epochs)" in by_chance
     scratch = modelcard._summary({**row, "control": "scratch"}, 1)
     assert "trained from new random weights for all epochs)" in scratch and "fine-tuned" not in scratch
     weights = {**row, "technique": "weight", "criterion": "l1"}

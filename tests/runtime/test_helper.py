@@ -281,7 +281,7 @@ def test_an_endless_loop_is_stopped_everywhere(
         monkeypatch.setattr(module, "SECONDS", 0.5)
     monkeypatch.setattr(classifying, "_SECONDS_AN_IMAGE", 0)
     found = open_classifier(path)
-    with pytest.raises(InputError, match=r"given up: a run on 1 image\(s\) does not finish in time"):
+    with pytest.raises(InputError, match=r"given up: a run on 1 image does not finish in time"):
         found.logits(np.zeros((1, 1, 2, 2), np.uint8), Normalisation((0.0,), (1.0,)))
 
 

@@ -149,7 +149,7 @@ def test_results_of_another_environment_are_named_when_they_are_reused(
     then = {**here, "torch_version": "1.0", "numeric_variables": "OMP_NUM_THREADS=77", "memory_bytes": 1}
     store.finish(folder, {**record, "environment": then})
     (line,) = _reused({folder: point}, tmp_path, materials, here=True)
-    assert line.startswith("1 finished base(s) and point(s) of another environment are reused as they are: ")
+    assert line.startswith("1 finished base or point of another environment is reused as it is: ")
     assert f"torch_version 1.0 (now {here['torch_version']})" in line
     assert f"numeric_variables OMP_NUM_THREADS=77 (now {here['numeric_variables'] or 'none'})" in line
     assert "memory" not in line

@@ -51,7 +51,7 @@ def problem(dataset: Dataset, **changes: Any) -> str:
 
 def test_a_class_without_training_images_is_refused() -> None:
     assert "class 'kind 2' has no image among the 30 to train on" in problem(data([20, 10], classes=3))
-    assert "class 'kind 1' and 1 other(s) have no image" in problem(data([20], classes=3))
+    assert "class 'kind 1' and 1 other have no image" in problem(data([20], classes=3))
     assert "expected --train-limit 3 or more" in problem(data([20, 20, 20]), train_limit=2)
 
 
@@ -71,14 +71,14 @@ def notes(dataset: Dataset, **changes: Any) -> list[str]:
 
 def test_few_images_of_a_class_are_said() -> None:
     (said,) = notes(data([500, 9]))
-    assert "class 'kind 1' has 9 training image(s) of the 509" in said
+    assert "class 'kind 1' has 9 training images of the 509" in said
     assert not notes(data([500, 10]))
 
 
 def test_few_updates_and_whole_batches_are_said() -> None:
     full, few = notes(data([300, 300]), batch_size=1000, epochs=5)
     assert "every update uses them all" in full
-    assert "trained by 5 update(s) of batch 1,000" in few
+    assert "trained by 5 updates of batch 1,000" in few
     assert "--updates 300" in few
     assert not notes(data([300, 300]), batch_size=600, updates=300)
 
@@ -98,7 +98,7 @@ def test_a_limit_within_the_error_of_validation_is_said() -> None:
     assert standard_error(100, 100) == pytest.approx(100 * math.sqrt(0.005 * 0.995 / 100)), "none is certain"
     said = blunt_limit(1.0, 97.0, 143)
     assert said is not None
-    assert "a limit of 1 point(s) is within the standard error, 1.4 points, of the base's 97.00 % of 143" in said
+    assert "a limit of 1 point is within the standard error, 1.4 points, of the base's 97.00 % of 143" in said
     assert blunt_limit(1.0, 97.0, 5_000) is None
     metrics = {"base_validation_accuracy": 97.0, "validation_images": 143}
     assert list(soundness.notes_of_result(point(schedule="adaptive", technique="weight"), metrics)) == [said]

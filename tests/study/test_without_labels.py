@@ -136,7 +136,7 @@ def test_what_is_shipped_is_chosen_by_fidelity(study: tuple[Path, pd.DataFrame],
     sweep, _ = study
     missed = called("deploy", str(sweep), "--max-drop", "0", "--min-speedup", "50", "--out", str(tmp_path))
     assert missed.returncode == 1
-    assert "point(s) below the base's" in missed.stderr and "validation fidelity" in missed.stderr
+    assert "points below the base's" in missed.stderr and "validation fidelity" in missed.stderr
     done = called("deploy", str(sweep), "--min-accuracy", "70", "--layout", "triton", "--out", str(tmp_path), "--json")
     (entry,) = json.loads(done.stdout)
     assert entry["validation_fidelity"] >= 70
