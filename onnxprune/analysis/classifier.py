@@ -129,7 +129,7 @@ def open_classifier(path: Path, *, device: str = "cpu", threads: int = 1) -> Cla
 def looked_at(path: Path, device: str, threads: int, seconds: float) -> Classifier:
     """The other side of `open_classifier`, in the helper process."""
     stage("opening it", seconds)
-    load(path)
+    model, _ = load(path)
     session = _session(path, device, threads)
     if BAKED in session.get_modelmeta().custom_metadata_map:
         raise InputError(f"{path}: it prepares pictures itself ('deploy --bake'): expected the plain file beside it")
@@ -148,9 +148,9 @@ def looked_at(path: Path, device: str, threads: int, seconds: float) -> Classifi
             f"{path}: expected a classifier with an output of (batch, classes), "
             f"{given.name!r} is {given.type} of {given.shape}"
         )
-    batch = taken.shape[0] if isinstance(taken.shape[0], int) else None
+    batch = next(value for value in model.graph.input if value.name == taken.name).type.tensor_type.shape.dim[0]
     metadata = parse(session.get_modelmeta().custom_metadata_map)
-    return Classifier(path, device, threads, metadata, image, str(given.name), batch)
+    return Classifier(path, device, threads, metadata, image, str(given.name), batch.dim_value or None)
 
 
 def scores_of(

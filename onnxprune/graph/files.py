@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.files import check_is_file
+from onnxprune.graph.batches import declare_batch
 from onnxprune.graph.light import is_large, without_weights
 from onnxprune.graph.nodes import subgraphs
 from onnxprune.graph.tensors import BITS, external_bytes, external_file, packed_bytes
@@ -33,7 +34,7 @@ def load(path: Path) -> tuple[ModelProto, int]:
     """The model, with functions inlined and sparse constants dense as at run time, and its bytes on disk.
 
     What a file declares is checked against the bytes that are there before anything is allocated for it. External data
-    over 2 GiB stay outside: `values` maps them.
+    over 2 GiB stay outside: `values` maps them. A batch that is declared free, but is one size alone, is of that size.
 
     Raises:
         InputError: it cannot be read, is damaged or no ONNX file, its opset is not known here, or its external
@@ -69,6 +70,7 @@ def load(path: Path) -> tuple[ModelProto, int]:
                     attribute.CopyFrom(helper.make_attribute("value", dense))
     except Exception as error:  # onnx's errors share no base class
         raise _damaged(path, one_line(error)) from error
+    declare_batch(path, model)
     return model, path.stat().st_size + outside
 
 

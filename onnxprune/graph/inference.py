@@ -157,6 +157,7 @@ class _Pass:
                 self._sequence(node)
                 if not all(self._is_known(name) for name in node.output if name):
                     self._single(node)
+                self._nodes.check(node)
             unknown = [name for name in node.output if name and not self._is_known(name)]
             for name in unknown:
                 self.found.gaps.setdefault(name, self._gap(node))

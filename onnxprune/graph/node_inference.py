@@ -1,6 +1,7 @@
 """The outputs of one node, by onnx's definitions and those of onnxruntime's own operators."""
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import onnx
@@ -11,8 +12,11 @@ from onnxprune.graph import contrib
 from onnxprune.graph.evaluation import Evaluator
 from onnxprune.graph.inferred import Inferred
 from onnxprune.graph.macs import Site
+from onnxprune.graph.nodes import label, operator_type
 from onnxprune.graph.tensors import Shape
 from onnxprune.graph.value_types import shape_of
+
+_RECURRENT = {"RNN", "GRU", "LSTM"}
 
 
 class NodeInference:
@@ -79,6 +83,28 @@ class NodeInference:
             for name, kind in zip(node.output, kinds, strict=False):
                 found[name].tensor_type.elem_type = kind
         return found
+
+    def check(self, node: NodeProto) -> None:
+        """Of what onnx's inference passes over, what onnxruntime stops at.
+
+        Raises:
+            InputError: a Reshape to more or fewer elements, or a recurrent layer whose initial state is of another
+                batch than what it reads.
+        """
+        shapes = self._found.shapes
+        if operator_type(node) == "Reshape" and {node.input[0], node.output[0]} <= shapes.keys():
+            before, after = shapes[node.input[0]], shapes[node.output[0]]
+            if prod(before) != prod(after):
+                raise self._misfit(node, f"{list(before)} is not {list(after)}")
+        if operator_type(node) in _RECURRENT and node.input[0] in shapes:
+            batch = slice(0, 1) if Site(node, [], []).attribute("layout", 0) else slice(1, 2)
+            read = shapes[node.input[0]]
+            for state in (shapes[name] for name in node.input[5:7] if name in shapes):
+                if read[batch] != state[batch]:
+                    raise self._misfit(node, f"its input {list(read)} is of another batch than its state {list(state)}")
+
+    def _misfit(self, node: NodeProto, reason: str) -> InputError:
+        return contradiction(self._path, ValueError(f"{node.op_type} {label(node)!r}: {reason}"))
 
     def _contrib_types(self, node: NodeProto) -> dict[str, TypeProto]:
         """Of the outputs of operators that onnx's inference does not know."""

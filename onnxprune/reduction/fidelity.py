@@ -13,7 +13,7 @@ from onnxprune.graph.metadata import parse
 from onnxprune.graph.network import Network, metadata
 from onnxprune.reduction.accuracy import accuracy, is_floating, is_scores
 from onnxprune.reduction.samples import Samples, SampleSource, count_samples, read_samples
-from onnxprune.runtime.execution import CannotRunError, open_network, run
+from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.random_inputs import Inputs
 
 
@@ -140,21 +140,11 @@ def deciding_score(network: Network, original: Network, samples: Samples) -> flo
 
 
 def samples_for(path: Path, network: Network, source: SampleSource, count: int, seed: int) -> Samples:
-    """At most so many samples for the network of a file, which runs on them: one by one where it takes no more at once,
-    whatever it declares.
+    """At most so many samples for the network of a file, which runs on them.
 
     Raises:
         InputError: they cannot be read, do not fit the network, or tell nothing of it.
     """
-    try:
-        return _samples(path, network, source, count, seed)
-    except CannotRunError:
-        if network.fixed_batch is not None:
-            raise
-        return _samples(path, _one_by_one(network), source, count, seed)
-
-
-def _samples(path: Path, network: Network, source: SampleSource, count: int, seed: int) -> Samples:
     samples = read_samples(
         source.data,
         network,
@@ -169,21 +159,12 @@ def _samples(path: Path, network: Network, source: SampleSource, count: int, see
     return samples
 
 
-def _one_by_one(network: Network) -> Network:
-    """The network, declared to take one sample at once."""
-    fixed = network.copy()
-    for value in fixed.model.graph.input:
-        for first in value.type.tensor_type.shape.dim[:1]:
-            first.dim_value = 1
-    return fixed
-
-
 def _check_answers(path: Path, source: Network, samples: Samples) -> None:
     """Raises an InputError where the network does not run on the samples, or gives nothing to compare."""
     try:
         (found,) = answers(source, samples.batches[:1])
-    except CannotRunError as error:
-        raise CannotRunError(f"{samples.source}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{samples.source}: {error}") from error
     if not found:
         raise InputError(
             f"{path}: none of its outputs is a tensor of floating-point numbers, by which samples could judge (a "

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ _Other = Callable[[int, str], int]  # another size, of one and the name of its a
 class Prepared:
     """
     Attributes:
-        source: the network of the file; a first axis that is declared free, but ran at one size alone, is of that size.
+        source: the network of the file.
         graph: its channels, on the folded network.
         feed: a random input of it, with the outputs of the source for it.
         batch: samples of `feed`.
@@ -71,7 +71,6 @@ def prepare(path: Path, shapes: Mapping[str, Shape] | None = None, seed: int = 0
             raise InputError(f"{path}: its outputs are random ({', '.join(kinds)}): export it for inference")
         raise InputError(f"{path}: folding its constants changes its outputs by {error:.1e}: it cannot be pruned")
     feed = feeds[0]
-    _fix_batch(network, feeds)
     nested = any(True for node in network.nodes for _ in subgraphs(node))
     counts = node_counts(path, {name: value.shape for name, value in feed.items()}) if nested else ()
     sizes = [found.shapes for found in again]
@@ -143,15 +142,6 @@ def _free_axes(network: Network) -> dict[str, dict[int, str]]:
         }
         for value in network.model.graph.input
     }
-
-
-def _fix_batch(network: Network, feeds: Sequence[Inputs]) -> None:
-    """Declares first axes fixed that are declared free where the network runs at one size of them alone."""
-    for value in network.model.graph.input:
-        found = {feed[value.name].shape[:1] for feed in feeds}
-        first = value.type.tensor_type.shape.dim[:1]
-        if first and first[0].dim_value <= 0 and len(found) == 1:
-            ((first[0].dim_value,),) = found
 
 
 def _other_sizes(sizes: Mapping[str, Shape], free: Mapping[str, Mapping[int, str]]) -> Iterator[list[dict[str, Shape]]]:

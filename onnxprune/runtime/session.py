@@ -109,8 +109,7 @@ def answers_batched(
     shift, deviation = (255 * np.asarray(value, np.float32).reshape(-1, 1, 1) for value in (mean, std))
     with np.errstate(all="ignore"):  # means and deviations of strangers may be too large: it shows in what comes out
         scale = 1 / deviation  # dividing every pixel would take longer
-    start = 0
-    while start < len(images):
+    for start in range(0, len(images), batch_size):
         with np.errstate(all="ignore"):
             batch = images[start : start + batch_size].astype(np.float32)
             batch -= shift
@@ -118,15 +117,11 @@ def answers_batched(
         try:
             found = session.run(list(names), {taken.name: layout.apply(batch)})
         except Exception as error:
-            if len(batch) > 1 and session.get_inputs()[0].shape[0] != batch_size:
-                batch_size = 1  # a file may leave its batch open, and take images one by one alone
-                continue
             raise InputError(
                 f"the model's input {taken.name!r} is {session.get_inputs()[0].shape}, it does not take images "
                 f"of shape {list(batch.shape)}: {one_line(error)}"
             ) from error
         yield dict(zip(names, found, strict=True))
-        start += batch_size
 
 
 def image_input(session: onnxruntime.InferenceSession) -> ImageInput:

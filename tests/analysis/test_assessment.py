@@ -106,10 +106,15 @@ def test_a_fixed_batch_gives_the_same(batch: int, data: Path, tmp_path: Path) ->
     assert found["confusion"] == expected["confusion"]
 
 
-def test_a_file_that_takes_one_image_at_once_whatever_it_declares_gives_the_same(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_file_that_takes_one_batch_whatever_it_declares_gives_the_same(
+    batch: int, data: Path, tmp_path: Path
+) -> None:
     free = classifier(tmp_path / "m.onnx", square_finder(), metadata=SQUARES)
     built = onnx.load(free)
-    size = onnx.numpy_helper.from_array(np.array([1, built.graph.output[0].type.tensor_type.shape.dim[1].dim_value]))
+    size = onnx.numpy_helper.from_array(
+        np.array([batch, built.graph.output[0].type.tensor_type.shape.dim[1].dim_value])
+    )
     size.name = "size"
     built.graph.initializer.append(size)
     built.graph.node.append(onnx.helper.make_node("Reshape", [built.graph.output[0].name, "size"], ["one"]))

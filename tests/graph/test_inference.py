@@ -480,3 +480,57 @@ def test_data_that_a_link_leads_elsewhere_to_stay_refused(tmp_path):
     (folder / "data.bin").symlink_to(elsewhere / "data.bin")
     with pytest.raises(InputError, match="refused"):
         count(folder / "model.onnx")
+
+
+OF_EIGHT = {  # MACs of a batch of eight, which constants let through alone
+    "a shape": ("f = Reshape (x, size) y = MatMul (f, v)", {"size": integers(8, -1), "v": weight(64, 5)}, 8 * 64 * 5),
+    "a whole shape at the end": (
+        "f = Reshape (x, flat) m = MatMul (f, v) y = Reshape (m, size)",
+        {"flat": integers(-1, 64), "size": integers(8, 5), "v": weight(64, 5)},
+        8 * 64 * 5,
+    ),
+    "there and back": (
+        "f = Reshape (x, size) m = MatMul (f, v) y = Reshape (m, back)",
+        {"size": integers(8, 8, 8), "back": integers(8, 16, 4), "v": weight(8, 8)},
+        8 * 64 * 8,
+    ),
+    "a token": (
+        "f = Concat <axis = 1> (c, x) y = MatMul (f, v)",
+        {"c": weight(8, 1, 4), "v": weight(4, 5)},
+        8 * 85 * 4,
+    ),
+    "what is added": ("f = Add (x, c) y = MatMul (f, v)", {"c": weight(8, 16, 4), "v": weight(4, 5)}, 8 * 16 * 4 * 5),
+    "a state": (
+        "t = Transpose <perm = [1, 0, 2]> (x) y, h = RNN <hidden_size = 3> (t, v, r, , , c)",
+        {"c": weight(1, 8, 3), "v": weight(1, 3, 4), "r": weight(1, 3, 3)},
+        8 * 16 * (3 * 4 + 3 * 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OF_EIGHT)
+def test_a_batch_that_constants_fix_is_taken_though_the_file_declares_any(case: str, path: Path) -> None:
+    nodes, constants, macs = OF_EIGHT[case]
+    write(path, f"net (float[n,16,4] x) => (float y) {{ {nodes} }}", **constants)
+    assert counted(path) == counted(path, batch=8) == macs
+    with pytest.raises(InputError, match=r"it takes batches of 8, not 1: x \[8, 16, 4\]"):
+        count(path, batch=1)
+    x = np.ones((8, 16, 4), np.float32)
+    onnxruntime.InferenceSession(path).run(None, {"x": x})
+
+
+def test_a_batch_of_any_multiple_stays_free(path: Path) -> None:
+    """As of videos of eight pictures each."""
+    write(
+        path,
+        "net (float[n,4] x) => (float y) { f = Reshape (x, size) m = MatMul (f, v) y = ReduceMean (m) }",
+        size=integers(-1, 8, 4),
+        v=weight(4, 5),
+    )
+    assert [counted(path, batch=batch) for batch in (8, 16)] == [8 * 20, 16 * 20]
+
+
+def test_a_reshape_to_another_number_of_elements_is_told(path: Path) -> None:
+    write(path, "net (float[2,4] x) => (float y) { y = Reshape (x, size) }", size=integers(3, 3))
+    with pytest.raises(InputError, match=r"do not fit together: Reshape 'y': \[2, 4\] is not \[3, 3\]"):
+        count(path)

@@ -437,12 +437,13 @@ def test_a_fixed_batch_is_calibrated_by_whole_ones(tmp_path: Path) -> None:
     assert report.fidelity.samples % 5 == 0
 
 
-def test_a_file_that_takes_one_sample_at_once_whatever_it_declares_is_given_one_by_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_file_that_takes_one_batch_whatever_it_declares_is_given_those(batch: int, tmp_path: Path) -> None:
     text = """(float[n,8] x) => (float[m,4] y) {
         a = MatMul (x, wa) size = Constant <value_ints = [%d, 16]> () r = Reshape (a, size) y = MatMul (r, wy) }"""
     weights = {"wa": normal(8, 16), "wy": normal(16, 4)}
     data = {"x": normal(64, 8)}
-    one = write(tmp_path / "one.onnx", text % 1, **weights)
+    one = write(tmp_path / "one.onnx", text % batch, **weights)
     free = write(tmp_path / "free.onnx", text % -1, **weights)
     found, expected = quantized(one, data=data).fidelity, quantized(free, data=data).fidelity
     assert found is not None
