@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from onnxprune.graph.files import IR_WITH_FREE_INITIALIZERS, load
 from onnxprune.graph.light import copy_field
 from onnxprune.graph.nodes import operator_type, subgraphs, used_names
 from onnxprune.graph.number_types import is_floating
-from onnxprune.graph.tensors import constants, values
+from onnxprune.graph.tensors import constants, constants_within, values
 
 _EXTERNAL_ABOVE = 2**31 - 2**20  # protobuf's limit, less what the graph itself takes
 
@@ -54,6 +55,17 @@ class Network:
         """Samples that a batch has to have; None where the file leaves that open."""
         firsts = [value.type.tensor_type.shape.dim[:1] for value in self.model.graph.input]
         return next((first[0].dim_value for first in firsts if first and first[0].dim_value > 0), None)
+
+    def parameters(self, path: Path) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and value of the constants that are floating-point numbers, those of subgraphs too.
+
+        Args:
+            path: of the file that the network was read from.
+        """
+        inner = ((tensor.name, values(path, tensor)) for tensor in constants_within(self.model.graph))
+        for name, value in itertools.chain(self.weights.items(), inner):
+            if is_floating(value.dtype):
+                yield name, value
 
     def copy(self) -> Network:
         """A network whose graph may be changed; the weights' arrays are shared."""
@@ -151,8 +163,8 @@ def read(path: Path) -> Network:
 
 def check_weights(path: Path, network: Network) -> None:
     """Raises an InputError where a matrix or filter has numbers that are none, as a training that diverged leaves."""
-    for name, value in network.weights.items():
-        if value.ndim > 1 and is_floating(value.dtype) and np.isnan(value).any():
+    for name, value in network.parameters(path):
+        if value.ndim > 1 and np.isnan(value).any():
             raise InputError(f"{path}: its weights {name!r} have numbers that are NaN: train or export it again")
 
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 from onnxprune.common.errors import InputError
-from onnxprune.graph.nodes import operator_type
+from onnxprune.graph.nodes import operator_type, subgraphs
 
 Shape = tuple[int, ...]
 
@@ -106,6 +106,14 @@ def constants(graph: GraphProto) -> Iterator[TensorProto]:
             if tensor is not None:
                 tensor.name = node.output[0]
                 yield tensor
+
+
+def constants_within(graph: GraphProto) -> Iterator[TensorProto]:
+    """Those of the graph and of its subgraphs."""
+    yield from constants(graph)
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from constants_within(inner)
 
 
 def _constant(attribute: onnx.AttributeProto) -> TensorProto | None:

@@ -17,7 +17,6 @@ from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.metadata import MEASURED, PRUNING
 from onnxprune.graph.network import Network, label_of, metadata
 from onnxprune.graph.nodes import operator_type
-from onnxprune.graph.number_types import is_floating
 from onnxprune.graph.sharing import weight_places
 from onnxprune.graph.tensors import Shape
 from onnxprune.reduction import single_weights
@@ -169,8 +168,8 @@ def _report(
         output=None,
         replaced=False,
         settings=settings,
-        before=_size(prepared, prepared.source, whole),
-        after=_size(prepared, network, keep),
+        before=_size(path, prepared, prepared.source, whole),
+        after=_size(path, prepared, network, keep),
         groups=(),
         layers=(),
         check=0.0,
@@ -183,8 +182,8 @@ def _report(
     )
 
 
-def _size(prepared: Prepared, network: Network, keep: np.ndarray) -> Size:
-    floating = [value for value in network.weights.values() if is_floating(value.dtype)]
+def _size(path: Path, prepared: Prepared, network: Network, keep: np.ndarray) -> Size:
+    floating = [value for _, value in network.parameters(path)]
     return Size(
         macs=round(prepared.graph.macs(keep) / prepared.batch),
         params=sum(value.size for value in floating),

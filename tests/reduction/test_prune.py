@@ -96,7 +96,7 @@ def test_macs_are_those_of_profile_where_a_product_has_no_weights_to_cut(product
     assert report.before.macs == report.after.macs == round(counts.macs / 6)
 
 
-def test_what_subgraphs_multiply_costs_what_it_did(tmp_path: Path) -> None:
+def test_what_subgraphs_multiply_and_hold_stays_as_it_was(tmp_path: Path) -> None:
     text = """(float[n, 4] x) => (float[n, 6] y) {
         a = MatMul (x, wa)
         r = Relu (a)
@@ -107,12 +107,17 @@ def test_what_subgraphs_multiply_costs_what_it_did(tmp_path: Path) -> None:
         }>
     }"""
     made = model(text, {"wa": (4, 8), "wb": (8, 6), "wc": (6, 6), "three": np.int64(3)})
+    held = next(tensor for tensor in made.graph.initializer if tensor.name == "wc")
+    made.graph.node[-1].attribute[0].g.initializer.append(held)
+    made.graph.initializer.remove(held)
     onnx.save(made, tmp_path / "net.onnx")
     report = prune(tmp_path / "net.onnx", sparsity=50, recovery=())
     assert report.before.macs == 4 * 8 + 8 * 6 + 3 * 36
     assert report.after.macs == 4 * 4 + 4 * 6 + 3 * 36
+    assert (report.before.params, report.after.params) == (4 * 8 + 8 * 6 + 36, 4 * 4 + 4 * 6 + 36)
     for path, side in ((report.source, report.before), (report.output, report.after)):
-        assert onnxprune.profile(path, latency=False).counts.macs == side.macs
+        counts = onnxprune.profile(path, latency=False).counts
+        assert (counts.macs, counts.params) == (side.macs, side.params)
 
 
 def test_what_a_scan_gives_may_have_shapes_that_only_its_inputs_tell(tmp_path: Path) -> None:
