@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from onnx import helper
 
 from onnxprune.common.errors import InputError
 from onnxprune.graph.channels import ChannelGraph
@@ -36,6 +37,7 @@ class Prepared:
         feed: a random input of it, with the outputs of the source for it.
         batch: samples of `feed`.
         tolerance: of outputs that should be equal, relative to the largest.
+        halves: of constants of the folded network that the file stores in 16 bits, to be cast at run time, those types.
     """
 
     source: Network
@@ -44,6 +46,26 @@ class Prepared:
     outputs: Mapping[str, np.ndarray]
     batch: int
     tolerance: float
+    halves: Mapping[str, np.dtype]
+
+    def as_stored(self, network: Network) -> Network:
+        """A network made of the folded one with its constants in the types that the file stores them in."""
+        stored = network.copy()
+        casts = []
+        for name, kind in self.halves.items():
+            value = network.weights.get(name)
+            if value is None:
+                continue
+            with np.errstate(all="ignore"):
+                half = value.astype(kind)
+            if not np.array_equal(np.isfinite(half), np.isfinite(value)):
+                continue  # it has grown too large for it
+            del stored.weights[name]
+            held = stored.fresh(f"{name}_stored")
+            stored.weights[held] = half
+            casts.append(helper.make_node("Cast", [held], [name], to=helper.np_dtype_to_tensor_dtype(value.dtype)))
+        stored.replace_nodes([*casts, *network.nodes])
+        return stored
 
 
 def prepare(path: Path, shapes: Mapping[str, Shape] | None = None, seed: int = 0) -> Prepared:
@@ -76,7 +98,20 @@ def prepare(path: Path, shapes: Mapping[str, Shape] | None = None, seed: int = 0
     sizes = [found.shapes for found in again]
     graph = follow(folded, sizes[0], sizes[1:], counts)
     batch = max((len(value) for value in feed.values() if value.ndim), default=1)
-    return Prepared(network, graph, feed, outputs[0], batch, tolerance)
+    return Prepared(network, graph, feed, outputs[0], batch, tolerance, _halves(network, folded))
+
+
+@np.errstate(all="ignore")  # what 16 bits do not hold is no longer equal
+def _halves(network: Network, folded: Network) -> dict[str, np.dtype]:
+    """Constants that folding made and 16 bits hold, where the file has such -> the type."""
+    kinds = {value.dtype for value in network.weights.values() if is_floating(value.dtype) and value.itemsize == 2}
+    return {
+        name: kind
+        for kind in sorted(kinds, key=str)
+        for name, value in folded.weights.items()
+        if name not in network.weights and value.dtype == np.float32 and value.size > 1
+        if np.array_equal(value.astype(kind).astype(np.float32), value, equal_nan=True)
+    }
 
 
 def _tolerance(network: Network) -> float:

@@ -83,8 +83,9 @@ def _units(
     groups = tuple(_group(prepared, pruning, made, place) for place in range(len(graph.groups)))
     nodes = made.network.nodes
     repairs = tuple(Repair(label_of(nodes[fit.node]), fit.method, fit.before, fit.after) for fit in made.fits)
-    report = _report(path, prepared, settings, samples, made.network, made.keep)
-    return replace(report, groups=groups, check=made.check, repairs=repairs), made.plain, made.network
+    plain, network = prepared.as_stored(made.plain), prepared.as_stored(made.network)
+    report = _report(path, prepared, settings, samples, network, made.keep)
+    return replace(report, groups=groups, check=made.check, repairs=repairs), plain, network
 
 
 def _group(prepared: Prepared, pruning: UnitPruning, made: Outcome, place: int) -> GroupReport:
@@ -149,6 +150,7 @@ def _weights(
     for (node, position), *_ in names.values():
         value = network.weights[nodes[node].input[position]]
         layers.append(LayerReport(label_of(nodes[node]), value.size, value.size - int(np.count_nonzero(value))))
+    plain, network = prepared.as_stored(plain), prepared.as_stored(network)
     report = _report(path, prepared, settings, samples, network, np.ones(prepared.graph.count, bool))
     return replace(report, layers=tuple(layers)), plain, network
 

@@ -875,6 +875,27 @@ def test_half_precision_is_held_to_its_own_tolerance(tmp_path: Path) -> None:
     assert report.check < 1e-2
 
 
+@pytest.mark.parametrize("technique", ["structured", "weight"])
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_weights_that_are_cast_at_run_time_stay_stored_as_they_are(technique: str, kind: str, tmp_path: Path) -> None:
+    numbers = onnx.helper.tensor_dtype_to_np_dtype(getattr(TensorProto, kind.upper()))
+    text = """(float[n,64] x) => (float[n,10] y) {
+        ws = Cast <to = 1> (w) wt = Transpose (ws) h = MatMul(x, wt) r = Relu(h) vs = Cast <to = 1> (v)
+        y = MatMul(r, vs) }"""
+    shapes = {"w": (256, 64), "v": (256, 10)}
+    weights = {name: random(*shape, seed=1).astype(numbers) for name, shape in shapes.items()}
+    onnx.save(model(text, weights), tmp_path / "m.onnx")
+    data = {"x": random(64, 64, seed=2)}
+    report = prune(tmp_path / "m.onnx", sparsity=50, technique=technique, data=data)
+    stored = [value for value in read(report.output).weights.values() if value.ndim == 2]
+    assert [value.dtype for value in stored] == [numbers, numbers]
+    left = 0.5 if technique == "structured" else 1
+    assert report.after.bytes < left * report.before.bytes + 4096
+    assert report.fidelity.relative_error < 0.5
+    found = np.concatenate([outputs(report.output, x=data["x"])[0], outputs(tmp_path / "m.onnx", x=data["x"])[0]], 1)
+    assert np.corrcoef(found[:, :10].ravel(), found[:, 10:].ravel())[0, 1] > 0.9
+
+
 @pytest.mark.parametrize("kind", [TensorProto.BFLOAT16, TensorProto.FLOAT16])
 def test_weights_that_are_stored_in_16_bits_are_counted(kind: int, tmp_path: Path) -> None:
     built = model(
