@@ -19,7 +19,9 @@ from onnxprune.graph.light import copy_field
 from onnxprune.graph.nodes import operator_type, subgraphs, used_names
 from onnxprune.graph.number_types import is_floating
 from onnxprune.graph.tensors import constants, constants_within, values
+from onnxprune.graph.unfusing import unfuse
 
+_LAID_OUT = "com.microsoft.nchwc"  # the domain of operators that read weights in blocks of channels
 _EXTERNAL_ABOVE = 2**31 - 2**20  # protobuf's limit, less what the graph itself takes
 
 
@@ -137,12 +139,14 @@ class Network:
 
 
 def read(path: Path) -> Network:
-    """Reads an ONNX file: functions inlined, Constant nodes and initializers alike as arrays.
+    """Reads an ONNX file: functions inlined, nodes that onnxruntime fused apart, Constant nodes and initializers alike
+    as arrays.
 
     Raises:
         InputError: see `onnxprune.graph.files.load`.
     """
     model, _ = load(path)
+    unfuse(model.graph, opset(model))
     weights = {tensor.name: values(path, tensor) for tensor in constants(model.graph)}
     kept = [node for node in model.graph.node if not (operator_type(node) == "Constant" and node.output[0] in weights)]
     inputs = [value for value in model.graph.input if value.name not in weights]
@@ -161,8 +165,15 @@ def read(path: Path) -> Network:
     return network
 
 
-def check_weights(path: Path, network: Network) -> None:
-    """Raises an InputError where a matrix or filter has numbers that are none, as a training that diverged leaves."""
+def check_source(path: Path, network: Network) -> None:
+    """Raises an InputError where a matrix or filter has numbers that are none, as a training that diverged leaves, or
+    where onnxruntime has laid weights out for a processor."""
+    laid_out = [node for node in network.nodes if node.domain.startswith(_LAID_OUT)]
+    if laid_out:
+        raise InputError(
+            f"{path}: onnxruntime saved it as it runs it on one kind of processor ({operator_type(laid_out[0])}): give "
+            "the file that this was made of"
+        )
     for name, value in network.parameters(path):
         if value.ndim > 1 and np.isnan(value).any():
             raise InputError(f"{path}: its weights {name!r} have numbers that are NaN: train or export it again")

@@ -17,7 +17,7 @@ from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph import contrib
 from onnxprune.graph.counting import count, macs_within
 from onnxprune.graph.macs import OPERATORS
-from onnxprune.graph.network import Network, attribute, check_weights, label_of, opset, read, set_attribute
+from onnxprune.graph.network import Network, attribute, check_source, label_of, opset, read, set_attribute
 from onnxprune.graph.node_inference import contradiction
 from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
 from onnxprune.graph.number_types import is_quantised
@@ -129,7 +129,7 @@ def prepare(path: Path, kinds: Sequence[str] | None, shapes: Mapping[str, Shape]
 
 
 def _refuse(path: Path, network: Network) -> None:
-    check_weights(path, network)
+    check_source(path, network)
     kinds = {operator_type(node) for node in network.nodes}
     if is_quantised(kinds):
         raise InputError(f"{path}: it is quantised already: give the file with floating-point weights")

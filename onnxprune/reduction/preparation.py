@@ -14,7 +14,7 @@ from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.counting import node_counts
 from onnxprune.graph.folding import RANDOM, fold, static_names
 from onnxprune.graph.follow import follow
-from onnxprune.graph.network import Network, check_weights, read
+from onnxprune.graph.network import Network, check_source, read
 from onnxprune.graph.nodes import operator_type, subgraphs
 from onnxprune.graph.number_types import is_floating, is_quantised
 from onnxprune.graph.shapes import input_shapes
@@ -121,7 +121,7 @@ def _tolerance(network: Network) -> float:
 
 
 def _refuse(path: Path, network: Network) -> None:
-    check_weights(path, network)
+    check_source(path, network)
     kinds = {operator_type(node) for node in network.nodes}
     if is_quantised(kinds):
         raise InputError(
