@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.network import Network, attribute, check_source, label_of, opset, read, set_attribute
 from onnxprune.graph.node_inference import contradiction
 from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
-from onnxprune.graph.number_types import is_quantised
+from onnxprune.graph.number_types import is_floating, is_quantised
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.session import FATAL
 
@@ -97,6 +98,7 @@ def prepare(path: Path, kinds: Sequence[str] | None, shapes: Mapping[str, Shape]
     _refuse(path, source)
     named = _named(source)
     model = _optimised(path, named)
+    _check_weights(path, model)
     places = _places(named, model)
     _make_plain(model)
     _fill_empty_channels(model)
@@ -135,13 +137,19 @@ def _refuse(path: Path, network: Network) -> None:
         raise InputError(f"{path}: it is quantised already: give the file with floating-point weights")
     if any("TreeEnsemble" in kind for kind in kinds):
         raise InputError(f"{path}: a tree ensemble has no layers with weights to quantise")
-    floats = {value.dtype.name for value in network.weights.values() if value.dtype.kind == "f" and value.size > 1}
-    if floats and "float32" not in floats:
-        raise InputError(f"{path}: its weights are {' and '.join(sorted(floats))}: give the file of float32")
     if sum(value.nbytes for value in network.weights.values()) > _LARGEST:
         raise InputError(
             f"{path}: its weights are over 2 GiB, which onnxruntime's quantiser does not take in one piece"
         )
+
+
+def _check_weights(path: Path, model: ModelProto) -> None:
+    """Raises an InputError where all numbers that it computes with are of other types than float32, whatever type the
+    file stores them in."""
+    sizes = {tensor.data_type for tensor in model.graph.initializer if prod(tensor.dims) > 1}
+    floats = {kind.name for kind in map(helper.tensor_dtype_to_np_dtype, sizes) if is_floating(kind)}
+    if floats and "float32" not in floats:
+        raise InputError(f"{path}: its weights are {' and '.join(sorted(floats))}: give the file of float32")
 
 
 def _named(source: Network) -> Network:

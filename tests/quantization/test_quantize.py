@@ -550,6 +550,14 @@ def test_files_that_have_nothing_to_quantise(mlp: Path, tmp_path: Path) -> None:
         quantized(tmp_path / "d.onnx", dynamic=True)
 
 
+def test_weights_that_are_stored_in_16_bits_and_cast_are_float32(tmp_path: Path) -> None:
+    text = "(float[n,8] x) => (float[n,4] y) { s = Cast <to = 1> (w) y = MatMul (x, s) }"
+    path = write(tmp_path / "m.onnx", text, w=np.random.default_rng(0).standard_normal((8, 4)).astype(np.float16))
+    report = quantized(path, dynamic=True)
+    assert [layer.reason for layer in report.layers] == [""]
+    assert "MatMulInteger" in [node.op_type for node in onnx.load(report.output).graph.node]
+
+
 def test_the_comparison_is_of_the_two_files_and_says_what_8_bits_do(mlp: Path) -> None:
     report = onnxprune.quantize(mlp, data=trained.unlabelled(), seconds=0.01, threads=1)
     base, made = report.comparison
