@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,10 +63,8 @@ class Network:
         Args:
             path: of the file that the network was read from.
         """
-        inner = ((tensor.name, values(path, tensor)) for tensor in constants_within(self.model.graph))
-        for name, value in itertools.chain(self.weights.items(), inner):
-            if is_floating(value.dtype):
-                yield name, value
+        yield from ((name, value) for name, value in self.weights.items() if is_floating(value.dtype))
+        yield from parameters(path, self.model.graph)
 
     def copy(self) -> Network:
         """A network whose graph may be changed; the weights' arrays are shared."""
@@ -136,6 +133,14 @@ class Network:
                     tensor.external_data.add(key=key, value=str(entry))
                 np.ascontiguousarray(value).tofile(file)
         path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def parameters(path: Path, graph: GraphProto) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and value of a graph's constants that are floating-point numbers, those of subgraphs too."""
+    for tensor in constants_within(graph):
+        value = values(path, tensor)
+        if is_floating(value.dtype):
+            yield tensor.name, value
 
 
 def read(path: Path) -> Network:

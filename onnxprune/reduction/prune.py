@@ -103,21 +103,16 @@ def prune(
         check_output(output, files, "prune")
     asked = (settings, not dry_run, sample_source(data, data_dir, mean, std), shapes)
     report, network = work_in_helper("onnxprune.reduction.pruned_network:prune_file", path, *asked, advance=advance)
-    report = replace(report, before=replace(report.before, bytes=_bytes(files)))
     if network is None:
         return report
     replaced = output.exists()
     network.save(output)
-    after = replace(report.after, bytes=_bytes(files_of(output)))
+    after = replace(report.after, bytes=sum(file.stat().st_size for file in files_of(output)))
     report = replace(report, output=output, replaced=replaced, after=after)
     if not latency:
         return report
     how: dict[str, Any] = {"batch_sizes": batch_sizes, "shapes": shapes, "threads": threads, "seconds": seconds}
     return compared(report, path, output, advance, **how)
-
-
-def _bytes(files: Sequence[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
 
 
 def _step(channel_align: int | str, threads: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +13,10 @@ import onnx
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import digest
 from onnxprune.graph.channels import ChannelGraph
+from onnxprune.graph.files import load
 from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.metadata import MEASURED, PRUNING
-from onnxprune.graph.network import Network, label_of, metadata
+from onnxprune.graph.network import Network, label_of, metadata, parameters
 from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.sharing import weight_places
 from onnxprune.graph.tensors import Shape
@@ -164,14 +165,15 @@ def _report(
     keep: np.ndarray,
 ) -> PruneReport:
     """What is known of a pruned network before anything is measured on samples."""
-    whole = np.ones(prepared.graph.count, bool)
+    model, file_bytes = load(path)
+    bytes_left = network.model.ByteSize() + sum(value.nbytes for value in network.weights.values())
     return PruneReport(
         source=path,
         output=None,
         replaced=False,
         settings=settings,
-        before=_size(path, prepared, prepared.source, whole),
-        after=_size(path, prepared, network, keep),
+        before=_size(prepared, np.ones(prepared.graph.count, bool), parameters(path, model.graph), file_bytes),
+        after=_size(prepared, keep, network.parameters(path), bytes_left),
         groups=(),
         layers=(),
         check=0.0,
@@ -184,13 +186,13 @@ def _report(
     )
 
 
-def _size(path: Path, prepared: Prepared, network: Network, keep: np.ndarray) -> Size:
-    floating = [value for _, value in network.parameters(path)]
+def _size(prepared: Prepared, keep: np.ndarray, found: Iterable[tuple[str, np.ndarray]], size: int) -> Size:
+    values = [value for _, value in found]
     return Size(
         macs=round(prepared.graph.macs(keep) / prepared.batch),
-        params=sum(value.size for value in floating),
-        nonzero_params=sum(int(np.count_nonzero(value)) for value in floating),
-        bytes=network.model.ByteSize() + sum(value.nbytes for value in network.weights.values()),
+        params=sum(value.size for value in values),
+        nonzero_params=sum(int(np.count_nonzero(value)) for value in values),
+        bytes=size,
     )
 
 

@@ -87,6 +87,16 @@ def test_a_file_that_onnxruntime_optimised_is_pruned_and_quantised_as_the_one_th
     assert made.count("MatMulInteger") == sum(not layer.reason for layer in fused.layers) == 2
 
 
+def test_what_a_file_holds_before_is_that_of_profile(tmp_path: Path) -> None:
+    """Constants that nothing reads are among it, and numbers that fused nodes have as attributes are not."""
+    model = write(tmp_path / "m.onnx", "r = com.microsoft.FusedMatMul <alpha = 0.5> (x, m) y = MatMul (r, o)", 17)
+    model.graph.initializer.append(numpy_helper.from_array(random(6, 3), "o"))
+    onnx.save(model, tmp_path / "m.onnx")
+    report = onnxprune.prune(tmp_path / "m.onnx", sparsity=50, dry_run=True)
+    counts = onnxprune.profile(tmp_path / "m.onnx", latency=False).counts
+    assert (report.before.params, report.before.bytes) == (counts.params, counts.file_bytes)
+
+
 def test_a_file_laid_out_for_a_processor_is_refused(tmp_path: Path) -> None:
     model = write(tmp_path / "m.onnx", "y = com.microsoft.nchwc.Conv (x, w)", 17)
     model.opset_import.add(domain="com.microsoft.nchwc", version=1)

@@ -811,12 +811,12 @@ def test_a_group_normalization_of_opset_18_has_a_scale_for_each_group(tmp_path: 
 
 
 def test_weights_that_are_not_followed_are_named_where_nothing_can_go(tmp_path: Path) -> None:
-    text = """(float[n,4] x) => (float[n,3] y) {
-        h = Einsum <equation = "bi,ij->bj"> (x, w)
-        y = com.microsoft.FusedGemm <activation = "Relu"> (h, v, k)
+    text = """(float[n,2,4] x) => (float[n,2,8] y) {
+        h = Einsum <equation = "bli,ij->blj"> (x, w)
+        y = com.microsoft.Attention <num_heads = 2> (h, v, k)
     }"""
-    onnx.save(model(text, {"w": (4, 8), "v": (8, 3), "k": (3,)}), tmp_path / "m.onnx")
-    kinds = "Einsum with such weights is not supported; com.microsoft.FusedGemm with such weights is not supported"
+    onnx.save(model(text, {"w": (4, 8), "v": (8, 24), "k": (24,)}), tmp_path / "m.onnx")
+    kinds = "Einsum with such weights is not supported; com.microsoft.Attention with such weights is not supported"
     with pytest.raises(InputError, match=f"no unit of it can be removed: {kinds}$"):
         prune(tmp_path / "m.onnx", sparsity=50)
 
