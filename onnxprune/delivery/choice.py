@@ -219,14 +219,16 @@ def choose(
     if compared[found[0].positions[0]]:
         clock.append("Only controls were run: this is one to compare with, and not to ship.")
     floor = timings.noise(table) if floor is None else floor
-    timed = not any(pd.isna(entry.mean["speedup"]) for entry in candidates)
-    if timed and floor > _USELESS:
+    by: Literal["speedup", "macs"] = "speedup"
+    if any(pd.isna(entry.mean["speedup"]) for entry in candidates):
+        by = "macs"
+    elif floor > _USELESS:
+        by = "macs"
         clock.append(
             f"Timing noise of ±{100 * floor:.0f} % says nothing of which is the fastest: the fewest MACs decided. "
             "`onnxprune retime` measures again."
         )
-    if not timed or floor > _USELESS:
-        by: Literal["speedup", "macs"] = "macs"
+    if by == "macs":
         counted = [entry for entry in candidates if not _counts_miss_something(entry.mean)]
         if not counted:
             raise RunError(
@@ -236,7 +238,6 @@ def choose(
         fewest = min(entry.mean["macs"] for entry in counted)
         tied = [entry for entry in counted if entry.mean["macs"] == fewest]
     else:
-        by = "speedup"
         # one beyond theory says more of the measurement than of the network
         beyond = [entry for entry in candidates if _is_so_of_any(entry.rows, "speedup_beyond_theory")]
         believed = [entry for entry in candidates if not _is_so_of_any(entry.rows, "speedup_beyond_theory")]
@@ -253,16 +254,16 @@ def choose(
             for entry in believed
             if entry is fastest or (entry.mean["speedup"] + entry.error("speedup")) * (1 + floor) >= least
         ]
+        if (others := _networks(tied) - 1) > 0:
+            clock.append(
+                f"{others} other{'s are' if others > 1 else ' is'} as fast within timing noise: the highest validation "
+                f"{quality_of(fastest.mean).name} decided."
+            )
     best = max(tied, key=lambda entry: _merit(entry.mean))
     alone = next((entry.mean for entry in found if entry.mean["variant"] == INT8_ALONE), None)
     lacks = [constraint.text for constraint in wanted if alone is not None and not constraint.holds(alone)]
     row = max(best.fitting, key=_merit)
     seeds, said = files.iloc[best.positions], _blunt(wanted, best.mean)
-    if by == "speedup" and (others := _networks(tied) - 1) > 0:
-        clock.append(
-            f"{others} other{'s are' if others > 1 else ' is'} as fast within timing noise: the highest validation "
-            f"{quality_of(row).name} decided."
-        )
     tie = not seeds["speedup"].isna().any() and timings.is_tie(seeds, floor)
     if tie:
         clock.append("Its speedup is within timing noise: it is not told from the unpruned network's.")
