@@ -231,9 +231,12 @@ def choose(
     if by == "macs":
         counted = [entry for entry in candidates if not _counts_miss_something(entry.mean)]
         if not counted:
+            reason, remedy = "nothing was timed", "run the study with --latency-seconds above 0"
+            if clock:
+                reason, remedy = f"timing noise is ±{100 * floor:.0f} %", "measure again by `onnxprune retime`"
             raise RunError(
-                f"{study}: nothing was timed, and not all MACs of its networks can be counted, so that none can be "
-                "called the fastest: run the study with --latency-seconds above 0"
+                f"{study}: {reason}, and not all MACs of its networks can be counted, so that none can be called the "
+                f"fastest: {remedy}"
             )
         fewest = min(entry.mean["macs"] for entry in counted)
         tied = [entry for entry in counted if entry.mean["macs"] == fewest]

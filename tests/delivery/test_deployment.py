@@ -148,6 +148,9 @@ def test_where_the_noise_says_nothing_the_fewest_macs_decide() -> None:
     choice = choose(table, constraints(max_drop=1))
     assert (choice.row["sparsity"], choice.by) == (50.0, "macs")
     assert "Timing noise of ±90 % says nothing of which is the fastest" in choice.decided_on()
+    table["macs_missing"] = "Loop 'x'"
+    with pytest.raises(RunError, match=r"timing noise is ±90 %, and not all MACs .* by `onnxprune retime`"):
+        choose(table, constraints(max_drop=1))
 
 
 def test_what_is_left_out_as_beyond_theory_is_said() -> None:
