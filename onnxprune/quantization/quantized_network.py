@@ -28,7 +28,7 @@ from onnxprune.reduction.fidelity import answers, compare_answers, deciding_scor
 from onnxprune.reduction.samples import Samples, SampleSource
 from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.long_work import Advance
-from onnxprune.runtime.random_inputs import random_inputs
+from onnxprune.runtime.random_inputs import Inputs, random_inputs
 from onnxprune.version import __version__
 
 
@@ -75,10 +75,11 @@ def quantize_file(
         tested=None,
         samples=samples.source if samples else None,
     )
+    feed = _feed(path, prepared.source, shapes, settings.seed) if samples is None else None
     try:
-        if samples is None:
-            _check_run(path, prepared.source, network, shapes, settings.seed)
-        else:
+        if feed is not None:
+            _check_run(path, prepared.source, network, feed)
+        elif samples is not None:
             report = _measured(report, prepared.source, network, samples, advance)
     except InputError as error:  # the original ran
         raise RunError(f"{path}: quantised, it does not run: leave layers in float32 with --keep ({error})") from error
@@ -143,11 +144,23 @@ def _layers(
     return tuple(found)
 
 
-def _check_run(path: Path, source: Network, network: Network, shapes: Mapping[str, Shape] | None, seed: int) -> None:
-    """Raises a RunError where the result does not run, or not to finite numbers, on random inputs."""
-    sizes = input_shapes(path, network.model.graph, network.fixed_batch or 1, shapes)
+def _feed(path: Path, source: Network, shapes: Mapping[str, Shape] | None, seed: int) -> Inputs:
+    """Random inputs.
+
+    Raises:
+        InputError: an input takes none.
+    """
+    sizes = input_shapes(path, source.model.graph, source.fixed_batch or 1, shapes)
+    with open_network(source) as session:
+        try:
+            return random_inputs(session, sizes, seed)
+        except InputError as error:
+            raise InputError(f"{path}: {error}: give --data") from error
+
+
+def _check_run(path: Path, source: Network, network: Network, feed: Inputs) -> None:
+    """Raises a RunError where the result does not run, or not to finite numbers, on these inputs."""
     with open_network(network) as session, open_network(source) as original:
-        feed = random_inputs(session, sizes, seed)
         _check_finite(path, [run(original, feed)], [run(session, feed)])
 
 

@@ -550,6 +550,15 @@ def test_files_that_have_nothing_to_quantise(mlp: Path, tmp_path: Path) -> None:
         quantized(tmp_path / "d.onnx", dynamic=True)
 
 
+def test_inputs_for_which_there_are_no_random_values_are_asked_for(tmp_path: Path) -> None:
+    text = "(float[n,8] x, string[n] t) => (float[n,4] y, string[n] u) { y = MatMul (x, w) u = Identity (t) }"
+    path = write(tmp_path / "m.onnx", text, w=np.ones((8, 4), np.float32))
+    with pytest.raises(InputError, match=r"random values can be made for input 't', which is .*: give --data"):
+        quantized(path, dynamic=True)
+    data = {"x": np.ones((64, 8), np.float32), "t": np.array(["a"] * 64, object)}
+    assert quantized(path, dynamic=True, data=data).output is not None
+
+
 def test_weights_that_are_stored_in_16_bits_and_cast_are_float32(tmp_path: Path) -> None:
     text = "(float[n,8] x) => (float[n,4] y) { s = Cast <to = 1> (w) y = MatMul (x, s) }"
     path = write(tmp_path / "m.onnx", text, w=np.random.default_rng(0).standard_normal((8, 4)).astype(np.float16))
