@@ -62,6 +62,15 @@ def _by_name(parse: Callable[[Any], Any], example: str) -> Callable[[Any], dict[
     return parsed
 
 
+def _array(value: Any) -> Any:
+    import numpy as np  # what only counts a file has no need of it
+
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise InputError(f"expected a number or an array, got {shown(value)}") from None
+
+
 def _data(value: Any) -> Any:
     if isinstance(value, str | Path):
         return value
@@ -94,6 +103,6 @@ ARGUMENTS: Mapping[str, Callable[[Any], Any]] = {
     "data": optional(_data),
     "batch_sizes": _several(whole_number(1), "[1, 32]"),
     "shapes": optional(_by_name(_several(whole_number(0), "[1, 3, 32, 32]"), '{"input": [1, 3, 32, 32]}')),
-    "values": optional(_by_name(lambda value: value, '{"input": 0.5}')),
+    "values": optional(_by_name(_array, '{"input": 0.5}')),
     "seconds": real_number(0.01, 3600),
 }

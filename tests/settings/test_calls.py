@@ -38,6 +38,7 @@ def test_every_argument_of_the_public_functions_is_checked() -> None:
         ({"shapes": {"x": 5}}, "shapes: expected a list such as [1, 3, 32, 32], got 5"),
         ({"shapes": [("x", (1, 2))]}, "shapes: expected a dictionary of inputs by name"),
         ({"values": 0.5}, "values: expected a dictionary of inputs by name"),
+        ({"values": {"x": [[1, 2], [3]]}}, "values: expected a number or an array, got [[1, 2], [3]]"),
         ({"keep": None}, 'keep: expected a list such as ["name"], got None'),
         ({"recovery": "bias"}, "recovery: expected a list such as [\"name\"], got 'bias'"),
         ({"recovery": [1]}, "recovery: expected a name, got 1"),
