@@ -518,7 +518,7 @@ class Net(nn.Module):
 def test_what_code_prints_and_logs_does_not_reach_the_terminal(more: list[str], tmp_path: Path) -> None:
     (tmp_path / "talks.py").write_text(TALKS)
     command = ["sweep", "--model", "talks.py:Net", "--dataset", "digits", "--technique", "weight"]
-    command += ["--sparsity", "0:70:10", "--train-limit", "100", "--epochs", "1", "--finetune-epochs", "0"]
+    command += ["--sparsity", "0,50,70", "--train-limit", "100", "--epochs", "1", "--finetune-epochs", "0"]
     done = onnxprune(*command, "--latency-seconds", "0", "--out", "runs", "--json", *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
