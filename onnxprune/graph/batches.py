@@ -7,23 +7,25 @@ from onnx import GraphProto, ModelProto, TensorShapeProto, numpy_helper
 
 from onnxprune.common.errors import InputError
 from onnxprune.graph.inference import infer_shapes
+from onnxprune.graph.nodes import subgraphs
 from onnxprune.graph.tensors import constants
 
 _LARGEST = 2**12  # samples of a batch that is looked for
 _FEW = 16  # elements of a constant that may be a shape
+_TRIED = 32  # sizes at most: each takes an inference
 
 
 def declare_batch(path: Path, model: ModelProto) -> None:
     """Declares the first axes of the inputs fixed that are declared free, where one size alone fits the graph: exports
     may have written the batch of their example into the middle of it.
 
-    Nothing is declared where inputs leave more than the batch open.
+    Nothing is declared where inputs leave more than the batch open, or there are loops, which take long to infer.
     """
     initializers = {tensor.name for tensor in model.graph.initializer}
     types = {value.name: value.type.tensor_type for value in model.graph.input if value.name not in initializers}
     firsts = [kind.shape.dim[0] for kind in types.values() if kind.shape.dim and _is_free(kind.shape.dim[0])]
     told = all(kind.HasField("shape") and not any(map(_is_free, kind.shape.dim[1:])) for kind in types.values())
-    if not told or len({size.dim_param for size in firsts}) != 1:
+    if not told or len({size.dim_param for size in firsts}) != 1 or _loops(model.graph):
         return
 
     def fits(batch: int) -> bool:
@@ -50,6 +52,10 @@ def _is_free(size: TensorShapeProto.Dimension) -> bool:
     return not size.HasField("dim_value") or size.dim_value < 0
 
 
+def _loops(graph: GraphProto) -> bool:
+    return any(node.op_type == "Loop" or any(map(_loops, subgraphs(node))) for node in graph.node)
+
+
 def _sizes(graph: GraphProto) -> list[int]:
     """Sizes from two on that the graph's constants and outputs have or tell, the smallest first."""
     found = {dim.dim_value for value in graph.output for dim in value.type.tensor_type.shape.dim[:1]}
@@ -57,4 +63,4 @@ def _sizes(graph: GraphProto) -> list[int]:
         found.update(tensor.dims)
         if tensor.data_type in (tensor.INT32, tensor.INT64) and prod(tensor.dims) <= _FEW:
             found.update(numpy_helper.to_array(tensor).flat)
-    return sorted(int(size) for size in found if 2 <= size <= _LARGEST)
+    return sorted(int(size) for size in found if 2 <= size <= _LARGEST)[:_TRIED]
