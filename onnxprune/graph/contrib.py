@@ -51,6 +51,8 @@ def output_types(node: NodeProto, first: int) -> list[int]:
     if operator_type(node) == f"{ML}.TreeEnsembleClassifier":
         texts = any(attribute.name == "classlabels_strings" for attribute in node.attribute)
         return [TensorProto.STRING if texts else TensorProto.INT64, TensorProto.FLOAT]
+    if operator_type(node) == f"{MICROSOFT}.EmbedLayerNormalization":
+        return [TensorProto.FLOAT, TensorProto.INT32, TensorProto.FLOAT]
     if node.op_type == "QGemm" and len(node.input) < _SCALED_QGEMM:
         return [TensorProto.FLOAT]
     return [TensorProto.FLOAT if node.op_type in _FLOATS else first] * len(node.output)
@@ -98,6 +100,14 @@ def _group_query_attention(site: Site) -> list[Shape]:
     return [(batch, length, heads * size), *[(batch, kv_heads, total, size)] * 2]
 
 
+def _normalised(site: Site) -> list[Shape]:
+    """With the means and deviations of what is looked across, and the sum that some normalise."""
+    shape = site.input(0)
+    axis = site.attribute("axis", -1) % len(shape)
+    statistics = (*shape[:axis], *(1 for _ in shape[axis:]))
+    return [shape, statistics, statistics, shape]
+
+
 def _lstm(site: Site) -> list[Shape]:
     steps, batch, _ = site.input(0)
     directions, size = site.input(1)[0], site.attribute("hidden_size", 0)
@@ -105,7 +115,8 @@ def _lstm(site: Site) -> list[Shape]:
 
 
 def _embedding(site: Site) -> list[Shape]:
-    return [(*site.input(0), site.input(2)[1])]
+    embedded = (*site.input(0), site.input(2)[1])
+    return [embedded, embedded[:1], embedded]
 
 
 def _concat(site: Site) -> list[Shape]:
@@ -142,14 +153,16 @@ OF_FLOATS = {"AveragePool", "Gemm", "GlobalAveragePool"}  # ONNX's own that stan
 
 _SAME = (
     "BiasAdd", "BiasGelu", "BiasSoftmax", "FastGelu", "Gelu", "GroupNorm", "QLinearLeakyRelu",
-    "QLinearSigmoid", "QLinearSoftmax", "QuickGelu", "RotaryEmbedding", "SimplifiedLayerNormalization",
-    "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+    "QLinearSigmoid", "QLinearSoftmax", "QuickGelu", "RotaryEmbedding",
 )  # fmt: skip
+
+_NORMALISING = ("SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 
 _RULES: dict[str, Callable[[Site], list[Shape]]] = {
     f"{MICROSOFT}.{name}": rule
     for name, rule in {
         **dict.fromkeys(_SAME, _same),
+        **dict.fromkeys(_NORMALISING, _normalised),
         "Attention": _attention,
         "DynamicQuantizeLSTM": _lstm,
         "DynamicQuantizeMatMul": _matmul,
@@ -167,6 +180,8 @@ _RULES: dict[str, Callable[[Site], list[Shape]]] = {
     }.items()
 }
 _RULES["GroupNormalization"] = _same  # onnx has it as a function that depends on its context
+# onnxruntime has them in ONNX's domain too, at versions without them
+_RULES |= dict.fromkeys(("LayerNormalization", "SimplifiedLayerNormalization"), _normalised)
 _RULES |= {
     f"{ML}.{name}": rule
     for name, rule in {
@@ -182,6 +197,6 @@ _RULES |= {
 _SCALED_QGEMM = 8  # inputs, where there is a scale of what it gives
 
 _FLOATS = {
-    "DynamicQuantizeMatMul", "EmbedLayerNormalization", "FeatureVectorizer", "LinearRegressor",
+    "DynamicQuantizeMatMul", "FeatureVectorizer", "LinearRegressor",
     "MatMulIntegerToFloat", "Normalizer", "QAttention", "SVMRegressor", "Scaler", "TreeEnsembleRegressor",
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """ONNX files read with care: what they declare is checked against the bytes that are there."""
 
 from collections.abc import Iterable, Iterator
-from math import prod
+from math import inf, prod
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.files import check_is_file
 from onnxprune.graph.batches import declare_batch
 from onnxprune.graph.light import is_large, without_weights
+from onnxprune.graph.macs import MICROSOFT
 from onnxprune.graph.nodes import subgraphs
 from onnxprune.graph.tensors import BITS, external_bytes, external_file, packed_bytes
 
@@ -26,6 +27,10 @@ _MAX_NODES = 1_000_000
 _MAX_FUNCTIONS = 300  # Python's recursion ends at 1000 calls, of which each function nested in another takes three
 
 IR_WITH_FREE_INITIALIZERS = 4  # before, the format wants each to be listed as an input; onnxruntime never did
+
+# From which opset ONNX has operators that onnxruntime runs in its domain at any, and writes: GroupNormalization was
+# withdrawn before, SimplifiedLayerNormalization never was ONNX's.
+_SINCE = {"GroupNormalization": 21, "LayerNormalization": 17, "SimplifiedLayerNormalization": inf}
 
 _COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 
@@ -49,7 +54,7 @@ def load(path: Path) -> tuple[ModelProto, int]:
     light = without_weights(model)
     _pass_over_what_runs(light)
     try:
-        onnx.checker.check_model(_without_withdrawn(light))
+        onnx.checker.check_model(_without_unregistered(light))
         if model.functions:
             light = onnx.inliner.inline_local_functions(light)
             _restore(light, model)
@@ -241,17 +246,20 @@ def _pass_over_what_runs(light: ModelProto) -> None:
             waiting += graph.node
 
 
-def _without_withdrawn(light: ModelProto) -> ModelProto:
-    """For the checker, which refuses GroupNormalization before opset 21: it was withdrawn, and onnxruntime runs it."""
+def _without_unregistered(light: ModelProto) -> ModelProto:
+    """For the checker, which refuses what onnxruntime runs in ONNX's own domain at versions that do not have it: there
+    the copy says that it is onnxruntime's."""
     version = next((entry.version for entry in light.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    if version >= 21 or not any(node.op_type == "GroupNormalization" for node in light.graph.node):
-        return light
     checked = ModelProto()
     checked.CopyFrom(light)
-    for node in checked.graph.node:
-        if node.op_type == "GroupNormalization" and node.domain in ("", "ai.onnx"):
-            node.op_type = "InstanceNormalization"  # of as many inputs
-            del node.attribute[:]
+    waiting = [checked.graph]
+    while waiting:
+        for node in waiting.pop().node:
+            waiting += subgraphs(node)
+            if node.domain in ("", "ai.onnx") and version < _SINCE.get(node.op_type, 0):
+                node.domain = MICROSOFT
+    if not any(entry.domain == MICROSOFT for entry in checked.opset_import):
+        checked.opset_import.add(domain=MICROSOFT, version=1)
     return checked
 
 

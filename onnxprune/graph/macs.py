@@ -316,6 +316,7 @@ _NO_PRODUCTS = {
     "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
 }  # fmt: skip
 
+_NO_PRODUCTS_THERE = {"SimplifiedLayerNormalization"}  # likewise, which it has in ONNX's domain
 
 # Of scikit-learn and its like: trees compare and add, the others look up and scale.
 _NO_PRODUCTS_ML = {
@@ -328,7 +329,8 @@ _NO_PRODUCTS_ML = {
 def is_uncounted(operator_type: str) -> bool:
     """True for operators that may multiply, and for which there is no definition here."""
     domain, _, name = operator_type.rpartition(".")
-    if operator_type in OPERATORS or name in {MICROSOFT: _NO_PRODUCTS, ML: _NO_PRODUCTS_ML}.get(domain, ()):
+    others = {"": _NO_PRODUCTS_THERE, MICROSOFT: _NO_PRODUCTS, ML: _NO_PRODUCTS_ML}.get(domain, ())
+    if operator_type in OPERATORS or name in others:
         return False
     return bool(domain) or operator_type in _UNCOUNTED or _first_opset(operator_type) > _LATEST_OPSET
 

@@ -104,3 +104,37 @@ def test_a_file_laid_out_for_a_processor_is_refused(tmp_path: Path) -> None:
     for reduce in (onnxprune.prune, onnxprune.quantize):
         with pytest.raises(onnxprune.InputError, match=r"one kind of processor \(com.microsoft.nchwc.Conv\)"):
             reduce(tmp_path / "m.onnx", **({"sparsity": 50} if reduce is onnxprune.prune else {"dynamic": True}))
+
+
+@pytest.mark.parametrize(
+    ("node", "opset"),
+    [
+        ("n = LayerNormalization <axis = -1> (a, s, t)", 14),
+        ("n = SimplifiedLayerNormalization <axis = -1> (a, s)", 18),
+        ("n, one, two, sum = com.microsoft.SkipLayerNormalization (a, a, s, t)", 18),
+        ("n, one, two, sum = com.microsoft.SkipSimplifiedLayerNormalization (a, a, s)", 18),
+    ],
+)
+def test_normalisations_of_onnxruntime_are_taken(node: str, opset: int, tmp_path: Path) -> None:
+    """It writes LayerNormalization at any opset, and gives the sum that it normalises to what comes behind."""
+    header = f'<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
+    model = onnx.parser.parse_model(
+        f"""{header} net (float[n, 4, 8] x) => (float[n, 4, 5] y) {{ a = MatMul (x, w) {node} b = MatMul (n, v)
+        r = Relu (b) c = MatMul (r, u) q = Add (c, {"sum" if "sum" in node else "n"}) y = MatMul (q, o) }}"""
+    )
+    shapes = {"w": (8, 16), "s": (16,), "t": (16,), "v": (16, 32), "u": (32, 16), "o": (16, 5)}
+    if "t)" not in node:
+        del shapes["t"]
+    model.graph.initializer.extend(numpy_helper.from_array(random(*shape), name) for name, shape in shapes.items())
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    onnxruntime.InferenceSession(path)
+    counts = onnxprune.profile(path, latency=False).counts
+    assert counts.macs == 4 * (8 * 16 + 2 * 16 * 32 + 16 * 5)
+    assert counts.complete
+    assert counts.notes == ()
+    assert counts.peak_activation_bytes is not None
+    pruned = onnxprune.prune(path, sparsity=50, latency=False, recovery=())
+    assert [group.kept for group in pruned.groups if group.frozen is None] == [16]
+    quantized = onnxprune.quantize(path, dynamic=True, latency=False)
+    assert not any(layer.reason for layer in quantized.layers)

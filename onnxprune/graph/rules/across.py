@@ -16,7 +16,7 @@ RULES = Table()
 _KINDS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
 _REDUCTIONS = [f"Reduce{kind}" for kind in _KINDS.split()]
 _ACROSS_ONE = {"ArgMax": 0, "ArgMin": 0, "LpNormalization": -1, "TopK": -1}  # the axis where none is given
-_ACROSS_THE_REST = ("LayerNormalization", "RMSNormalization")
+_ACROSS_THE_REST = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 _SOFTMAX = ("Softmax", "LogSoftmax", "Hardmax")
 
 
