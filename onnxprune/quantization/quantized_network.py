@@ -75,10 +75,10 @@ def quantize_file(
         tested=None,
         samples=samples.source if samples else None,
     )
-    feed = _feed(path, prepared.source, shapes, settings.seed) if samples is None else None
+    answered = _answered(path, prepared.source, shapes, settings.seed) if samples is None else None
     try:
-        if feed is not None:
-            _check_run(path, prepared.source, network, feed)
+        if answered is not None:
+            _check_run(path, network, *answered)
         elif samples is not None:
             report = _measured(report, prepared.source, network, samples, advance)
     except InputError as error:  # the original ran
@@ -144,24 +144,28 @@ def _layers(
     return tuple(found)
 
 
-def _feed(path: Path, source: Network, shapes: Mapping[str, Shape] | None, seed: int) -> Inputs:
-    """Random inputs.
+def _answered(
+    path: Path, source: Network, shapes: Mapping[str, Shape] | None, seed: int
+) -> tuple[Inputs, dict[str, np.ndarray]]:
+    """Random inputs, and what the original answers to them.
 
     Raises:
-        InputError: an input takes none.
+        InputError: an input takes none, or the original does not run on them.
     """
     sizes = input_shapes(path, source.model.graph, source.fixed_batch or 1, shapes)
     with open_network(source) as session:
         try:
-            return random_inputs(session, sizes, seed)
+            feed = random_inputs(session, sizes, seed)
         except InputError as error:
             raise InputError(f"{path}: {error}: give --data") from error
+        return feed, run(session, feed)
 
 
-def _check_run(path: Path, source: Network, network: Network, feed: Inputs) -> None:
-    """Raises a RunError where the result does not run, or not to finite numbers, on these inputs."""
-    with open_network(network) as session, open_network(source) as original:
-        _check_finite(path, [run(original, feed)], [run(session, feed)])
+def _check_run(path: Path, network: Network, feed: Inputs, expected: Mapping[str, np.ndarray]) -> None:
+    """Raises a RunError where the result does not run on these inputs, or not to finite numbers where the original
+    does."""
+    with open_network(network) as session:
+        _check_finite(path, [expected], [run(session, feed)])
 
 
 def _check_finite(

@@ -559,6 +559,15 @@ def test_inputs_for_which_there_are_no_random_values_are_asked_for(tmp_path: Pat
     assert quantized(path, dynamic=True, data=data).output is not None
 
 
+def test_a_file_that_does_not_run_is_told_as_that(tmp_path: Path) -> None:
+    text = """(float[n,4,8] x, float[n,4,8] k) => (float[n,4,8] y) { a = MatMul (x, w)
+        y = com.microsoft.MultiHeadAttention <num_heads = 3> (a, k, k) }"""
+    path = write(tmp_path / "m.onnx", text, w=np.ones((8, 8), np.float32))
+    with pytest.raises(InputError, match="onnxruntime cannot run the model") as raised:
+        quantized(path, dynamic=True)
+    assert "quantised" not in str(raised.value)
+
+
 def test_weights_that_are_stored_in_16_bits_and_cast_are_float32(tmp_path: Path) -> None:
     text = "(float[n,8] x) => (float[n,4] y) { s = Cast <to = 1> (w) y = MatMul (x, s) }"
     path = write(tmp_path / "m.onnx", text, w=np.random.default_rng(0).standard_normal((8, 4)).astype(np.float16))
