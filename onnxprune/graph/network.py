@@ -151,7 +151,7 @@ def read(path: Path) -> Network:
         InputError: see `onnxprune.graph.files.load`.
     """
     model, _ = load(path)
-    unfuse(model.graph, opset(model))
+    unfuse(path, model)
     weights = {tensor.name: values(path, tensor) for tensor in constants(model.graph)}
     kept = [node for node in model.graph.node if not (operator_type(node) == "Constant" and node.output[0] in weights)]
     inputs = [value for value in model.graph.input if value.name not in weights]

@@ -4,10 +4,14 @@ It writes them into files that it saves, and fuses them again when it opens a fi
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from onnx import GraphProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from onnxprune.common.errors import InputError
+from onnxprune.graph.inference import infer_shapes
+from onnxprune.graph.inferred import Inferred
 from onnxprune.graph.macs import MICROSOFT
 from onnxprune.graph.nodes import label, operator_type, used_names
 
@@ -18,14 +22,15 @@ _OF_GEMMS = ("alpha", "beta", "gamma")
 _Step = tuple[str, list[str], dict[str, Any]]  # an operator, its inputs but the first, and its attributes
 
 
-def unfuse(graph: GraphProto, opset: int) -> None:
+def unfuse(path: Path, model: ModelProto) -> None:
     """Puts Conv, Gemm or MatMul and what follows in place of FusedConv, FusedGemm and FusedMatMul of the main graph.
 
     The products keep the names of the nodes. A product of transposed tensors whose rank is not known stays.
     """
+    graph = model.graph
     if not any(operator_type(node) in _FUSED for node in graph.node):
         return
-    unfused = _Unfused(graph, opset)
+    unfused = _Unfused(path, model)
     for node in graph.node:
         unfused.add(node)
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in unfused.nodes]
@@ -36,19 +41,14 @@ def unfuse(graph: GraphProto, opset: int) -> None:
 class _Unfused:
     """The nodes of a graph, one after the other."""
 
-    def __init__(self, graph: GraphProto, opset: int) -> None:
-        self._graph, self._opset = graph, opset
+    def __init__(self, path: Path, model: ModelProto) -> None:
+        graph = self._graph = model.graph
+        self._opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
         self.nodes: list[NodeProto] = []
         self._taken = used_names(graph) | {name for node in graph.node for name in node.output}
-        values = [*graph.input, *graph.value_info, *graph.output]
-        self._types = {value.name: value.type.tensor_type.elem_type for value in values}
-        self._ranks = {
-            value.name: len(value.type.tensor_type.shape.dim)
-            for value in values
-            if value.type.tensor_type.HasField("shape")
-        }
-        for tensor in graph.initializer:
-            self._types[tensor.name], self._ranks[tensor.name] = tensor.data_type, len(tensor.dims)
+        inferred = _inferred(path, model)
+        self._types = inferred.types
+        self._ranks = {name: len(shape) for name, shape in inferred.shapes.items()}
 
     def add(self, node: NodeProto) -> None:
         """The node, or those that it stands for."""
@@ -124,6 +124,20 @@ class _Unfused:
             name += "_"
         self._taken.add(name)
         return name
+
+
+def _inferred(path: Path, model: ModelProto) -> Inferred:
+    """At sizes of two where the file leaves them open: ranks and types are the same at all."""
+    given = {tensor.name for tensor in model.graph.initializer}
+    shapes = {
+        value.name: tuple(dim.dim_value if dim.dim_value > 0 else 2 for dim in value.type.tensor_type.shape.dim)
+        for value in model.graph.input
+        if value.name not in given and value.type.tensor_type.HasField("shape")
+    }
+    try:
+        return infer_shapes(path, model, shapes)
+    except InputError:
+        return Inferred()
 
 
 _FUSED = {f"{MICROSOFT}.Fused{kind}": kind for kind in ("Conv", "Gemm", "MatMul")}

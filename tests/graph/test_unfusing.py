@@ -26,6 +26,7 @@ CASES = {
     "a gemm with a leaky relu": GEMM.format('activation = "LeakyRelu", activation_alpha = 0.3'),
     "a matrix": MATMUL.format("alpha = 0.25", "x, m"),
     "a matrix transposed": MATMUL.format("transB = 1", "x, n"),
+    "two computed tensors": f"r = Relu (x) {MATMUL.format('transB = 1', 'r, r')}",
     "two tensors": MATMUL.format("transA = 1, alpha = 3.0", "x, x"),
 }
 WEIGHTS = {"w": (6, 4, 3, 3), "b": (6,), "z": (2, 6, 4, 3), "v": (6, 4 * 7 * 5), "m": (5, 6), "n": (6, 5)}
