@@ -11,12 +11,12 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from onnxprune.graph.network import Network, attribute, live_nodes, opset, reads, set_attribute
-from onnxprune.graph.nodes import operator_type, subgraphs
+from onnxprune.graph.nodes import operator_type, rename, subgraphs
 from onnxprune.graph.origins import Origins
-from onnxprune.graph.tensors import Shape
+from onnxprune.graph.tensors import Shape, constants
 
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _BY_DATA = {"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"}  # the data tell their outputs' shapes
@@ -55,6 +55,40 @@ def _independent(network: Network) -> tuple[set[str], set[str]]:
         if names <= static or (kind in ("Shape", "Size") and names <= sized):
             static |= made
     return static, sized
+
+
+def with_known_branches(
+    network: Network, static: set[str], values: Sequence[Mapping[str, np.ndarray]]
+) -> Network | None:
+    """The same network with the nodes of the branch that is taken in place of each If that no data decide; None where
+    there is no such If.
+
+    Args:
+        static, values: see `fold`.
+    """
+    conditions = {node.input[0] for node in network.nodes if operator_type(node) == "If"} & static
+    origins = Origins(network, static, values)
+    known = {name for name in conditions if not origins.is_free(name)}
+    if not known:
+        return None
+    plain = network.copy()
+    nodes = []
+    for node in network.nodes:
+        if operator_type(node) != "If" or node.input[0] not in known:
+            nodes.append(node)
+            continue
+        taken = GraphProto()
+        taken.CopyFrom(attribute(node, "then_branch" if values[0][node.input[0]].item() else "else_branch"))
+        place = next(filter(None, node.output))
+        own = {name for inner in taken.node for name in inner.output if name}
+        own |= {tensor.name for tensor in taken.initializer}
+        rename(taken, {name: f"{place}/{name}" for name in own})
+        plain.weights.update((tensor.name, numpy_helper.to_array(tensor)) for tensor in constants(taken))
+        nodes += [inner for inner in taken.node if inner.output[0] not in plain.weights]
+        results = zip(taken.output, node.output, strict=True)
+        nodes += [helper.make_node("Identity", [value.name], [name]) for value, name in results if name]
+    plain.replace_nodes(nodes)
+    return plain
 
 
 def fold(

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from onnx import helper
 from onnxprune.common.errors import InputError
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.counting import node_counts
-from onnxprune.graph.folding import RANDOM, fold, static_names
+from onnxprune.graph.folding import RANDOM, fold, static_names, with_known_branches
 from onnxprune.graph.follow import follow
 from onnxprune.graph.network import Network, check_source, read
 from onnxprune.graph.nodes import operator_type, subgraphs
@@ -81,11 +81,14 @@ def prepare(path: Path, shapes: Mapping[str, Shape] | None = None, seed: int = 0
     _refuse(path, network)
     static = static_names(network)
     feeds, runs = _traces(path, network, static, shapes, seed)
-    values = [{**found.values, **network.weights} for found in runs]
-    folded = fold(network, static, values, [found.shapes for found in runs])
+    outputs = [{name: found.values[name] for name in network.outputs} for found in runs]
+    plain = network
+    while (taken := with_known_branches(plain, static, _values(plain, runs))) is not None:
+        plain, static = taken, static_names(taken)
+        runs = [trace(plain, feed, static | set(plain.outputs)) for feed in feeds]
+    folded = fold(plain, static, _values(plain, runs), [found.shapes for found in runs])
     tolerance = _tolerance(network)
     again = [trace(folded, feed, folded.outputs) for feed in feeds]
-    outputs = [{name: found.values[name] for name in network.outputs} for found in runs]
     error = max(difference(before, after.values) for before, after in zip(outputs, again, strict=True))
     if error > tolerance:
         kinds = sorted({operator_type(node) for node in network.nodes} & {*RANDOM, "Dropout"})
@@ -112,6 +115,10 @@ def _halves(network: Network, folded: Network) -> dict[str, np.dtype]:
         if name not in network.weights and value.dtype == np.float32 and value.size > 1
         if np.array_equal(value.astype(kind).astype(np.float32), value, equal_nan=True)
     }
+
+
+def _values(network: Network, runs: Sequence[Trace]) -> list[dict[str, np.ndarray]]:
+    return [{**found.values, **network.weights} for found in runs]
 
 
 def _tolerance(network: Network) -> float:

@@ -96,6 +96,50 @@ def test_macs_are_those_of_profile_where_a_product_has_no_weights_to_cut(product
     assert report.before.macs == report.after.macs == round(counts.macs / 6)
 
 
+@pytest.mark.parametrize(
+    ("condition", "kept"),
+    [
+        ("c = Constant <value = bool {1}> ()", [8, 6, 4, 5]),
+        ("s = Shape (r) size = Gather (s, second) c = Equal (size, sixteen)", [8, 6, 4, 5]),
+        ("s = Shape (r) size = Gather (s, first) c = Less (size, many)", [16, 12, 4, 5]),
+        ("m = ReduceMax <keepdims = 0> (x) l = Cast <to = 7> (m) c = Less (l, many)", [16, 12, 4, 5]),
+    ],
+)
+def test_the_branch_of_an_if_that_neither_data_nor_free_sizes_decide_is_followed(
+    condition: str, kept: list[int], tmp_path: Path
+) -> None:
+    text = f"""(float[n, 8] x) => (float[n, 5] y) {{
+        a = MatMul (x, wa) r = Relu (a) {condition}
+        f = If (c) <
+            then_branch = yes () => (float[n, 12] t) {{
+                again = Constant <value = bool {{1}}> ()
+                t = If (again) <
+                    then_branch = same () => (float[n, 12] u) {{ b = MatMul (r, wb) u = Relu (b) }},
+                    else_branch = other () => (float[n, 12] v) {{ v = MatMul (r, wb) }}
+                >
+            }},
+            else_branch = no () => (float[n, 12] e) {{ e = MatMul (r, wb) }}
+        >
+        h = MatMul (f, wh) s2 = Relu (h) y = MatMul (s2, wy) }}"""
+    made = model(text, {"wa": (8, 16), "wb": (16, 12), "wh": (12, 8), "wy": (8, 5), "sixteen": np.int64(16),
+                        "many": np.int64(10**6), "first": np.int64(0), "second": np.int64(1)})  # fmt: skip
+    (branch,) = (node for node in made.graph.node if node.op_type == "If")
+    inner = branch.attribute[0].g.node[1].attribute[0].g
+    held = next(tensor for tensor in made.graph.initializer if tensor.name == "wb")
+    held_too = onnx.TensorProto.FromString(held.SerializeToString())
+    held_too.name = "own"
+    inner.initializer.append(held_too)
+    inner.node[0].input[1] = "own"
+    onnx.save(made, tmp_path / "m.onnx")
+    report = prune(tmp_path / "m.onnx", sparsity=50, recovery=())
+    widths = {name: group.kept for group in report.groups for name in group.producers}
+    assert [widths.get("a"), widths.get("f/t/b", 12), widths["h"], widths["y"]] == kept
+    x = random(3, 8, seed=3)
+    assert outputs(report.output, x=x)[0].shape == (3, 5)
+    counts = onnxprune.profile(report.output, latency=False).counts
+    assert (counts.macs, counts.params) == (report.after.macs, report.after.params)
+
+
 def test_what_subgraphs_multiply_and_hold_stays_as_it_was(tmp_path: Path) -> None:
     text = """(float[n, 4] x) => (float[n, 6] y) {
         a = MatMul (x, wa)
