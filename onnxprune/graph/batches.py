@@ -11,6 +11,7 @@ from onnxprune.graph.nodes import subgraphs
 from onnxprune.graph.tensors import constants
 
 _LARGEST = 2**12  # samples of a batch that is looked for
+_OPEN = 64  # stands for other sizes that are open
 _FEW = 16  # elements of a constant that may be a shape
 _TRIED = 32  # sizes at most: each takes an inference
 
@@ -19,18 +20,21 @@ def declare_batch(path: Path, model: ModelProto) -> None:
     """Declares the first axes of the inputs fixed that are declared free, where one size alone fits the graph: exports
     may have written the batch of their example into the middle of it.
 
-    Nothing is declared where inputs leave more than the batch open, or there are loops, which take long to infer.
+    Nothing is declared where an input has no shape, or there are loops, which take long to infer.
     """
     initializers = {tensor.name for tensor in model.graph.initializer}
     types = {value.name: value.type.tensor_type for value in model.graph.input if value.name not in initializers}
     firsts = [kind.shape.dim[0] for kind in types.values() if kind.shape.dim and _is_free(kind.shape.dim[0])]
-    told = all(kind.HasField("shape") and not any(map(_is_free, kind.shape.dim[1:])) for kind in types.values())
+    told = all(kind.HasField("shape") for kind in types.values())
     if not told or len({size.dim_param for size in firsts}) != 1 or _loops(model.graph):
         return
 
     def fits(batch: int) -> bool:
         shapes = {
-            name: tuple(batch if _is_free(size) else size.dim_value for size in kind.shape.dim)
+            name: tuple(
+                size.dim_value if not _is_free(size) else _OPEN if axis else batch
+                for axis, size in enumerate(kind.shape.dim)
+            )
             for name, kind in types.items()
         }
         try:
@@ -41,8 +45,10 @@ def declare_batch(path: Path, model: ModelProto) -> None:
 
     if fits(1) and fits(2):
         return
-    # one sample may be broadcast against a constant of a whole batch
-    found = next((size for size in _sizes(model.graph) if fits(size)), 1)
+    # one sample may be broadcast against a constant of a whole batch; of other open sizes the one here may be what does
+    # not fit, whatever the batch
+    others = any(map(_is_free, (size for kind in types.values() for size in kind.shape.dim[1:])))
+    found = next((size for size in ([] if others else _sizes(model.graph)) if fits(size)), 1)
     if fits(found) and not fits(2 * found):  # else it may be any multiple
         for first in firsts:
             first.dim_value = found

@@ -519,6 +519,14 @@ def test_a_batch_that_constants_fix_is_taken_though_the_file_declares_any(case: 
     onnxruntime.InferenceSession(path).run(None, {"x": x})
 
 
+def test_a_batch_of_one_that_constants_fix_is_found_where_other_sizes_are_open(path: Path) -> None:
+    body = "net (float[n,3,h,w] x) => (float y) { g = GlobalAveragePool (x) f = Reshape (g, size) y = MatMul (f, v) }"
+    write(path, body, size=integers(1, 3), v=weight(3, 5))
+    assert counted(path, shapes={"x": (1, 3, 5, 7)}) == 15
+    with pytest.raises(InputError, match=r"\[8, 3, 5, 7\] does not fit the input x \[1, 3, h, w\]"):
+        count(path, shapes={"x": (8, 3, 5, 7)})
+
+
 def test_a_batch_of_any_multiple_stays_free(path: Path) -> None:
     """As of videos of eight pictures each."""
     write(
