@@ -12,10 +12,11 @@ from onnxprune.graph.tensors import Shape
 
 
 def onnx_equivalent(node: NodeProto) -> NodeProto:
-    """A node of ONNX's own that gives a tensor of the same shape, or the node itself where there is none."""
+    """A node of ONNX's own that gives a tensor of the same shape, or the node itself where there is none; see
+    `has_channels_last`."""
     name, inputs = _EQUIVALENT.get(operator_type(node), ("", ()))
     attributes = {attribute.name: attribute for attribute in node.attribute}
-    if not name or ("channels_last" in attributes and attributes["channels_last"].i):
+    if not name:
         return node
     plain = NodeProto(op_type=name, name=node.name, output=node.output[:1])
     plain.input.extend(node.input[position] for position in inputs if position < len(node.input))
@@ -25,6 +26,13 @@ def onnx_equivalent(node: NodeProto) -> NodeProto:
         if not key.startswith("activation") and key != "channels_last"
     )
     return plain
+
+
+def has_channels_last(node: NodeProto) -> bool:
+    """Whether what it takes first and what it gives are (N, places, C), where ONNX's own has (N, C, places)."""
+    return operator_type(node) in _EQUIVALENT and (
+        node.op_type.startswith("Nhwc") or any(item.name == "channels_last" and item.i for item in node.attribute)
+    )
 
 
 def has_rule(node: NodeProto) -> bool:
@@ -141,6 +149,7 @@ _EQUIVALENT = {  # operator -> ONNX's own, and the positions of its inputs
         "DequantizeLinear": ("DequantizeLinear", (0, 1, 2)),
         "FusedConv": ("Conv", (0, 1)),
         "FusedGemm": ("Gemm", (0, 1)),
+        "NhwcMaxPool": ("MaxPool", (0,)),
         "QGemm": ("Gemm", (0, 3)),
         "QLinearAveragePool": ("AveragePool", (0,)),
         "QLinearConv": ("QLinearConv", (0, 1, 2, 3, 4, 5, 6, 7)),

@@ -1,6 +1,6 @@
 """The outputs of one node, by onnx's definitions and those of onnxruntime's own operators."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 
@@ -60,6 +60,8 @@ class NodeInference:
             return {}
         values = {name: self._evaluator.value(name) for name in names}
         types = {name: self._types[name] for name in names}
+        if contrib.has_channels_last(given):
+            types[node.input[0]] = _with_axes(types[node.input[0]], lambda shape: shape[:1] + shape[-1:] + shape[1:-1])
         in_floats = node is not given and node.op_type in contrib.OF_FLOATS
         if in_floats:
             types = {
@@ -78,6 +80,9 @@ class NodeInference:
             if names <= self._found.shapes.keys():
                 raise contradiction(self._path, error) from error
             return {}
+        if contrib.has_channels_last(given):
+            name = node.output[0]
+            found = {name: _with_axes(found[name], lambda shape: shape[:1] + shape[2:] + shape[1:2])}
         if in_floats:
             kinds = contrib.output_types(given, self._types[given.input[0]].tensor_type.elem_type)
             for name, kind in zip(node.output, kinds, strict=False):
@@ -114,6 +119,12 @@ class NodeInference:
         site = Site(node, [self._found.shapes.get(name) for name in node.input], [])
         found = zip(node.output, contrib.output_types(node, first), contrib.output_shapes(site), strict=False)
         return {name: helper.make_tensor_type_proto(kind, shape) for name, kind, shape in found if name}
+
+
+def _with_axes(kind: TypeProto, moved: Callable[[Shape], Shape]) -> TypeProto:
+    """A tensor's type with its axes in another order, where its shape is known."""
+    shape = shape_of(kind)
+    return helper.make_tensor_type_proto(kind.tensor_type.elem_type, None if shape is None else moved(shape))
 
 
 def declared_types(graph: GraphProto, inputs: Mapping[str, Shape]) -> dict[str, TypeProto]:

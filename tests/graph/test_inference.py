@@ -542,3 +542,27 @@ def test_a_reshape_to_another_number_of_elements_is_told(path: Path) -> None:
     write(path, "net (float[2,4] x) => (float y) { y = Reshape (x, size) }", size=integers(3, 3))
     with pytest.raises(InputError, match=r"do not fit together: Reshape 'y': \[2, 4\] is not \[3, 3\]"):
         count(path)
+
+
+def test_what_onnxruntime_computes_with_channels_last_in_8_bits_is_counted(path: Path) -> None:
+    body = """net (uint8[n,9,7,3] x) => (uint8 y) {
+        c = com.microsoft.QLinearConv <channels_last = 1, pads = [1, 1, 1, 1], strides = [2, 1]>
+            (x, s, z, w, s, zw, s, z, b)
+        p = com.microsoft.NhwcMaxPool <kernel_shape = [2, 2], strides = [1, 2]> (c)
+        d = com.microsoft.QLinearConv <channels_last = 1> (p, s, z, v, s, zw, s, z, b)
+        y = com.microsoft.QLinearGlobalAveragePool <channels_last = 1> (d, s, z, s, z) }"""
+    kernels = {"w": np.ones((4, 3, 3, 3), np.int8), "v": np.ones((4, 4, 1, 1), np.int8)}
+    scales = {"s": np.float32(0.1), "z": np.uint8(0), "zw": np.int8(0), "b": np.zeros(4, np.int32)}
+    write(path, body, **kernels, **scales)
+    assert counted(path, batch=2) == 2 * (5 * 7 * 4 * 27 + 4 * 3 * 4 * 4)
+    assert [node.output_shape for node in count(path, batch=2).nodes] == [
+        (2, 5, 7, 4),
+        (2, 4, 3, 4),
+        (2, 4, 3, 4),
+        (2, 1, 1, 4),
+    ]
+    model = onnx.load(path)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in "cpd")
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    found = session.run(["c", "p", "d", "y"], {"x": np.ones((2, 9, 7, 3), np.uint8)})
+    assert [value.shape for value in found] == [node.output_shape for node in count(path, batch=2).nodes]
