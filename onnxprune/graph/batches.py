@@ -63,8 +63,9 @@ def _loops(graph: GraphProto) -> bool:
 
 
 def _sizes(graph: GraphProto) -> list[int]:
-    """Sizes from two on that the graph's constants and outputs have or tell, the smallest first."""
-    found = {dim.dim_value for value in graph.output for dim in value.type.tensor_type.shape.dim[:1]}
+    """Sizes from two on that the graph's constants, inputs and outputs have or tell, the smallest first."""
+    values = [*graph.input, *graph.output]
+    found = {dim.dim_value for value in values for dim in value.type.tensor_type.shape.dim[:1]}
     for tensor in constants(graph):
         found.update(tensor.dims)
         if tensor.data_type in (tensor.INT32, tensor.INT64) and prod(tensor.dims) <= _FEW:

@@ -519,6 +519,12 @@ def test_a_batch_that_constants_fix_is_taken_though_the_file_declares_any(case: 
     onnxruntime.InferenceSession(path).run(None, {"x": x})
 
 
+def test_a_batch_that_another_input_fixes_is_taken(path: Path) -> None:
+    write(path, "net (float[n,4] x, float[8,3] z) => (float y) { c = Concat <axis = 1> (x, z) y = MatMul (c, v) }",
+          v=weight(7, 5))  # fmt: skip
+    assert counted(path) == 8 * 35
+
+
 def test_a_batch_of_one_that_constants_fix_is_found_where_other_sizes_are_open(path: Path) -> None:
     body = "net (float[n,3,h,w] x) => (float y) { g = GlobalAveragePool (x) f = Reshape (g, size) y = MatMul (f, v) }"
     write(path, body, size=integers(1, 3), v=weight(3, 5))
