@@ -80,13 +80,22 @@ def with_known_branches(
         taken = GraphProto()
         taken.CopyFrom(attribute(node, "then_branch" if values[0][node.input[0]].item() else "else_branch"))
         place = next(filter(None, node.output))
-        own = {name for inner in taken.node for name in inner.output if name}
-        own |= {tensor.name for tensor in taken.initializer}
-        rename(taken, {name: f"{place}/{name}" for name in own})
+        held = {tensor.name for tensor in constants(taken)}
+        own = held | {name for inner in taken.node for name in inner.output if name}
+        given = {
+            value.name: name
+            for value, name in zip(taken.output, node.output, strict=True)
+            if name and value.name not in held
+        }
+        rename(taken, {name: given.get(name, f"{place}/{name}") for name in own})
         plain.weights.update((tensor.name, numpy_helper.to_array(tensor)) for tensor in constants(taken))
         nodes += [inner for inner in taken.node if inner.output[0] not in plain.weights]
         results = zip(taken.output, node.output, strict=True)
-        nodes += [helper.make_node("Identity", [value.name], [name]) for value, name in results if name]
+        nodes += [
+            helper.make_node("Identity", [value.name], [name])
+            for value, name in results
+            if name not in ("", value.name)
+        ]
     plain.replace_nodes(nodes)
     return plain
 
