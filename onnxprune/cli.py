@@ -46,6 +46,8 @@ _COMMANDS = {
     "techniques": ("onnxprune.commands.listings", "List the techniques, the criteria, the schedules and the controls."),
 }
 
+_CONTINUED = ("sweep", "run", "search")  # commands that go on where they were stopped
+
 # module -> the extra that brings it; the rest of what commands import is always there
 _EXTRAS = {
     **dict.fromkeys(("nni", "pyarrow", "safetensors", "sklearn", "torch", "torchvision"), "study"),
@@ -67,7 +69,9 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt, interruption.Terminated):
         code = interruption.end()
-        told = "Interrupted. Everything finished is kept; the same command continues a study from there."
+        told = "Interrupted."
+        if sys.argv[1:2] and sys.argv[1] in _CONTINUED:
+            told += " Everything finished is kept; the same command continues a study from there."
         with contextlib.suppress(OSError):  # the terminal may be closed
             click.echo(told, err=True)
         interruption.leave(code)

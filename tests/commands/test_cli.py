@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from command_line import REPOSITORY, called, from_nothing, small_npz
 
+from onnxprune import cli
+
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
@@ -182,3 +184,22 @@ def test_a_corrupt_dataset_is_named_and_nothing_is_written(tmp_path: Path) -> No
     assert "broken.npz" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("sweep", True), ("search", True), ("prune", False)])
+def test_interrupted_only_studies_are_said_to_go_on(
+    command: str, goes_on: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["onnxprune", command])
+    monkeypatch.setattr(cli.cli, "main", interrupted)
+    monkeypatch.setattr(cli.interruption, "listen", lambda: None)
+    monkeypatch.setattr(cli.interruption, "end", lambda: 130)
+    monkeypatch.setattr(cli.interruption, "leave", sys.exit)
+    with pytest.raises(SystemExit):
+        cli.main()
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith("Interrupted.")
+    assert ("continues a study" in said) == goes_on
