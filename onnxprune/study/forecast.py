@@ -2,11 +2,12 @@
 
 import glob
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,8 @@ from onnxprune.common.output import muted
 from onnxprune.models import model_title
 from onnxprune.results import store
 from onnxprune.settings.budget import base_epochs, epochs_after_base
-from onnxprune.settings.point import BASES, Point
+from onnxprune.settings.point import BASES, FIELDS, Point
+from onnxprune.settings.vocabulary import TECHNIQUES
 from onnxprune.study.estimate import images_of, shape_of
 from onnxprune.study.finished import Finished
 from onnxprune.study.pool import worker_count
@@ -29,8 +31,9 @@ from onnxprune.training.onednn import answers
 _MOST_RECORDS = 50  # that a pace is taken from
 _PROBE_SECONDS = 0.25  # a plan of three models tries 24 trainings
 _PROBE_IMAGES = 64  # an update at most: the pace of larger batches is about the same
-_MEASURING = 0.2  # of an epoch's training: testing a file twice and validating it take about as long
-_OVERHEAD = 3.0  # seconds of a point beside training, testing and timing: pruning, export, checks
+_MEASURING = 0.15  # of an epoch's training: testing a file twice and validating it take about as long
+_OVERHEAD = 1.0  # seconds of a point beside training, testing and timing: pruning, export, checks
+_LEAST_SHARE = 0.15  # of the training of the whole network, for what its narrowest takes
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ _OF_PACE = ("model", "device", "precision", "devices")  # with the options of th
 
 @dataclass(frozen=True)
 class _Pace:
-    """Of one training: images a second, and seconds beside it."""
+    """Of one training of a whole network: images a second, and seconds beside it."""
 
     images: float
     other: float
@@ -76,9 +79,30 @@ def forecast(points: Sequence[Point], finished: Finished, runs: Path, workers: i
     workers = max(1, worker_count(missing) if workers is None else min(workers, len(missing)))
     paces = _Paces(runs)
     bases = [paces.seconds(point, base=True) for point in bases_of.values() if not finished.has_base(point)]
-    seconds = sum(bases) + sum(paces.seconds(point, base=False) for point in missing) / workers
+    seconds = sum(bases) + sum(paces.seconds(point, base=False) for point in _made(points, missing)) / workers
     source = f"a probe of {_PROBE_SECONDS:g} s of training on random images" if paces.probed else "finished points"
     return Forecast(seconds, source, workers, len(points) - len(missing))
+
+
+def _made(points: Sequence[Point], missing: Sequence[Point]) -> list[Point]:
+    """Those of the missing points that make a network of their own: what loses nothing is one network, whatever the
+    technique."""
+    left = set(missing)
+    firsts: dict[object, Point] = {}
+    for point in sorted(points, key=left.__contains__):  # a finished one has made it
+        if not point.sparsity:
+            treatment = (*point.base_settings().items(), point.schedule, point.control == "scratch")
+            firsts.setdefault(treatment, point)
+    return [point for point in missing if point.sparsity or point in firsts.values()]
+
+
+def _share(settings: Mapping[str, Any]) -> float:
+    """What training a point takes of what it took without pruning: a network that is narrower by then takes less, as
+    most of its work is between two layers."""
+    shrinks = TECHNIQUES[settings["technique"]].unit == "channel" and settings.get("granularity") == "unit"
+    if not shrinks or settings["schedule"] != FIELDS["schedule"].default:
+        return 1.0
+    return _LEAST_SHARE + (1 - _LEAST_SHARE) * (1 - settings["sparsity"] / 100) ** 2
 
 
 class _Paces:
@@ -99,8 +123,10 @@ class _Paces:
             self.probed |= found is None
             self._known[key] = found or self._probed_pace(point, count, base)
         pace = self._known[key]
-        epochs = base_epochs(point, count) if base else epochs_after_base(point, count)
-        return epochs * count / pace.images + pace.other + (0 if base else point.latency_seconds)
+        if base:
+            return base_epochs(point, count) * count / pace.images + pace.other
+        passes = epochs_after_base(point, count) * _share(point.settings())
+        return passes * count / pace.images + pace.other + point.latency_seconds
 
     def _probed_pace(self, point: Point, count: int, base: bool) -> _Pace:
         """Of a network on images of its shape, whatever the dataset: a base has all cores, a point its threads."""
@@ -128,7 +154,8 @@ def _finished_pace(point: Point, runs: Path, base: bool) -> _Pace | None:
         metrics, took = record["metrics"], record.get("wall_seconds")
         if same and took is not None and metrics.get(f"{column}_images_per_second"):
             beside = took - metrics[f"{column}_seconds"] - (0 if base else config["latency_seconds"])
-            found.append(_Pace(metrics[f"{column}_images_per_second"], max(0.0, beside)))
+            share = 1.0 if base else _share(config)
+            found.append(_Pace(share * metrics[f"{column}_images_per_second"], max(0.0, beside)))
         if len(found) == _MOST_RECORDS:
             break
     if not found:
