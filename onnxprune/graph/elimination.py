@@ -155,8 +155,12 @@ class _Graph:
             self._channels[output] = _Channels(
                 np.concatenate([source.varies for source in known]), np.concatenate([source.values for source in known])
             )
-        elif node.op_type == "Flatten" and first is not None and attribute(node, "axis", 1) == 1:
-            places = self._places(node)
+        elif (
+            node.op_type == "Flatten"
+            and first is not None
+            and attribute(node, "axis", 1) == 1
+            and (places := self._places(node))
+        ):
             self._channels[output] = _Channels(np.repeat(first.varies, places), np.repeat(first.values, places))
         elif any(self._sizes.get(output, [])[1:2]):  # a size that is not known is 0
             self._channels[output] = self._all_vary(output)
@@ -296,6 +300,7 @@ class _Graph:
         return scale, beta - mean * scale
 
     def _places(self, node: NodeProto) -> int:
+        """What a flattened tensor has of each channel; 0 where its size is not known."""
         return (
             len(self._channels[node.output[0]].varies) // len(self._channels[node.input[0]].varies)
             if (node.output[0] in self._channels)

@@ -194,3 +194,16 @@ def test_weights_that_are_shared_are_not_stored_several_times(tmp_path: Path) ->
     path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
     assert eliminate_dead_units(path) == 0
+
+
+def test_a_picture_of_unknown_size_can_be_flattened(tmp_path: Path) -> None:
+    """Reflected borders have no size that ONNX infers: what is behind the flattening stays."""
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding="same", padding_mode="reflect"), nn.ReLU(), nn.Flatten(), nn.Linear(256, 4)
+    )
+    with torch.no_grad():
+        network[0].weight[1] = 0
+    path = exported(network, tmp_path / "model.onnx", (1, 8, 8))
+    before = answers(path, (1, 8, 8))
+    eliminate_dead_units(path)
+    np.testing.assert_allclose(answers(path, (1, 8, 8)), before, atol=1e-5)
