@@ -113,7 +113,9 @@ def read(
     if verbosity > Verbosity.QUIET:
         for line in _notes(listing, known, arrays, problem):
             tell_once(str(listing.place), line)
-    return OwnData((arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"]), tuple(listing.classes))
+    # channels last, where of pictures of one or three pixels they cannot be taken for another axis
+    x_train, x_test = (arrays[name].transpose(0, 2, 3, 1) for name in ("x_train", "x_test"))
+    return OwnData((x_train, arrays["y_train"], x_test, arrays["y_test"]), tuple(listing.classes))
 
 
 def _looked_at(

@@ -683,3 +683,20 @@ def test_a_folder_is_known_by_its_path_in_one_form(tmp_path: Path, monkeypatch: 
 def test_only_pictures_of_a_folder_are_brought_to_a_size() -> None:
     with pytest.raises(InputError, match="digits: --image-size works with folders of pictures only"):
         dataset.load("digits", size=(8, 8))
+
+
+@pytest.mark.parametrize(("size", "channels"), [((5, 3), 3), ((5, 1), 1), ((1, 1), 3), ((4, 3), 1), ((3, 5), 3)])
+def test_pictures_as_wide_as_there_are_colours_stay_as_they_are(
+    size: tuple[int, int], channels: int, tmp_path: Path
+) -> None:
+    rng, known = np.random.default_rng(0), set()
+    for name in ("a", "b"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for number in range(60):
+            pixels = rng.integers(0, 256, (*size, channels), np.uint8)
+            known.add(pixels.transpose(2, 0, 1).tobytes())
+            Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(folder / f"{number}.png")
+    found = dataset.load(str(tmp_path / "photos"), None)
+    assert found.input_shape == (channels, *size)
+    assert {image.tobytes() for part in (found.train, found.validation, found.test) for image in part.images} == known
