@@ -54,6 +54,8 @@ def change(rows: pd.DataFrame) -> Difference | None:
     """
     if "accuracy_change" not in rows or rows["accuracy_change"].isna().any():
         return None
+    if "control_point" in rows and rows["control_point"].eq(rows["folder"]).all():  # nothing is to be found out
+        return Difference(0.0, 0.0, 0.0, len(rows), 1.0, False)
     counts = rows.reindex(columns=["images_lost", "images_gained"])
     known = not counts.isna().any(axis=None)
     lost, gained = (int(counts[name].sum()) if known else None for name in counts)

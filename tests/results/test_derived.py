@@ -11,6 +11,7 @@ from made_up import finish
 from onnxprune.common.files import make_folder, write_text
 from onnxprune.common.shares import mcnemar, paired_shares, wilson
 from onnxprune.results import derived, store
+from onnxprune.results.seeds import change
 from onnxprune.results.timings import remarks
 from onnxprune.settings.point import Point
 from onnxprune.settings.sweep import Sweep
@@ -157,3 +158,14 @@ def test_a_smaller_network_that_is_slower_beyond_noise_is_said(tmp_path: Path) -
     (said,) = remarks(store.result_table(folder))
     assert said.startswith("Smaller and slower: 1 of 3 points have fewer MACs than the base and take longer (0.81x")
     assert "--channel-align auto" in said
+
+
+def test_a_control_does_not_differ_from_itself_whatever_the_seeds(tmp_path: Path) -> None:
+    folder, points = sweep_of(tmp_path, technique="weight", sparsity=[0, 50], seeds=3)
+    for point in points:
+        made(folder, point, range(2 + point.seed + (point.sparsity > 0)))
+    table = store.result_table(folder)
+    dense, pruned = (change(table[table["sparsity"] == sparsity]) for sparsity in (0, 50))
+    assert dense is not None and tuple(dense) == (0.0, 0.0, 0.0, 3, 1.0, False)
+    assert pruned is not None and pruned.mean == pytest.approx(-100 / IMAGES)
+    assert pruned.low < pruned.mean < pruned.high
