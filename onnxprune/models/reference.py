@@ -217,6 +217,7 @@ def imported(reference: str) -> Callable[..., Any]:
 
 _modules: dict[tuple[Path, str], ModuleType] = {}  # by SHA-256
 _contents: dict[Path, bytes] = {}  # what was run last of each file
+_running: set[Path] = set()
 
 
 def files_run() -> dict[Path, bytes]:
@@ -243,11 +244,14 @@ def _module(path: Path, expected: str) -> ModuleType:
 
 
 def _executed(path: Path, content: bytes) -> ModuleType:
+    if path in _running:
+        raise InputError('its file runs a study where it is imported: put that below `if __name__ == "__main__":`')
     name = f"onnxprune_model_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, "it ends in .py"
     module = module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look it up
+    _running.add(path)
     try:
         with _first(str(path.parent)):
             # not what Python has compiled before, of a file that it takes for the same by its size and time
@@ -255,6 +259,8 @@ def _executed(path: Path, content: bytes) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        _running.remove(path)
     _contents[path] = content
     return module
 

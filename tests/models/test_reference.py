@@ -827,3 +827,22 @@ def test_a_way_forward_that_ends_python_is_told_with_its_line(where: str, tmp_pa
     assert "ends.py, line 14: SystemExit: 0" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_that_runs_a_study_of_its_own_class_is_told_what_to_do(tmp_path: Path) -> None:
+    """It would be run again wherever the class is imported."""
+    script = tmp_path / "script.py"
+    text = (
+        "import onnxprune\nfrom torch import nn\n\n\nclass Net(nn.Sequential):\n"
+        "    def __init__(self, classes=10):\n        super().__init__(nn.Flatten(), nn.Linear(784, classes))\n\n\n{}"
+        "onnxprune.sweep(model=Net, dataset='digits', technique='weight', sparsity=50, epochs=0, finetune_epochs=0,\n"
+        "                latency_seconds=0, workers=1)\n"
+    )
+    guard = 'if __name__ == "__main__":\n    '
+    for written, told in ((text.format(""), True), (text.format(guard), False)):
+        script.write_text(written)
+        done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode != 0) is told, done.stderr
+        assert (
+            'its file runs a study where it is imported: put that below `if __name__ == "__main__":`' in done.stderr
+        ) is told
