@@ -13,7 +13,7 @@ from torch import nn
 
 from onnxprune.bridge.export import export
 from onnxprune.graph.counting import count
-from onnxprune.graph.elimination import eliminate_dead_units
+from onnxprune.graph.elimination import eliminate_dead_units, nonzero_numbers
 from onnxprune.models.densenet import removable_layers, remove_layers
 
 NETWORKS = ["slp", "cnn", "cnn+norm", "dense", "densenet121"]
@@ -207,3 +207,16 @@ def test_a_picture_of_unknown_size_can_be_flattened(tmp_path: Path) -> None:
     before = answers(path, (1, 8, 8))
     eliminate_dead_units(path)
     np.testing.assert_allclose(answers(path, (1, 8, 8)), before, atol=1e-5)
+
+
+def test_equal_numbers_are_not_more_when_each_operator_has_its_own(tmp_path: Path) -> None:
+    """The exporter stores what untrained BatchNorms share once; without one's dead unit they are two."""
+    layers = [nn.Conv2d(1, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(256, 4))
+    with torch.no_grad():
+        network[0].weight[1] = network[0].bias[1] = 0
+    path = exported(network, tmp_path / "model.onnx", (1, 8, 8))
+    before = nonzero_numbers(path)
+    assert eliminate_dead_units(path) == 1
+    # its scale and variance, and the four weights that read it; its mean and shift are zero
+    assert before - nonzero_numbers(path) == 2 + 4
