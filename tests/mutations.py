@@ -580,8 +580,8 @@ MUTATIONS = [
         (
             "forecast: workers do not share the points",
             "study/forecast.py",
-            "for point in missing) / workers",
-            "for point in missing)",
+            "for point in _made(points, missing)) / workers",
+            "for point in _made(points, missing))",
             "tests/study/test_forecast.py::test_the_time_is_what_finished_ones_took_without_bases_that_are_there",
         ),
         (
