@@ -12,6 +12,7 @@ done and no longer fits its checksums, and `.locks/` has a file for each folder 
 
 import contextlib
 import itertools
+import json
 import os
 import stat
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.common.environment import available_memory
-from onnxprune.common.errors import InputError
+from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.files import PARTIAL, digest, locked, make_folder, read_json, replacing, write_json, write_text
 from onnxprune.common.output import printable
 from onnxprune.common.parquet import unpacked_bytes
@@ -80,8 +81,15 @@ def remove_partial(folder: Path) -> None:
 
 
 def finish(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Writes the record of a base or point, with which it is done, and returns it."""
+    """Writes the record of a base or point, with which it is done, and returns it.
+
+    Raises:
+        RunError: it does not fit its schema: nobody would take it for done, and its row would be missing.
+    """
     record = {**record, "files": {name: digest(folder / name) for name in _CHECKED if (folder / name).is_file()}}
+    problem = schema.problem(json.loads(json.dumps(record)), schema.Record)
+    if problem is not None:
+        raise RunError(f"a fault of onnxprune: what was measured cannot be: {problem}")
     write_json(folder / METRICS, record)
     return record
 

@@ -69,7 +69,10 @@ def _ensure(
         with logged(folder / store.LOG):
             record, reason, trace = _attempt(work)
         if record is not None:
-            return store.finish(folder, {**record, "wall_seconds": time.monotonic() - begun}), False
+            try:
+                return store.finish(folder, {**record, "wall_seconds": time.monotonic() - begun}), False
+            except RunError as error:
+                reason = str(error)
         if any(text in reason for text in _STORAGE_ERRORS):
             raise OSError(reason)
         store.write_error(folder, reason, trace)

@@ -86,6 +86,20 @@ def test_what_is_done_is_not_done_again_unless_it_is_damaged(folder: Path) -> No
     assert made(folder)[1]
 
 
+def test_what_nobody_would_take_for_done_is_a_failure(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep" / "point"
+
+    def work() -> dict[str, object]:
+        metrics = RECORD["metrics"]
+        assert isinstance(metrics, dict)
+        return {**RECORD, "metrics": {**metrics, "params": -1}}
+
+    with pytest.raises(RunError, match=r"a fault of onnxprune: what was measured cannot be: .*params"):
+        ensure(folder, {}, work, RetryPolicy(), Reporter(0, Verbosity.QUIET))
+    assert "cannot be" in (store.recorded_error(folder) or "")
+    assert not (folder / store.METRICS).exists()
+
+
 def test_the_record_comes_last(tmp_path: Path) -> None:
     folder = tmp_path / "sweep" / "point"
 
