@@ -196,6 +196,7 @@ def test_weights_that_are_shared_are_not_stored_several_times(tmp_path: Path) ->
     assert eliminate_dead_units(path) == 0
 
 
+@pytest.mark.filterwarnings("ignore:Constant folding")
 def test_a_picture_of_unknown_size_can_be_flattened(tmp_path: Path) -> None:
     """Reflected borders have no size that ONNX infers: what is behind the flattening stays."""
     network = nn.Sequential(
