@@ -32,6 +32,9 @@ class Recipe:
             no shorter; see `onnxprune.training.recipe.settling_share`. 0: the rate is so small that none are needed.
         rising_updates: updates that untrained weights take to bear all of the learning rate; see
             `onnxprune.training.recipe.rising_share`. 0: they bear it from the first on.
+        share_in_one_batch: of both learning rates that is right where a batch holds all images, of which there are more
+            than 256, and there is this share of `rising_updates` at least. Gradients of all images have no noise, which
+            otherwise keeps weights away from steep places (Cohen et al. 2021, arXiv 2103.00065): there units die.
         share_with_norm: of both learning rates that is right where `batch_norm` is asked for. PyTorch's initial weights
             make numbers smaller from layer to layer, normalisation does not: layers after it that have none see larger
             numbers, bear smaller steps (LeCun et al. 1998), and lose most of their units by larger ones.
@@ -45,6 +48,7 @@ class Recipe:
     largest_batch: int = 256
     settling_updates: int = 0
     rising_updates: int = 0
+    share_in_one_batch: float = 1.0
     share_with_norm: float = 1.0
 
 
@@ -212,7 +216,7 @@ MODELS: Registry[Model] = _Models(
             "two 3x3 convolutions (32 and 64) with max-pooling, then 128 units (--batch-norm: BatchNorm)",
             "onnxprune.models.cnn",
             micro_batch=128,
-            recipe=replace(_CONVOLUTIONAL, rising_updates=75, share_with_norm=0.5),
+            recipe=replace(_CONVOLUTIONAL, rising_updates=75, share_in_one_batch=0.5, share_with_norm=0.5),
             minimum_size=4,
             options=("batch_norm",),
         ),

@@ -46,6 +46,10 @@ def recipe_of(point: Point, network: nn.Module, dataset: Dataset, epochs: float,
     rate = scaled_learning_rate(
         rate_at_256, point.batch_size, images, how.updates(images), model.recipe.largest_batch, excess
     )
+    share = model.recipe.share_in_one_batch
+    # with fewer updates untrained weights take no more than that anyway
+    if point.batch_size >= images > 256 and how.updates(images) >= share * model.recipe.rising_updates:
+        rate *= share
     return dataclasses.replace(how, learning_rate=rate)
 
 

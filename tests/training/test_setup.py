@@ -44,6 +44,8 @@ def test_the_recipe_is_what_the_settings_say(dataset: Dataset) -> None:
     [("cnn", 300, 256, 0.05), ("cnn", 75, 256, 0.05), ("cnn", 60, 256, 0.8 * 0.05), ("cnn", 30, 256, 0.05 * 12.5 / 30),
      ("cnn", 20, 256, 0.625 * 0.05), ("cnn", 12, 256, 0.05), ("cnn", 1, 256, 0.05), ("cnn", 30, 64, 0.05 * 12.5 / 30),
      ("cnn", 60, 64, 0.025), ("cnn", 30, 16, 0.0125), ("slp", 30, 256, 0.1), ("densenet121", 30, 256, 0.05),
+     ("cnn", 75, 1293, 0.05), ("cnn", 75, 1294, 0.025), ("cnn", 38, 4000, 0.025), ("cnn", 37, 4000, 0.05 * 37 / 75),
+     ("slp", 75, 4000, 0.1), ("densenet121", 75, 4000, 0.05),
      (f"{__file__}:own", 30, 256, 0.05)],
 )  # fmt: skip
 def test_untrained_weights_take_no_more_of_a_rate_that_rises_steeply_than_they_bear(
