@@ -34,7 +34,7 @@ from onnxprune.settings.values import (
 )
 from onnxprune.settings.vocabulary import CONTROLS, GRANULARITIES, SCHEDULES, TECHNIQUES
 
-SCHEMA = 5  # part of every id: raised when the same settings come to mean another result, as by another default
+SCHEMA = 6  # part of every id: raised when the same settings come to mean another result, as by another default
 
 MAX_NAME = 100  # characters: with what ids add it stays below the 255 that file systems allow
 
