@@ -73,6 +73,7 @@ def sweep(
 
     how = checked(
         {
+            "spec": spec,
             "out": out,
             "data_dir": data_dir,
             "retry_failed": retry_failed,
@@ -83,7 +84,7 @@ def sweep(
             "replace": replace,
         }
     )
-    path, given = checked({"spec": spec})["spec"], {**settings}
+    path, given = how.pop("spec"), {**settings}
     return _run(Sweep.parse(given) if path is None else Sweep.read(path, given), **how)
 
 

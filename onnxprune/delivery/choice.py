@@ -219,11 +219,10 @@ def choose(
     if compared[found[0].positions[0]]:
         clock.append("Only controls were run: this is one to compare with, and not to ship.")
     floor = timings.noise(table) if floor is None else floor
-    by: Literal["speedup", "macs"] = "speedup"
-    if any(pd.isna(entry.mean["speedup"]) for entry in candidates):
-        by = "macs"
-    elif floor > _USELESS:
-        by = "macs"
+    untimed = any(pd.isna(entry.mean["speedup"]) for entry in candidates)
+    noisy = not untimed and floor > _USELESS
+    by: Literal["speedup", "macs"] = "macs" if untimed or noisy else "speedup"
+    if noisy:
         clock.append(
             f"Timing noise of ±{100 * floor:.0f} % says nothing of which is the fastest: the fewest MACs decided. "
             "`onnxprune retime` measures again."
@@ -232,7 +231,7 @@ def choose(
         counted = [entry for entry in candidates if not _counts_miss_something(entry.mean)]
         if not counted:
             reason, remedy = "nothing was timed", "run the study with --latency-seconds above 0"
-            if clock:
+            if noisy:
                 reason, remedy = f"timing noise is ±{100 * floor:.0f} %", "measure again by `onnxprune retime`"
             raise RunError(
                 f"{study}: {reason}, and not all MACs of its networks can be counted, so that none can be called the "
@@ -259,8 +258,8 @@ def choose(
         ]
         if (others := _networks(tied) - 1) > 0:
             clock.append(
-                f"{others} other{'s are' if others > 1 else ' is'} as fast within timing noise: the highest validation "
-                f"{quality_of(fastest.mean).name} decided."
+                f"{plural(others, 'other')} {'are' if others > 1 else 'is'} as fast within timing noise: the highest "
+                f"validation {quality_of(fastest.mean).name} decided."
             )
     best = max(tied, key=lambda entry: _merit(entry.mean))
     alone = next((entry.mean for entry in found if entry.mean["variant"] == INT8_ALONE), None)
@@ -276,8 +275,8 @@ def choose(
 def controls(table: pd.DataFrame) -> pd.Series:
     """Which rows were run for others to be compared with; the base in 8 bits was not, whichever row is its."""
     known = table.reindex(columns=["criterion", "control", "variant"])
-    controls = set(CONTROLS) - {"none"}
-    return (known["criterion"].eq("random") | known["control"].isin(controls)) & known["variant"].ne(INT8_ALONE)
+    chance = known["criterion"].eq("random")
+    return (chance | known["control"].isin(set(CONTROLS) - {"none"})) & known["variant"].ne(INT8_ALONE)
 
 
 def _networks(candidates: list[_Candidate]) -> int:

@@ -250,17 +250,23 @@ def _without_unregistered(light: ModelProto) -> ModelProto:
     """For the checker, which refuses what onnxruntime runs in ONNX's own domain at versions that do not have it: there
     the copy says that it is onnxruntime's."""
     version = next((entry.version for entry in light.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    if not any(_unregistered(light.graph, version)):
+        return light
     checked = ModelProto()
     checked.CopyFrom(light)
-    waiting = [checked.graph]
-    while waiting:
-        for node in waiting.pop().node:
-            waiting += subgraphs(node)
-            if node.domain in ("", "ai.onnx") and version < _SINCE.get(node.op_type, 0):
-                node.domain = MICROSOFT
+    for node in _unregistered(checked.graph, version):
+        node.domain = MICROSOFT
     if not any(entry.domain == MICROSOFT for entry in checked.opset_import):
         checked.opset_import.add(domain=MICROSOFT, version=1)
     return checked
+
+
+def _unregistered(graph: GraphProto, version: int) -> Iterator[NodeProto]:
+    for node in graph.node:
+        if node.domain in ("", "ai.onnx") and version < _SINCE.get(node.op_type, 0):
+            yield node
+        for inner in subgraphs(node):
+            yield from _unregistered(inner, version)
 
 
 def _restore(light: ModelProto, model: ModelProto) -> None:

@@ -196,6 +196,9 @@ def test_an_incomplete_count_is_not_the_fewest_macs() -> None:
     untimed = {"speedup": None, "speedup_noise": None, "latency_ms_paired": None}
     table = rows({"macs": 500, **untimed}, {"macs": 400, "macs_missing": "Loop 'x'", **untimed})
     assert choose(table, constraints(max_drop=1)).row["folder"] == "point0"
+    controls = rows({"control": "random", "macs_missing": "Loop 'x'", **untimed})
+    with pytest.raises(RunError, match=r"nothing was timed, and not all MACs.*--latency-seconds"):
+        choose(controls, constraints(max_drop=1))
     with pytest.raises(RunError, match=r"not all MACs.*--latency-seconds"):
         choose(table.iloc[1:], constraints(max_drop=1))
 
