@@ -51,6 +51,10 @@ def test_a_clean_sweep_keeps_its_table_and_the_chosen_model(sweep: tuple[Path, l
 def test_what_is_left_can_be_timed_again(sweep: tuple[Path, list[object]], tmp_path: Path) -> None:
     shutil.copytree(sweep[0].parent, tmp_path / "runs")
     folder = tmp_path / "runs" / "s"
+    for path in folder.glob(f"*/{store.METRICS}"):  # so small a network may take as long again, to the nanosecond
+        record = json.loads(path.read_text())
+        record["metrics"]["latency_ms_median"] = 1000.0
+        path.write_text(json.dumps(record))
     before = store.result_table(folder).set_index("folder")["latency_ms_median"]
     (left,) = folder.glob(f"*/{store.MODEL}")
     said: list[str] = []
