@@ -34,7 +34,8 @@ def clean(sweep: Path, max_drop: float, dry_run: bool) -> None:
       onnxprune clean experiments/runs/demo --max-drop 0.5
     """
     from onnxprune.common.errors import RunError
-    from onnxprune.delivery.choice import choose, constraints, studies
+    from onnxprune.delivery.choice import choose, studies
+    from onnxprune.delivery.constraints import constraints
     from onnxprune.study.cleaning import clean as remove
     from onnxprune.study.cleaning import leftovers
 

@@ -75,16 +75,17 @@ def deploy(
       onnxprune deploy experiments/runs/demo --max-drop 0.5 --min-speedup 2 --bake --license apache-2.0
     """
     from onnxprune.common.errors import RunError
-    from onnxprune.delivery import choice as choices
     from onnxprune.delivery import deployment
+    from onnxprune.delivery.choice import choose, studies
+    from onnxprune.delivery.constraints import constraints
 
     if max_drop is None and limits["min_accuracy"] is None:
         max_drop = MOST_DROP
-    wanted = choices.constraints(max_drop=max_drop, **limits)
+    wanted = constraints(max_drop=max_drop, **limits)
     entries, misses = [], []
-    for table in choices.studies(sweep, wanted, warn):
+    for table in studies(sweep, wanted, warn):
         try:
-            choice = choices.choose(table, wanted)
+            choice = choose(table, wanted)
         except RunError as error:
             misses.append(str(error))
             continue

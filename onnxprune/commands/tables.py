@@ -15,7 +15,8 @@ from onnxprune.common.errors import RunError
 from onnxprune.common.output import plural
 from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
-from onnxprune.delivery.choice import by_study, choose, constraints
+from onnxprune.delivery.choice import by_study, choose
+from onnxprune.delivery.constraints import constraints
 from onnxprune.results import store
 from onnxprune.results.derived import same_as
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of, quality_of_study

@@ -4,7 +4,6 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +11,8 @@ import pandas as pd
 
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.output import plural
-from onnxprune.common.shares import within
 from onnxprune.delivery import headline
+from onnxprune.delivery.constraints import Constraint, drop, validation
 from onnxprune.delivery.modelcard import Seeds, decided_on
 from onnxprune.delivery.variants import INT8, INT8_ALONE, VARIANTS, with_variants
 from onnxprune.results import store, timings
@@ -22,77 +21,11 @@ from onnxprune.results.seeds import STUDY, change, configurations
 from onnxprune.results.validation import blunt_limit
 from onnxprune.settings.vocabulary import CONTROLS
 
-_LEAST = 1e-9  # of a scale
+_ONLY_CONTROLS = "Only controls were run: this is one to compare with, and not to ship."
+_TIE = "Its speedup is within timing noise: it is not told from the unpruned network's."
 _USELESS = 0.3  # of timing noise, relative: what is faster by less is not told from what is slower
-_POINTS = 10  # of accuracy missing are as bad as a speedup of 0, or twice the bytes or milliseconds
 # what is told over seeds
 _FOLDED = ("accuracy", "validation_accuracy", "accuracy_change", "fidelity", "validation_fidelity", "speedup")
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """One condition on a row of the results.
-
-    Attributes:
-        text: the condition in words, on accuracy, which `Quality.said` makes those on fidelity.
-        value: the row's value; NaN where it was not measured.
-        shown: the format of that value.
-        limit: what it may be at most, or at least where `sign` is -1.
-        scale: a value beyond the limit by this much counts as missed by one.
-    """
-
-    text: str
-    value: Callable[[Mapping[str, Any]], float]
-    shown: str
-    limit: float
-    sign: int
-    scale: float
-
-    def excess(self, row: Mapping[str, Any]) -> float:
-        """How far the row is beyond the limit; NaN where the value was not measured."""
-        return self.sign * (float(self.value(row)) - self.limit) / self.scale
-
-    def holds(self, row: Mapping[str, Any]) -> bool:
-        """Whether the row satisfies it; a value that was not measured does not."""
-        return within(self.excess(row), 0.0)
-
-
-def constraints(
-    *,
-    max_drop: float | None = None,
-    min_accuracy: float | None = None,
-    min_speedup: float | None = None,
-    max_latency_ms: float | None = None,
-    max_bytes: int | None = None,
-) -> list[Constraint]:
-    """The conditions that are asked for.
-
-    Args:
-        max_drop: percentage points of validation accuracy, or of fidelity without labels, below the base's.
-        min_accuracy: validation accuracy, or fidelity without labels, percent.
-        min_speedup: measured: the base's median latency over the model's.
-        max_latency_ms: median latency of a batch, milliseconds.
-        max_bytes: of the ONNX file.
-    """
-    found = []
-
-    def add(limit: float | None, text: str, value: str | Callable[..., float], shown: str, sign: int = 1) -> None:
-        if limit is not None:
-            read = value if callable(value) else itemgetter(value)
-            scale = _POINTS if "accuracy" in text else max(limit, _LEAST)
-            found.append(Constraint(text.format(limit), read, shown, limit, sign, scale))
-
-    add(
-        max_drop,
-        f"validation accuracy at most {plural(max_drop or 0, 'point')} below the base's",
-        _drop,
-        "{:.2f} points below the base's",
-    )
-    add(min_accuracy, "validation accuracy at least {:g} %", _validation, "validation accuracy {:.2f} %", -1)
-    add(min_speedup, "speedup at least {:g}", "speedup", "speedup {:.2f}", -1)
-    add(max_latency_ms, "latency at most {:g} ms", "latency_ms_paired", "latency {:.3f} ms")
-    add(max_bytes, "at most {:,} bytes", "file_bytes", "{:,.0f} bytes")
-    return found
 
 
 @dataclass(frozen=True)
@@ -206,7 +139,8 @@ def choose(
         if records[positions[0]]["variant"] in variants
     ]
     compared = controls(files).to_numpy(bool)
-    found = [entry for entry in found if not compared[entry.positions[0]]] or found
+    only_controls = all(compared[entry.positions[0]] for entry in found)
+    found = [entry for entry in found if only_controls or not compared[entry.positions[0]]]
     study = f"{found[0].mean['model']} on {found[0].mean['dataset']}"
     sound = [entry for entry in found if not _is_so_of_any(entry.rows, "collapsed")]
     if not sound:
@@ -215,61 +149,94 @@ def choose(
     candidates = [entry for entry in fitting if entry.fitting]
     if not candidates:
         raise RunError(_nearest_miss(study, sound, wanted, bool(fitting)))
-    clock: list[str] = []
-    if compared[found[0].positions[0]]:
-        clock.append("Only controls were run: this is one to compare with, and not to ship.")
     floor = timings.noise(table) if floor is None else floor
-    untimed = any(pd.isna(entry.mean["speedup"]) for entry in candidates)
-    noisy = not untimed and floor > _USELESS
-    by: Literal["speedup", "macs"] = "macs" if untimed or noisy else "speedup"
-    if noisy:
-        clock.append(
-            f"Timing noise of ±{100 * floor:.0f} % says nothing of which is the fastest: the fewest MACs decided. "
+    fastest = _fastest(candidates, floor, study)
+    best = max(fastest.tied, key=lambda entry: _merit(entry.mean))
+    alone = next((entry.mean for entry in found if entry.mean["variant"] == INT8_ALONE), None)
+    seeds = files.iloc[best.positions]
+    tie = not seeds["speedup"].isna().any() and timings.is_tie(seeds, floor)
+    return Choice(
+        row=max(best.fitting, key=_merit),
+        seeds=seeds,
+        candidates=_networks(candidates),
+        points=_networks(found),
+        by=fastest.by,
+        tie=tie,
+        alone=alone,
+        alone_lacks=tuple(one.text for one in wanted if alone is not None and not one.holds(alone)),
+        blunt=_blunt(wanted, best.mean),
+        clock=(*([_ONLY_CONTROLS] if only_controls else []), *fastest.said, *([_TIE] if tie else [])),
+    )
+
+
+@dataclass(frozen=True)
+class _Fastest:
+    """Candidates of which none is known to be faster than another, what decided so, and what is to be said of that."""
+
+    tied: list[_Candidate]
+    by: Literal["speedup", "macs"]
+    said: list[str]
+
+
+def _fastest(candidates: list[_Candidate], floor: float, study: str) -> _Fastest:
+    """
+    Raises:
+        RunError: neither times nor MACs say which they are.
+    """
+    if any(pd.isna(entry.mean["speedup"]) for entry in candidates):
+        reason, remedy = "nothing was timed", "run the study with --latency-seconds above 0"
+        return _Fastest(_of_fewest_macs(candidates, study, reason, remedy), "macs", [])
+    if floor > _USELESS:
+        noise = f"±{100 * floor:.0f} %"
+        reason, remedy = f"timing noise is {noise}", "measure again by `onnxprune retime`"
+        said = (
+            f"Timing noise of {noise} says nothing of which is the fastest: the fewest MACs decided. "
             "`onnxprune retime` measures again."
         )
-    if by == "macs":
-        counted = [entry for entry in candidates if not _counts_miss_something(entry.mean)]
-        if not counted:
-            reason, remedy = "nothing was timed", "run the study with --latency-seconds above 0"
-            if noisy:
-                reason, remedy = f"timing noise is ±{100 * floor:.0f} %", "measure again by `onnxprune retime`"
-            raise RunError(
-                f"{study}: {reason}, and not all MACs of its networks can be counted, so that none can be called the "
-                f"fastest: {remedy}"
-            )
-        fewest = min(entry.mean["macs"] for entry in counted)
-        tied = [entry for entry in counted if entry.mean["macs"] == fewest]
-    else:
-        # one beyond theory says more of the measurement than of the network
-        beyond = [entry for entry in candidates if _is_so_of_any(entry.rows, "speedup_beyond_theory")]
-        believed = [entry for entry in candidates if not _is_so_of_any(entry.rows, "speedup_beyond_theory")]
-        if believed and beyond:
-            clock.append(
-                f"Left out: {_networks(beyond)} whose measured speedup is beyond what MACs and noise explain; "
-                "`onnxprune retime` measures again."
-            )
-        believed = believed or candidates
-        fastest = max(believed, key=lambda entry: entry.mean["speedup"])
-        least = fastest.mean["speedup"] - fastest.error("speedup")
-        tied = [
-            entry
-            for entry in believed
-            if entry is fastest or (entry.mean["speedup"] + entry.error("speedup")) * (1 + floor) >= least
-        ]
-        if (others := _networks(tied) - 1) > 0:
-            clock.append(
-                f"{plural(others, 'other')} {'are' if others > 1 else 'is'} as fast within timing noise: the highest "
-                f"validation {quality_of(fastest.mean).name} decided."
-            )
-    best = max(tied, key=lambda entry: _merit(entry.mean))
-    alone = next((entry.mean for entry in found if entry.mean["variant"] == INT8_ALONE), None)
-    lacks = [constraint.text for constraint in wanted if alone is not None and not constraint.holds(alone)]
-    row = max(best.fitting, key=_merit)
-    seeds, said = files.iloc[best.positions], _blunt(wanted, best.mean)
-    tie = not seeds["speedup"].isna().any() and timings.is_tie(seeds, floor)
-    if tie:
-        clock.append("Its speedup is within timing noise: it is not told from the unpruned network's.")
-    return Choice(row, seeds, _networks(candidates), _networks(found), by, tie, alone, tuple(lacks), said, tuple(clock))
+        return _Fastest(_of_fewest_macs(candidates, study, reason, remedy), "macs", [said])
+    return _by_speedup(candidates, floor)
+
+
+def _of_fewest_macs(candidates: list[_Candidate], study: str, reason: str, remedy: str) -> list[_Candidate]:
+    """
+    Args:
+        reason: why times do not decide.
+        remedy: how they would.
+    """
+    counted = [entry for entry in candidates if not _counts_miss_something(entry.mean)]
+    if not counted:
+        raise RunError(
+            f"{study}: {reason}, and not all MACs of its networks can be counted, so that none can be called the "
+            f"fastest: {remedy}"
+        )
+    fewest = min(entry.mean["macs"] for entry in counted)
+    return [entry for entry in counted if entry.mean["macs"] == fewest]
+
+
+def _by_speedup(candidates: list[_Candidate], floor: float) -> _Fastest:
+    # one beyond theory says more of the measurement than of the network
+    beyond = [entry for entry in candidates if _is_so_of_any(entry.rows, "speedup_beyond_theory")]
+    believed = [entry for entry in candidates if not _is_so_of_any(entry.rows, "speedup_beyond_theory")]
+    said = []
+    if believed and beyond:
+        said.append(
+            f"Left out: {_networks(beyond)} whose measured speedup is beyond what MACs and noise explain; "
+            "`onnxprune retime` measures again."
+        )
+    believed = believed or candidates
+    fastest = max(believed, key=lambda entry: entry.mean["speedup"])
+    least = fastest.mean["speedup"] - fastest.error("speedup")
+    tied = [
+        entry
+        for entry in believed
+        if entry is fastest or (entry.mean["speedup"] + entry.error("speedup")) * (1 + floor) >= least
+    ]
+    if (others := _networks(tied) - 1) > 0:
+        said.append(
+            f"{plural(others, 'other')} {'are' if others > 1 else 'is'} as fast within timing noise: the highest "
+            f"validation {quality_of(fastest.mean).name} decided."
+        )
+    return _Fastest(tied, "speedup", said)
 
 
 def controls(table: pd.DataFrame) -> pd.Series:
@@ -290,7 +257,7 @@ def _networks(candidates: list[_Candidate]) -> int:
 
 def _blunt(wanted: list[Constraint], mean: Mapping[str, Any]) -> str | None:
     """What is to be said of the largest drop that is allowed, where there is one."""
-    limit = next((constraint.limit for constraint in wanted if constraint.value is _drop), None)
+    limit = next((constraint.limit for constraint in wanted if constraint.value is drop), None)
     images = mean.get("validation_images")
     if limit is None or images is None or pd.isna(images) or quality_of(mean) is not ACCURACY:
         return None
@@ -306,7 +273,7 @@ def _counts_miss_something(row: Mapping[str, Any]) -> bool:
 
 
 def _merit(row: Mapping[str, Any]) -> tuple[float, float, float]:
-    return _validation(row), row["speedup"], -row["file_bytes"]
+    return validation(row), row["speedup"], -row["file_bytes"]
 
 
 def studies(
@@ -354,14 +321,6 @@ def _mean(values: list[float]) -> float:
     """Of those that are known; NaN where none is."""
     known = [value for value in values if not math.isnan(value)]
     return statistics.fmean(known) if known else math.nan
-
-
-def _drop(row: Mapping[str, Any]) -> float:
-    return float(row[f"base_validation_{quality_of(row).name}"]) - _validation(row)
-
-
-def _validation(row: Mapping[str, Any]) -> float:
-    return float(row[f"validation_{quality_of(row).name}"])
 
 
 def _nearest_miss(study: str, sound: list[_Candidate], wanted: list[Constraint], on_average: bool) -> str:

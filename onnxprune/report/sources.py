@@ -12,7 +12,8 @@ import pandas as pd
 from onnxprune.common.errors import InputError, OnnxpruneError
 from onnxprune.common.files import read_json
 from onnxprune.common.progress import MOST_DROP
-from onnxprune.delivery.choice import by_study, choose, constraints
+from onnxprune.delivery.choice import by_study, choose
+from onnxprune.delivery.constraints import constraints
 from onnxprune.delivery.deployment import source_of
 from onnxprune.delivery.headline import told_claims
 from onnxprune.delivery.modelcard import command

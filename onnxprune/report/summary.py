@@ -12,7 +12,8 @@ from onnxprune.common.errors import RunError
 from onnxprune.common.progress import MOST_DROP, duration
 from onnxprune.common.shares import Interval
 from onnxprune.delivery import headline
-from onnxprune.delivery.choice import Choice, Constraint, choose, constraints, controls
+from onnxprune.delivery.choice import Choice, choose, controls
+from onnxprune.delivery.constraints import Constraint, constraints
 from onnxprune.delivery.facts import titled
 from onnxprune.delivery.variants import FLOAT32, INT8, INT8_ALONE
 from onnxprune.report.series import told

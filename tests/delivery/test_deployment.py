@@ -22,7 +22,8 @@ import onnxprune as package
 from onnxprune.common.errors import InputError, OnnxpruneError, RunError
 from onnxprune.common.files import locked, write_json
 from onnxprune.delivery import deployment, headline, modelcard
-from onnxprune.delivery.choice import choose, constraints, studies
+from onnxprune.delivery.choice import choose, studies
+from onnxprune.delivery.constraints import constraints
 from onnxprune.results import store
 from onnxprune.settings.sweep import Sweep
 from onnxprune.settings.vocabulary import TECHNIQUES

@@ -25,7 +25,8 @@ import onnxprune as package
 from onnxprune.commands import report as command
 from onnxprune.common.errors import InputError
 from onnxprune.common.files import make_folder, read_json, write_json, write_text
-from onnxprune.delivery.choice import choose, constraints
+from onnxprune.delivery.choice import choose
+from onnxprune.delivery.constraints import constraints
 from onnxprune.report import charts
 from onnxprune.report.charts import accuracy_over_cost, pareto_front
 from onnxprune.report.page import write

@@ -16,7 +16,8 @@ from onnxprune.common.progress import Verbosity
 from onnxprune.common.shares import wilson
 from onnxprune.data.dataset import Dataset, Split
 from onnxprune.delivery import headline
-from onnxprune.delivery.choice import choose, constraints
+from onnxprune.delivery.choice import choose
+from onnxprune.delivery.constraints import constraints
 from onnxprune.delivery.deployment import source_of
 from onnxprune.delivery.variants import with_variants
 from onnxprune.graph.counting import count

@@ -9,7 +9,8 @@ import pytest
 from command_line import called, small_npz
 
 import onnxprune
-from onnxprune.delivery.choice import choose, constraints
+from onnxprune.delivery.choice import choose
+from onnxprune.delivery.constraints import constraints
 from onnxprune.results import store
 from onnxprune.study.rerun import rerun
 from onnxprune.study.retime import retime
