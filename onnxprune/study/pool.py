@@ -77,38 +77,45 @@ class Pool:
         """Does the jobs; yields each when it is over with its error, None where it is done."""
         waiting = deque(jobs)
         while True:
-            for number, worker in enumerate(self._workers):
-                if waiting and worker.job is None:
-                    if worker.dead:
-                        self._workers[number] = worker = _Worker(self._events)
-                        worker.suspend(bool(self._timing))  # it is let go on when that has ended
-                    worker.begin(waiting.popleft())
+            self._begin(waiting)
             if all(worker.job is None for worker in self._workers):
                 return
             worker, event = self._events.get()
             if event is None:
                 worker.dead = True
                 self._withdraw(worker)
-                if worker.job is not None:
-                    lost, worker.job = worker.job, None
-                    self._deaths[lost.folder] += 1
-                    if self._deaths[lost.folder] < _TRIES:
-                        self._listener.say(f"point {lost.folder.name}: {worker.ending()}; it is run again")
-                        waiting.appendleft(lost)
-                    else:
-                        yield lost, self._lose(lost, worker.ending())
+                lost, worker.job = worker.job, None
+                if lost is not None and self._again(lost, worker.ending()):
+                    waiting.appendleft(lost)
+                elif lost is not None:
+                    yield lost, self._lose(lost, worker.ending())
             elif "tell" in event:
                 self._tell(*event["tell"])
             elif "timing" in event:
                 if event["timing"]:
-                    self._timing.append(worker)
-                    if self._timing[0] is worker:
-                        self._grant()
+                    self._ask(worker)
                 else:
                     self._withdraw(worker)
             elif worker.job is not None:
                 done, worker.job = worker.job, None
                 yield done, None if event["over"] is None else ERRORS[event["over"][0]](event["over"][1])
+
+    def _begin(self, waiting: deque[Job]) -> None:
+        """Gives a job to each worker that has none; in place of a dead one there is a new one."""
+        for number, worker in enumerate(self._workers):
+            if waiting and worker.job is None:
+                if worker.dead:
+                    self._workers[number] = worker = _Worker(self._events)
+                    worker.suspend(bool(self._timing))  # it is let go on when that has ended
+                worker.begin(waiting.popleft())
+
+    def _again(self, job: Job, ending: str) -> bool:
+        """Whether a job whose worker died is to be done once more."""
+        self._deaths[job.folder] += 1
+        if self._deaths[job.folder] == _TRIES:
+            return False
+        self._listener.say(f"point {job.folder.name}: {ending}; it is run again")
+        return True
 
     def _tell(self, name: str, method: str, arguments: list[Any]) -> None:
         self._listener.begin(name)
@@ -119,6 +126,12 @@ class Pool:
         with store.claimed(make_folder(job.folder)):
             store.write_error(job.folder, reason, "")
         return RunError(reason)
+
+    def _ask(self, worker: "_Worker") -> None:
+        """The worker needs the machine."""
+        self._timing.append(worker)
+        if self._timing[0] is worker:
+            self._grant()
 
     def _grant(self) -> None:
         """Gives the machine to the first that waits for it."""
