@@ -69,6 +69,39 @@ class _Group:
     sent: Any = None  # likewise: the user's own files that the settings name
 
 
+class _Queue:
+    """What Ray has not been given yet.
+
+    Attributes:
+        bases: those that no task was made of.
+        ready: those that are there, of which points are left.
+    """
+
+    def __init__(self, groups: Mapping[str, Sequence[Job]]) -> None:
+        self.groups = {base_id: _Group(deque(jobs), jobs[0].point, jobs[0].runs) for base_id, jobs in groups.items()}
+        self.bases = deque(self.groups)
+        self.ready: deque[str] = deque()
+
+    @property
+    def holds_some(self) -> bool:
+        return bool(self.bases or self.ready)
+
+    def next_point(self) -> tuple[str, Job]:
+        """A point whose base is there, and that base."""
+        base_id = self.ready[0]
+        jobs = self.groups[base_id].jobs
+        job = jobs.popleft()
+        if not jobs:
+            self.ready.popleft()
+        return base_id, job
+
+    def add(self, base_id: str, job: Job) -> None:
+        """Once more, a point whose base is there."""
+        self.groups[base_id].jobs.append(job)
+        if base_id not in self.ready:
+            self.ready.append(base_id)
+
+
 class Cluster:
     """An executor, as a context manager.
 
@@ -142,58 +175,62 @@ class Cluster:
     ) -> Iterator[tuple[str | Job, RunError | None]]:
         """Runs bases and their points; yields a base that failed, or a point that is over, with its error."""
         self._listener = listener
-        states = {base_id: _Group(deque(jobs), jobs[0].point, jobs[0].runs) for base_id, jobs in groups.items()}
-        bases = deque(states)
-        ready: deque[str] = deque()
+        queue = _Queue(groups)
         running: dict[Any, _Running] = {}
-        problem: RunError | MadeElsewhere | None
         self._twins = _Twins({job.folder.parent for jobs in groups.values() for job in jobs})
         try:
-            while bases or ready or running:
-                while len(running) < self._most and (ready or bases):
-                    if ready:
-                        group = states[ready[0]]
-                        job = group.jobs.popleft()
-                        base_id = ready[0]
-                        if not group.jobs:
-                            ready.popleft()
-                        over = self._begin(job, base_id, group, retry, running)
-                        if over is not None:
-                            yield job, over[0]
-                    else:
-                        base_id = bases.popleft()
-                        problem = self._begin_base(base_id, states[base_id], retry, running)
-                        if problem is not None:
-                            yield base_id, problem
-                        elif states[base_id].base is not None:
-                            ready.append(base_id)
-                if not running:
-                    continue
-                (reference,), _ = ray.wait(list(running), num_returns=1)
-                task = running.pop(reference)
-                group = states[task.base_id]
-                problem = self._end(reference, task)
-                if task.job is not None:
-                    working = {other.folder for other in running.values()}
-                    for other_base, twin in self._twins.over(task.base_id, task.job, problem, working):
-                        states[other_base].jobs.append(twin)
-                        if other_base not in ready:
-                            ready.append(other_base)
-                    if isinstance(problem, MadeElsewhere):
-                        continue
-                    in_use = {*(other.base_id for other in running.values()), *self._twins.bases}
-                    if not group.jobs and task.base_id not in in_use:
-                        group.base = None  # the object store may forget it
-                    yield task.job, problem
-                elif isinstance(problem, RunError):
-                    yield task.base_id, problem
-                else:
-                    group.base = ray.put(store.contents(task.folder))
-                    ready.append(task.base_id)
+            while queue.holds_some or running:
+                yield from self._fill(queue, retry, running)
+                if running:
+                    (reference,), _ = ray.wait(list(running), num_returns=1)
+                    task = running.pop(reference)
+                    yield from self._over(task, self._end(reference, task), queue, running)
         finally:
             for reference, task in running.items():
                 ray.cancel(reference, force=True)
                 task.claim.close()
+
+    def _fill(
+        self, queue: "_Queue", retry: RetryPolicy, running: dict[Any, _Running]
+    ) -> Iterator[tuple[str | Job, RunError | None]]:
+        """Hands tasks to Ray, as many as it is to have; yields what fails or is over without it."""
+        while len(running) < self._most and queue.holds_some:
+            if queue.ready:
+                base_id, job = queue.next_point()
+                over = self._begin(job, base_id, queue.groups[base_id], retry, running)
+                if over is not None:
+                    yield job, over[0]
+            else:
+                base_id = queue.bases.popleft()
+                problem = self._begin_base(base_id, queue.groups[base_id], retry, running)
+                if problem is not None:
+                    yield base_id, problem
+                elif queue.groups[base_id].base is not None:
+                    queue.ready.append(base_id)
+
+    def _over(
+        self,
+        task: _Running,
+        problem: RunError | MadeElsewhere | None,
+        queue: "_Queue",
+        running: Mapping[Any, _Running],
+    ) -> Iterator[tuple[str | Job, RunError | None]]:
+        """What follows from a task that has ended; yields it, unless it waits for another one or is a base."""
+        if task.job is not None:
+            working = {other.folder for other in running.values()}
+            for base_id, twin in self._twins.over(task.base_id, task.job, problem, working):
+                queue.add(base_id, twin)
+            if not isinstance(problem, MadeElsewhere):
+                in_use = {*(other.base_id for other in running.values()), *self._twins.bases}
+                group = queue.groups[task.base_id]
+                if not group.jobs and task.base_id not in in_use:
+                    group.base = None  # the object store may forget it
+                yield task.job, problem
+        elif isinstance(problem, RunError):
+            yield task.base_id, problem
+        else:
+            queue.groups[task.base_id].base = ray.put(store.contents(task.folder))
+            queue.ready.append(task.base_id)
 
     def _begin_base(
         self, base_id: str, group: _Group, retry: RetryPolicy, running: dict[Any, _Running]
