@@ -20,7 +20,7 @@ from onnxprune.graph.channels import (
     Product,
     Rewrite,
 )
-from onnxprune.graph.network import Network, label_of, opset, reads
+from onnxprune.graph.network import Network, label_of, opset, readers_of
 from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.sharing import Place, weight_places
 from onnxprune.graph.tensors import Shape
@@ -208,7 +208,7 @@ class Follower:
 
     def readers(self, name: str) -> list[NodeProto]:
         """The nodes that read a tensor."""
-        return self._readers.get(name, [])
+        return [self._nodes[place] for place in self._readers.get(name, ())]
 
     @property
     def opset(self) -> int:
@@ -358,7 +358,4 @@ class Follower:
     def __post_init__(self) -> None:
         self._nodes = self.network.nodes
         self._makers = {name: index for index, node in enumerate(self._nodes) for name in node.output if name}
-        self._readers: dict[str, list[NodeProto]] = {}
-        for node in self._nodes:
-            for name in reads(node):
-                self._readers.setdefault(name, []).append(node)
+        self._readers = readers_of(self._nodes)

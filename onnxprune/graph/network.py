@@ -210,6 +210,15 @@ def reads(node: NodeProto) -> Iterator[str]:
         yield from sorted(used_names(inner) - own)
 
 
+def readers_of(nodes: Sequence[NodeProto]) -> dict[str, list[int]]:
+    """Name of a tensor -> places of the nodes that it is read by, as often as each reads it."""
+    found: dict[str, list[int]] = {}
+    for index, node in enumerate(nodes):
+        for name in reads(node):
+            found.setdefault(name, []).append(index)
+    return found
+
+
 def made_in(graph: GraphProto) -> set[str]:
     """Names that a graph's nodes give to tensors, those in subgraphs among them."""
     made: set[str] = set()

@@ -16,7 +16,7 @@ import onnxruntime
 import scipy.optimize
 from onnx import NodeProto, TensorProto, helper
 
-from onnxprune.graph.network import Network, attribute, reads
+from onnxprune.graph.network import Network, attribute, readers_of
 from onnxprune.graph.nodes import operator_type
 from onnxprune.reduction.sites import Site, explicit_pads, positions
 from onnxprune.runtime.execution import open_network, run
@@ -102,10 +102,7 @@ class Pair:
 def firsts(network: Network, sites: Iterable[Site]) -> dict[int, Site]:
     """Node of the second operator of each pair -> the first; between them is a ReLU that nothing else reads."""
     nodes, by_result = network.nodes, {site.result: site for site in sites if _takes_part(network, site)}
-    readers: dict[str, list[int]] = {}
-    for index, node in enumerate(nodes):
-        for name in reads(node):
-            readers.setdefault(name, []).append(index)
+    readers = readers_of(nodes)
     makers = {name: node for node in nodes for name in node.output}
     found = {}
     for site in by_result.values():
@@ -144,7 +141,7 @@ def fit(
     Returns:
         Squared error of what the second then gives on those, relative to its variance; None where it does not help.
     """
-    places = [_geometry(network, site) for site in (first, second)]
+    places = (_geometry(network, first), _geometry(network, second))
     x, wanted = (_laid_out(places[0], value) for value in (samples[0].x, samples[0].wanted))
     with open_network(_computing(places, x.shape, wanted.shape, rectified=samples[0].beside is not None)) as session:
         problem = _Problem(session, places)
@@ -262,82 +259,111 @@ def _geometry(network: Network, site: Site) -> _Geometry:
 
 
 def _computing(
-    places: Sequence[_Geometry], given: tuple[int, ...], wanted: tuple[int, ...], *, rectified: bool
+    places: tuple[_Geometry, _Geometry], given: tuple[int, ...], wanted: tuple[int, ...], *, rectified: bool
 ) -> Network:
     """Computes the error and its slopes.
 
     Args:
         given, wanted: shapes of what the first operator reads and the second gives; the first axis may be another.
     """
-    rank = len(given) - 2
-    spatial = list(range(2, rank + 2))
-    turned = [1, 0, *spatial]
-    first, second = places
-    sizes = list(given[2:])
-    pads = [first.pads(sizes)]
-    bordered = [size + pads[0][axis] + pads[0][axis + rank] for axis, size in enumerate(sizes)]
-    middle = positions(bordered, first.kernel, first.strides, first.dilations)
-    pads.append(second.pads(middle))
-    nodes, constants = [], {"axes": np.array([0, *spatial]), "two": np.array(2, np.float32)}
-
-    def add(kind: str, inputs: str, output: str, **attributes: Any) -> None:
-        nodes.append(helper.make_node(kind, inputs.split(), [output], **attributes))
-
-    def weight_slope(number: int, data: str, slope: str) -> None:
-        """A convolution of what was read with the slopes of what was given, images for channels."""
-        place = places[number]
-        add("Transpose", data, f"data{number}", perm=turned)
-        add("Transpose", slope, f"turned{number}", perm=turned)
-        add(
-            "Conv", f"data{number} turned{number}", f"taps{number}",
-            strides=place.dilations, dilations=place.strides, pads=pads[number],
-        )  # fmt: skip
-        add("Slice", f"taps{number} starts kernel{number} spatial", f"cut{number}")  # strides may leave a border
-        add("Transpose", f"cut{number}", f"gw{number}", perm=turned)
-        add("ReduceSum", f"{slope} axes", f"gb{number}", keepdims=0)
-        constants[f"kernel{number}"] = np.array(place.kernel)
-
-    constants |= {"starts": np.zeros(rank, np.int64), "spatial": np.array(spatial)}
-    for number, (data, result) in enumerate((("x", "before"), ("between", "given"))):
-        place = places[number]
-        add(
-            "Conv", f"{data} w{number} b{number}", result,
-            strides=place.strides, dilations=place.dilations, pads=pads[number],
-        )  # fmt: skip
-        if number == 0:
-            add("Relu", result, "between")
-    if rectified:
-        add("Add", "given beside", "sum")
-        add("Relu", "sum", "answer")
-    else:
-        add("Identity", "given", "answer")
-    add("Sub", "answer goal", "gap")
-    add("ReduceSumSquare", "gap", "error", keepdims=0)
-    add("Mul", "gap two", "slope")
-    last = "slope"
-    if rectified:
-        add("Sign", "answer", "passes")  # 1 where the ReLU lets through, else 0
-        add("Mul", "slope passes", "passed")
-        last = "passed"
-    weight_slope(1, "between", last)
-    reached = [
-        (size - 1) * stride + dilation * (k - 1) + 1 - begin - end
-        for size, stride, dilation, k, begin, end in zip(
-            wanted[2:], second.strides, second.dilations, second.kernel, pads[1][:rank], pads[1][rank:], strict=True
-        )
-    ]
-    add(
-        "ConvTranspose", f"{last} w1", "back", strides=second.strides, dilations=second.dilations, pads=pads[1],
-        output_padding=[size - other for size, other in zip(middle, reached, strict=True)],
-    )  # fmt: skip
-    add("Sign", "between", "open")
-    add("Mul", "back open", "through")
-    weight_slope(0, "x", "through")
+    graph = _SlopeGraph(places, given[2:], wanted[2:])
+    graph.add_answer(rectified)
+    graph.add_slopes(rectified)
     names = ["x", "goal", *(["beside"] if rectified else []), "w0", "b0", "w1", "b1"]
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("error", "gw0", "gb0", "gw1", "gb1")
     ]
-    graph = helper.make_graph(nodes, "pair", inputs, outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
-    return Network(model, constants)
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "pair", inputs, outputs),
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=8,
+    )
+    return Network(model, graph.constants)
+
+
+class _SlopeGraph:
+    """Nodes that compute what a pair answers, and then, backwards, the slopes of its squared error.
+
+    Args:
+        places: of the first operator and the second.
+        sizes, wanted: of the images that the first one reads, and that the second one gives.
+    """
+
+    def __init__(self, places: tuple[_Geometry, _Geometry], sizes: Sequence[int], wanted: Sequence[int]) -> None:
+        first, second = self._places = places
+        rank = len(sizes)
+        pads = first.pads(sizes)
+        bordered = [size + pads[axis] + pads[axis + rank] for axis, size in enumerate(sizes)]
+        self._middle = positions(bordered, first.kernel, first.strides, first.dilations)
+        self._pads = (pads, second.pads(self._middle))
+        self._wanted = wanted
+        self._turned = [1, 0, *range(2, rank + 2)]
+        self.nodes: list[NodeProto] = []
+        self.constants = {
+            "axes": np.array([0, *range(2, rank + 2)]),
+            "two": np.array(2, np.float32),
+            "starts": np.zeros(rank, np.int64),
+            "spatial": np.arange(2, rank + 2),
+        }
+
+    def _add(self, kind: str, inputs: str, output: str, **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(kind, inputs.split(), [output], **attributes))
+
+    def add_answer(self, rectified: bool) -> None:
+        """What the pair answers, and its error."""
+        for number, (data, result) in enumerate((("x", "before"), ("between", "given"))):
+            place = self._places[number]
+            self._add(
+                "Conv", f"{data} w{number} b{number}", result,
+                strides=place.strides, dilations=place.dilations, pads=self._pads[number],
+            )  # fmt: skip
+            if number == 0:
+                self._add("Relu", result, "between")
+        if rectified:
+            self._add("Add", "given beside", "sum")
+            self._add("Relu", "sum", "answer")
+        else:
+            self._add("Identity", "given", "answer")
+        self._add("Sub", "answer goal", "gap")
+        self._add("ReduceSumSquare", "gap", "error", keepdims=0)
+
+    def add_slopes(self, rectified: bool) -> None:
+        """The slopes of the error by weights and biases."""
+        self._add("Mul", "gap two", "slope")
+        last = "slope"
+        if rectified:
+            self._add("Sign", "answer", "passes")  # 1 where the ReLU lets through, else 0
+            self._add("Mul", "slope passes", "passed")
+            last = "passed"
+        self._add_weight_slope(1, "between", last)
+        second, pads = self._places[1], self._pads[1]
+        rank = len(second.kernel)
+        reached = [
+            (size - 1) * stride + dilation * (k - 1) + 1 - begin - end
+            for size, stride, dilation, k, begin, end in zip(
+                self._wanted, second.strides, second.dilations, second.kernel, pads[:rank], pads[rank:], strict=True
+            )
+        ]
+        self._add(
+            "ConvTranspose", f"{last} w1", "back", strides=second.strides, dilations=second.dilations, pads=pads,
+            output_padding=[size - other for size, other in zip(self._middle, reached, strict=True)],
+        )  # fmt: skip
+        self._add("Sign", "between", "open")
+        self._add("Mul", "back open", "through")
+        self._add_weight_slope(0, "x", "through")
+
+    def _add_weight_slope(self, number: int, data: str, slope: str) -> None:
+        """A convolution of what was read with the slopes of what was given, images for channels."""
+        place = self._places[number]
+        self._add("Transpose", data, f"data{number}", perm=self._turned)
+        self._add("Transpose", slope, f"turned{number}", perm=self._turned)
+        self._add(
+            "Conv", f"data{number} turned{number}", f"taps{number}",
+            strides=place.dilations, dilations=place.strides, pads=self._pads[number],
+        )  # fmt: skip
+        # strides may leave a border
+        self._add("Slice", f"taps{number} starts kernel{number} spatial", f"cut{number}")
+        self._add("Transpose", f"cut{number}", f"gw{number}", perm=self._turned)
+        self._add("ReduceSum", f"{slope} axes", f"gb{number}", keepdims=0)
+        self.constants[f"kernel{number}"] = np.array(place.kernel)

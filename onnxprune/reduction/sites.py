@@ -6,7 +6,7 @@ A site's weights are (groups, outputs, features); samples give rows (groups, row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from onnx import NodeProto
 
 from onnxprune.graph.channels import ChannelGraph
-from onnxprune.graph.network import Network, attribute, reads
+from onnxprune.graph.network import Network, attribute, readers_of
 from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.sharing import Place
 from onnxprune.graph.windows import same_pads
@@ -172,48 +172,42 @@ class Site:
 def sites(network: Network) -> list[Site]:
     """All operators of the network whose weights can be fitted, in order."""
     nodes = network.nodes
-    readers: dict[str, list[int]] = {}
-    for index, node in enumerate(nodes):
-        for name in reads(node):
-            readers.setdefault(name, []).append(index)
+    readers = readers_of(nodes)
+    found = (_site(network, index, node) for index, node in enumerate(nodes))
+    return _with_shared(network, [_followed(network, readers, site) for site in found if site is not None], readers)
+
+
+def _followed(network: Network, readers: Mapping[str, list[int]], site: Site) -> Site:
+    """The site with what alone reads it: its bias or BatchNorm, what is added to it, a ReLU."""
+    nodes = network.nodes
 
     def only_reader(name: str) -> int | None:
         places = readers.get(name, [])
         return places[0] if len(places) == 1 and name not in network.outputs else None
 
-    found: list[Site] = []
-    for index, node in enumerate(nodes):
-        site = _site(network, index, node)
-        if site is None:
-            continue
-        reader = only_reader(site.result)
-        if site.kind == "MatMul" and reader is not None:
-            position = _constant_vector(network, nodes[reader], site.result)
-            if position is not None:
-                site = replace(site, end=reader, result=nodes[reader].output[0], bias=(reader, position))
-                reader = only_reader(site.result)
-        if site.kind in ("Conv", "Gemm") and reader is not None and _is_norm(network, nodes[reader], site.result):
-            site = replace(site, end=reader, result=nodes[reader].output[0], norm=reader)
+    reader = only_reader(site.result)
+    if site.kind == "MatMul" and reader is not None:
+        position = _constant_vector(network, nodes[reader], site.result)
+        if position is not None:
+            site = replace(site, end=reader, result=nodes[reader].output[0], bias=(reader, position))
             reader = only_reader(site.result)
-        if reader is not None and operator_type(nodes[reader]) == "Add" and len(set(nodes[reader].input)) == 2:
-            other = next(name for name in nodes[reader].input if name != site.result)
-            if other not in network.weights:
-                site = replace(site, other=other)
-                reader = only_reader(nodes[reader].output[0])
-        if reader is not None and operator_type(nodes[reader]) == "Relu":
-            site = replace(site, rectified=True)
-        found.append(site)
-    return _with_shared(network, found)
+    if site.kind in ("Conv", "Gemm") and reader is not None and _is_norm(network, nodes[reader], site.result):
+        site = replace(site, end=reader, result=nodes[reader].output[0], norm=reader)
+        reader = only_reader(site.result)
+    if reader is not None and operator_type(nodes[reader]) == "Add" and len(set(nodes[reader].input)) == 2:
+        other = next(name for name in nodes[reader].input if name != site.result)
+        if other not in network.weights:
+            site = replace(site, other=other)
+            reader = only_reader(nodes[reader].output[0])
+    if reader is not None and operator_type(nodes[reader]) == "Relu":
+        site = replace(site, rectified=True)
+    return site
 
 
-def _with_shared(network: Network, found: list[Site]) -> list[Site]:
+def _with_shared(network: Network, found: list[Site], readers: Mapping[str, list[int]]) -> list[Site]:
     """The sites with those that they share their weights with."""
     by_node = {site.node: site for site in found}
     nodes = network.nodes
-    readers: dict[str, list[int]] = {}
-    for index, node in enumerate(nodes):
-        for name in reads(node):
-            readers.setdefault(name, []).append(index)
 
     def beside(site: Site) -> tuple[Any, ...]:
         """What belongs to it beside the weights: how it reads them, and names of bias and norm."""
@@ -316,7 +310,7 @@ def _give(network: Network, nodes: list[NodeProto], places: list[Place], value: 
     """Sets a constant that is read in these places, under the name that it has where nothing else reads it."""
     index, position = places[0]
     name = nodes[index].input[position]
-    if not name or sum(list(reads(item)).count(name) for item in nodes) > len(places) or name in network.outputs:
+    if not name or len(readers_of(nodes).get(name, ())) > len(places) or name in network.outputs:
         name = network.fresh(f"{nodes[index].output[0]}_{what}")
         for index, position in places:
             nodes[index].input[position] = name
