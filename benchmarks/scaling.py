@@ -25,6 +25,7 @@ import onnxprune
 from onnxprune.common.files import read_json
 from onnxprune.common.progress import Verbosity
 from onnxprune.results import store
+from onnxprune.results.tables import result_table, write_tables
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import Outcome, run_sweep
 from onnxprune.study.estimate import estimate
@@ -134,12 +135,12 @@ def tables() -> str:
                 (large / f"p{number}" / store.CONFIG).write_text(json.dumps({**config, "seed": number}))
                 (large / f"p{number}" / store.METRICS).write_text(record)
             start = time.perf_counter()
-            store.write_tables(large)
+            write_tables(large)
             derived = time.perf_counter() - start
             times = []
             for _ in range(3):
                 start = time.perf_counter()
-                results = store.result_table(large)
+                results = result_table(large)
                 groups = results.groupby(["model", "dataset", "batch_size", "technique", "criterion", "sparsity"])
                 groups[["accuracy", "macs", "file_bytes"]].agg(["mean", "std"])
                 times.append(time.perf_counter() - start)

@@ -235,7 +235,8 @@ def results(folder: Path, output: str | None, where: tuple[str, ...]) -> None:
       onnxprune results experiments/runs/demo --where technique=structured --where "speedup > 2" --latex
     """
     from onnxprune.results.conditions import select
-    from onnxprune.results.store import failures, result_table
+    from onnxprune.results.store import failures
+    from onnxprune.results.tables import result_table
 
     table = result_table(folder, warn)
     _print_failures(failures(folder))

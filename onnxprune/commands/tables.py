@@ -17,10 +17,10 @@ from onnxprune.common.progress import MOST_DROP
 from onnxprune.delivery import headline
 from onnxprune.delivery.choice import by_study, choose
 from onnxprune.delivery.constraints import constraints
-from onnxprune.results import store
 from onnxprune.results.derived import same_as
 from onnxprune.results.quality import ACCURACY, FIDELITY, quality_of, quality_of_study
 from onnxprune.results.seeds import OF_POINT, STUDY, accuracy_interval, change, training_columns
+from onnxprune.results.tables import intact
 from onnxprune.results.timings import is_tie, noise, remarks, told_noises
 from onnxprune.results.training_remarks import dead_units, training_remarks
 from onnxprune.settings.point import FIELDS
@@ -134,7 +134,7 @@ def print_headlines(table: "pd.DataFrame", sweep: "Path") -> None:
     """Prints the model that `deploy` would choose of these rows of a sweep, for each study, to stdout."""
     console = terminal()
     wanted = constraints(max_drop=MOST_DROP)
-    sound = store.intact(table, sweep, lambda line: None)
+    sound = intact(table, sweep, lambda line: None)
     for table in by_study(sound, sweep, wanted) if len(sound) else ():
         try:
             choice = choose(table, wanted)

@@ -15,9 +15,10 @@ from onnxprune.delivery import headline
 from onnxprune.delivery.constraints import Constraint, drop, validation
 from onnxprune.delivery.modelcard import Seeds, decided_on
 from onnxprune.delivery.variants import INT8, INT8_ALONE, VARIANTS, with_variants
-from onnxprune.results import store, timings
+from onnxprune.results import timings
 from onnxprune.results.quality import ACCURACY, Quality, quality_of
 from onnxprune.results.seeds import STUDY, change, configurations
+from onnxprune.results.tables import intact, result_table
 from onnxprune.results.validation import blunt_limit
 from onnxprune.settings.vocabulary import CONTROLS
 
@@ -288,7 +289,7 @@ def studies(
         InputError: the folder is no sweep's or has no finished point, or its rows lack what a constraint needs.
     """
     left_out: list[str] = []
-    table = store.intact(store.result_table(sweep, left_out.append), sweep, left_out.append)
+    table = intact(result_table(sweep, left_out.append), sweep, left_out.append)
     if not len(table):
         reason = f": {left_out[0]}" if left_out else ""
         raise InputError(f"{sweep} has no finished point{' that can be used' if left_out else ' yet'}{reason}")

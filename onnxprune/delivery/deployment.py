@@ -28,6 +28,7 @@ from onnxprune.models import model_title
 from onnxprune.results import schema, store
 from onnxprune.results.quality import ACCURACY
 from onnxprune.results.seeds import training_columns
+from onnxprune.results.tables import result_table
 from onnxprune.results.training_remarks import remark_on_control, remark_on_finetuning
 from onnxprune.settings.point import BASES
 
@@ -115,7 +116,7 @@ def _deploy(
     batch = int(choice.row["latency_batch"])
     files, digest = _write_model(source, expected, out, name, layout, facts=facts, batch=batch)
     row = {key: None if pd.isna(value) else value for key, value in choice.row.items()}
-    row["remarks"] = remarks = _remarks(store.result_table(sweep), row)
+    row["remarks"] = remarks = _remarks(result_table(sweep), row)
     card_path = out / f"{name}.md"
     model_file = files[0].relative_to(out).as_posix()
     baked = baking.bake(classifier, facts.normalisation, out / f"{name}-baked.onnx") if classifier and bake else None

@@ -12,10 +12,10 @@ from onnxprune.common.errors import InputError
 from onnxprune.common.files import make_folder, replacing
 from onnxprune.report.series import error_bars, looks, named_series, over_seeds, sound_span
 from onnxprune.report.sources import unlike_names
-from onnxprune.results import store
 from onnxprune.results.conditions import select
 from onnxprune.results.quality import quality_of_study
 from onnxprune.results.seeds import training_columns
+from onnxprune.results.tables import result_table
 
 _FORMATS = (".pdf", ".png", ".svg")
 
@@ -93,7 +93,7 @@ def plot(
         check_format(out)
     tables = []
     for sweep, name in zip(sweeps, unlike_names(sweeps), strict=True):
-        found = store.result_table(sweep, say)
+        found = result_table(sweep, say)
         if not len(found):
             raise InputError(f"{sweep} has no finished point yet")
         tables.append(found.assign(sweep=name))

@@ -18,6 +18,7 @@ from onnxprune.delivery.deployment import source_of
 from onnxprune.delivery.headline import told_claims
 from onnxprune.delivery.modelcard import command
 from onnxprune.results import schema, store, timings
+from onnxprune.results.tables import intact, result_table
 from onnxprune.settings.point import BASES
 from onnxprune.settings.sweep import MAX_SPEC_BYTES, Sweep
 
@@ -117,7 +118,7 @@ def unlike_names(folders: Sequence[Path]) -> list[str]:
 
 def _read(folder: Path, name: str) -> Source:
     left_out: list[str] = []
-    table = store.intact(store.result_table(folder, left_out.append), folder, left_out.append).assign(sweep=name)
+    table = intact(result_table(folder, left_out.append), folder, left_out.append).assign(sweep=name)
     planned, unreadable = None, ""
     try:
         planned = len(Sweep.read(folder / store.SPEC).points)

@@ -128,7 +128,9 @@ def run_sweep(
         for problem in tracking.problems:
             reporter.say(problem)
     with store.claimed(folder / store.SPEC), just_written():
-        return Outcome(folder, store.write_tables(folder, reporter.say), sweep.failures)
+        from onnxprune.results.tables import write_tables
+
+        return Outcome(folder, write_tables(folder, reporter.say), sweep.failures)
 
 
 def check_possible(

@@ -10,6 +10,7 @@ from onnxprune.common.environment import describe
 from onnxprune.common.errors import InputError, RunError, just_written
 from onnxprune.common.files import read_json
 from onnxprune.results import store
+from onnxprune.results.tables import result_table, write_tables
 from onnxprune.runtime.lock import timing_lock
 from onnxprune.settings.point import BASES
 from onnxprune.study.latency import LATENCY_COLUMNS, latency_columns
@@ -30,7 +31,7 @@ def retime(sweep: Path, say: Callable[[str], None] = lambda line: None) -> "pd.D
             processor, GPU or onnxruntime.
         RunError: a file is not the one that was measured, or was removed meanwhile; points before it are timed anew.
     """
-    table = store.result_table(sweep)
+    table = result_table(sweep)
     timed = table[table["latency_seconds"] > 0] if len(table) else table
     if not len(timed):
         raise InputError(f"{sweep} has no point that was timed: run the sweep with --latency-seconds above 0")
@@ -45,7 +46,7 @@ def retime(sweep: Path, say: Callable[[str], None] = lambda line: None) -> "pd.D
         figures = f"{columns['latency_ms_median']:.3f} ms, speedup {columns['speedup']:.2f}"
         say(f"{number}/{len(folders)} {folder}: {figures}")
     with store.claimed(sweep / store.SPEC), just_written():
-        return store.write_tables(sweep)
+        return write_tables(sweep)
 
 
 def _is_cleaned(folder: Path) -> bool:

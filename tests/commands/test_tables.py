@@ -13,7 +13,7 @@ from onnxprune.commands.answers import print_search
 from onnxprune.commands.cells import WIDE, compact
 from onnxprune.commands.tables import _HEADINGS, _fitting
 from onnxprune.results.quality import ACCURACY
-from onnxprune.results.store import result_table
+from onnxprune.results.tables import result_table
 from onnxprune.study.search import Search, Trial
 
 
@@ -123,7 +123,7 @@ def test_headlines_are_of_the_rows_that_are_shown_and_say_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = hand_made(tmp_path, "one", technique="weight,structured", sparsity="0,50", batch_size="32,256")
-    monkeypatch.setattr(tables.store, "intact", lambda table, sweep, say: table)
+    monkeypatch.setattr(tables, "intact", lambda table, sweep, say: table)
     table = result_table(folder)
     tables.print_headlines(table, folder)
     both = capsys.readouterr().out
@@ -192,7 +192,7 @@ def test_a_speedup_within_the_noise_is_marked_in_the_headline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = hand_made(tmp_path, "one", technique="structured", sparsity="50")
-    monkeypatch.setattr(tables.store, "intact", lambda table, sweep, say: table)
+    monkeypatch.setattr(tables, "intact", lambda table, sweep, say: table)
     table = result_table(folder).assign(validation_accuracy=98.0)
     for speedup, shown in ((1.02, "speedup ~1.02x"), (1.5, "speedup 1.50x")):
         tables.print_headlines(table.assign(speedup=speedup, speedup_noise=0.05), folder)

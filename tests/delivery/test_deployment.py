@@ -24,7 +24,7 @@ from onnxprune.common.files import locked, write_json
 from onnxprune.delivery import deployment, headline, modelcard
 from onnxprune.delivery.choice import choose, studies
 from onnxprune.delivery.constraints import constraints
-from onnxprune.results import store
+from onnxprune.results.tables import result_table
 from onnxprune.settings.sweep import Sweep
 from onnxprune.settings.vocabulary import TECHNIQUES
 
@@ -286,7 +286,7 @@ def models(sweep: Path) -> Path:
 
 def test_the_copy_is_the_model_that_was_measured(models: Path, sweep: Path) -> None:
     (entry,) = json.loads((models / "index.json").read_text())
-    row = store.result_table(sweep).set_index("sparsity").loc[50]
+    row = result_table(sweep).set_index("sparsity").loc[50]
     assert sorted(path.name for path in models.iterdir()) == ["index.json", f"{NAME}.md", f"{NAME}.onnx"]
     content = (models / entry["file"]).read_bytes()
     assert content == (sweep / row["folder"] / "model.onnx").read_bytes()
@@ -315,7 +315,7 @@ def test_the_lines_of_the_card_predict_what_predict_does(models: Path) -> None:
 def test_card_and_command_tell_the_change_against_the_control_with_the_base_beside_it(
     models: Path, sweep: Path, tmp_path: Path
 ) -> None:
-    row = store.result_table(sweep).set_index("sparsity").loc[50]
+    row = result_table(sweep).set_index("sparsity").loc[50]
     control = f"{row['accuracy_change']:+.2f} against the 0 % control's {row['control_accuracy']:.2f} % ("
     base = f"base {row['base_accuracy']:.2f} %, {row['accuracy'] - row['base_accuracy']:+.2f} including fine-tuning"
     card, shown = (models / f"{NAME}.md").read_text(), called("deploy", sweep, *ASK, "--out", tmp_path).stdout
@@ -427,12 +427,12 @@ def test_the_command_of_the_card_is_the_point(models: Path, sweep: Path) -> None
     (line,) = re.findall(r"```sh\nonnxprune run (.*)\n```", (models / f"{NAME}.md").read_text())
     words = shlex.split(line)
     options = {flag[2:].replace("-", "_"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
-    row = store.result_table(sweep).set_index("sparsity").loc[50]
+    row = result_table(sweep).set_index("sparsity").loc[50]
     assert Sweep.one_point(options).points[0].point_id(row["data_checksum"]) == row["folder"]
 
 
 def test_what_qualifies_the_numbers_is_below_their_table(sweep: Path) -> None:
-    row = store.result_table(sweep).astype(object).set_index("sparsity").loc[50].to_dict()
+    row = result_table(sweep).astype(object).set_index("sparsity").loc[50].to_dict()
     shipped = modelcard.Shipped("m.onnx", "", None, (0.5, 1.0), "", None, "2026-01-31")
     remark = {"base_dead_units": 7, "remarks": ("far from trained out", "harmed")}
     lines = modelcard._numbers({**row, **remark, "macs_missing": "Loop 'x'"}, shipped)
@@ -637,7 +637,7 @@ def test_one_at_a_time_changes_an_index(sweep: Path, tmp_path: Path, monkeypatch
         return real(path)
 
     monkeypatch.setattr(deployment, "_read_index", looked_at)
-    table = store.result_table(sweep)
+    table = result_table(sweep)
     deployment.deploy(choose(table, constraints(max_drop=100)), sweep, tmp_path / "models", "plain")
     assert sorted(alone) == [False, *[True] * 15], "most other folders are free"
 

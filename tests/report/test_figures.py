@@ -17,6 +17,7 @@ from onnxprune.common.files import read_json, write_json, write_text
 from onnxprune.report import figures
 from onnxprune.report.figures import plot
 from onnxprune.results import store
+from onnxprune.results.tables import result_table
 from onnxprune.settings.sweep import Sweep
 
 
@@ -158,7 +159,7 @@ def test_the_unpruned_network_and_the_control_are_lines(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = lines(axes_of(monkeypatch, tmp_path, [sweep], "sparsity", "accuracy"))
-    table = store.result_table(sweep)
+    table = result_table(sweep)
     assert found["unpruned"].get_ydata()[0] == pytest.approx(98.5)  # the mean of two seeds
     control = table[table["sparsity"] == 0]["accuracy"].mean()
     assert found["0 % control"].get_ydata()[0] == pytest.approx(control)

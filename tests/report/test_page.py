@@ -35,6 +35,7 @@ from onnxprune.report.sources import read
 from onnxprune.report.summary import best_by_technique, comparison
 from onnxprune.results import store
 from onnxprune.results.statistics import mean_interval
+from onnxprune.results.tables import result_table
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.cleaning import clean, leftovers
 
@@ -165,7 +166,7 @@ def test_the_page_of_a_real_sweep_shows_what_deploy_would_choose(tmp_path: Path)
     )  # fmt: skip
     sweep = tmp_path / "real"
     html = page_of(sweep / "report.html", sweep)
-    best = choose(store.result_table(sweep), constraints(max_drop=1.0)).row
+    best = choose(result_table(sweep), constraints(max_drop=1.0)).row
     assert f'href="./{best["folder"]}/model.onnx"' in html
     assert f"{best['base_macs']:,} → {best['macs']:,}" in html
     assert f"{best['accuracy']:.2f} %" in html
@@ -227,7 +228,7 @@ def test_configurations_some_of_whose_networks_collapsed_are_on_no_front(tmp_pat
     for point in Sweep.read(sweep / store.SPEC).points:
         gone = point.sparsity == 90 and point.seed == 1
         finish(sweep, point, accuracy=10.0 if gone else 95.0, collapsed=gone, macs=int(1000 - 10 * point.sparsity))
-    table = store.result_table(sweep)
+    table = result_table(sweep)
     names = named_series(table)
     figure = accuracy_over_cost(table.assign(told=""), names, looks(table, names), "macs", "", front=True)
     points, front = figure.data
@@ -246,7 +247,7 @@ def test_the_front_and_the_latencies_are_of_means_and_of_one_moment(tmp_path: Pa
     for point in Sweep.read(sweep / store.SPEC).points:
         busy = {"base_latency_ms_median": 1.0 + 2 * point.seed, "latency_ms_median": (1.0 + 2 * point.seed) / 2}
         finish(sweep, point, **busy, speedup=2.0 if point.sparsity else 1.0)
-    table = store.result_table(sweep)
+    table = result_table(sweep)
     names = named_series(table)
     rows = table.assign(told="")
     figure = accuracy_over_cost(rows, names, looks(table, names), "latency_ms_paired", "", front=True)
@@ -467,7 +468,7 @@ def test_the_table_of_techniques_says_what_the_table_of_results_says(tmp_path: P
     found = best_by_technique(read([sweep]))
     assert [best.study for best in found] == ["cnn on digits, batch 32", "cnn on digits, batch 256"]
     for best, batch in zip(found, (32, 256), strict=True):
-        rows = store.result_table(sweep)
+        rows = result_table(sweep)
         rows = rows[(rows["batch_size"] == batch) & (rows["criterion"] == "l2") & (rows["sparsity"] == 50)]
         assert len(rows) == 3
         for column in ("accuracy", "speedup", "control_accuracy"):

@@ -18,6 +18,7 @@ from onnxprune.delivery.choice import studies
 from onnxprune.report.sources import read
 from onnxprune.results import schema, store
 from onnxprune.results.derived import DERIVED
+from onnxprune.results.tables import result_table, write_tables
 from onnxprune.settings.point import FIELDS
 from onnxprune.study import point as study_point
 
@@ -105,7 +106,7 @@ def test_a_bad_folder_is_named_and_left_out_and_the_rest_comes(tmp_path: Path) -
         (folder / file).write_text(json.dumps(edit(json.loads((folder / file).read_text()))))
         expected[folder.name] = file
     said: list[str] = []
-    table = store.result_table(sweep, said.append)
+    table = result_table(sweep, said.append)
     assert list(table["sparsity"]) == [0]
     assert len(said) == len(bad)
     for line in said:
@@ -127,7 +128,7 @@ def test_what_is_no_json_is_told_likewise(tmp_path: Path, content: bytes) -> Non
         before = (folder / name).read_bytes()
         (folder / name).write_bytes(content)
         said: list[str] = []
-        assert len(store.result_table(sweep, said.append)) == 1
+        assert len(result_table(sweep, said.append)) == 1
         assert said
         (folder / name).write_bytes(before)
 
@@ -188,12 +189,12 @@ def test_derived_rows_of_another_kind_are_not_believed(tmp_path: Path) -> None:
     import pandas as pd
 
     sweep = hand_made(tmp_path, "demo", technique="weight", sparsity="0,50")
-    table = store.write_tables(sweep)
+    table = write_tables(sweep)
     others = [("accuracy", "high"), ("cpu", 3), ("collapsed", "no"), ("sparsity", "half"), ("schedule", "later")]
     others += [("technique", 3), ("technique", [["weight"]] * 2), ("folder", [["a"]] * 2), ("folder", "a")]
     for name, value in others:
         table.assign(**{name: value}).to_parquet(sweep / store.TABLE)
-        pd.testing.assert_frame_equal(store.result_table(sweep), table, check_dtype=False)
+        pd.testing.assert_frame_equal(result_table(sweep), table, check_dtype=False)
 
 
 def test_what_the_helper_makes_up_is_what_points_record() -> None:
@@ -228,10 +229,10 @@ def test_which_images_are_right_is_not_believed_where_it_cannot_be(tmp_path: Pat
 def test_tables_of_different_sweeps_have_columns_of_the_same_types(tmp_path: Path) -> None:
     """Values that all happen to be whole, or missing, do not make others of them: programs read tables together."""
     for name, sparsity in (("whole", [50]), ("fractions", [0, 12.5])):
-        store.write_tables(hand_made(tmp_path, name, technique="weight", sparsity=sparsity, seeds=2))
-        store.write_tables(tmp_path / name)  # by way of what it has written
+        write_tables(hand_made(tmp_path, name, technique="weight", sparsity=sparsity, seeds=2))
+        write_tables(tmp_path / name)  # by way of what it has written
     tables = [pq.read_table(tmp_path / name / store.TABLE) for name in ("whole", "fractions")]
     assert pa.concat_tables(tables, promote_options="default").num_rows == 6
-    table = store.result_table(tmp_path / "whole")
+    table = result_table(tmp_path / "whole")
     assert (table["sparsity"].dtype, table["base_macs"].dtype) == ("Float64", "Int64")
     assert table["control_accuracy"].dtype == "Float64"

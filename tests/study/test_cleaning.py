@@ -12,6 +12,7 @@ import onnxprune
 from onnxprune.delivery.choice import choose
 from onnxprune.delivery.constraints import constraints
 from onnxprune.results import store
+from onnxprune.results.tables import result_table
 from onnxprune.study.rerun import rerun
 from onnxprune.study.retime import retime
 
@@ -29,7 +30,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[object]]
 
 def test_a_clean_sweep_keeps_its_table_and_the_chosen_model(sweep: tuple[Path, list[object]], tmp_path: Path) -> None:
     folder, arguments = sweep
-    table = store.result_table(folder)
+    table = result_table(folder)
     would = called("clean", folder, "--dry-run", "--max-drop", 100)
     assert "would free" in would.stdout
     assert len(list(folder.glob(f"*/{store.MODEL}"))) == 3
@@ -38,7 +39,7 @@ def test_a_clean_sweep_keeps_its_table_and_the_chosen_model(sweep: tuple[Path, l
     for name in (store.MASKS, store.INT8_MODEL):
         assert [path.parent for path in folder.glob(f"*/{name}")] == [left.parent]
     assert left.parent.name == choose(table, constraints(max_drop=100)).row["folder"]
-    pd.testing.assert_frame_equal(store.result_table(folder), table)
+    pd.testing.assert_frame_equal(result_table(folder), table)
     assert called("deploy", folder, "--max-drop", 100, "--out", tmp_path).returncode == 0
     # it goes on as done
     done = called(*arguments)
@@ -56,7 +57,7 @@ def test_what_is_left_can_be_timed_again(sweep: tuple[Path, list[object]], tmp_p
         record = json.loads(path.read_text())
         record["metrics"]["latency_ms_median"] = 1000.0
         path.write_text(json.dumps(record))
-    before = store.result_table(folder).set_index("folder")["latency_ms_median"]
+    before = result_table(folder).set_index("folder")["latency_ms_median"]
     (left,) = folder.glob(f"*/{store.MODEL}")
     said: list[str] = []
     after = retime(folder, said.append).set_index("folder")["latency_ms_median"]

@@ -191,10 +191,10 @@ def _deleted_before(place: str, runs: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "place"),
     [
-        ("sweep", "onnxprune.results.store:write_tables"),
+        ("sweep", "onnxprune.results.tables:write_tables"),
         ("sweep", "onnxprune.commands.tables:print_claims"),
         ("sweep", "onnxprune.commands.study:write_report"),
-        ("retime", "onnxprune.results.store:write_tables"),
+        ("retime", "onnxprune.results.tables:write_tables"),
         ("retime", "onnxprune.commands.retime:write_report"),
     ],
 )
@@ -247,6 +247,7 @@ def test_a_clock_that_is_set_back_again_and_again_changes_nothing(
 def test_rows_derived_in_a_future_that_is_over_are_not_believed(tmp_path: Path) -> None:
     """A table from before the clock was set back is younger than every record that is made after that."""
     from onnxprune.results import store
+    from onnxprune.results.tables import result_table
 
     folder = faults.sweep(tmp_path).folder
     later = time.time() + 3600
@@ -256,7 +257,7 @@ def test_rows_derived_in_a_future_that_is_over_are_not_believed(tmp_path: Path) 
     assert record is not None
     record["metrics"]["accuracy"] = 12.5
     write_json(path, record)
-    table = store.result_table(folder).set_index("folder")
+    table = result_table(folder).set_index("folder")
     assert table.loc[path.parent.name, "accuracy"] == 12.5
 
 

@@ -9,6 +9,7 @@ from made_up import hand_made
 
 import onnxprune
 from onnxprune.results import store
+from onnxprune.results.tables import result_table
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study import controller, former
 from onnxprune.study.search import search
@@ -77,7 +78,7 @@ def test_replace_leaves_the_new_points_alone_and_keeps_those_in_both(data: Path,
     assert kept.stat().st_mtime_ns == written
     assert not (tmp_path / "mine" / first[60]).exists()
     assert sorted(Sweep.read(tmp_path / "mine" / store.SPEC).values["sparsity"]) == [50, 80]
-    assert sorted(store.result_table(tmp_path / "mine")["sparsity"]) == [50, 80]
+    assert sorted(result_table(tmp_path / "mine")["sparsity"]) == [50, 80]
 
 
 def test_other_data_under_a_name_are_told_too(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_a_search_adds_to_its_own_study_and_to_no_other(data: Path, tmp_path: Pa
     again = search(Sweep.parse({**plan, "sparsity": 50}), 100, tmp_path, step=25, workers=1)
     assert again[0].sparsity == 75, "at 100 % it has collapsed"
     assert Sweep.read(tmp_path / "mine" / store.SPEC).values["sparsity"] == sorted(
-        store.result_table(tmp_path / "mine")["sparsity"]
+        result_table(tmp_path / "mine")["sparsity"]
     )
     with pytest.raises(onnxprune.InputError, match="batch_size 256 there, 64 here"):
         search(Sweep.parse({**plan, "batch_size": 64, "sparsity": 50}), 100, tmp_path, step=50, workers=1)

@@ -11,6 +11,7 @@ from onnxprune.commands.retime import retime as command
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.files import read_json, write_json
 from onnxprune.results import store
+from onnxprune.results.tables import result_table
 from onnxprune.runtime.bystanders import Disturbance
 from onnxprune.runtime.timing import Comparison, Latency
 from onnxprune.study import latency
@@ -36,12 +37,12 @@ def study(runs: Path, **changes: object) -> Path:
 
 def test_latencies_are_replaced_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = study(tmp_path)
-    before = store.result_table(sweep)
+    before = result_table(sweep)
     calls = []
     monkeypatch.setattr(latency, "compare", lambda *files, **how: calls.append(files) or [AGAIN])
     done = CliRunner().invoke(command, [str(sweep), "--json"])
     assert done.exit_code == 0, done.output
-    table = store.result_table(sweep)
+    table = result_table(sweep)
     assert len(calls) == table["network_id"].nunique() == 3, "the same network is timed once"
     assert (table["speedup"] == 4).all()
     assert (table["latency_ms_median"] == 2).all()

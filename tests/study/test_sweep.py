@@ -18,7 +18,8 @@ from onnxprune.commands.tables import print_results
 from onnxprune.common.files import read_json, write_json
 from onnxprune.pruning.decide import decide
 from onnxprune.pruning.request import Masks, Request
-from onnxprune.results import store
+from onnxprune.results import store, tables
+from onnxprune.results.tables import result_table, write_tables
 from onnxprune.schedules import one_shot
 from onnxprune.settings.vocabulary import TECHNIQUES
 
@@ -172,7 +173,7 @@ def test_tables_are_derived_and_open_as_they_are(table: pd.DataFrame, folder: Pa
     pd.testing.assert_frame_equal(pd.read_parquet(study / "results.parquet"), table, check_dtype=False)
     assert len(pd.read_csv(study / "results.csv")) == len(table)
     (study / "results.csv").unlink()
-    pd.testing.assert_frame_equal(store.write_tables(study), table, check_dtype=False)
+    pd.testing.assert_frame_equal(write_tables(study), table, check_dtype=False)
 
 
 def test_derived_rows_are_taken_as_long_as_their_records_are_older(
@@ -181,29 +182,30 @@ def test_derived_rows_are_taken_as_long_as_their_records_are_older(
     study = Path(shutil.copytree(folder / "runs" / "study", tmp_path / "study"))
     read = []
     finished_record = store.finished_record
-    monkeypatch.setattr(store, "finished_record", lambda path: read.append(path.name) or finished_record(path))
+    for module in (store, tables):
+        monkeypatch.setattr(module, "finished_record", lambda path: read.append(path.name) or finished_record(path))
     changed, gone, damaged = table["folder"][:3]
     for folder in table["folder"]:  # one alone was disturbed: the type of that column goes with it
         record = read_json(study / folder / store.METRICS)
         record["metrics"]["timing_disturbed"] = "swapping" if folder == gone else None
         write_json(study / folder / store.METRICS, record)
-    store.write_tables(study)
+    write_tables(study)
     read.clear()
-    assert store.write_tables(study).equals(store.result_table(study))
+    assert write_tables(study).equals(result_table(study))
     assert read == [], "nothing has changed"
     record = read_json(study / changed / store.METRICS)
     record["metrics"]["accuracy"] = 12.5
     write_json(study / changed / store.METRICS, record)
     shutil.rmtree(study / gone)
     (study / damaged / store.METRICS).write_text("{")
-    again = store.result_table(study)
+    again = result_table(study)
     assert {*read} == {changed, damaged}
     assert list(again["folder"]) == [name for name in table["folder"] if name not in (gone, damaged)]
     assert again.set_index("folder").loc[changed, "accuracy"] == 12.5
     assert list(again.columns) == list(table.columns)
-    assert store.write_tables(study).equals(again)
+    assert write_tables(study).equals(again)
     (study / "results.parquet").write_bytes(b"PAR1")
-    pd.testing.assert_frame_equal(store.result_table(study), again, check_dtype=False)
+    pd.testing.assert_frame_equal(result_table(study), again, check_dtype=False)
 
 
 def test_the_same_command_runs_nothing_again(table: pd.DataFrame, folder: Path, data: Path) -> None:
