@@ -13,7 +13,8 @@ import numpy as np
 
 from onnxprune.graph.channels import ChannelGraph, Cut, Group
 from onnxprune.graph.network import attribute
-from onnxprune.reduction.selection import MOST_FEATURES, rank_by_group, rank_groups
+from onnxprune.reduction.reading import MOST_FEATURES
+from onnxprune.reduction.selection import rank_by_group, rank_groups
 from onnxprune.reduction.sites import sites
 from onnxprune.runtime.random_inputs import Inputs
 

@@ -21,9 +21,10 @@ from onnxprune.reduction.importance import geometric_median, norms
 from onnxprune.reduction.latency import node_times, relative_latency
 from onnxprune.reduction.noise import noise
 from onnxprune.reduction.preparation import Prepared, difference
+from onnxprune.reduction.reading import readers_of_groups
 from onnxprune.reduction.recovery import Fit, affordable, recover, work
 from onnxprune.reduction.samples import Samples, count_samples
-from onnxprune.reduction.selection import Ranking, rank_groups, readers_of_groups
+from onnxprune.reduction.selection import Ranking, rank_groups
 from onnxprune.reduction.sensitivity import Sensitivity
 from onnxprune.reduction.settings import FROM_SAMPLES, PruneSettings
 from onnxprune.runtime.execution import open_network, run
