@@ -1,7 +1,7 @@
 """The main controller: runs a plan's bases and points, and derives the table."""
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
@@ -80,14 +80,8 @@ def run_sweep(
         StorageError: results cannot be written any more.
     """
     kind = EXECUTORS[executor]
-    if kind.here and workers is not None and workers > 1 and not POSSIBLE:
-        raise InputError("--workers: this system cannot suspend a process while another is timing; use --workers 1")
     if kind.here:
-        with silenced():
-            from onnxprune.training.device import select_device
-
-        for device in {point.device for point in plan.points}:
-            select_device(device)
+        _check_machine(plan, workers)
     folder = runs / plan.name
     plan = with_measured_step(plan, None if others == "replace" else folder, verbosity)
     # before anything is written or trained: most mistakes show here
@@ -105,19 +99,12 @@ def run_sweep(
     with contextlib.ExitStack() as stack:
         made = resolve_name(kind.make)(executor_settings, plan.points, materials, count if kind.here else workers)
         running = stack.enter_context(made)
-        make_folder(folder)
-        with store.claimed(folder / store.SPEC):
-            store.remove_partial(folder)
-            if others == "replace":
-                former.remove(former.others(folder, named))
-            write_text(folder / store.SPEC, plan.to_toml())
+        _begin(folder, plan, named if others == "replace" else None)
         bases = {point.base_id(materials.dataset(point).checksum) for point in plan.points}
         reporter = stack.enter_context(Reporter(len(bases) + len(points), verbosity))
-        for line in _reused(points, runs, materials, here=kind.here):
+        said_before = all((runs / BASES / base / store.METRICS).exists() for base in bases)
+        for line in (*_reused(points, runs, materials, here=kind.here), *(() if said_before else materials.notes)):
             reporter.say(line)
-        if not all((runs / BASES / base / store.METRICS).exists() for base in bases):  # said once
-            for note in materials.notes:
-                reporter.say(note)
         if missing and reporter.live:
             reporter.say("Ctrl-C keeps everything finished; only the bases and points in progress start over.")
         sweep = _RunningSweep(runs, materials, running, reporter, tracking)
@@ -131,6 +118,35 @@ def run_sweep(
         from onnxprune.results.tables import write_tables
 
         return Outcome(folder, write_tables(folder, reporter.say), sweep.failures)
+
+
+def _check_machine(plan: Sweep, workers: int | None) -> None:
+    """Sees that this machine can run a plan as it is asked to.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if workers is not None and workers > 1 and not POSSIBLE:
+        raise InputError("--workers: this system cannot suspend a process while another is timing; use --workers 1")
+    with silenced():
+        from onnxprune.training.device import select_device
+
+    for device in {point.device for point in plan.points}:
+        select_device(device)
+
+
+def _begin(folder: Path, plan: Sweep, alone: Collection[str] | None) -> None:
+    """Makes a folder the plan's.
+
+    Args:
+        alone: names of the folders of points that stay, the others are removed; None: all stay.
+    """
+    make_folder(folder)
+    with store.claimed(folder / store.SPEC):
+        store.remove_partial(folder)
+        if alone is not None:
+            former.remove(former.others(folder, alone))
+        write_text(folder / store.SPEC, plan.to_toml())
 
 
 def check_possible(
