@@ -8,11 +8,11 @@ import contextlib
 import math
 import os
 import pickle
-import queue
 import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,7 +204,10 @@ class _Helper:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self.used = False
-        self._frames: queue.Queue[tuple[Any, ...] | None] = queue.Queue()
+        # no queue.Queue: a signal while its lock, in Python, is taken or given back leaves it taken for ever
+        self._frames: deque[tuple[Any, ...] | None] = deque()
+        self._came = threading.Lock()  # free where frames came since it was taken
+        self._came.acquire()
         self._process = helper_process()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -213,8 +216,13 @@ class _Helper:
         assert self._process.stdout is not None
         with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
             while True:
-                self._frames.put(pickle.load(self._process.stdout))
-        self._frames.put(None)
+                self._put(pickle.load(self._process.stdout))
+        self._put(None)
+
+    def _put(self, frame: tuple[Any, ...] | None) -> None:
+        self._frames.append(frame)
+        with contextlib.suppress(RuntimeError):  # it is free already
+            self._came.release()
 
     @property
     def alive(self) -> bool:
@@ -249,11 +257,11 @@ class _Helper:
         self.used = True
         watch = _Watch(self._process.pid, limits)
         while True:
-            try:
-                frame = self._frames.get(timeout=watch.pause)
-            except queue.Empty:
-                watch.look()
+            if not self._frames:
+                if not self._came.acquire(timeout=watch.pause):
+                    watch.look()
                 continue
+            frame = self._frames.popleft()
             if frame is None:
                 raise _EndedError(self._ending())
             kind, *rest = frame

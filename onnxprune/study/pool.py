@@ -57,7 +57,7 @@ class Pool:
 
     def __init__(self, count: int, listener: Listener) -> None:
         self._listener = listener
-        self._events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self._events: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
         self._workers = [_Worker(self._events) for _ in range(count)]
         self._timing: deque[_Worker] = deque()  # the first has the machine, the others wait for it
         self._deaths: Counter[Path] = Counter()
@@ -156,7 +156,7 @@ class Pool:
 class _Worker:
     """A worker as its caller sees it; `job` is what it is doing."""
 
-    def __init__(self, events: "queue.Queue[tuple[_Worker, dict[str, Any] | None]]") -> None:
+    def __init__(self, events: "queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]") -> None:
         self.job: Job | None = None
         self.dead = False
         self._suspended = False

@@ -63,7 +63,7 @@ def serve() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is not for the caller
-    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+    messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(messages,), daemon=True).start()
     relay = _Relay(channel)
     materials: Materials | None = None
@@ -96,7 +96,7 @@ def serve() -> None:
         relay.send({"over": error})
 
 
-def _receive(messages: "queue.Queue[dict[str, Any]]") -> None:
+def _receive(messages: "queue.SimpleQueue[dict[str, Any]]") -> None:
     for line in sys.stdin:
         messages.put(json.loads(line))
     os._exit(1)  # the caller is gone: nothing is waited for any more

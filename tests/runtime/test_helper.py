@@ -118,6 +118,28 @@ def test_a_signal_ends_the_wait_and_the_helper() -> None:
     assert done.stdout == "interrupted []\n", done.stderr
 
 
+def test_a_signal_while_a_lock_is_given_back_ends_the_helper() -> None:
+    """Locks that are written in Python would stay taken, and the end of the helper be waited for in vain."""
+    code = (
+        "import signal, sys, threading, os\n"
+        "from onnxprune.runtime import helper\n"
+        "helper.guarded('guarded_work:process')\n"
+        "def interrupt(frame, event, _):\n"
+        "    if frame.f_code is threading.Condition.__exit__.__code__:\n"
+        "        later.cancel()\n"
+        "        raise KeyboardInterrupt\n"
+        "later = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "later.start()\n"
+        "try:\n"
+        "    sys.settrace(interrupt)\n"
+        "    helper.guarded('guarded_work:endless')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', helper._kept)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout == "interrupted []\n", done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only there it is a copy of its caller")
 def test_one_that_was_begun_ahead_takes_the_first_call_and_is_like_any_other(tmp_path: Path) -> None:
     code = (
