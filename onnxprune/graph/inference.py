@@ -155,7 +155,8 @@ class _Pass:
                 self._nested(index, node)
             else:
                 self._sequence(node)
-                if not all(self._is_known(name) for name in node.output if name):
+                # a product has a size before that of what it reads is known, which then has to fit
+                if self._news.keys() & set(node.input) or not all(map(self._is_known, filter(None, node.output))):
                     self._single(node)
                 self._nodes.check(node)
             unknown = [name for name in node.output if name and not self._is_known(name)]

@@ -482,6 +482,19 @@ def test_data_that_a_link_leads_elsewhere_to_stay_refused(tmp_path):
         count(folder / "model.onnx")
 
 
+GROWN = """l = Loop (rounds, yes, x) <body = b (int64 i, bool c, float[a,b,4] h) => (bool d, float[e,f,4] o) {
+    d = Identity (c) o = Concat <axis = 1> (h, x) }>
+    f = Reshape (l, size) y = MatMul (f, v)"""
+OF_GROWN = {"rounds": integers(3).reshape(()), "yes": np.array(True), "size": integers(8, -1), "v": weight(256, 5)}
+
+
+def test_a_product_behind_a_loop_has_to_fit(path: Path) -> None:
+    """It has a size before that of what it reads is known."""
+    write(path, f"net (float[1,16,4] x) => (float y) {{ {GROWN} }}", **OF_GROWN)
+    with pytest.raises(InputError, match=r"its shapes do not fit together: .*matrix multiplication"):
+        count(path)
+
+
 OF_EIGHT = {  # MACs of a batch of eight, which constants let through alone
     "a shape": ("f = Reshape (x, size) y = MatMul (f, v)", {"size": integers(8, -1), "v": weight(64, 5)}, 8 * 64 * 5),
     "a whole shape at the end": (
