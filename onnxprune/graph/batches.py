@@ -7,26 +7,26 @@ from onnx import GraphProto, ModelProto, TensorShapeProto, numpy_helper
 
 from onnxprune.common.errors import InputError
 from onnxprune.graph.inference import infer_shapes
-from onnxprune.graph.nodes import subgraphs
 from onnxprune.graph.tensors import constants
 
 _LARGEST = 2**12  # samples of a batch that is looked for
 _OPEN = 64  # stands for other sizes that are open
 _FEW = 16  # elements of a constant that may be a shape
 _TRIED = 32  # sizes at most: each takes an inference
+_ROUNDS = 16  # of loops that are followed: what is behind longer ones fits any batch
 
 
 def declare_batch(path: Path, model: ModelProto) -> None:
     """Declares the first axes of the inputs fixed that are declared free, where one size alone fits the graph: exports
     may have written the batch of their example into the middle of it.
 
-    Nothing is declared where an input has no shape, or there are loops, which take long to infer.
+    Nothing is declared where an input has no shape.
     """
     initializers = {tensor.name for tensor in model.graph.initializer}
     types = {value.name: value.type.tensor_type for value in model.graph.input if value.name not in initializers}
     firsts = [kind.shape.dim[0] for kind in types.values() if kind.shape.dim and _is_free(kind.shape.dim[0])]
     told = all(kind.HasField("shape") for kind in types.values())
-    if not told or len({size.dim_param for size in firsts}) != 1 or _loops(model.graph):
+    if not told or len({size.dim_param for size in firsts}) != 1:
         return
 
     def fits(batch: int) -> bool:
@@ -38,7 +38,7 @@ def declare_batch(path: Path, model: ModelProto) -> None:
             for name, kind in types.items()
         }
         try:
-            infer_shapes(path, model, shapes)
+            infer_shapes(path, model, shapes, rounds=_ROUNDS)
         except InputError:
             return False
         return True
@@ -56,10 +56,6 @@ def declare_batch(path: Path, model: ModelProto) -> None:
 
 def _is_free(size: TensorShapeProto.Dimension) -> bool:
     return not size.HasField("dim_value") or size.dim_value < 0
-
-
-def _loops(graph: GraphProto) -> bool:
-    return any(node.op_type == "Loop" or any(map(_loops, subgraphs(node))) for node in graph.node)
 
 
 def _sizes(graph: GraphProto) -> list[int]:

@@ -28,18 +28,23 @@ _MAX_PASSES = 20  # of shape inference over a graph
 
 _MAX_INFERENCES = 1000  # of all graphs and subgraphs: loops within loops multiply
 
-_MAX_ROUNDS = 1000  # of all loops that are followed round by round
+_MAX_ROUNDS = 1000
 
 _PASSES_A_ROUND = 3  # inferences of them, as a rule
 
 
 def infer_shapes(
-    path: Path, model: ModelProto, inputs: Mapping[str, Shape], values: Mapping[str, np.ndarray] | None = None
+    path: Path,
+    model: ModelProto,
+    inputs: Mapping[str, Shape],
+    values: Mapping[str, np.ndarray] | None = None,
+    rounds: int = _MAX_ROUNDS,
 ) -> Inferred:
     """Infers the shapes of the model's tensors, subgraphs included.
 
     Args:
         values: of inputs, where they are given.
+        rounds: of all loops that are followed round by round.
 
     Raises:
         InputError: shapes contradict each other, or are absurd.
@@ -56,15 +61,15 @@ def infer_shapes(
         if value.name in inputs:
             set_shape(value.type, inputs[value.name])
     known = {name: value for name, value in (values or {}).items() if value.size <= MAX_ELEMENTS}
-    return _infer(path, sized, _Budget(), _Outer(known), declared)
+    return _infer(path, sized, _Budget(rounds), _Outer(known), declared)
 
 
 @dataclass
 class _Budget:
     """What may still be done for a file: they are strangers'."""
 
+    rounds: int
     inferences: int = _MAX_INFERENCES
-    rounds: int = _MAX_ROUNDS
 
     def infer(self, path: Path) -> None:
         """

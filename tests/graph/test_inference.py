@@ -518,6 +518,7 @@ OF_EIGHT = {  # MACs of a batch of eight, which constants let through alone
         {"c": weight(1, 8, 3), "v": weight(1, 3, 4), "r": weight(1, 3, 3)},
         8 * 16 * (3 * 4 + 3 * 3),
     ),
+    "a shape behind a loop": (GROWN, OF_GROWN, 8 * 256 * 5),
 }
 
 
