@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.parser
+from onnx import GraphProto
 
 from onnxprune.analysis.correspondence import OutputDifference, difference, pair_names
 from onnxprune.analysis.facts import facts_of
@@ -183,6 +185,8 @@ def _read(
 ) -> list[_File]:
     """The files, of which the first is the base, counted, and each run once."""
     arrays = {name: np.asarray(value) for name, value in values.items()}
+    inputs = GraphProto()  # those of the base
+    base_at = partial(input_shapes, paths[0], inputs, given=shapes, values=arrays)
     files: list[_File] = []
     read = 0  # bytes so far
     for path in paths:
@@ -194,11 +198,11 @@ def _read(
             base = files[0]
             names = _paired_inputs(path, model, base.path, base.shapes)
             here = {own: arrays[theirs] for own, theirs in names.items() if theirs in arrays}
-            taken = {own: base.shapes[theirs] for own, theirs in names.items()}
-            resolved = input_shapes(path, model.graph, None, taken, here)
+            resolved = _shapes_as_base(path, model.graph, names, here, base, base_at)
         else:
             here = arrays
             resolved = input_shapes(path, model.graph, size, shapes, arrays)
+            inputs.input.extend(value for value in model.graph.input if value.name in resolved)
             names = {name: name for name in resolved}
         given = input_values(path, model.graph, resolved, here)
         counts = count_model(path, model, file_bytes, resolved, given)
@@ -208,6 +212,41 @@ def _read(
         try_file(path, resolved, device, threads, given, limits, allowed, f"a single run of {path}", most)
         files.append(_File(path, names, resolved, given, counts))
     return files
+
+
+def _shapes_as_base(
+    path: Path,
+    graph: GraphProto,
+    names: Mapping[str, str],
+    values: Inputs,
+    base: _File,
+    base_at: Callable[[int], dict[str, Shape]],
+) -> dict[str, Shape]:
+    """The shapes of a file's inputs, which are the base's.
+
+    Args:
+        names: the file's inputs -> the base's.
+        values: by the file's inputs.
+        base_at: gives the shapes of the base's inputs at a batch.
+
+    Raises:
+        InputError: it does not take them; where both take another batch, that is named.
+    """
+
+    def resolved(theirs: Mapping[str, Shape]) -> dict[str, Shape]:
+        return input_shapes(path, graph, None, {own: theirs[name] for own, name in names.items()}, values)
+
+    try:
+        return resolved(base.shapes)
+    except InputError as error:
+        dims = [value.type.tensor_type.shape.dim for value in graph.input if value.name in names]
+        for batch in {sizes[0].dim_value for sizes in dims if sizes and sizes[0].dim_value > 0}:
+            try:
+                resolved(base_at(batch))
+            except InputError:
+                continue
+            raise InputError(f"{error}: give --batch-size {batch}, which both take") from None
+        raise
 
 
 def _measured(files: Sequence[_File], device: str, threads: int, seconds: float) -> tuple[list[_Measured], float]:

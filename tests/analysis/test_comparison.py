@@ -268,6 +268,12 @@ def test_files_that_do_not_take_the_same_input_are_one_line(tmp_path, files):
         compare(tmp_path / "flat.onnx", [tmp_path / "int.onnx"])
     with pytest.raises(InputError, match=r"\[8, 3, 32, 32\] does not fit the input x \[n, 4\]"):
         compare(files[0], [tmp_path / "flat.onnx"], shapes={"input": (8, 3, 32, 32)})
+    for batch in (4, 8):
+        graphs.write(tmp_path / f"{batch}.onnx", f"g (float[{batch}, 4] x) => (float[{batch}, 4] y) {{ y = Relu (x) }}")
+    with pytest.raises(InputError, match=r"8\.onnx: \[1, 4\] .* x \[8, 4\]: give --batch-size 8, which both take$"):
+        compare(tmp_path / "flat.onnx", [tmp_path / "8.onnx"])
+    with pytest.raises(InputError, match=r"8\.onnx: \[4, 4\] does not fit the input x \[8, 4\]$"):
+        compare(tmp_path / "4.onnx", [tmp_path / "8.onnx"])
     done = run(files[0], tmp_path / "nowhere.onnx", *OPTIONS)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
