@@ -59,6 +59,7 @@ def main() -> NoReturn:
     """Runs the command line and exits: 0 ok, 1 a run failed, 2 bad input, 128 and its number after a signal."""
     interruption.listen()
     warnings.showwarning = _show_warning
+    stderr = sys.stderr
     try:
         with interruption.not_lost():
             cli.main(prog_name="onnxprune", standalone_mode=False)
@@ -69,6 +70,7 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt, interruption.Terminated):
         code = interruption.end()
+        sys.stderr = stderr  # it may have come while a block that leads it elsewhere was being left
         told = "Interrupted."
         if sys.argv[1:2] and sys.argv[1] in _CONTINUED:
             told += " Everything finished is kept; the same command continues a study from there."

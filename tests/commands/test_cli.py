@@ -1,5 +1,6 @@
 """The command line as a user meets it: streams, exit codes, messages."""
 
+import contextlib
 import csv
 import io
 import json
@@ -203,3 +204,22 @@ def test_interrupted_only_studies_are_said_to_go_on(
     (said,) = capfd.readouterr().err.splitlines()
     assert said.startswith("Interrupted.")
     assert ("continues a study" in said) == goes_on
+
+
+def test_what_is_said_of_an_interruption_reaches_the_terminal_wherever_it_came(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As while a block that leads stderr to a log is being left, which is then not undone."""
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        contextlib.redirect_stderr(io.StringIO()).__enter__()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.cli, "main", interrupted)
+    monkeypatch.setattr(cli.interruption, "listen", lambda: None)
+    monkeypatch.setattr(cli.interruption, "end", lambda: 130)
+    monkeypatch.setattr("sys.stderr", sys.stderr)
+    monkeypatch.setattr("sys.argv", ["onnxprune", "prune"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capfd.readouterr().err == "Interrupted.\n"
