@@ -1,7 +1,7 @@
 """Signals that ask the process to end.
 
 Python raises their exception wherever it happens to be. In a destructor or a callback of the garbage collector it is
-printed and lost, and the process goes on: so those who work for long ask again between their steps.
+lost, and the process goes on: so those who work for long ask again between their steps.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ def listen() -> None:
     for number in _EXCEPTIONS:
         if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _raise)
+    sys.unraisablehook = _print_lost
 
 
 def end() -> int:
@@ -102,3 +103,9 @@ def leave(code: int) -> NoReturn:
 def _raise(number: int, frame: FrameType | None) -> NoReturn:
     _asked.append(number)
     raise _EXCEPTIONS[signal.Signals(number)]
+
+
+def _print_lost(lost: "sys.UnraisableHookArgs") -> None:
+    """As Python does, but for the exceptions of signals, which are raised again."""
+    if not isinstance(lost.exc_value, tuple(_EXCEPTIONS.values())):
+        sys.__unraisablehook__(lost)

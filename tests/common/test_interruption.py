@@ -25,7 +25,8 @@ class Swallowing:
 
 
 @pytest.fixture
-def listening() -> Iterator[None]:
+def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("sys.unraisablehook", sys.__unraisablehook__)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     interruption.listen()
     yield
@@ -34,12 +35,11 @@ def listening() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, interruption.Terminated)]
 )
 def test_what_a_destructor_swallowed_is_raised_at_the_next_step(
-    number: int, error: type[BaseException], listening: None
+    number: int, error: type[BaseException], listening: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with Reporter(2, Verbosity.QUIET) as reporter, Stages(Verbosity.QUIET) as stages:
         reporter.begin("first")
@@ -48,6 +48,7 @@ def test_what_a_destructor_swallowed_is_raised_at_the_next_step(
         for step in (lambda: reporter.begin("second"), lambda: reporter.stage("timing"), lambda: stages("it", 1, 2)):
             with pytest.raises(error):
                 step()
+    assert not capfd.readouterr().err, "no traceback of a destructor"
 
 
 def test_without_a_signal_nothing_is_raised(listening: None) -> None:
