@@ -728,7 +728,7 @@ def test_a_gate_whose_branches_are_much_alike_keeps_its_shares(
         built.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
     onnx.save(built, path)
     report = quantized(path, data={"x": normal(256, 8)})
-    assert report.fidelity is not None and report.fidelity.relative_error < 0.1
+    assert report.fidelity is not None and report.fidelity.relative_error < 0.5, "shares of 0 are an error of 1"
     assert all(not layer.reason for layer in report.layers)
 
 
