@@ -26,6 +26,7 @@ def print_plan(
     *,
     workers: int | None,
     output: str | None,
+    replace: bool,
     searched: tuple[int, float] | None = None,
 ) -> None:
     """Prints a plan to stdout: its axes, and what it takes; each point only where much is to be told.
@@ -33,30 +34,36 @@ def print_plan(
     Args:
         workers: processes that run them side by side; None: as many as pay.
         output: "json", or None for text.
+        replace: whether points of another study in the plan's folder are removed when it is run, and not refused.
         searched: of a search the step of its sparsities, in percent, and the largest drop, in points: which points it
             runs is only found meanwhile, and they may be fewer.
 
     Raises:
-        InputError: the points cannot be pruned as they ask, or the output is neither.
+        InputError: the points cannot be pruned as they ask, the plan's folder has points of another study, or the
+            output is neither.
     """
     if output == "csv":
         raise InputError("--csv: with --dry-run a plan is printed as text, or with --json as JSON")
     with waiting("checking the plan", verbosity):
+        from onnxprune.study import former
         from onnxprune.study.alignment import with_recorded_step
         from onnxprune.study.estimate import estimate
         from onnxprune.study.feasibility import check_prunable
         from onnxprune.study.finished import Finished
         from onnxprune.study.forecast import forecast
         from onnxprune.study.jobs import Materials
-        from onnxprune.study.search import most_points
+        from onnxprune.study.search import most_points, points_in
 
     folder = runs / plan.name
-    plan = with_recorded_step(plan, folder)
+    plan = plan if replace else with_recorded_step(plan, folder)
     estimate(plan.points, verbosity)  # it reads pictures, with a line of its own
     with waiting("checking that the networks can be pruned, and how fast they train", verbosity):
         materials = Materials(data_dir, stand_ins=True)
-        check_prunable(plan.points, materials)
         finished = Finished(runs, [folder] if searched is None else sorted(runs.glob("*/")), materials)
+        if not replace:
+            planned = plan.points if searched is None else points_in(plan, folder)
+            former.refuse(folder, finished.names(planned), planned)
+        check_prunable(plan.points, materials)
         points = plan.points if searched is None else most_points(plan, *searched, finished)
         cost = estimate(points)
         expected = forecast(points, finished, runs, workers)

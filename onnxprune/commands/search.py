@@ -96,7 +96,8 @@ def search(
         from onnxprune.study.search import search as bisect
 
     if dry_run:
-        print_plan(plan, out, data_dir, verbosity, workers=workers, output=output, searched=(step, max_drop))
+        searched = (step, max_drop)
+        print_plan(plan, out, data_dir, verbosity, workers=workers, output=output, replace=replace, searched=searched)
         return
     found = bisect(
         plan,

@@ -120,7 +120,7 @@ def sweep(spec: Path | None, replace: bool, **options: Any) -> None:
     given, how = _split(options)
     plan = Sweep.read(spec, given) if spec else Sweep.parse(given)
     if how.dry_run:
-        _print_plan(plan, how)
+        _print_plan(plan, how, replace)
         return
     _end(_run(plan, how, report=True, replace=replace))
 
@@ -142,13 +142,13 @@ def run(replace: bool, **options: Any) -> None:
     given, how = _split(options)
     plan = Sweep.one_point(given)
     if how.dry_run:
-        _print_plan(plan, how)
+        _print_plan(plan, how, replace)
         return
     _end(_run(plan, how, replace=replace))
 
 
-def _print_plan(plan: "Sweep", how: _How) -> None:
-    print_plan(plan, how.out, how.data_dir, how.verbosity, workers=how.workers, output=how.output)
+def _print_plan(plan: "Sweep", how: _How, replace: bool) -> None:
+    print_plan(plan, how.out, how.data_dir, how.verbosity, workers=how.workers, output=how.output, replace=replace)
 
 
 def _run(plan: "Sweep", how: _How, report: bool = False, replace: bool = False) -> dict[str, str]:

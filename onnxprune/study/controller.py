@@ -89,7 +89,7 @@ def run_sweep(
     points = {folder / point.point_id(materials.dataset(point).checksum): point for point in plan.points}
     named = {path.name: point for path, point in points.items()}
     if others == "refuse":
-        former.refuse(folder, named)
+        former.refuse(folder, named, plan.points)
     missing = [point for path, point in points.items() if not (path / store.METRICS).exists()]
     count = 0 if not kind.here else worker_count(missing) if workers is None else min(workers, len(missing))
     check_possible(missing, materials, runs, max(1, count), verbosity)

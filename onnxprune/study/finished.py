@@ -1,6 +1,6 @@
 """What is done already of a plan, as far as that can be told without loading data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,10 @@ class Finished:
     def __init__(self, runs: Path, sweeps: Sequence[Path], materials: Materials) -> None:
         self._bases, self._sweeps, self._materials = runs / BASES, sweeps, materials
         self._known: dict[str, set[str]] = {}  # dataset -> checksums
-        folders = [path.parent for folder in (self._bases, *sweeps) for path in folder.glob(f"*/{store.METRICS}")]
-        for folder in folders:
-            config, record = read_json(folder / store.CONFIG), store.finished_record(folder)
-            if isinstance(config, dict) and record is not None:
-                checksum = config.get("data_checksum") or record["metrics"].get("data_checksum")
+        for path in [path for folder in (self._bases, *sweeps) for path in folder.glob(f"*/{store.CONFIG}")]:
+            config, record = read_json(path), store.finished_record(path.parent)
+            if isinstance(config, dict):  # that of a base has it, of a point its record
+                checksum = config.get("data_checksum") or (record and record["metrics"].get("data_checksum"))
                 self._known.setdefault(str(config.get("dataset")), set()).add(str(checksum))
 
     def has_base(self, point: Point) -> bool:
@@ -40,6 +39,10 @@ class Finished:
         names = [point.point_id(checksum) for checksum in self._checksums(point)]
         found = (store.finished_record(sweep / name) for sweep in self._sweeps for name in names)
         return next((record for record in found if record is not None), None)
+
+    def names(self, points: Iterable[Point]) -> set[str]:
+        """Those that the folders of points may have."""
+        return {point.point_id(checksum) for point in points for checksum in self._checksums(point)}
 
     def _checksums(self, point: Point) -> set[str]:
         if point.dataset in DATASETS:

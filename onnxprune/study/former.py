@@ -1,7 +1,7 @@
 """What lies in the folder of a sweep from a former one of the same name and other settings."""
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,21 @@ def others(sweep: Path, planned: Collection[str]) -> list[Path]:
     return sorted(folder for folder in found if folder.name not in planned)
 
 
-def refuse(sweep: Path, points: Mapping[str, Point]) -> None:
+def refuse(sweep: Path, planned: Collection[str], points: Collection[Point]) -> None:
     """Sees that a plan has all points that its folder has: otherwise one table would be of two studies.
 
     Args:
-        points: name of the folder of each of the plan's points -> its settings.
+        planned: names of the folders of the plan's points.
+        points: the plan's.
 
     Raises:
         InputError: it has not; the message says what differs.
     """
-    found = others(sweep, points)
+    found = others(sweep, planned)
     if found:
         raise InputError(
             f"name: {sweep} holds {plural(len(found), 'point')} of another study "
-            f"({differences(found, points.values())}): expected another --name, or --replace, which removes them"
+            f"({differences(found, points)}): expected another --name, or --replace, which removes them"
         )
 
 

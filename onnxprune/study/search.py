@@ -105,10 +105,10 @@ def search(
     plan = with_measured_step(plan, None if replace else folder, verbosity)
     materials = Materials(data_dir, verbosity)
     tried = _sparsities_in(folder)
-    planned = [dataclasses.replace(point, sparsity=sparsity) for point in plan.points for sparsity in tried]
-    named = {point.point_id(materials.dataset(point).checksum): point for point in planned}
+    planned = points_in(plan, folder)
+    named = {point.point_id(materials.dataset(point).checksum) for point in planned}
     if not replace:
-        former.refuse(folder, named)
+        former.refuse(folder, named, planned)
     elif superseded := former.others(folder, named):
         check_possible(plan.points, materials, runs, 1, verbosity)  # nothing is lost for a plan that cannot be run
         with store.claimed(folder / store.SPEC):
@@ -135,6 +135,12 @@ def search(
     for line in reused.lines():
         say(line)
     return found
+
+
+def points_in(plan: Sweep, sweep: Path) -> list[Point]:
+    """The plan's points at the sparsities of those that a sweep's folder has, finished or failed."""
+    sparsities = _sparsities_in(sweep)
+    return [dataclasses.replace(point, sparsity=sparsity) for point in plan.points for sparsity in sparsities]
 
 
 def most_points(plan: Sweep, step: int, max_drop: float, finished: Finished) -> list[Point]:

@@ -35,12 +35,12 @@ def test_points_are_done_of_the_same_data_and_code_alone(tmp_path: Path) -> None
     run(tmp_path, *line, "--sparsity", "0,50")
     assert done(tmp_path, *line, "--sparsity", "0,50,60") == (3, 2)
     code.write_text(text.replace("16", "12"))
-    assert done(tmp_path, *line, "--sparsity", "0,50,60") == (3, 0)
+    assert done(tmp_path, *line, "--sparsity", "0,50,60", "--replace") == (3, 0)
     code.write_text(text)
     arrays = dict(np.load(data))
     arrays["x_train"][0] ^= 1
     np.savez(data, **arrays)
-    assert done(tmp_path, *line, "--sparsity", "0,50,60") == (3, 0)
+    assert done(tmp_path, *line, "--sparsity", "0,50,60", "--replace") == (3, 0)
 
 
 @pytest.mark.usefixtures("brief_probe")

@@ -45,6 +45,28 @@ def test_a_name_with_other_settings_is_refused_and_says_what_differs(data: Path,
     assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.usefixtures("brief_probe")
+@pytest.mark.parametrize("named", [False, True])
+def test_a_plan_is_refused_where_its_run_would_be(named: bool, data: Path, tmp_path: Path) -> None:
+    """Of a dataset with a name the former runs say which data it was, also those that failed."""
+    given = settings(data, tmp_path) | ({"dataset": "digits"} if named else {})
+    flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    plain, broken = [*flags, "--sparsity", "50"], [*flags, "--learning-rate", "1e6", "--epochs", 5]
+    broken += ["--sparsity", "50", "--name", "broken"]
+    assert called("sweep", *plain).returncode == 0
+    assert called("sweep", *broken).returncode == 1
+    for command in ([*flags, "--sparsity", "50,80"], broken, [*plain, "--batch-size", 64, "--replace"]):
+        planned = called("sweep", *command, "--dry-run")
+        assert planned.returncode == 0, planned.stderr
+    for command in ([*flags, "--sparsity", "80"], [*plain, "--batch-size", 64]):
+        planned, run = called("sweep", *command, "--dry-run"), called("sweep", *command)
+        assert (planned.returncode, run.returncode) == (2, 2)
+        assert planned.stderr == run.stderr
+        assert "another study" in run.stderr
+    searched = called("search", *(word for word in plain if word not in ("--sparsity", "50")), "--dry-run")
+    assert searched.returncode == 0, searched.stderr
+
+
 def test_points_may_be_added_and_the_same_again_goes_on(data: Path, tmp_path: Path) -> None:
     given = settings(data, tmp_path)
     onnxprune.sweep(**given, sparsity=[50])
