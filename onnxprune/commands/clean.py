@@ -43,7 +43,7 @@ def clean(sweep: Path, max_drop: float, dry_run: bool) -> None:
     try:
         chosen = [str(choose(table, wanted).row["folder"]) for table in studies(sweep, wanted)]
     except RunError as error:
-        raise RunError(f"{error}; nothing was removed: give a --max-drop that keeps a model") from None
+        raise RunError(f"{error}; nothing was removed, as there is no model that deploy would choose") from None
     found = leftovers(sweep, chosen)
     size = sum(leftover.size for leftover in found)
     if not dry_run:
