@@ -24,15 +24,18 @@ def retime(sweep: Path, say: Callable[[str], None] = lambda line: None) -> "pd.D
     changes. Points whose models `clean` has removed keep their latencies.
 
     Args:
-        say: gets a line a point, and where another process is timing and has to be waited for.
+        say: gets a line a point, one for each that is left out because what is in its folder cannot be believed, and
+            where another process is timing and has to be waited for.
 
     Raises:
-        InputError: the folder is no sweep's, nothing in it was timed, all models are removed, or it was on another
-            processor, GPU or onnxruntime.
+        InputError: the folder is no sweep's or has no finished point, nothing in it was timed, all models are removed,
+            or it was on another processor, GPU or onnxruntime.
         RunError: a file is not the one that was measured, or was removed meanwhile; points before it are timed anew.
     """
-    table = result_table(sweep)
-    timed = table[table["latency_seconds"] > 0] if len(table) else table
+    table = result_table(sweep, say)
+    if not len(table):
+        raise InputError(f"{sweep} has no finished point that could be timed")
+    timed = table[table["latency_seconds"] > 0]
     if not len(timed):
         raise InputError(f"{sweep} has no point that was timed: run the sweep with --latency-seconds above 0")
     folders = [folder for folder in timed["folder"] if not _is_cleaned(sweep / folder)]

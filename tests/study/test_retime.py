@@ -71,5 +71,13 @@ def test_what_cannot_be_timed_is_said(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is damaged \(model.onnx\)"):
         retime(sweep)
     (tmp_path / "untimed").mkdir()
+    (path / store.METRICS).write_text("{}")
+    said: list[str] = []
+    assert len(retime(sweep, said.append)) == 1
+    assert "is left out: metrics.json" in said[0]
+    for record in sweep.glob(f"*/{store.METRICS}"):
+        record.unlink()
+    with pytest.raises(InputError, match="no finished point that could be timed"):
+        retime(sweep)
     with pytest.raises(InputError, match="no point that was timed"):
         retime(study(tmp_path / "untimed", latency_seconds=0))
