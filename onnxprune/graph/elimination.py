@@ -214,7 +214,7 @@ class _Graph:
         """Makes inputs and outputs of an operator that keeps its channels need the same; whether something changed."""
         if self._is_product(node) or not self._is_known(node) or not self._all_told(node):
             return False
-        if node.output[0] not in self._channels:
+        if node.output[0] not in self._channels or node.input[0] not in self._channels:  # as where it reads a constant
             return False
         output = self._channels[node.output[0]]
         sources = [self._channels[name] for name in node.input if name in self._channels]

@@ -210,6 +210,30 @@ def test_a_picture_of_unknown_size_can_be_flattened(tmp_path: Path) -> None:
     np.testing.assert_allclose(answers(path, (1, 8, 8)), before, atol=1e-5)
 
 
+class OfParameters(nn.Module):
+    """What operators that keep channels make of parameters has channels, and they have none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate, self.more = nn.Conv2d(1, 8, 3), nn.Parameter(torch.ones(1, 8, 1, 1)), nn.Linear(8, 4)
+        self.shift = nn.Parameter(torch.ones(1, 2, 2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = (self.conv(images) * torch.relu(self.gate)).mean((2, 3))
+        shifted: torch.Tensor = self.more(found) + torch.flatten(torch.neg(self.shift), 1) + self.shift.flatten(1)
+        return shifted
+
+
+def test_parameters_that_operators_of_channels_read_are_no_channels(tmp_path: Path) -> None:
+    network = OfParameters()
+    with torch.no_grad():
+        network.more.weight[:, 3] = 0
+    path = exported(network, tmp_path / "model.onnx", (1, 8, 8))
+    before = answers(path, (1, 8, 8))
+    assert eliminate_dead_units(path) == 0, "the gate reads all"
+    np.testing.assert_array_equal(answers(path, (1, 8, 8)), before)
+
+
 def test_equal_numbers_are_not_more_when_each_operator_has_its_own(tmp_path: Path) -> None:
     """The exporter stores what untrained BatchNorms share once; without one's dead unit they are two."""
     layers = [nn.Conv2d(1, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU()]
