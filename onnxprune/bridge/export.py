@@ -23,6 +23,9 @@ INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
 _ANSWERED_AT_ONCE = 64  # images
 
+# that of torch.nn.utils.parametrizations.spectral_norm, of real numbers; the exporter only has `dot`
+torch.onnx.register_custom_op_symbolic("aten::vdot", lambda graph, *vectors: graph.op("MatMul", *vectors), OPSET)
+
 
 def export(network: nn.Module, path: Path, input_shape: tuple[int, ...], *, named: bool = False) -> None:
     """Writes `network` as a single ONNX file: float32 `input` (batch, C, H, W) to `logits` (batch, classes).

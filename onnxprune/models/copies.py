@@ -37,7 +37,7 @@ def make_copyable(network: nn.Module) -> None:
         for hook in list(layer._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm):
                 _parametrize(layer, hook)
-            elif isinstance(hook, SpectralNorm):  # whose present form cannot be exported
+            elif isinstance(hook, SpectralNorm):
                 layer.register_forward_hook(_let_go)  # of its own, as networks that shrank have these layers alone
     for name, module in network.named_modules():
         for key in _computed(module):

@@ -20,6 +20,7 @@ from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.progress import Reporter, Verbosity
 from onnxprune.models import MODELS, model_title, reference
 from onnxprune.models.copies import make_copyable
+from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.sweep import Sweep
 from onnxprune.study.controller import run_sweep
@@ -464,6 +465,31 @@ def test_former_weight_norms_other_convolutions_and_ways_that_only_training_take
     assert outcome.failures == {}
     assert (Path.cwd(), torch.get_default_dtype()) == before and torch.is_grad_enabled()
     assert len(outcome.table) == 2
+
+
+SPECTRAL = """
+from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv, self.present = nn.Conv2d(1, 8, 3, stride=4), parametrizations.spectral_norm(nn.Conv2d(8, 8, 3))
+        self.former, self.last = spectral_norm(nn.Linear(8 * 5 * 5, 12)), nn.Linear(12, classes)
+
+    def forward(self, images):
+        return self.last(self.former(self.present(self.conv(images).relu()).relu().flatten(1)).relu())
+"""
+
+
+def test_weights_that_spectral_norm_computes_stay(tmp_path: Path) -> None:
+    (tmp_path / "spectral.py").write_text(SPECTRAL)
+    settings = {**SETTINGS, "model": f"{tmp_path / 'spectral.py'}:Net", "technique": "structured", "sparsity": 50}
+    outcome = run_sweep(Sweep.parse(settings), tmp_path / "runs", workers=1)
+    assert outcome.failures == {}
+    (record,) = (store.finished_record(outcome.folder / folder) or {} for folder in outcome.table["folder"])
+    assert record["layers"] == {"conv": {"units": 8, "kept": 4}}
 
 
 def test_a_way_that_only_training_takes_may_want_the_usual_layout() -> None:
