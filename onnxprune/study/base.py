@@ -126,7 +126,9 @@ def load_base(point: Point, dataset: Dataset, runs: Path) -> Base:
         raise RunError(f"the base in {folder} was removed or damaged meanwhile; the same command again makes it")
     with _sources_unchanged(point, dataset, folder):
         network = build_network(dataclasses.replace(point, weights=None), dataset)
-    network.load_state_dict(safetensors.torch.load_file(folder / store.CHECKPOINT))
+    state = network.state_dict()
+    state.update(safetensors.torch.load_file(folder / store.CHECKPOINT))
+    network.load_state_dict(state)  # not the tensors alone: modules may ask for the version of their state
     return Base(folder, network, record["metrics"])
 
 

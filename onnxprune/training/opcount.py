@@ -1,6 +1,7 @@
 """Counts what one training step computes, operator by operator, forward and backward."""
 
 import contextlib
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def count_training_ops(network: nn.Module, input_shape: tuple[int, int, int]) ->
     Raises:
         InputError: it gives something else than rows of numbers, or has nothing to train.
     """
-    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state = copy.deepcopy(network.state_dict())
     training = network.training
     device = device_of(network)
     images = torch.randn(_SAMPLES, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)

@@ -65,7 +65,8 @@ def load_weights(network: nn.Module, source: str, classes: Sequence[str], heads:
         raise InputError(f"{source}: not the weights of this network: {'; '.join(sorted(wrong)[:_SHOWN])}{more}")
     # all of the head, or nothing
     fitting = {name: value for name, value in fitting.items() if name.rpartition(".")[0] not in replaced}
-    network.load_state_dict(fitting, strict=False)
+    own.update(fitting)
+    network.load_state_dict(own)  # not the tensors alone: modules may ask for the version of their state
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

@@ -467,6 +467,34 @@ def test_former_weight_norms_other_convolutions_and_ways_that_only_training_take
     assert len(outcome.table) == 2
 
 
+VERSIONED = """
+from torch import nn
+
+
+class Net(nn.Sequential):  # as torchvision's MNASNet
+    _version = 2
+
+    def __init__(self, classes):
+        super().__init__(nn.Flatten(), nn.Linear(784, 12), nn.ReLU(), nn.Linear(12, classes))
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") != self._version:
+            raise ValueError("version should be set to 2")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+"""
+
+
+def test_networks_that_ask_for_the_version_of_their_state(tmp_path: Path) -> None:
+    (tmp_path / "versioned.py").write_text(VERSIONED)
+    settings = {**SETTINGS, "model": f"{tmp_path / 'versioned.py'}:Net", "technique": "structured", "sparsity": 50}
+    outcome = run_sweep(Sweep.parse(settings), tmp_path / "runs", workers=1)
+    assert outcome.failures == {}
+    (weights,) = (tmp_path / "runs").glob("bases/*/checkpoint.safetensors")
+    again = {**settings, "weights": str(weights), "epochs": 0, "name": "again"}
+    table = run_sweep(Sweep.parse(again), tmp_path / "runs", workers=1).table
+    assert table["base_accuracy"].tolist() == outcome.table["base_accuracy"].tolist()
+
+
 SPECTRAL = """
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm
