@@ -66,9 +66,10 @@ def check() -> None:
 def interruptible(work: Callable[[], T]) -> T:
     """What a call of native code gives, made in a thread of its own, so that a signal ends the wait for it.
 
-    The call goes on all the same: the process is to end next, by `leave`.
+    The call goes on all the same: the process is to end next, by `leave`. Where no signal is heard by Python, as in the
+    helper, or in another thread, there is nothing to wait for, and it is made at once: a thread for each costs time.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not callable(signal.getsignal(signal.SIGINT)) or threading.current_thread() is not threading.main_thread():
         return work()
     found: list[T] = []
     failed: list[BaseException] = []

@@ -140,6 +140,7 @@ def serve() -> None:
     """The helper: answers calls on standard input until that ends."""
     global _answers, _base, _end, _limits, _most, _stage
     _end_with_the_caller()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # signals are the caller's, and native code need not be left for one
     _answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints is not for the caller
     if resource is not None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -53,6 +54,14 @@ def test_what_a_destructor_swallowed_is_raised_at_the_next_step(
 
 def test_without_a_signal_nothing_is_raised(listening: None) -> None:
     interruption.check()
+
+
+def test_a_thread_is_begun_only_where_a_signal_could_end_the_wait(listening: None) -> None:
+    """Each costs more than a run of a small network."""
+    here = threading.current_thread()
+    assert interruption.interruptible(threading.current_thread) != here
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    assert interruption.interruptible(threading.current_thread) == here
 
 
 def test_a_signal_ends_the_wait_for_native_code() -> None:

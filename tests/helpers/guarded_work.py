@@ -22,6 +22,11 @@ def process() -> int:
     return os.getpid()
 
 
+def hears() -> bool:
+    """Whether Ctrl-C is Python's to raise there."""
+    return callable(signal.getsignal(signal.SIGINT))
+
+
 def fill() -> None:
     helping.stage("writing", 1.0)
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -67,6 +67,7 @@ def test_what_it_gives_and_says_comes_back_and_it_is_kept() -> None:
     first = guarded("guarded_work:process")
     assert first == guarded("guarded_work:process") != os.getpid()
     assert guarded("guarded_work:process", fresh=True) != first
+    assert not guarded("guarded_work:hears"), "signals are its caller's"
     with pytest.raises(RunError, match="no"):
         guarded("guarded_work:refuse")
     assert guarded("guarded_work:process") == first
