@@ -280,7 +280,8 @@ def models(sweep: Path) -> Path:
     done = called("deploy", sweep, *ASK, "--out", out)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert f"{NAME}: the fastest of the 1 of 3 models" in done.stdout
+    # by which of the two depends on how calm the machine was
+    assert re.search(rf"^{NAME}: the (fastest|one of the fewest MACs) of the 1 of 3 models", done.stdout, re.MULTILINE)
     return out
 
 
