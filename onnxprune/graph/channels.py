@@ -58,8 +58,8 @@ class Rewrite:
     """Something of a node that depends on how many channels are left.
 
     Attributes:
-        kind: "group", "num_groups" or "hidden_size" (attributes that count labels), "sizes" (an element of a constant
-            that is a size), "split", "slice", "gather".
+        kind: "group", "num_groups" or "hidden_size" (attributes that count labels), "scale" (an attribute that becomes
+            what by default it was), "sizes" (an element of a constant that is a size), "split", "slice", "gather".
         position: of the element, for "sizes"; of the input that is the constant.
         labels: of the axis before the node; for "split" and "slice" several arrays: its parts, in order.
     """

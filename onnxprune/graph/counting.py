@@ -111,16 +111,8 @@ def macs_within(node: NodeProto, counts: Iterable[NodeCount]) -> int:
     return sum(count.macs for count in counts if inner and count.name.startswith(inner))
 
 
-def node_counts(path: Path, shapes: Mapping[str, Shape]) -> list[NodeCount]:
-    """Those of `count`, without onnx-tool's.
-
-    Args:
-        shapes: input name -> shape with the batch, of all inputs.
-
-    Raises:
-        InputError: as `count`.
-    """
-    model, _ = load(path)
+def node_counts(path: Path, model: ModelProto, shapes: Mapping[str, Shape]) -> list[NodeCount]:
+    """Those of `count_model`, without onnx-tool's."""
     return Walk(path, infer_shapes(path, model, shapes), model.graph).nodes
 
 

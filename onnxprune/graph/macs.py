@@ -140,12 +140,12 @@ def _attention(site: Site) -> list[Product]:
     query, key, value = (site.input(position) for position in range(3))
     past = site.input(4)[2] if site.has(4) else 0
     if len(query) == 4:
-        rows, length, width = prod(query[:3]), key[2], query[3] + value[3]
+        rows, length, widths = prod(query[:3]), key[2], (query[3], value[3])
     else:
         heads, kv_heads = site.attribute("q_num_heads", 1), site.attribute("kv_num_heads", 1)
         rows, length = query[0] * query[1] * heads, key[1]
-        width = query[2] // heads + value[2] // kv_heads
-    return [Product(rows * (length + past) * width)]
+        widths = query[2] // heads, value[2] // kv_heads
+    return [Product(rows * (length + past) * width) for width in widths]
 
 
 def _fused_attention(past_position: int) -> Callable[[Site], list[Product]]:
@@ -169,16 +169,16 @@ def _multi_head_attention(site: Site) -> list[Product]:
     query = site.input(0)
     past = site.input(6)[2] if site.has(6) else 0
     if len(query) == 5:  # (batch, length, heads, 3, size)
-        length, width = query[1], 2 * query[2] * query[4]
+        length, widths = query[1], (query[2] * query[4],) * 2
     else:
         key = site.input(1)
         if len(key) == 5:  # (batch, length, heads, 2, size)
-            length, width = key[1], query[2] + key[2] * key[4]
+            length, widths = key[1], (query[2], key[2] * key[4])
         else:
             value = site.input(2)
             length = key[2] if len(key) == 4 else key[1]
-            width = query[2] + (value[1] * value[3] if len(value) == 4 else value[2])
-    return [Product(query[0] * query[1] * (length + past) * width)]
+            widths = query[2], value[1] * value[3] if len(value) == 4 else value[2]
+    return [Product(query[0] * query[1] * (length + past) * width) for width in widths]
 
 
 def _group_query_attention(site: Site) -> list[Product]:

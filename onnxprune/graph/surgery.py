@@ -128,6 +128,10 @@ def _count(own: _Constants, node: NodeProto, rewrite: Rewrite, keep: np.ndarray)
     set_attribute(node, rewrite.kind, int(keep[rewrite.labels[0]].sum()))
 
 
+def _scale(own: _Constants, node: NodeProto, rewrite: Rewrite, keep: np.ndarray) -> None:
+    set_attribute(node, "scale", len(rewrite.labels[0]) ** -0.5)
+
+
 def _sizes(own: _Constants, node: NodeProto, rewrite: Rewrite, keep: np.ndarray) -> None:
     sizes = own.value(node, rewrite.position).copy()
     sizes[rewrite.element] = int(keep[rewrite.labels[0]].sum())
@@ -175,6 +179,7 @@ _REWRITES = {
     "group": _count,
     "hidden_size": _count,
     "num_groups": _count,
+    "scale": _scale,
     "sizes": _sizes,
     "split": _split,
     "slice": _slice,

@@ -1,23 +1,28 @@
-"""Nodes into which onnxruntime's optimiser has fused several, as the nodes of ONNX that they stand for.
+"""Nodes into which onnxruntime's optimiser has fused several, as the nodes that they stand for.
 
-It writes them into files that it saves, and fuses them again when it opens a file.
+It writes them into files that it saves, and fuses them again when it opens a file; all but Attention, which computes no
+faster than MultiHeadAttention behind products with its weights.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnx import ModelProto, NodeProto, TensorProto, helper
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.common.errors import InputError
 from onnxprune.graph.inference import infer_shapes
 from onnxprune.graph.inferred import Inferred
 from onnxprune.graph.macs import MICROSOFT
 from onnxprune.graph.nodes import label, operator_type, used_names
+from onnxprune.graph.tensors import constants, values
 
 _FIRST_CLIP_OF_INPUTS = 11  # the opset from which its limits are inputs
 _LIMITS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Clip": ("min", "max")}  # activation_params
 _OF_GEMMS = ("alpha", "beta", "gamma")
+_HEADS = ("num_heads", "scale", "mask_filter_value", "unidirectional")  # what MultiHeadAttention has of Attention
+_READ = ("query", "key", "value")
 
 _Step = tuple[str, list[str], dict[str, Any]]  # an operator, its inputs but the first, and its attributes
 
@@ -25,7 +30,10 @@ _Step = tuple[str, list[str], dict[str, Any]]  # an operator, its inputs but the
 def unfuse(path: Path, model: ModelProto) -> None:
     """Puts Conv, Gemm or MatMul and what follows in place of FusedConv, FusedGemm and FusedMatMul of the main graph.
 
-    The products keep the names of the nodes. A product of transposed tensors whose rank is not known stays.
+    MultiHeadAttention behind MatMul and Add takes the place of Attention, and of MultiHeadAttention with a bias.
+
+    The products and the attention keep the names of the nodes. What needs a shape that is not known stays, and
+    attention that keeps its keys and values.
     """
     graph = model.graph
     if not any(operator_type(node) in _FUSED for node in graph.node):
@@ -48,18 +56,25 @@ class _Unfused:
         self._taken = used_names(graph) | {name for node in graph.node for name in node.output}
         inferred = _inferred(path, model)
         self._types = inferred.types
-        self._ranks = {name: len(shape) for name, shape in inferred.shapes.items()}
+        self._shapes = inferred.shapes
+        self._path = path
+        self._constants = {tensor.name: tensor for tensor in constants(graph)}
+        self._parts: dict[tuple[str, tuple[int, ...]], list[str]] = {}
 
     def add(self, node: NodeProto) -> None:
         """The node, or those that it stands for."""
         given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        kind = _FUSED.get(operator_type(node))
-        if kind == "MatMul":
-            self._matmul(node, given)
-        elif kind is not None:
-            self._activated(node, kind, given)
+        kind = operator_type(node)
+        if kind in _FUSED:
+            _FUSED[kind](self, node, given)
         else:
             self.nodes.append(node)
+
+    def conv(self, node: NodeProto, given: Mapping[str, Any]) -> None:
+        self._activated(node, "Conv", given)
+
+    def gemm(self, node: NodeProto, given: Mapping[str, Any]) -> None:
+        self._activated(node, "Gemm", given)
 
     def _activated(self, node: NodeProto, kind: str, given: Mapping[str, Any]) -> None:
         own = {name: value for name, value in given.items() if not name.startswith("activation")}
@@ -77,9 +92,9 @@ class _Unfused:
             steps.append((activation, [], numbers))
         self._chain(node, kind, list(node.input[:3]), own, steps)
 
-    def _matmul(self, node: NodeProto, given: Mapping[str, Any]) -> None:
+    def matmul(self, node: NodeProto, given: Mapping[str, Any]) -> None:
         turned = [bool(given.get(name, 0)) for name in ("transA", "transB")]
-        ranks = [self._ranks.get(name, 0) for name in node.input]
+        ranks = [len(self._shapes.get(name, ())) for name in node.input]
         stacked = given.get("transBatchA", 0) or given.get("transBatchB", 0)
         if stacked or any(turns and rank < 2 for turns, rank in zip(turned, ranks, strict=True)):
             self.nodes.append(node)
@@ -95,6 +110,62 @@ class _Unfused:
         alpha = given.get("alpha", 1.0)
         steps: list[_Step] = [("Mul", [self._constant(node, alpha)], {})] if alpha != 1 else []
         self._chain(node, "MatMul", inputs, {}, steps)
+
+    def attention(self, node: NodeProto, given: Mapping[str, Any]) -> None:
+        data, weight, bias, mask, past, added, *more = [*node.input, *[""] * 5][: max(6, len(node.input))]
+        held = self._constants.get(weight)
+        width = 0 if held is None or len(held.dims) != 2 else held.dims[1]
+        sizes = tuple(given.get("qkv_hidden_sizes", [width // 3] * 3))
+        keeps = any([past, *more, *node.output[1:]]) or given.get("do_rotary", 0)
+        # without a bias onnxruntime does not run it
+        if keeps or not width or sum(sizes) != width or bias not in self._constants or not self._is_mask(node):
+            self.nodes.append(node)
+            return
+        products = []
+        for role, part in zip(_READ, self._split(weight, sizes), strict=True):
+            products.append(self._fresh(f"{node.output[0]}_{role}"))
+            self.nodes.append(helper.make_node("MatMul", [data, part], products[-1:], f"{label(node)}_{role}"))
+        sums = self._biased(node, products, bias, sizes)
+        self._heads(node, [*sums, "", mask, added], {name: given[name] for name in _HEADS if name in given})
+
+    def multi_head_attention(self, node: NodeProto, given: Mapping[str, Any]) -> None:
+        query, key, value, bias, *others = [*node.input, *[""] * 3][: max(4, len(node.input))]
+        shapes = [self._shapes.get(name, ()) for name in (query, key, value)]
+        if bias in self._constants and all(len(shape) == 3 for shape in shapes):
+            sizes = tuple(int(shape[-1]) for shape in shapes)
+            if sum(sizes) == np.prod(self._constants[bias].dims):
+                self._heads(node, [*self._biased(node, [query, key, value], bias, sizes), "", *others], given)
+                return
+        self.nodes.append(node)
+
+    def _heads(self, node: NodeProto, inputs: Sequence[str], own: Mapping[str, Any]) -> None:
+        """MultiHeadAttention in the node's place."""
+        given = len(inputs) - next(place for place, name in enumerate(reversed(inputs)) if name)
+        made = helper.make_node("MultiHeadAttention", inputs[:given], node.output, label(node), domain=MICROSOFT, **own)
+        self.nodes.append(made)
+
+    def _biased(self, node: NodeProto, products: Sequence[str], bias: str, sizes: tuple[int, ...]) -> list[str]:
+        """Queries, keys and values with their parts of a bias added."""
+        sums = [self._fresh(f"{name}_biased") for name in products]
+        for role, *names in zip(_READ, products, self._split(bias, sizes), sums, strict=True):
+            self.nodes.append(helper.make_node("Add", names[:2], names[2:], f"{label(node)}_{role}_bias"))
+        return sums
+
+    def _is_mask(self, node: NodeProto) -> bool:
+        """Whether MultiHeadAttention takes the mask of Attention: which keys count, or how many of each sample."""
+        name = node.input[3] if len(node.input) > 3 else ""
+        shape = self._shapes.get(name, ())
+        return not name or len(shape) in (2, 3) or shape == self._shapes.get(node.input[0], ())[:1] != ()
+
+    def _split(self, name: str, sizes: tuple[int, ...]) -> list[str]:
+        """The parts of a constant's last axis; of several nodes that read it they are the same."""
+        if (name, sizes) not in self._parts:
+            whole = values(self._path, self._constants[name])
+            parts = np.split(whole, np.cumsum(sizes)[:-1], axis=-1)
+            names = [self._fresh(f"{name}_{role}") for role in _READ]
+            self._graph.initializer.extend(map(numpy_helper.from_array, map(np.ascontiguousarray, parts), names))
+            self._parts[name, sizes] = names
+        return self._parts[name, sizes]
 
     def _chain(
         self,
@@ -140,4 +211,10 @@ def _inferred(path: Path, model: ModelProto) -> Inferred:
         return Inferred()
 
 
-_FUSED = {f"{MICROSOFT}.Fused{kind}": kind for kind in ("Conv", "Gemm", "MatMul")}
+_FUSED = {
+    f"{MICROSOFT}.Attention": _Unfused.attention,
+    f"{MICROSOFT}.FusedConv": _Unfused.conv,
+    f"{MICROSOFT}.FusedGemm": _Unfused.gemm,
+    f"{MICROSOFT}.FusedMatMul": _Unfused.matmul,
+    f"{MICROSOFT}.MultiHeadAttention": _Unfused.multi_head_attention,
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -16,12 +16,13 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnxprune.common.errors import InputError, StorageError, one_line
 from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph import contrib
-from onnxprune.graph.counting import count, macs_within
+from onnxprune.graph.counting import macs_within, node_counts
 from onnxprune.graph.macs import OPERATORS
 from onnxprune.graph.network import Network, attribute, check_source, label_of, opset, read, set_attribute
 from onnxprune.graph.node_inference import contradiction
 from onnxprune.graph.nodes import label, operator_type, subgraphs, used_names
 from onnxprune.graph.number_types import is_floating, is_quantised
+from onnxprune.graph.shapes import input_shapes
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.session import FATAL
 
@@ -110,24 +111,22 @@ def prepare(path: Path, kinds: Sequence[str] | None, shapes: Mapping[str, Shape]
     _declare_types(path, model)
     nodes = {node.name: node for node in model.graph.node}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    counts = count(path, shapes=shapes)
-    macs: dict[str, deque[int]] = {}
-    for found in counts.nodes:  # in the order of the file: a node may have the name of another's output
-        macs.setdefault(found.name, deque()).append(found.macs)
+    counted = named.proto()
+    counts = node_counts(path, counted, input_shapes(path, counted.graph, None, shapes))
+    macs = {found.name: found.macs for found in counts}
     layers = []
-    for node, original in zip(named.nodes, source.nodes, strict=True):
-        within, own = macs_within(original, counts.nodes), macs.get(label(original))
-        whole = within + (own.popleft() if own else 0)
+    for node in named.nodes:
+        within = macs_within(node, counts)
         if (operator_type(node) in OPERATORS or within) and node.name in places:
             made = nodes[places[node.name]]
             obstacle = None if kinds is None else _obstacle(made, constants, kinds)
-            layers.append(Layer(node.name, made.name, made.op_type, whole, obstacle))
+            layers.append(Layer(node.name, made.name, made.op_type, within + macs.get(label(node), 0), obstacle))
     if not any(layer.obstacle is None for layer in layers):
         reasons = sorted({layer.obstacle for layer in layers if layer.obstacle})
         raise InputError(
             f"{path}: nothing of it can be quantised: {'; '.join(reasons[:3]) or 'it has no layers with weights'}"
         )
-    return Prepared(source, model, tuple(layers), places, counts.macs)
+    return Prepared(source, model, tuple(layers), places, sum(found.macs for found in counts))
 
 
 def _refuse(path: Path, network: Network) -> None:

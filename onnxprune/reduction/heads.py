@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from onnxprune.graph.attention import by_head, heads_of
 from onnxprune.graph.channels import ChannelGraph
 from onnxprune.graph.network import Network, reads
 from onnxprune.graph.nodes import operator_type
@@ -140,29 +141,62 @@ def _pairs(graph: ChannelGraph) -> Iterator[_Pair]:
     for group in graph.groups:
         if group.frozen is None:
             free[np.concatenate(group.units)] = True
+
+    def made(name: str) -> tuple[Site, np.ndarray] | None:
+        channels = graph.channels.get(name)
+        return None if channels is None or not free[channels.labels].all() else _made(graph, makers, name)
+
     for node in network.nodes:
-        channels = graph.channels.get(node.input[1]) if operator_type(node) == "MatMul" else None
-        if channels is None or not free[channels.labels].all():
-            continue
-        right = _made(graph, makers, node.input[1])
-        scores = channels.axis == len(graph.shapes[node.input[1]]) - 2
-        left = _made(graph, makers, node.input[0]) if scores else right
-        if left is None or right is None:
-            continue
-        if scores:
-            rows, others = _by_head(left[1]), _by_head(np.swapaxes(right[1], -1, -2))
-            if rows is not None and others is not None and _match(rows, others):
-                end = max(left[0].end, right[0].end) + 1
-                yield _Pair(left[0], right[0], rows, others, reads=False, place=end)
-            continue
-        rows = _by_head(right[1])
-        reader = _read(graph, readers, node.output[0], right[1])
-        if reader is not None and rows is not None:
-            site, features = reader
-            places = np.argsort(features)
-            others = places[np.searchsorted(features, rows, sorter=places) % len(places)]
-            if _match(rows, others) and np.array_equal(features[others], rows):
-                yield _Pair(right[0], site, rows, others, reads=True, place=site.node)
+        heads = heads_of(node, graph.shapes)
+        if heads is not None:
+            query, key, value = map(made, node.input[:3])
+            if query is not None and key is not None:
+                (maker, one), (other, others) = query, key
+                yield from _scores((maker, by_head(one, heads[0])), (other, by_head(others, heads[1])))
+            if value is not None and _without_places(graph, node.output[0]) == _without_places(graph, node.input[2]):
+                yield from _results(graph, readers, node.output[0], *value, by_head(value[1], heads[2]))
+        elif operator_type(node) == "MatMul":
+            right = made(node.input[1])
+            if right is None:
+                continue
+            if graph.channels[node.input[1]].axis == len(graph.shapes[node.input[1]]) - 2:
+                left = made(node.input[0])
+                if left is not None:
+                    yield from _scores(left, (right[0], np.swapaxes(right[1], -1, -2)))
+            else:
+                yield from _results(graph, readers, node.output[0], *right, right[1])
+
+
+def _scores(left: tuple[Site, np.ndarray], right: tuple[Site, np.ndarray]) -> Iterator[_Pair]:
+    """Of queries and keys: the sites that make them, and which result each element is (..., places, width)."""
+    (site, found), (other, others) = left, right
+    rows, columns = _by_head(found), _by_head(others)
+    if rows is not None and columns is not None and _match(rows, columns):
+        yield _Pair(site, other, rows, columns, reads=False, place=max(site.end, other.end) + 1)
+
+
+def _results(
+    graph: ChannelGraph, readers: Mapping[str, Site], name: str, site: Site, found: np.ndarray, apart: np.ndarray
+) -> Iterator[_Pair]:
+    """Of values, and what reads their sums.
+
+    Args:
+        name: of the sums.
+        site: that makes the values; `found`: which result each element is; `apart`: likewise (..., places, width).
+    """
+    rows = _by_head(apart)
+    reader = _read(graph, readers, name, found)
+    if reader is not None and rows is not None:
+        reading, features = reader
+        places = np.argsort(features)
+        others = places[np.searchsorted(features, rows, sorter=places) % len(places)]
+        if _match(rows, others) and np.array_equal(features[others], rows):
+            yield _Pair(site, reading, rows, others, reads=True, place=reading.node)
+
+
+def _without_places(graph: ChannelGraph, name: str) -> list[int]:
+    shape = graph.shapes[name]
+    return [*shape[:-2], shape[-1]]
 
 
 def _match(rows: np.ndarray, others: np.ndarray) -> bool:

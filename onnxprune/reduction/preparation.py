@@ -97,7 +97,7 @@ def prepare(path: Path, shapes: Mapping[str, Shape] | None = None, seed: int = 0
         raise InputError(f"{path}: folding its constants changes its outputs by {error:.1e}: it cannot be pruned")
     feed = feeds[0]
     nested = any(True for node in network.nodes for _ in subgraphs(node))
-    counts = node_counts(path, {name: value.shape for name, value in feed.items()}) if nested else ()
+    counts = node_counts(path, network.proto(), {name: value.shape for name, value in feed.items()}) if nested else ()
     sizes = [found.shapes for found in again]
     graph = follow(folded, sizes[0], sizes[1:], counts)
     batch = max((len(value) for value in feed.values() if value.ndim), default=1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
+from onnxprune.graph.attention import by_head, heads_of
 from onnxprune.graph.channels import ChannelGraph, Contraction, Cut
 from onnxprune.graph.network import attribute
 from onnxprune.reduction import recurrent
@@ -88,9 +89,11 @@ def reads_at(graph: ChannelGraph, node: int, site: Site | None, stages: Stages, 
     for entry in entries:
         size = len(entry.labels)
         if isinstance(entry, Contraction):
-            if item.op_type == "MatMul" and size <= MOST_FEATURES:
+            if size <= MOST_FEATURES and (item.op_type == "MatMul" or heads_of(item, graph.shapes)):
                 if entry.position == 0:
-                    found.append(Read(entry.labels, np.ones((1, 1, size)), _finite(_of_both(item, stages))))
+                    gram = _finite(_of_both(graph, item, stages))
+                    features = gram.shape[-1]  # of one head, where several lie behind each other: all lose the same
+                    found.append(Read(entry.labels[:features], np.ones((1, 1, features)), gram))
                 continue
             squares, weights = _squares(stages, item.input[entry.position], entry.axis), np.ones((1, 1, size))
         elif entry.position in products and size <= MOST_FEATURES:
@@ -111,15 +114,19 @@ def _finite(gram: np.ndarray) -> np.ndarray:
     return np.nan_to_num(gram, nan=0, posinf=0, neginf=0)
 
 
-def _of_both(item: NodeProto, stages: Stages) -> np.ndarray:
+def _of_both(graph: ChannelGraph, item: NodeProto, stages: Stages) -> np.ndarray:
     """Gram matrix (1, features, features) of what each channel adds to a product of two computed tensors.
 
     Channel i adds the outer product of column i of the one and row i of the other. Two such matrices have the product
     of the columns' and the rows' inner products as their own.
     """
+    heads = heads_of(item, graph.shapes)
     total = 0.0
     for batch in range(len(stages)):
-        first, second = (stages.value(batch, name) for name in item.input)
+        first, second = (stages.value(batch, name) for name in item.input[:2])
+        if heads is not None:
+            first, second = by_head(first, heads[0]), by_head(second, heads[1])
+            second = np.swapaxes(second.repeat(first.shape[1] // second.shape[1], 1), -1, -2)
         lead = np.broadcast_shapes(first.shape[:-2], second.shape[:-2])
         pairs = (np.broadcast_to(value, (*lead, *value.shape[-2:])) for value in (first, second))
         for one, other in zip(*(value.reshape(-1, *lead[1:], *value.shape[-2:]) for value in pairs), strict=True):

@@ -14,6 +14,7 @@ from onnx import ModelProto, helper
 
 from onnxprune.common.temporary import temporary_folder
 from onnxprune.graph.network import Network, reads
+from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.random_inputs import Inputs
 
@@ -82,9 +83,9 @@ class Stages:
         del part.model.graph.input[:], part.model.graph.output[:]
         for name in inputs:
             kind = helper.np_dtype_to_tensor_dtype(first[name].dtype)
-            ranks = {_loaded(live[name]).ndim for live in self._live}
-            # of some operators onnxruntime wants to know the ranks: they follow from those of what it is fed
-            shape = [None] * ranks.pop() if len(ranks) == 1 else None
+            # of some operators onnxruntime wants to know the ranks: they follow from those of what it is fed. Of
+            # Attention it takes a width that it does not know for 0
+            shape = _common([_loaded(live[name]).shape for live in self._live])
             part.model.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
         part.replace_nodes(nodes)
         with open_network(part, outputs) as session:
@@ -118,6 +119,13 @@ class Stages:
     def _drop(self, found: np.ndarray | Path) -> None:
         if isinstance(found, Path):
             found.unlink()
+
+
+def _common(shapes: Sequence[Shape]) -> list[int | None] | None:
+    """The sizes that are the same in all; None where their ranks differ."""
+    if len(set(map(len, shapes))) > 1:
+        return None
+    return [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True)]
 
 
 def _loaded(found: np.ndarray | Path) -> np.ndarray:

@@ -876,6 +876,60 @@ def test_attention_heads_lose_the_same_width() -> None:
     assert found.shape("w4") == (4, 6)
 
 
+ONE_OPERATOR = {  # and the width of all keys and values
+    "of three dimensions": ("o = Attention<q_num_heads=2, kv_num_heads=2>(q, k, v)", 10),
+    "of two heads of queries to one of keys": ("o = Attention<q_num_heads=2, kv_num_heads=1>(q, k, v)", 5),
+    "scaled": ("o = Attention<q_num_heads=2, kv_num_heads=2, scale=0.3>(q, k, v)", 10),
+    "masked": ("o = com.microsoft.MultiHeadAttention<num_heads=2>(q, k, v, , , looked)", 10),
+    "of four dimensions": (
+        "q1 = Reshape(q, split)  k1 = Reshape(k, split)  v1 = Reshape(v, split)  q2 = Transpose<perm=[0,2,1,3]>(q1)"
+        " k2 = Transpose<perm=[0,2,1,3]>(k1)  v2 = Transpose<perm=[0,2,1,3]>(v1)  o0 = Attention(q2, k2, v2)"
+        " o1 = Transpose<perm=[0,2,1,3]>(o0)  o = Reshape(o1, merge)",
+        10,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ONE_OPERATOR)
+def test_heads_of_attention_as_one_operator_lose_the_same_width(case: str) -> None:
+    """They are scaled by the width that they had."""
+    node, width = ONE_OPERATOR[case]
+    found = prune(
+        f"(float[N,4,6] x) => (float[N,4,6] y) {{ q = MatMul(x, w1)  k = MatMul(x, w2)  v = MatMul(x, w3) {node}"
+        " y = MatMul(o, w4) }",
+        {"w1": (6, 10), "w2": (6, width), "w3": (6, width), "w4": (10, 6), "looked": (1, 1, 4, 4), **QKV},
+        23,
+        lose={"q": [1, 4], "v": [0, 2, 3]},
+    )
+    assert found.free == [("q+k", 5), ("v", 5)]
+    assert (found.shape("w1"), found.shape("w3")) == ((6, 6), (6, 2 * width // 5))
+    graph = found.graph
+    places = 2 * 4
+    keep = graph.keep({0: [0, 1], 1: [2]})
+    products = places * (6 * 10 + 2 * 6 * width + 10 * 6) + places * 4 * (10 + 10)
+    assert graph.macs(graph.keep({})) == products
+    left = places * 6 * (6 + 3 * width // 5 + 4 * width // 5 + 8) + places * 4 * (6 + 8)
+    assert graph.macs(keep) == pytest.approx(left)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "o, k1, v1 = Attention<q_num_heads=2, kv_num_heads=2>(q, k, v)",
+        "o, k1, v1 = com.microsoft.MultiHeadAttention<num_heads=2>(q, k, v)",
+    ],
+)
+def test_attention_that_keeps_its_keys_stays(node: str) -> None:
+    found = prune(
+        f"(float[N,4,6] x) => (float[N,4,6] y) {{ q = MatMul(x, w1)  k = MatMul(x, w2)  v = MatMul(x, w3) {node}"
+        " y = MatMul(o, w4) }",
+        {"w1": (6, 10), "w2": (6, 10), "w3": (6, 10), "w4": (10, 6)},
+        23,
+    )
+    assert found.free == []
+    assert "attention that keeps its keys" in " ".join(why for _, _, why in found.frozen)
+
+
 def test_fused_queries_keys_and_values_are_cut_apart() -> None:
     found = prune(
         "(float[N,4,6] x) => (float y) { f = MatMul(x, w1)  f1 = Add(f, b1)"

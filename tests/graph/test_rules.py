@@ -3,11 +3,11 @@
 import pytest
 from onnx import defs
 
-from onnxprune.graph.rules import RULES, across, elementwise, parts, products, reshaping, sizes
+from onnxprune.graph.rules import RULES, across, attention, elementwise, parts, products, reshaping, sizes
 
 
 def test_an_operator_has_one_rule() -> None:
-    tables = (across, elementwise, parts, products, reshaping, sizes)
+    tables = (across, attention, elementwise, parts, products, reshaping, sizes)
     assert sum(len(table.RULES) for table in tables) == len(RULES) > 100
 
 

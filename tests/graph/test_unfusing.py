@@ -58,6 +58,91 @@ def test_they_give_what_the_fused_node_gave(case: str, opset: int, tmp_path: Pat
         np.testing.assert_allclose(found, expected, 1e-5, 1e-5)
 
 
+ATTENTION = {  # attributes, and what is read but the data
+    "plain": ("", "w, b"),
+    "of counted keys": ("", "w, b, counted"),
+    "of some keys": ("mask_filter_value = -100.0", "w, b, some"),
+    "of some keys for each query": ("", "w, b, each"),
+    "looking back alone": ("unidirectional = 1, scale = 0.7", "w, b"),
+    "with scores added": ("", "w, b, , , added"),
+    "of narrow values": ("qkv_hidden_sizes = [12, 12, 6]", "w30, b30"),
+}
+OF_ATTENTION = {
+    "w": random(8, 36), "b": random(36), "w30": random(8, 30), "b30": random(30), "b24": random(24),
+    "added": random(1, 1, 5, 5),
+    "counted": np.array([3, 4], np.int32), "some": np.array([[1, 1, 0, 1, 1], [1, 1, 1, 1, 0]], np.int32),
+    "each": np.tril(np.ones((2, 5, 5), np.int32)),
+}  # fmt: skip
+MULTI_HEAD = "com.microsoft.MultiHeadAttention"
+
+
+def write_attention(path: Path, node: str, inputs: str = "float[n, 5, 8] x") -> onnx.ModelProto:
+    header = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>'
+    model = onnx.parser.parse_model(f"{header} net ({inputs}) => (float y) {{ {node} }}")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in OF_ATTENTION.items())
+    onnx.save(model, path)
+    return model
+
+
+@pytest.mark.parametrize("case", ATTENTION)
+def test_attention_is_products_with_weights_and_their_heads(case: str, tmp_path: Path) -> None:
+    attributes, inputs = ATTENTION[case]
+    attributes = f"num_heads = 3{', ' if attributes else ''}{attributes}"
+    fused = write_attention(tmp_path / "m.onnx", f"y = com.microsoft.Attention <{attributes}> (x, {inputs})")
+    network = read(tmp_path / "m.onnx")
+    assert [operator_type(node) for node in network.nodes] == ["MatMul"] * 3 + ["Add"] * 3 + [MULTI_HEAD]
+    assert sum(network.weights[node.input[1]].size for node in network.nodes[:3]) == 8 * (30 if "30" in inputs else 36)
+    x = random(2, 5, 8, seed=9)
+    np.testing.assert_allclose(outputs(network.proto(), x)[0], outputs(fused, x)[0], 1e-4, 1e-5)
+
+
+def test_shares_of_macs_are_those_of_its_parts(tmp_path: Path) -> None:
+    node = "a = com.microsoft.Attention <num_heads = 3> (x, w, b) y = MatMul (a, o)"
+    model = write_attention(tmp_path / "m.onnx", node)
+    model.graph.initializer.append(numpy_helper.from_array(random(12, 6), "o"))
+    onnx.save(model, tmp_path / "m.onnx")
+    macs = [5 * 8 * 12] * 3 + [5 * 5 * (12 + 12), 5 * 12 * 6]
+    assert onnxprune.profile(tmp_path / "m.onnx", latency=False).counts.macs == sum(macs)
+    layers = onnxprune.quantize(tmp_path / "m.onnx", dynamic=True, latency=False).layers
+    assert [layer.macs_share for layer in layers] == pytest.approx([part / sum(macs) for part in macs])
+
+
+def test_weights_of_two_attentions_are_taken_apart_once(tmp_path: Path) -> None:
+    twice = (
+        "a = com.microsoft.Attention <num_heads = 3> (x, w, b) c = com.microsoft.Attention <num_heads = 3> (x, w, b)"
+    )
+    fused = write_attention(tmp_path / "m.onnx", f"{twice} y = Add (a, c)")
+    network = read(tmp_path / "m.onnx")
+    assert sum(value.size for value in network.weights.values()) == 8 * 36 + 36
+    x = random(2, 5, 8, seed=9)
+    np.testing.assert_allclose(outputs(network.proto(), x)[0], outputs(fused, x)[0], 1e-4, 1e-5)
+
+
+def test_biases_of_heads_are_sums(tmp_path: Path) -> None:
+    fused = write_attention(tmp_path / "m.onnx", f"y = {MULTI_HEAD} <num_heads = 4> (x, x, x, b24)")
+    network = read(tmp_path / "m.onnx")
+    assert [operator_type(node) for node in network.nodes] == ["Add"] * 3 + [MULTI_HEAD]
+    x = random(2, 5, 8, seed=9)
+    np.testing.assert_allclose(outputs(network.proto(), x)[0], outputs(fused, x)[0], 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs"),
+    [
+        ("y = com.microsoft.Attention <num_heads = 3> (x, w, b, ends)", "float[n, 5, 8] x, int32[4] ends"),
+        ("y, p = com.microsoft.Attention <num_heads = 3> (x, w, b)", "float[n, 5, 8] x"),
+        ("v = Relu (w) y = com.microsoft.Attention <num_heads = 3> (x, v, b)", "float[n, 5, 8] x"),
+        (f"r = Relu (b) y = {MULTI_HEAD} <num_heads = 4> (q, q, q, r)", "float[n, 5, 12] q"),
+    ],
+)
+def test_attention_of_another_form_stays(node: str, inputs: str, tmp_path: Path) -> None:
+    """By a mask of first and last keys, of keys and values that are kept, and of what is computed."""
+    model = write_attention(tmp_path / "m.onnx", node, inputs)
+    kinds = [operator_type(node) for node in read(tmp_path / "m.onnx").nodes]
+    assert kinds == [operator_type(node) for node in model.graph.node]
+
+
 def test_a_file_that_onnxruntime_optimised_is_pruned_and_quantised_as_the_one_that_it_was(tmp_path: Path) -> None:
     body = """c = Conv <pads = [1, 1, 1, 1]> (x, w, b) r = Relu (c) f = Flatten (r)
         h = Gemm <transB = 1> (f, u) s = Relu (h)

@@ -4,7 +4,7 @@ A rule looks at the labels of a node's inputs and sets those of its outputs. On 
 cut with them, what of the node depends on how many are left, and the MACs that fall.
 """
 
-from onnxprune.graph.rules import across, elementwise, parts, products, reshaping, sizes
+from onnxprune.graph.rules import across, attention, elementwise, parts, products, reshaping, sizes
 from onnxprune.graph.rules.table import Rule
 
 RULES: dict[str, Rule] = {
@@ -13,5 +13,6 @@ RULES: dict[str, Rule] = {
     **reshaping.RULES,
     **parts.RULES,
     **across.RULES,
+    **attention.RULES,
     **sizes.RULES,
 }
