@@ -1816,6 +1816,15 @@ class Builder:
             product = self.node("Add", product, self.constant(outputs))
         self.add(self.node("Transpose", product, perm=[0, 3, 1, 2]), outputs)
 
+    def add_attention(self, name: str, channels: int) -> None:
+        heads, width, outputs = self.choice([1, 2]), 1 + self.below(4), 1 + self.below(4)
+        flat = self.node("Reshape", name, self.integers(0, channels, 16))
+        places = self.node("Transpose", flat, perm=[0, 2, 1])
+        parts = (self.node("MatMul", places, self.constant(channels, heads * size)) for size in (width, width, outputs))
+        mixed = self.node("MultiHeadAttention", *parts, num_heads=heads, domain="com.microsoft")
+        turned = self.node("Transpose", mixed, perm=[0, 2, 1])
+        self.add(self.node("Reshape", turned, self.integers(0, heads * outputs, 4, 4)), heads * outputs)
+
     def add_gate(self, name: str, channels: int) -> None:
         hidden = 1 + self.below(4)
         pooled = self.node("GlobalAveragePool", name)
@@ -1861,7 +1870,8 @@ class Builder:
             [helper.make_tensor_value_info(total, TensorProto.FLOAT, ["N", 3])],
             [numpy_helper.from_array(value, name) for name, value in self.weights.items()],
         )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=imports, ir_version=8)
 
 
 STEPS = sorted(name.removeprefix("add_") for name in vars(Builder) if name.startswith("add_"))
