@@ -76,7 +76,7 @@ def prune_by_samples(
 
     Layer after layer, from what the pruned network feeds it: "obs" chooses by what a weight costs once the others of
     its row make up for it, and makes up for it (SparseGPT, Frantar and Alistarh 2023, 2301.00774); "wanda" chooses by
-    magnitude times the root mean square of what it multiplies (Sun et al. 2023, 2306.11695).
+    magnitude times the root mean square of what it multiplies (Sun et al. 2023, 2306.11695), and makes up for it too.
 
     Args:
         scope: "layer": each loses the same share; "global": by their loss relative to their layer's outputs.
@@ -154,17 +154,22 @@ def _prune_site(
     matrix, kept = np.empty_like(plain), np.empty(plain.shape, bool)
     gone = np.diff(np.rint(share * plain[0].size * np.arange(len(plain) + 1)))  # of each group: all lose the share
     for group, own in enumerate(gone / plain[0].size):
-        if criterion == "obs":
-            matrix[group], kept[group] = _sparse_gpt(start[group], gram[group], own, repair)
-        else:
+        chosen = None
+        if criterion == "wanda":
             squares = np.diagonal(moments.xx[group]) / max(1, moments.count)
-            kept[group] = _highest((np.abs(start[group]) * np.sqrt(squares)).ravel(), own).reshape(start[group].shape)
-            matrix[group] = start[group] * kept[group]
+            chosen = _highest((np.abs(start[group]) * np.sqrt(squares)).ravel(), own).reshape(start[group].shape)
+        matrix[group], kept[group] = _sparse_gpt(start[group], gram[group], own, repair, chosen)
     return matrix, moments.intercept(matrix) if has_bias else site.offset(network), kept
 
 
-def _sparse_gpt(weights: np.ndarray, gram: np.ndarray, share: float, repair: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (outputs, features) with a share of zeros, and the mask; errors go to columns that come later."""
+def _sparse_gpt(
+    weights: np.ndarray, gram: np.ndarray, share: float, repair: bool, chosen: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (outputs, features) with a share of zeros, and the mask; errors go to columns that come later.
+
+    Args:
+        chosen: the mask, where it is known.
+    """
     weights = weights.copy()
     # the upper Cholesky factor of the inverse: row i is the inverse of what is left from column i on
     factor = np.linalg.cholesky(inverse(gram, _DAMPING)).T
@@ -173,12 +178,15 @@ def _sparse_gpt(weights: np.ndarray, gram: np.ndarray, share: float, repair: boo
     goal = share * weights.size
     for start in range(0, weights.shape[1], _BLOCK):
         stop = min(start + _BLOCK, weights.shape[1])
-        loss = np.square(weights[:, start:stop] / diagonal[start:stop])
-        # as many as are due by the end of this block, so that the whole share is exact
-        due = round(goal * stop / weights.shape[1]) - int((~kept[:, :start]).sum())
-        block = np.ones(loss.size, bool)
-        block[np.argsort(loss.ravel(), kind="stable")[: max(0, due)]] = False
-        kept[:, start:stop] = block.reshape(loss.shape)
+        if chosen is not None:
+            kept[:, start:stop] = chosen[:, start:stop]
+        else:
+            loss = np.square(weights[:, start:stop] / diagonal[start:stop])
+            # as many as are due by the end of this block, so that the whole share is exact
+            due = round(goal * stop / weights.shape[1]) - int((~kept[:, :start]).sum())
+            block = np.ones(loss.size, bool)
+            block[np.argsort(loss.ravel(), kind="stable")[: max(0, due)]] = False
+            kept[:, start:stop] = block.reshape(loss.shape)
         for column in range(start, stop):
             gone = ~kept[:, column]
             error = np.where(gone, weights[:, column], 0) / diagonal[column]

@@ -675,6 +675,20 @@ def test_the_share_of_zeros_is_exact_from_samples_too(technique: str, mlp: Path)
     assert trained.accuracy(report.output) > by_magnitude + 1
 
 
+@pytest.mark.parametrize("criterion", ["obs", "wanda"])
+def test_weights_that_stay_make_up_for_those_that_go(criterion: str, tmp_path: Path) -> None:
+    """Half of the inputs are the other half once more, whose weights are larger."""
+    random = np.random.default_rng(0)
+    weights = np.concatenate([random.uniform(0.2, 0.4, (6, 4)), random.uniform(0.8, 1, (6, 4))]).astype(np.float32)
+    onnx.save(model("(float[n,12] x) => (float[n,4] y) { y = MatMul (x, w) }", {"w": weights}), tmp_path / "m.onnx")
+    half = random.standard_normal((256, 6)).astype(np.float32)
+    data = {"x": np.concatenate([half, half], 1)}
+    report = prune(tmp_path / "m.onnx", technique="weight", criterion=criterion, sparsity=50, data=data)
+    assert report.fidelity is not None and report.fidelity_plain is not None
+    assert report.fidelity_plain.relative_error > 0.2
+    assert report.fidelity.relative_error < 0.02
+
+
 @pytest.mark.parametrize("technique", ["weight", "unstructured"])
 @pytest.mark.parametrize("criterion", ["obs", "wanda"])
 @pytest.mark.parametrize("sparsity", [5, 30, 50])
