@@ -3,7 +3,7 @@
 import contextlib
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from onnxprune.common.errors import InputError
 from onnxprune.training.cost import Spent
@@ -28,7 +28,7 @@ class TrainingOps:
         forward: operator (PyTorch's name, "aten.convolution") -> {"calls": kernel calls a step, "flops": per image}.
         backward: the same for the backward pass.
 
-    FLOPs are those of convolutions and matrix products (1 MAC = 2 FLOPs), as torch.utils.flop_counter defines them;
+    FLOPs are those of convolutions and matrix products (1 MAC = 2 FLOPs), also within recurrent layers and attention;
     element-wise operators are counted in calls.
     """
 
@@ -46,6 +46,37 @@ class TrainingOps:
         return sum(entry["flops"] for entry in self.forward.values())
 
 
+def _of_gradients_of_convolution(
+    gradient: Tensor, images: Tensor, weight: Tensor, *how: Any, out_val: Any = None
+) -> int:
+    """Each of them takes as many as the answer. PyTorch's own formula takes a grouped convolution for a whole one."""
+    _, _, _, _, transposed, _, _, wanted = how
+    one = conv_flop_count(list(images.shape), list(weight.shape), list(gradient.shape), transposed)
+    return sum(wanted[:2]) * one
+
+
+def _of_recurrence(steps: Tensor, weights: Sequence[Tensor]) -> int:
+    """Every matrix of the weights is multiplied at each of the steps (..., features)."""
+    return 2 * steps.numel() // steps.shape[-1] * sum(weight.numel() for weight in weights if weight.dim() == 2)
+
+
+_aten = torch.ops.aten
+# operator -> FLOPs of a call, of its arguments and what it gives as `out_val`
+_FORMULAS = flop_registry | {
+    _aten.convolution_backward: _of_gradients_of_convolution,
+    # those that PyTorch has no formula for
+    _aten.mkldnn_rnn_layer: lambda steps, *weights, **_: _of_recurrence(steps, weights[:2]),
+    _aten.mkldnn_rnn_layer_backward: lambda steps, *weights, **_: 2 * _of_recurrence(steps, weights[:2]),
+    _aten._cudnn_rnn: lambda steps, weights, *_, **__: _of_recurrence(steps, weights),
+    _aten._cudnn_rnn_backward: lambda steps, weights, *_, **__: 2 * _of_recurrence(steps, weights),
+    _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_aten._scaled_dot_product_flash_attention],
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _aten._scaled_dot_product_flash_attention_backward
+    ],
+    _aten.mv: lambda matrix, _, **__: 2 * matrix.numel(),
+}
+
+
 class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
@@ -59,8 +90,8 @@ class _Counter(TorchDispatchMode):
             return result
         packet = func.overloadpacket
         self.calls[str(packet)] += 1
-        if packet in flop_registry:
-            self.flops[str(packet)] += flop_registry[packet](*args, **kwargs, out_val=result)
+        if packet in _FORMULAS:
+            self.flops[str(packet)] += _FORMULAS[packet](*args, **kwargs, out_val=result)
         return result
 
     def table(self) -> dict[str, dict[str, int]]:

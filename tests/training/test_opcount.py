@@ -67,6 +67,47 @@ def test_cnn_backward_is_twice_forward_less_the_gradient_of_the_images() -> None
     assert ops.forward["aten.convolution"]["calls"] == ops.backward["aten.convolution_backward"]["calls"] == 2
 
 
+class _OfRows(nn.Module):
+    """A layer over the rows of an image, between linear ones."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.rows = nn.Linear(28, 28)
+        self.layer = layer
+        self.last = nn.Linear(width, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        given = self.layer(self.rows(images.squeeze(1)))
+        return self.last((given[0] if isinstance(given, tuple) else given).mean(1))
+
+
+@pytest.mark.parametrize("convolution", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_gradients_of_a_grouped_convolution_take_as_many_as_its_answers(convolution: type, groups: int) -> None:
+    grouped = convolution(8, 8, 3, stride=2, groups=groups)
+    network = nn.Sequential(nn.Conv2d(1, 8, 1), grouped, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    ops = count_training_ops(network, SHAPE)
+    places = 13 * 13 if convolution is nn.Conv2d else 28 * 28
+    first, second = 2 * 28 * 28 * 8, 2 * places * 9 * 8 * 8 // groups
+    assert (flops(ops.forward), flops(ops.backward)) == (first + second, first + 2 * second)
+
+
+def test_products_within_recurrent_layers_count() -> None:
+    ops = count_training_ops(_OfRows(nn.LSTM(28, 16, 2, batch_first=True, bidirectional=True), 32), SHAPE)
+    rows, last = 2 * 28 * 28 * 28, 2 * 32 * 10
+    recurrent = 2 * 28 * 2 * 4 * 16 * ((28 + 16) + (32 + 16))
+    assert (flops(ops.forward), flops(ops.backward)) == (rows + recurrent + last, rows + 2 * (recurrent + last))
+
+
+def test_products_within_attention_count() -> None:
+    """Backward: the scores are computed once more, and there are two gradients of each of the two products."""
+    ops = count_training_ops(_OfRows(nn.TransformerEncoderLayer(28, 4, 8, dropout=0, batch_first=True), 28), SHAPE)
+    weights, last = 2 * 28 * (3 * 28 * 28 + 28 * 28 + 2 * 28 * 8), 2 * 28 * 10
+    rows = product = 2 * 28 * 28 * 28
+    assert flops(ops.forward) == rows + weights + 2 * product + last
+    assert flops(ops.backward) == rows + 2 * weights + 5 * product + 2 * last
+
+
 def test_operators_without_flops_are_counted_in_calls() -> None:
     ops = count_training_ops(MODELS["cnn"].build(SHAPE, 10, 0, batch_norm=True), SHAPE)
     assert ops.forward["aten.relu"] == {"calls": 3, "flops": 0}
