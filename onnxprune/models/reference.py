@@ -44,16 +44,16 @@ def reference_to(value: Any) -> str:
         InputError: it has no file, or no name in it that others could look it up by.
     """
     name = getattr(value, "__qualname__", "")
-    try:
-        file = inspect.getsourcefile(value)
-    except TypeError:
-        file = None
-    if not name.isidentifier() or file is None or not Path(file).is_file():
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    file = getattr(module, "__file__", None)  # not that of the code, which is a decorator's where there is one
+    if not name.isidentifier() or module is None or file is None or not Path(file).is_file():
         raise InputError(
             "expected a class or a function at the top level of a file, so that workers can import it; or the "
             "text FILE.py:NAME"
         )
-    return f"{file}:{name}"
+    # a file of a package is nothing without it, but one that runs cannot be imported as part of it once more
+    in_package = module.__package__ and module.__name__ != "__main__"
+    return f"{module.__name__ if in_package else file}:{name}"
 
 
 def title(reference: str) -> str:

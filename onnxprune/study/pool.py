@@ -10,6 +10,7 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -182,7 +183,8 @@ class _Worker:
 
     def begin(self, job: Job) -> None:
         self.job = job
-        self.send({"job": job.to_json()})
+        # the network's code is found there as it is here
+        self.send({"job": job.to_json(), "path": [place for place in sys.path if isinstance(place, str)]})
 
     def send(self, message: dict[str, Any]) -> bool:
         """Whether it went out; to one that has died it does not, which an event tells as well."""

@@ -83,7 +83,8 @@ def serve() -> None:
             relay.send({"timing": False})
 
     while True:
-        job = Job.from_json(messages.get()["job"])
+        message = messages.get()
+        job, sys.path[:] = Job.from_json(message["job"]), message["path"]
         materials = materials or Materials(job.data_dir)
         error = None
         try:

@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.numpy
 import torch
+import warm
 from command_line import onnxprune
 from torch import nn
 from torch.nn.utils import weight_norm as former_weight_norm
@@ -23,6 +25,7 @@ from onnxprune.models.copies import make_copyable
 from onnxprune.results import store
 from onnxprune.results.task import RetryPolicy
 from onnxprune.settings.sweep import Sweep
+from onnxprune.study import pool
 from onnxprune.study.controller import run_sweep
 from onnxprune.study.feasibility import check_prunable
 from onnxprune.study.jobs import Job, Materials, perform
@@ -288,6 +291,38 @@ def test_a_package_in_the_current_folder_is_found_and_a_file_of_it_is_told_how(
     before = list(sys.path)
     assert isinstance(built("package_here.nets:net"), nn.Module)
     assert sys.path == [*before, str(tmp_path)]
+
+
+def test_what_a_package_has_is_given_in_python_as_it_is_and_workers_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function of a file with relative imports, whose own code is in a decorator's file; the package lies in no
+    current folder."""
+    package = tmp_path / "elsewhere" / "package_there"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "marks.py").write_text(
+        "import functools\n\n\ndef marked(make):\n    @functools.wraps(make)\n    def made(**sizes):\n"
+        "        return make(**sizes)\n\n    return made\n"
+    )
+    (package / "nets.py").write_text(
+        "from torch import nn\n\nfrom .marks import marked\n\n\n@marked\ndef net(input_shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))\n"
+    )
+    elsewhere = list(sys.path)
+    monkeypatch.syspath_prepend(package.parent)
+
+    def start(*arguments: Any, **how: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "path", elsewhere)  # a process that is forked has that of its parent, a fresh one not
+            return warm.Fresh(*arguments, **how)
+
+    monkeypatch.setattr(pool, "start", start)
+    given = {"model": importlib.import_module("package_there.nets").net, "technique": "weight", "sparsity": "50,60"}
+    plan = Sweep.parse({**SETTINGS, **given})
+    assert plan.points[0].model == "package_there.nets:net"
+    outcome = run_sweep(plan, tmp_path / "runs", workers=2, verbosity=Verbosity.QUIET)
+    assert (outcome.failures, len(outcome.table)) == ({}, 2)
 
 
 def test_the_command_refuses_before_it_trains(code: str, tmp_path: Path) -> None:
