@@ -25,7 +25,8 @@ _IMAGES = 8  # that criteria get to look at
 
 def check_prunable(points: Sequence[Point], materials: Materials) -> None:
     """Exports each network once and asks each technique and criterion once what it would look at. Which layers keep all
-    of their units, beside the classifier, is among the notes of the materials then.
+    of their units, beside the classifier, and which are of no kind that is pruned, is among the notes of the materials
+    then.
 
     Raises:
         InputError: with a line for each combination that cannot be pruned, or whose weights do not fit.
@@ -49,11 +50,12 @@ def check_prunable(points: Sequence[Point], materials: Materials) -> None:
         seen.add(combination)
         try:
             with muted():  # the exporter prints a whole graph past Python where it cannot go on
-                _check(exported(*network), point, dataset)
-                note = _whole_layers(exported(*network), point, dataset.input_shape)
+                untrained = exported(*network)
+                _check(untrained, point, dataset)
+                told = (_whole_layers(untrained, point, dataset.input_shape), _other_layers(untrained))
                 if point.devices > 1:
-                    _check_sendable(exported(*network))
-            materials.notes |= {note: None} if note else {}
+                    _check_sendable(untrained)
+            materials.notes |= {f"model '{point.model}': {note}": None for note in told if note}
         except (OSError, RunError):  # a full disk or a download that fails say nothing of the network
             raise
         except (Exception, SystemExit) as error:  # networks and criteria of other packages raise anything
@@ -83,7 +85,26 @@ def _whole_layers(network: "nn.Module", point: Point, input_shape: tuple[int, in
     if not layers:
         return None
     told = "; ".join(f"{', '.join(map(printable, names))} ({reason})" for reason, names in layers.items())
-    return f"model '{point.model}': layers that keep all of their units: {told}"
+    return f"layers that keep all of their units: {told}"
+
+
+def _other_layers(network: "nn.Module") -> str | None:
+    """What is said of layers that no technique prunes, and of how much of the network is in them."""
+    from torch import nn
+    from torch.nn.modules.conv import _ConvNd
+
+    others = (_ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear, nn.Embedding, nn.EmbeddingBag)
+    kinds: dict[str, list[str]] = {}
+    numbers = 0
+    for name, module in network.named_modules():
+        if isinstance(module, others) and not isinstance(module, nn.Conv2d):
+            kinds.setdefault(type(module).__name__, []).append(name)
+            numbers += sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    if not kinds:
+        return None
+    share = 100 * numbers / sum(parameter.numel() for parameter in network.parameters())
+    listed = "; ".join(f"{', '.join(map(printable, names))} ({kind})" for kind, names in kinds.items())
+    return f"layers of kinds that are not pruned, with {share:.0f} % of the parameters: {listed}"
 
 
 def _exported(

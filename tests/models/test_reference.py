@@ -628,6 +628,23 @@ def test_layers_that_keep_all_of_their_units_are_named(tmp_path: Path) -> None:
     assert note.endswith("layers that keep all of their units: 1 (LayerNormalization looks across them)")
 
 
+def test_layers_of_kinds_that_are_not_pruned_are_named(tmp_path: Path) -> None:
+    (tmp_path / "kinds.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self, classes):\n"
+        "        super().__init__()\n        self.front, self.other = nn.Conv1d(28, 30, 1), nn.Conv1d(30, 28, 1)\n"
+        "        self.rows, self.last = nn.LSTM(28, 20), nn.Linear(20, classes)\n\n    def forward(self, images):\n"
+        "        found, _ = self.rows(self.other(self.front(images[:, 0])).transpose(1, 2).transpose(0, 1))\n"
+        "        return self.last(found[-1])\n"
+    )
+    (point,) = Sweep.one_point({"model": f"{tmp_path / 'kinds.py'}:Net", "technique": "weight", "sparsity": 50}).points
+    materials = Materials(None)
+    check_prunable([point], materials)
+    (note,) = materials.notes
+    numbers = (28 * 30 + 30) + (30 * 28 + 28) + 4 * 20 * (28 + 20 + 2)
+    share = f"{100 * numbers / (numbers + 20 * 10 + 10):.0f} % of the parameters"
+    assert note.endswith(f"layers of kinds that are not pruned, with {share}: front, other (Conv1d); rows (LSTM)")
+
+
 # weights that are not simply those of a layer of PyTorch's own class
 WEIGHTS = """
 import torch
