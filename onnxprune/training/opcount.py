@@ -15,7 +15,7 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from onnxprune.common.errors import InputError
 from onnxprune.training.cost import Spent
-from onnxprune.training.device import clock_of, device_of
+from onnxprune.training.device import clock_of, device_of, seeded_chance
 
 _SAMPLES = 2  # BatchNorm in training mode needs more than one
 
@@ -113,6 +113,8 @@ def metered(spent: Spent, device: torch.device) -> Iterator[None]:
 def count_training_ops(network: nn.Module, input_shape: tuple[int, int, int]) -> TrainingOps:
     """Runs one training step of `network` on random images (C, H, W) and counts it; the network is left as it was.
 
+    What the network leaves to chance, as whole blocks that a step may skip, is drawn as whenever it is counted.
+
     Raises:
         InputError: it gives something else than rows of numbers, or has nothing to train.
     """
@@ -122,7 +124,7 @@ def count_training_ops(network: nn.Module, input_shape: tuple[int, int, int]) ->
     images = torch.randn(_SAMPLES, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     labels = torch.zeros(_SAMPLES, dtype=torch.long, device=device)
     network.train()
-    with _Counter() as forward:
+    with seeded_chance(0, "counting", device), _Counter() as forward:
         answers = network(images)
         if not isinstance(answers, Tensor) or answers.dim() != 2:
             given = tuple(answers.shape) if isinstance(answers, Tensor) else f"a {type(answers).__name__}"

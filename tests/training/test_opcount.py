@@ -1,5 +1,7 @@
 """Counting a training step against closed forms and PyTorch's own counter."""
 
+import random
+
 import pytest
 import torch
 from torch import nn
@@ -140,6 +142,25 @@ def test_the_network_is_left_as_it_was(name: str, options: dict, training: bool)
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_counting_twice_gives_the_same() -> None:
-    network = MODELS["cnn"].build(SHAPE, 10, 0)
-    assert count_training_ops(network, SHAPE) == count_training_ops(network, SHAPE)
+class _Skipping(nn.Module):
+    """Skips each of its blocks by chance while it trains, by PyTorch's or by Python's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(784, 784) for _ in range(20))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.flatten(1)
+        for number, block in enumerate(self.blocks):
+            if (random.random() if number % 2 else torch.rand(())) < 0.5:
+                images = block(images)
+        return images
+
+
+@pytest.mark.parametrize("network", [MODELS["cnn"].build(SHAPE, 10, 0), _Skipping()])
+def test_counting_twice_gives_the_same(network: nn.Module) -> None:
+    state = random.getstate(), torch.get_rng_state()
+    counted = count_training_ops(network, SHAPE)
+    assert (random.getstate(), torch.get_rng_state().tolist()) == (state[0], state[1].tolist())
+    random.random(), torch.rand(())
+    assert count_training_ops(network, SHAPE) == counted
