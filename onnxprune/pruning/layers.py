@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.fx import symbolic_trace
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from onnxprune.bridge.coupling import Coupling, Group, coupling, exported_parameters
 from onnxprune.bridge.graph_network import GraphNetwork
@@ -15,8 +16,6 @@ from onnxprune.common.errors import InputError, one_line
 from onnxprune.common.widths import Prunable, kept_units
 from onnxprune.pruning.request import Masks, Request
 from onnxprune.settings.vocabulary import TECHNIQUES
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def prunable_layers(network: nn.Module, request: Request, input_shape: tuple[int, ...]) -> list[str]:
@@ -117,7 +116,7 @@ def normalised_layers(network: nn.Module) -> dict[str, str]:
         for layer, all_of_them in readers.items()
         if len(all_of_them) == 1
         for reader in all_of_them
-        if reader is not None and isinstance(network.get_submodule(reader), BATCH_NORMS)
+        if reader is not None and isinstance(network.get_submodule(reader), _BatchNorm)
     }
 
 

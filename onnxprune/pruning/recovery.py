@@ -4,11 +4,11 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from onnxprune.bridge.coupling import coupling, cut
 from onnxprune.bridge.graph_network import GraphNetwork
 from onnxprune.bridge.reconstruction import IMAGES, reconstructed, sparse
-from onnxprune.pruning.layers import BATCH_NORMS
 from onnxprune.pruning.remove import Pruned, apply_held
 from onnxprune.pruning.request import Masks, Request
 from onnxprune.settings.vocabulary import TECHNIQUES
@@ -25,7 +25,7 @@ def recalibrate(network: nn.Module, batches: Batches, seed: int) -> None:
     The mean over batches of 64 takes the place of the moving average, as in EagleEye (Li et al. 2020, arXiv
     2007.02491).
     """
-    norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]

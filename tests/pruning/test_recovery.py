@@ -44,6 +44,15 @@ def test_recalibration_is_the_mean_of_batches_and_touches_no_weight() -> None:
     assert network.norm1.num_batches_tracked == 3  # of 64; the rest of the images is less than a batch
 
 
+def test_statistics_of_volumes_are_recalibrated_too() -> None:
+    """Of pictures that are taken for volumes, here of one layer."""
+    network, batches = nn.Sequential(nn.Unflatten(1, (1, 1)), nn.BatchNorm3d(1)).eval(), random_batches(64)
+    recalibrate(network, batches, seed=0)
+    images = batches.take(torch.arange(64))[0]
+    torch.testing.assert_close(network[1].running_mean, images.mean()[None])
+    torch.testing.assert_close(network[1].running_var, images.var()[None])
+
+
 def test_recalibration_of_a_network_without_batch_norm_is_none() -> None:
     network = build("cnn")
     before = copy.deepcopy(network.state_dict())
