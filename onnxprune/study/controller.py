@@ -58,6 +58,7 @@ def run_sweep(
     executor: str = "local",
     executor_settings: Any = None,
     others: Literal["refuse", "replace", "keep"] = "refuse",
+    said: set[str] | None = None,
 ) -> Outcome:
     """Runs every point of the plan that `runs` does not have yet, and writes the tables.
 
@@ -71,6 +72,7 @@ def run_sweep(
         executor: who runs bases and points, a name of `EXECUTORS`.
         executor_settings: its own, as `onnxprune.study.cluster.ClusterSettings` for "ray"; None: its defaults.
         others: what is done where the plan's folder has points that the plan has not, of a former study of its name.
+        said: notes that need not be said again; those that are said are added. None: none.
 
     Raises:
         InputError: the data cannot be had, or the device, the cluster or a tracker is not there, or no workers are
@@ -102,12 +104,10 @@ def run_sweep(
         _begin(folder, plan, named if others == "replace" else None)
         bases = {point.base_id(materials.dataset(point).checksum) for point in plan.points}
         reporter = stack.enter_context(Reporter(len(bases) + len(points), verbosity))
-        said_before = all((runs / BASES / base / store.METRICS).exists() for base in bases)
-        for line in (*_reused(points, runs, materials, here=kind.here), *(() if said_before else materials.notes)):
-            reporter.say(line)
+        sweep = _RunningSweep(runs, materials, running, reporter, tracking, set() if said is None else said)
+        sweep.say((*_reused(points, runs, materials, here=kind.here), *(materials.notes if missing else ())))
         if missing and reporter.live:
             reporter.say("Ctrl-C keeps everything finished; only the bases and points in progress start over.")
-        sweep = _RunningSweep(runs, materials, running, reporter, tracking)
         busy = sweep.run(points, RetryPolicy(retry_failed, wait=False))
         if busy:
             reporter.say(f"waiting for another process, which runs {plural(len(busy), 'point')}")
@@ -177,21 +177,22 @@ def _reused(points: Mapping[Path, Point], runs: Path, materials: Materials, *, h
 
 @dataclass(frozen=True)
 class _RunningSweep:
-    """A sweep that is being run; `failures` has the name of each base and point that failed, with the reason."""
+    """A sweep that is being run; `failures` has the name of each base and point that failed, with the reason, and
+    `said` the notes that were said."""
 
     runs: Path
     materials: Materials
     executor: Executor
     reporter: Reporter
     tracking: Tracking
+    said: set[str]
     failures: dict[str, str] = field(default_factory=dict)
-    _said: set[str] = field(default_factory=set)
 
-    def _say(self, lines: Iterable[str]) -> None:
+    def say(self, lines: Iterable[str]) -> None:
         """Each once."""
         for line in lines:
-            if line not in self._said:
-                self._said.add(line)
+            if line not in self.said:
+                self.said.add(line)
                 self.reporter.say(line)
 
     def run(self, points: Mapping[Path, Point], retry: RetryPolicy) -> dict[Path, Point]:
@@ -206,8 +207,8 @@ class _RunningSweep:
             dataset = self.materials.dataset(point)
             base_id = point.base_id(dataset.checksum)
             if base_id not in groups:
-                self._say(soundness.notes_of_base(point, dataset))
-            self._say(soundness.notes_of_point(point, dataset))
+                self.say(soundness.notes_of_base(point, dataset))
+            self.say(soundness.notes_of_point(point, dataset))
             job = Job(folder, point, self.runs, self.materials.data_dir, retry)
             groups.setdefault(base_id, []).append(job)
         for done, problem in self.executor.run(groups, retry, self.reporter):
@@ -219,7 +220,7 @@ class _RunningSweep:
             elif problem is None:
                 record = store.finished_record(done.folder)
                 if record is not None:
-                    self._say(soundness.notes_of_result(done.point, record["metrics"]))
+                    self.say(soundness.notes_of_result(done.point, record["metrics"]))
                     self.tracking.point(done.folder, done.point.settings(), record)
             elif isinstance(problem, BusyError):
                 busy[done.folder] = done.point

@@ -115,6 +115,8 @@ def search(
             former.remove(superseded)
         tried = _sparsities_in(folder)
 
+    said: set[str] = set()  # by one step, so that none of the next says it again
+
     def run(points: list[Point]) -> None:
         tried.append(points[0].sparsity)
         values = {**plan.values, "sparsity": sorted(set(tried))}
@@ -125,6 +127,7 @@ def search(
             verbosity=verbosity,
             workers=workers,
             others="keep",
+            said=said,
         )
         if outcome.failures:
             raise RunError("; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items()))

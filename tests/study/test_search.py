@@ -168,6 +168,21 @@ def test_search_by_command(data: str, runs: Path) -> None:
     assert answer["trainings"] == 0, "the command before has trained all"
 
 
+def test_notes_are_said_once_those_of_a_network_whose_base_is_there_already_too(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "norm.py").write_text(
+        "from torch import nn\n\n\ndef net(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(144, 16),"
+        " nn.LayerNorm(16), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, classes))\n"
+    )
+    settings = {name: value for name, value in SETTINGS.items() if name != "hidden"} | {"dataset": data}
+    settings |= {"model": f"{tmp_path / 'norm.py'}:net", "technique": "weight,structured", "sparsity": 50, "epochs": 1}
+    search(Sweep.parse(settings), 5, tmp_path / "runs", step=25, workers=1)
+    shown = capsys.readouterr().err
+    for note in ("layers that keep all of their units: 1", "too few to train it fully"):
+        assert shown.count(note) == 1, shown
+
+
 def test_a_search_without_a_name_is_beside_a_run_without_one(data: str, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     own = tmp_path / f"{'a' * 200}.npz"  # whose name makes the longest one there can be
