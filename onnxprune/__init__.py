@@ -1,6 +1,7 @@
 """onnxprune: what pruning a neural network costs and gains, measured on the ONNX file that would be deployed."""
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 # before onnxruntime is imported, here or in processes that are started from here: nothing is sent to its makers, unless
 # the user says so
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# What PyTorch draws, its exporter and where output goes are of the whole process: studies of several threads take
+# turns. One that a study's network begins where its code is imported is of the same thread.
+_study = threading.RLock()
 
 __all__ = [
     "InputError",
@@ -91,7 +96,8 @@ def sweep(
 def _run(plan: "Sweep", *, out: Path, replace: bool, **how: Any) -> "pd.DataFrame":
     from onnxprune.study.controller import run_sweep
 
-    outcome = run_sweep(plan, out, others="replace" if replace else "refuse", **how)
+    with _study:
+        outcome = run_sweep(plan, out, others="replace" if replace else "refuse", **how)
     if outcome.failures:
         listed = "; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items())
         raise RunError(f"{len(outcome.failures)} failed of the sweep in {outcome.folder}: {listed}")

@@ -1,11 +1,14 @@
 """What the public functions are called with: wrong types are told in a line, as by the commands."""
 
 import inspect
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import trained
 
@@ -17,6 +20,8 @@ from onnxprune.quantization.settings import QuantizeSettings
 from onnxprune.reduction import prune as pruning
 from onnxprune.reduction.settings import PruneSettings
 from onnxprune.settings.calls import ARGUMENTS, checked
+from onnxprune.study import controller
+from onnxprune.study.controller import Outcome
 
 
 def test_every_argument_of_the_public_functions_is_checked() -> None:
@@ -82,3 +87,22 @@ def test_the_public_functions_check_what_they_are_called_with(tmp_path: Path) ->
     for call in calls:
         with pytest.raises(InputError, match="expected a "):
             call()
+
+
+def test_studies_of_several_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Side by side they would draw one another's random numbers."""
+    running, together = [], []
+
+    def study(plan: Any, *_: Any, **__: Any) -> Outcome:
+        running.append(plan)
+        time.sleep(0.02)
+        together.append(len(running))
+        running.pop()
+        return Outcome(Path(), pd.DataFrame({"sparsity": [plan.points[0].sparsity]}), {})
+
+    monkeypatch.setattr(controller, "run_sweep", study)
+    with ThreadPoolExecutor(4) as threads:
+        how = {"model": "slp", "dataset": "digits", "technique": "weight"}
+        found = list(threads.map(lambda sparsity: onnxprune.run_experiment(**how, sparsity=sparsity), range(4)))
+    assert [table.sparsity.item() for table in found] == [0, 1, 2, 3]
+    assert together == [1] * 4
