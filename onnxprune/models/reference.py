@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, PathFinder
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from pkgutil import iter_modules
@@ -200,7 +200,7 @@ def imported(reference: str) -> Callable[..., Any]:
     path, (where, _, name) = source(reference), reference.rpartition(":")
     try:
         is_file, file = where.endswith(_FILE), path.absolute()
-        module = _run(lambda: _module(file, digest(reference)) if is_file else import_module(where))
+        module = _run(lambda: _module(file, digest(reference)) if is_file else _import(where, digest(reference)))
     except (Exception, SystemExit) as error:  # it is the user's code
         alone = is_file and isinstance(error, ImportError) and "relative import" in str(error)
         advice = (
@@ -216,6 +216,7 @@ def imported(reference: str) -> Callable[..., Any]:
 
 
 _modules: dict[tuple[Path, str], ModuleType] = {}  # by SHA-256
+_imported: dict[str, tuple[ModuleSpec | None, str]] = {}  # module by its name -> what it was imported by, SHA-256
 _contents: dict[Path, bytes] = {}  # what was run last of each file
 _running: set[Path] = set()
 
@@ -231,6 +232,18 @@ def run_again(files: dict[Path, bytes]) -> None:
     for path, content in files.items():
         if _contents.get(path) != content:
             _run(lambda path=path, content=content: _executed(path, content))  # type: ignore[misc]
+
+
+def _import(name: str, expected: str) -> ModuleType:
+    """The module of that name, whose file has this SHA-256 now."""
+    module = import_module(name)
+    spec, content = _imported.setdefault(name, (module.__spec__, expected))
+    if content != expected and spec is module.__spec__:  # Python imports a file once
+        raise InputError(
+            f"its file changed after it was imported: start Python again, or importlib.reload(sys.modules[{name!r}])"
+        )
+    _imported[name] = module.__spec__, expected
+    return module
 
 
 def _module(path: Path, expected: str) -> ModuleType:
@@ -300,7 +313,8 @@ def _loaded(names: set[str]) -> dict[str, ModuleType]:
 
 def said(model: str, error: BaseException) -> str:
     """What went wrong in a model, and in which line of its file where it is a user's own."""
-    return fault(error, source(model)) if is_reference(model) else described(error)
+    told = fault(error, source(model)) if is_reference(model) else described(error)
+    return told.removeprefix(f"model '{model}': ")
 
 
 def fault(error: BaseException, path: Path) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -323,6 +324,24 @@ def test_what_a_package_has_is_given_in_python_as_it_is_and_workers_find_it(
     assert plan.points[0].model == "package_there.nets:net"
     outcome = run_sweep(plan, tmp_path / "runs", workers=2, verbosity=Verbosity.QUIET)
     assert (outcome.failures, len(outcome.table)) == ({}, 2)
+
+
+def test_a_module_whose_file_changed_is_refused_until_it_is_imported_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python imports a file once: what it was would be told as what it is."""
+    code = "from torch import nn\n\n\ndef net(classes):\n    return nn.Linear({}, classes)\n"
+    (tmp_path / "module_changed.py").write_text(code.format(3))
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "module_changed:net"
+    assert built(name).in_features == 3
+    (tmp_path / "module_changed.py").write_text(code.format(44))
+    refused = f"model '{name}': its file changed after it was imported: start Python again, or importlib.reload"
+    (point,) = Sweep.one_point({"model": name, "technique": "weight", "sparsity": 50}).points
+    with pytest.raises(InputError, match=f"^{re.escape(refused)}"):
+        check_prunable([point], Materials(None))
+    importlib.reload(sys.modules["module_changed"])
+    assert built(name).in_features == built(name).in_features == 44
 
 
 def test_the_command_refuses_before_it_trains(code: str, tmp_path: Path) -> None:
