@@ -20,7 +20,7 @@ from onnxprune.models.densenet import remove_layers
 from onnxprune.pruning.layers import weighted_layer, working_copy
 from onnxprune.pruning.request import Masks, Request
 from onnxprune.settings.vocabulary import TECHNIQUES
-from onnxprune.training.device import device_of
+from onnxprune.training.device import device_of, seeded_chance, state_of_chance
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int,
     One that is an ONNX graph is cut as that.
 
     None where NNI cannot follow what the network does with them, or torch.fx not what it does in training alone, as a
-    functional dropout does.
+    functional dropout does, or whole blocks that are skipped by chance.
 
     A removed channel is gone from its consumers too: what a BatchNorm would have made of it (a constant) is dropped.
     """
@@ -161,11 +161,13 @@ def _shrink(network: nn.Module, keep: dict[str, Tensor], input_shape: tuple[int,
     device = device_of(network)
     # NNI finds dead channels by running random data through; its own batch of 8 is the least that works
     images = torch.randn(8, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded_chance(0, "shrinking", device):
         try:
             traced = symbolic_trace(network)
-            if str(symbolic_trace(network.train()).graph) != str(traced.graph):  # the trace would drop nothing any more
+            before = state_of_chance()
+            in_training = symbolic_trace(network.train())
+            # the trace would drop nothing any more, or always the same
+            if str(in_training.graph) != str(traced.graph) or state_of_chance() != before:
                 _log.info("the network is shrunk as a file, not in PyTorch: its own code asks whether it trains")
                 return None
             speedup = ModelSpeedup(network.eval(), images, masks, graph_module=traced)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import pickle
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,12 @@ def seeded_chance(seed: int, purpose: str, device: torch.device) -> Iterator[Non
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
+
+
+def state_of_chance() -> bytes:
+    """What decides the next random numbers of PyTorch, on the CPU, of Python and of NumPy: another one once any of them
+    was asked."""
+    return pickle.dumps((torch.get_rng_state().numpy(), random.getstate(), np.random.get_state()))
 
 
 def _number(seed: int, purpose: str) -> int:

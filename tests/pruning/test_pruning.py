@@ -8,6 +8,7 @@ import copy
 import hashlib
 import itertools
 import os
+import random
 import statistics
 from pathlib import Path
 
@@ -920,3 +921,25 @@ def test_a_lack_of_memory_is_not_taken_for_a_network_that_cannot_be_shrunk(
     monkeypatch.setattr("onnxprune.pruning.remove.ModelSpeedup", fail)
     with pytest.raises(type(error)):
         pruned(build("cnn"), "structured")
+
+
+class _Skipping(nn.Module):
+    """Skips a block by chance while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.last = nn.Linear(SHAPE[1] * SHAPE[2], 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.first(images.flatten(1))
+        return self.last(found if self.training and random.random() < 0.5 else found + self.block(found))
+
+
+def test_what_is_left_to_chance_in_training_is_left_to_it_still() -> None:
+    """A trace of one way would be the way of all training; whether it is taken was decided by chance itself."""
+    network = _Skipping()
+    for seed in range(4):
+        random.seed(seed)
+        result = pruned(network, "structured")
+        assert result.in_file
+        assert len({logits(result.network.train()).sum().item() for _ in range(20)}) == 2
