@@ -26,7 +26,8 @@ class _Blocks:
     Attributes:
         labels: (blocks, places).
         cuts: constants that have them, one by one.
-        grouped: the weights that sum over those of each block alone, and have them once for all blocks.
+        grouped: the weights that sum over those of each block alone, and have them once for all blocks, with others
+            beside them where several tensors are concatenated.
     """
 
     labels: np.ndarray
@@ -48,30 +49,42 @@ def ordered(
     nodes = [blocks.grouped.node for blocks in found if blocks.grouped is not None]
     by_group = rank_by_group(graph, nodes, batches, advance, seed)
     alone = [blocks.labels for blocks in found if blocks.grouped is None]
-    each = replace(apart, groups=tuple(Group((), tuple(labels.reshape(-1, 1)), 1, None) for labels in alone))
-    rankings = rank_groups(each, batches, "obs", advance, seed)
+    single = replace(apart, groups=tuple(Group((), tuple(labels.reshape(-1, 1)), 1, None) for labels in alone))
+    rankings = rank_groups(single, batches, "obs", advance, seed)
     together = iter([rankings[place] for place in range(len(alone))])
     network = graph.network.copy()
     for blocks in found:
         shape = blocks.labels.shape
         if blocks.grouped is not None:
-            order = by_group[blocks.grouped.node]
+            features = _positions(apart, blocks.grouped)[blocks.labels].max(0)
+            place = np.full(len(blocks.grouped.labels), -1)
+            place[features] = np.arange(shape[1])
+            order = place[by_group[blocks.grouped.node]]
+            order = order[order >= 0].reshape(shape)
         else:
             rank = np.argsort(next(together).order)
             order = np.argsort(rank.reshape(shape), 1)
         moved = np.arange(apart.count)
         moved[blocks.labels] = np.take_along_axis(blocks.labels, order, 1)
         for cut in blocks.cuts:
-            place = np.zeros(apart.count, np.int64)
-            place[cut.labels] = np.arange(len(cut.labels))
             name = network.nodes[cut.node].input[cut.position]
-            network.weights[name] = np.take(network.weights[name], place[moved[cut.labels]], cut.axis)
+            taken = np.where(cut.labels > 0, _positions(apart, cut)[moved[cut.labels]], np.arange(len(cut.labels)))
+            network.weights[name] = np.take(network.weights[name], taken, cut.axis)
         if blocks.grouped is not None:
             cut = blocks.grouped
             name = network.nodes[cut.node].input[cut.position]
-            parts = zip(np.split(network.weights[name], shape[0]), order, strict=True)
+            each = np.tile(np.arange(len(cut.labels)), (shape[0], 1))
+            each[:, features] = features[order]
+            parts = zip(np.split(network.weights[name], shape[0]), each, strict=True)
             network.weights[name] = np.concatenate([np.take(part, own, cut.axis) for part, own in parts])
     return replace(graph, network=network)
+
+
+def _positions(graph: ChannelGraph, cut: Cut) -> np.ndarray:
+    """Where each label is along the axis of a cut (labels,); -1 where it is not."""
+    found = np.full(graph.count, -1)
+    found[cut.labels] = np.arange(len(cut.labels))
+    return found
 
 
 def _told_apart(graph: ChannelGraph) -> ChannelGraph:

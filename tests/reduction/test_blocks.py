@@ -67,3 +67,25 @@ def test_channels_in_another_order_compute_what_they_did(tmp_path: Path) -> None
     assert gap(prepared, graph.network) < 1e-6
     weights = next(value for value in graph.network.weights.values() if value.shape == (12, 4, 3, 3))
     assert np.abs(weights[:, :2]).max() < 0.01 < 0.1 < np.abs(weights[:, 2:]).max((0, 2, 3)).min()
+
+
+def test_a_convolution_may_read_channels_of_several_tensors_in_each_group(tmp_path: Path) -> None:
+    """As after a channel shuffle of what is concatenated; half of what a group reads of either says nothing."""
+    weights = {name: RANDOM.normal(0, 0.5, shape).astype(np.float32) for name, shape in SHUFFLED.items()}
+    of_first = np.array([1, 1, 0, 0, 1, 1, 0, 0], bool)
+    silent = np.array([[1, 0, 1, 0, 0, 1, 0, 1], [0, 1, 1, 0, 1, 0, 0, 1]], bool)
+    weights["wg"].reshape(2, 4, 8)[:] *= np.where(silent, 1e-3, 1)[:, None]
+    text = """(float[n,5,6,6] x) => (float[n,4] y) { a = Conv (x, wa) ra = Relu (a) b = Conv (x, wb) rb = Relu (b)
+        t = Concat <axis = 1> (ra, rb) p = Reshape (t, split) q = Transpose <perm = [0,2,1,3,4]> (p)
+        u = Reshape (q, whole) g = Conv <group = 2> (u, wg) rg = Relu (g) c = Conv (rg, wc)
+        m = GlobalAveragePool (c) y = Flatten (m) }"""
+    onnx.save(model(text, {**weights, "split": [-1, 4, 4, 6, 6], "whole": [-1, 16, 6, 6]}), tmp_path / "m.onnx")
+    prepared = prepare(tmp_path / "m.onnx")
+    graph = ordered(prepared.graph, [DATA])
+    assert gap(prepared, graph.network) < 1e-6
+    (wg,) = (value for value in graph.network.weights.values() if value.shape == (8, 8, 1, 1))
+    quiet = np.abs(wg).reshape(2, 4, 8).max(1) < 0.01
+    assert (quiet[0] == quiet[1]).all() and quiet[0, of_first].sum() == quiet[0, ~of_first].sum() == 2
+
+
+SHUFFLED = {"wa": (8, 5, 1, 1), "wb": (8, 5, 1, 1), "wg": (8, 8, 1, 1), "wc": (4, 8, 1, 1)}
