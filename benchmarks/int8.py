@@ -71,7 +71,7 @@ class Network:
         elif not base.exists():
             shutil.copyfile(zoo / f"{name}.onnx", base)
         self.samples = self._read(base)
-        batches = self.samples.batches
+        batches = [*self.samples.fitting, *self.samples.held_out]
         inputs = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
         if not pruned.exists():
             onnxprune.prune(base, sparsity=SPARSITY, latency=False, output=pruned, data=inputs)

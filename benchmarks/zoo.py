@@ -107,11 +107,12 @@ class File:
         }
         keep = graph.keep(removed)
         network, samples = surgery.shrink(graph, keep), self._drawn(seed)
+        batches = [*samples.fitting, *samples.held_out]
         if careful:
             held_out = len(samples.held_out)
-            network, _ = recover(graph, keep, network, samples.batches, held_out, ("ridge",), effort=CAREFUL)
+            network, _ = recover(graph, keep, network, batches, held_out, ("ridge",), effort=CAREFUL)
         else:
-            plain_ridge(graph, keep, network, samples.batches)
+            plain_ridge(graph, keep, network, batches)
         macs = graph.macs(keep) / graph.macs(np.ones(graph.count, bool))
         return {"score": accuracy(network, self._test), "macs": macs}
 

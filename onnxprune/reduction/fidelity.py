@@ -162,7 +162,7 @@ def samples_for(path: Path, network: Network, source: SampleSource, count: int, 
 def _check_answers(path: Path, source: Network, samples: Samples) -> None:
     """Raises an InputError where the network does not run on the samples, or gives nothing to compare."""
     try:
-        (found,) = answers(source, samples.batches[:1])
+        (found,) = answers(source, samples.fitting[:1])
     except InputError as error:
         raise InputError(f"{samples.source}: {error}") from error
     if not found:

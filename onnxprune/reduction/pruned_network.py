@@ -137,7 +137,7 @@ def _weights(
     if samples is not None and criterion in FROM_SAMPLES:
         network, masks = single_weights.prune_by_samples(
             prepared.graph,
-            samples.batches,
+            samples.fitting,
             share,
             scope,
             criterion,

@@ -114,7 +114,8 @@ def recover(
     Args:
         graph: of the original network.
         keep: labels (count,) that are left in `pruned`.
-        batches: the samples; the last `held_out` of them decide what helps, and are then fitted as well.
+        batches: the samples; the last `held_out` of them decide what helps, and are then fitted as well. Of a single
+            one the last rows of each operator do.
         methods: those that may be used.
         advance: called with the operators done and how many there are.
     """
@@ -359,8 +360,8 @@ def _fit(
 ) -> Fit | None:
     plain, has_bias = site.matrix(network), site.has_bias
     start = site.offset(network).reshape(plain.shape[:2])
-    used = sum(part.x.shape[1] for part in parts[: len(parts) - held_out])
     whole = joined(parts)
+    used = sum(part.x.shape[1] for part in parts[: len(parts) - held_out]) or whole.x.shape[1] * 7 // 8
     fitting, checking = whole.part(0, used), whole.part(used, whole.x.shape[1])
     scale = checking.variance() or 1.0
     moments = fitting.moments(fitting.wanted)

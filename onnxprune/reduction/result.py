@@ -56,8 +56,8 @@ class Repair:
     """What was done to one operator.
 
     Attributes:
-        method: "none", or what helped most on held-out samples.
-        before, after: squared error of its outputs on held-out samples, relative to their variance.
+        method: "none", or what helped most on samples that it was not fitted to.
+        before, after: squared error of its outputs on those, relative to their variance.
     """
 
     node: str

@@ -54,7 +54,8 @@ class Labelled:
 class Samples:
     """
     Attributes:
-        fitting, held_out: inputs without labels, in batches.
+        fitting, held_out: inputs without labels, in batches: to judge and repair by, and for what is reported, by which
+            nothing is chosen or fitted.
         validation: with labels, to decide by; `test`: for accuracy; None where there are none.
         source: what they are, for people.
         dataset: name of the data that the labels are of; None where there are none.
@@ -66,11 +67,6 @@ class Samples:
     validation: Labelled | None = None
     test: Labelled | None = None
     dataset: str | None = None
-
-    @property
-    def batches(self) -> list[Inputs]:
-        """All without labels: those held out are the last."""
-        return [*self.fitting, *self.held_out]
 
 
 @dataclass(frozen=True)

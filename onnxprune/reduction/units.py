@@ -115,7 +115,7 @@ class UnitPruning:
     def _in_order(self, samples: Samples) -> ChannelGraph:
         """The graph with channels of heads and of groups in an order in which less is lost, where it still computes
         what the file did."""
-        prepared, batches, seed = self._prepared, samples.batches, self._settings.seed
+        prepared, batches, seed = self._prepared, samples.fitting, self._settings.seed
         graph = prepared.graph
 
         def advance(done: int, total: int) -> None:
@@ -183,7 +183,7 @@ class UnitPruning:
     def _to_repair_by(self) -> tuple[list[Inputs], int]:
         """The samples, or noise in their place, and how many batches of them decide what helps."""
         if self._samples is not None:
-            return self._samples.batches, len(self._samples.held_out)
+            return self._samples.fitting, max(1, len(self._samples.fitting) // 8)
         graph, batch = self._graph, self._prepared.batch
         macs = graph.macs(np.ones(graph.count, bool)) / batch
         batches = noise(self._prepared.source, self._prepared.feed, macs, self._settings.seed)
@@ -239,7 +239,7 @@ class UnitPruning:
             criterion = str(self._settings.criterion)
             self._rankings = rank_groups(
                 self._graph,
-                self._samples.batches,
+                self._samples.fitting,
                 criterion if criterion in FROM_SAMPLES else "obs",
                 lambda done, total: self._advance("judging units", done, total),
                 self._settings.seed,
