@@ -581,6 +581,22 @@ def test_held_out_samples_measure_alone(technique: str, batch: str, tmp_path: Pa
     assert made[0] == made[1]
 
 
+@pytest.mark.parametrize("batch", ["n", "4"])
+def test_parts_of_a_network_run_where_onnxruntime_needs_the_sizes_of_what_they_read(batch: str, tmp_path: Path) -> None:
+    """Of an Attention that reads tensors of unknown sizes it takes a wrong width, which what follows does not fit."""
+    text = f"""(float[{batch},5,8] x) => (float[{batch},5,8] y) {{
+        q = MatMul (x, wq) k = MatMul (x, wk) v = MatMul (x, wv)
+        a = Attention <q_num_heads = 2, kv_num_heads = 2> (q, k, v)
+        o = MatMul (a, wo) r = Relu (o) y = MatMul (r, wy) }}"""
+    weights = {"wq": (8, 8), "wk": (8, 8), "wv": (8, 8), "wo": (8, 16), "wy": (16, 8)}
+    onnx.save(model(text, weights, opset=23), tmp_path / "m.onnx")
+    report = prune(tmp_path / "m.onnx", sparsity=25, technique="unstructured", data={"x": random(60, 5, 8)})
+    assert report.output is not None and report.fidelity is not None and report.fidelity_plain is not None
+    left = read(report.output).weights
+    assert sum(np.count_nonzero(left[name]) for name in weights) == 0.75 * 448
+    assert report.fidelity.relative_error < report.fidelity_plain.relative_error
+
+
 @pytest.mark.parametrize("channel_align", [1, 16])  # matrix products have no steps
 def test_macs_come_within_a_unit_of_the_target(channel_align: int, mlp: Path) -> None:
     for data in (None, trained.unlabelled()):
