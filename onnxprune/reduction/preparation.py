@@ -100,8 +100,9 @@ def prepare(path: Path, shapes: Mapping[str, Shape] | None = None, seed: int = 0
     counts = node_counts(path, network.proto(), {name: value.shape for name, value in feed.items()}) if nested else ()
     sizes = [found.shapes for found in again]
     graph = follow(folded, sizes[0], sizes[1:], counts)
-    batch = max((len(value) for value in feed.values() if value.ndim), default=1)
-    return Prepared(network, graph, feed, outputs[0], batch, tolerance, _halves(network, folded))
+    return Prepared(
+        network, graph, feed, outputs[0], _batch(network, feed, outputs[0], shapes), tolerance, _halves(network, folded)
+    )
 
 
 @np.errstate(all="ignore")  # what 16 bits do not hold is no longer equal
@@ -224,6 +225,18 @@ def _other_sizes(sizes: Mapping[str, Shape], free: Mapping[str, Mapping[int, str
                 choices.append(chosen)
         known += choices
         yield choices
+
+
+def _batch(
+    network: Network, feed: Inputs, outputs: Mapping[str, np.ndarray], shapes: Mapping[str, Shape] | None
+) -> int:
+    """Samples of a run: the first size of an input and an output; where they have none in common, as where inputs begin
+    with steps of time, that which the file leaves free and nobody gave, else one."""
+    answered = {len(value) for value in outputs.values() if isinstance(value, np.ndarray) and value.ndim}
+    firsts = {name: len(value) for name, value in feed.items() if value.ndim}
+    free = [firsts[name] for name, axes in _free_axes(network).items() if 0 in axes and name in firsts]
+    common = [size for size in firsts.values() if size in answered]
+    return next(iter([*common, *([] if shapes else free)]), 1)
 
 
 def _is_empty_anew(run: Trace, first: Trace) -> bool:

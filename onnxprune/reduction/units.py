@@ -78,6 +78,7 @@ class UnitPruning:
         self._path, self._prepared, self._settings, self._samples = path, prepared, settings, samples
         self._advance, self._recovers = advance, recovers and bool(settings.recovery)
         self._graph = prepared.graph
+        self._traced = max(1, count_samples([prepared.feed]))  # what products are counted for, as samples are counted
         if samples is not None and settings.criterion == "obs":
             self._graph = self._in_order(samples)
         self._free = [place for place, group in enumerate(self._graph.groups) if group.frozen is None]
@@ -166,7 +167,7 @@ class UnitPruning:
         batches, held_out = self._to_repair_by() if self._recovers and removed else ([], 0)
         if not batches:
             return Outcome(removed, keep, plain, plain, check, ())
-        effort = affordable(self._graph, self._prepared.batch, count_samples(batches))
+        effort = affordable(self._graph, self._traced, count_samples(batches))
         network, fits = recover(
             self._graph,
             keep,
@@ -184,7 +185,7 @@ class UnitPruning:
         """The samples, or noise in their place, and how many batches of them decide what helps."""
         if self._samples is not None:
             return self._samples.fitting, max(1, len(self._samples.fitting) // 8)
-        graph, batch = self._graph, self._prepared.batch
+        graph, batch = self._graph, self._traced
         macs = graph.macs(np.ones(graph.count, bool)) / batch
         batches = noise(self._prepared.source, self._prepared.feed, macs, self._settings.seed)
         if work(graph, batch, count_samples(batches)) > _MOST_WORK:
@@ -256,7 +257,7 @@ class UnitPruning:
     def _sensitivity(self) -> Sensitivity:
         if self._measured is None:
             assert self._samples is not None
-            macs = self._graph.macs(np.ones(self._graph.count, bool)) / self._prepared.batch
+            macs = self._graph.macs(np.ones(self._graph.count, bool)) / self._traced
             self._measured = Sensitivity(self._graph, self._ranked(), self._samples.fitting, macs)
         return self._measured
 

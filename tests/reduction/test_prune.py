@@ -93,7 +93,7 @@ def test_macs_are_those_of_profile_where_a_product_has_no_weights_to_cut(product
     assert counts.complete
     assert counts.macs > 6 * 4 * 8
     report = prune(tmp_path / "net.onnx", dry_run=True)
-    assert report.before.macs == report.after.macs == round(counts.macs / 6)
+    assert report.before.macs == report.after.macs == counts.macs  # no output tells that there are 6 samples
 
 
 @pytest.mark.parametrize(
@@ -179,6 +179,37 @@ def test_what_a_scan_gives_may_have_shapes_that_only_its_inputs_tell(tmp_path: P
     report = prune(tmp_path / "net.onnx", sparsity=50)
     assert [group.kept for group in report.groups] == [16, 6, 5]
     assert outputs(report.output, x=np.ones((3, 6, 8), np.float32))[0].shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "macs"),
+    [
+        (  # time first: the batch is that of the lengths, of the output, of neither
+            """(float[7,n,6] x, int32[n] l) => (float[n,4] y) { a, h = RNN <hidden_size = 8> (x, w, u, "", l)
+            s = Squeeze (h, zero) y = MatMul (s, v) }""",
+            7 * 8 * (6 + 8) + 8 * 4,
+        ),
+        (
+            """(float[7,1,6] x) => (float[1,4] y) { a, h = RNN <hidden_size = 8> (x, w, u) s = Squeeze (h, zero)
+            y = MatMul (s, v) }""",
+            7 * 8 * (6 + 8) + 8 * 4,
+        ),
+        (
+            """(float[n,8] x) => (int64[k,2] i) { z = MatMul (x, v) r = Relu (z) y = MatMul (r, t) b = Greater (y, o)
+            j = NonZero (b) i = Transpose (j) }""",
+            8 * 4 + 4 * 4,
+        ),
+        (
+            """(float[1,8] x, float[50,4] queries) => (float[1,50] y) { h = MatMul (x, v) r = Relu (h)
+            y = Gemm <transB = 1> (r, queries) }""",
+            8 * 4 + 50 * 4,
+        ),
+    ],
+)
+def test_macs_are_those_of_one_sample(text: str, macs: int, tmp_path: Path) -> None:
+    weights = {"w": (1, 8, 6), "u": (1, 8, 8), "v": (8, 4), "t": (4, 4), "zero": [0], "o": np.float32(0)}
+    onnx.save(model(text, weights), tmp_path / "m.onnx")
+    assert prune(tmp_path / "m.onnx", dry_run=True).before.macs == macs
 
 
 def test_half_of_the_units_go_and_the_rest_works(convs: Path) -> None:
