@@ -26,7 +26,7 @@ from onnxprune.graph.shapes import input_shapes
 from onnxprune.graph.tensors import Shape
 from onnxprune.runtime.session import FATAL
 
-_OPSET = 13  # before, weights have one scale for all channels
+NEEDED_OPSET = 13  # before, weights have one scale for all channels
 _RESIZE_WITH_MODES = 11
 _NEXT_TO_NOTHING = 1e-4  # of the largest weight
 _PLACES = "coordinate_transformation_mode"
@@ -162,20 +162,31 @@ def _named(source: Network) -> Network:
     return named
 
 
+def in_needed_opset(path: Path, network: Network) -> ModelProto:
+    """The network in opset 13 or later: converted by onnx where it is of an earlier one.
+
+    Raises:
+        InputError: onnx cannot convert it.
+    """
+    model = network.proto()
+    before = opset(model)
+    if before >= NEEDED_OPSET:
+        return model
+    try:
+        model = onnx.version_converter.convert_version(model, NEEDED_OPSET)
+        if before < _RESIZE_WITH_MODES:
+            _keep_places_of_resizing(model)
+    except Exception as error:  # onnx's errors share no base class
+        raise InputError(
+            f"{path}: it is of opset {before}, and scales by channel need {NEEDED_OPSET}: export it again "
+            f"({one_line(error)})"
+        ) from error
+    return model
+
+
 def _optimised(path: Path, network: Network) -> ModelProto:
     """The network after onnxruntime's basic optimisations, which are those that are right on any processor."""
-    model = network.proto()
-    if opset(model) < _OPSET:
-        before = opset(model)
-        try:
-            model = onnx.version_converter.convert_version(model, _OPSET)
-            if before < _RESIZE_WITH_MODES:
-                _keep_places_of_resizing(model)
-        except Exception as error:  # onnx's errors share no base class
-            raise InputError(
-                f"{path}: it is of opset {opset(model)}, and scales by channel need {_OPSET}: export it again "
-                f"({one_line(error)})"
-            ) from error
+    model = in_needed_opset(path, network)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -213,10 +224,14 @@ def _fill_empty_channels(model: ModelProto) -> None:
 
 def _keep_places_of_resizing(model: ModelProto) -> None:
     """Says which places the results of Resize are taken from, as operators before opset 11 took them: what onnx's
-    converter leaves open means others."""
+    converter leaves open means others. The nearest was the one before, but in images that became smaller."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Resize" and attribute(node, _PLACES) is None:
             set_attribute(node, _PLACES, "asymmetric")
+            scales = constants.get(node.input[2])
+            smaller = scales is not None and numpy_helper.to_array(scales).min(initial=1) < 1
+            set_attribute(node, "nearest_mode", "ceil" if smaller else "floor")
 
 
 def _make_plain(model: ModelProto) -> None:

@@ -14,17 +14,18 @@ import onnxruntime
 from onnxprune.common.errors import InputError, RunError
 from onnxprune.common.files import digest
 from onnxprune.graph.metadata import MEASURED
-from onnxprune.graph.network import Network, metadata
+from onnxprune.graph.network import Network, metadata, opset
 from onnxprune.graph.shapes import input_shapes
 from onnxprune.graph.tensors import Shape
 from onnxprune.quantization.activation_products import in_eight_bits
 from onnxprune.quantization.conversion import Converter, kinds_of
-from onnxprune.quantization.preparation import Prepared, prepare
+from onnxprune.quantization.preparation import NEEDED_OPSET, Prepared, in_needed_opset, prepare
 from onnxprune.quantization.result import Accuracy, FileSize, LayerReport, QuantizeReport
 from onnxprune.quantization.sensitivity import layers_to_keep
 from onnxprune.quantization.settings import QuantizeSettings
 from onnxprune.reduction.accuracy import Evidence, accuracy_property, on_test_images, percent_right
 from onnxprune.reduction.fidelity import answers, compare_answers, deciding_score, samples_for
+from onnxprune.reduction.preparation import TOLERANCE, difference
 from onnxprune.reduction.samples import Samples, SampleSource
 from onnxprune.runtime.execution import open_network, run
 from onnxprune.runtime.long_work import Advance
@@ -53,6 +54,8 @@ def quantize_file(
     """
     prepared = prepare(path, kinds_of(settings), shapes)
     samples = samples_for(path, prepared.source, data, settings.samples, settings.seed) if data else None
+    feed, answered = _answered(path, prepared.source, samples, shapes, settings.seed)
+    _check_opset(path, prepared.source, feed)
     asked = prepared.nodes_of(settings.keep, path)
     errors: Mapping[str, float] = {}
     sensitive: tuple[str, ...] = ()
@@ -75,11 +78,10 @@ def quantize_file(
         tested=None,
         samples=samples.source if samples else None,
     )
-    answered = _answered(path, prepared.source, shapes, settings.seed) if samples is None else None
     try:
-        if answered is not None:
-            _check_run(path, network, *answered)
-        elif samples is not None:
+        if samples is None:
+            _check_run(path, network, feed, answered)
+        else:
             report = _measured(report, prepared.source, network, samples, advance)
     except InputError as error:  # the original ran
         raise RunError(f"{path}: quantised, it does not run: leave layers in float32 with --keep ({error})") from error
@@ -145,13 +147,16 @@ def _layers(
 
 
 def _answered(
-    path: Path, source: Network, shapes: Mapping[str, Shape] | None, seed: int
+    path: Path, source: Network, samples: Samples | None, shapes: Mapping[str, Shape] | None, seed: int
 ) -> tuple[Inputs, dict[str, np.ndarray]]:
-    """Random inputs, and what the original answers to them.
+    """A batch of samples, or random inputs where there are none, and what the original answers to them.
 
     Raises:
         InputError: an input takes none, or the original does not run on them.
     """
+    if samples is not None:
+        with open_network(source) as session:
+            return samples.fitting[0], run(session, samples.fitting[0])
     sizes = input_shapes(path, source.model.graph, source.fixed_batch or 1, shapes)
     with open_network(source) as session:
         try:
@@ -159,6 +164,25 @@ def _answered(
         except InputError as error:
             raise InputError(f"{path}: {error}: give --data") from error
         return feed, run(session, feed)
+
+
+def _check_opset(path: Path, source: Network, feed: Inputs) -> None:
+    """Raises an InputError where what onnx makes of an earlier opset computes something else.
+
+    Without optimisations, whose rounding may change the order of what is sorted, both run the same kernels.
+    """
+    before = opset(source.model)
+    if before >= NEEDED_OPSET:
+        return
+    found = []
+    for network in (source, Network(in_needed_opset(path, source), {})):
+        with open_network(network, optimise=False) as session:
+            found.append(run(session, feed))
+    if difference(*found) > TOLERANCE:
+        raise InputError(
+            f"{path}: it is of opset {before}, and what onnx makes of it for opset {NEEDED_OPSET} gives other outputs: "
+            f"export it again with opset {NEEDED_OPSET}"
+        )
 
 
 def _check_run(path: Path, network: Network, feed: Inputs, expected: Mapping[str, np.ndarray]) -> None:

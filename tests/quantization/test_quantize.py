@@ -632,15 +632,34 @@ def test_macs_of_a_layer_that_gives_its_last_state_alone(tmp_path: Path) -> None
 
 
 def test_resizing_of_old_opsets_stays_what_it_was(tmp_path: Path) -> None:
-    for opset, node in ((9, 'c = Upsample<mode="linear">(b, s)'), (10, 'c = Resize<mode="linear">(b, s)')):
+    for number, (opset, operator, mode, scale) in enumerate(
+        [
+            (9, "Upsample", "linear", 2.5),
+            (9, "Upsample", "nearest", 2.5),
+            (10, "Resize", "linear", 2.5),
+            (10, "Resize", "nearest", 1.5),
+            (10, "Resize", "nearest", 0.67),
+        ]
+    ):
         path = write(
-            tmp_path / f"{opset}.onnx",
-            f"(float[n,2,6,6] x) => (float[n,3,15,15] y) {{ a = Conv(x, w, v) b = Relu(a) {node} y = Conv(c, u, t) }}",
-            opset, w=normal(4, 2, 1, 1), v=normal(4), s=[1, 1, 2.5, 2.5], u=normal(3, 4, 1, 1), t=normal(3),
+            tmp_path / f"{number}.onnx",
+            "(float[n,2,6,6] x) => (float[n,3,h,h] y) { a = Conv(x, w, v) b = Relu(a) "
+            f'c = {operator}<mode="{mode}">(b, s) y = Conv(c, u, t) }}',
+            opset, w=normal(4, 2, 1, 1), v=normal(4), s=[1, 1, scale, scale], u=normal(3, 4, 1, 1), t=normal(3),
         )  # fmt: skip
         data = {"x": normal(64, 2, 6, 6)}
         report = quantized(path, type="float16", data=data, output=tmp_path / "half.onnx")
         assert report.fidelity is not None and report.fidelity.relative_error < 0.01
+
+
+@pytest.mark.parametrize("settings", [{"dynamic": True}, {"data": {"x": normal(64, 2, 6)}}])
+def test_a_file_that_is_another_network_in_a_later_opset_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Before opset 13 a Hardmax took the largest of the axis and all after it, which onnx's converter overlooks."""
+    text = "(float[n,2,6] x) => (float[n,4] y) { h = Hardmax<axis = 1>(x) f = Flatten(h) y = MatMul(f, w) }"
+    path = write(tmp_path / "net.onnx", text, 11, w=normal(12, 4))
+    with pytest.raises(InputError, match="of opset 11, and what onnx makes of it for opset 13 gives other outputs"):
+        quantized(path, output=tmp_path / "small.onnx", **settings)
+    assert not (tmp_path / "small.onnx").exists()
 
 
 def test_an_output_that_others_cut_off_is_not_cut_off_itself(tmp_path: Path) -> None:
