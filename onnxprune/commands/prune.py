@@ -211,7 +211,7 @@ def _recovery(report: "PruneReport") -> list[str]:
     lines = [f"Recovery, from {report.samples or 'noise in place of data'}: {done or 'nothing was repaired'}."]
     if none:
         lines.append(
-            f"{none} of {len(report.repairs)} operators stay as they were: nothing helped on held-out samples."
+            f"{none} of {len(report.repairs)} operators stay as they were: nothing helped on samples kept apart."
         )
     return lines
 
