@@ -161,7 +161,7 @@ def _solved(
     fitting, checking = given[: len(given) - held_out], given[len(given) - held_out :]
     shapes = [value.shape for value in start]
     sizes = np.cumsum([value.size for value in start])[:-1]
-    scale, checked_scale = (max(sum(map(_variance, part)), np.finfo(np.float64).tiny) for part in (fitting, checking))
+    scale, checked_scale = (max(_variance(part), np.finfo(np.float64).tiny) for part in (fitting, checking))
 
     def values(vector: np.ndarray) -> list[np.ndarray]:
         return [part.reshape(shape) for part, shape in zip(np.split(vector, sizes), shapes, strict=True)]
@@ -217,11 +217,13 @@ class _Problem:
         return float(error), [slope.astype(np.float64) for slope in shaped]
 
 
-def _variance(given: Inputs) -> float:
+def _variance(part: Sequence[Inputs]) -> float:
     """Of what the second operator should give, after the ReLU where there is one, times the number of rows."""
-    goal = given["goal"]
-    axes = tuple(axis for axis in range(goal.ndim) if axis != 1)
-    return float(np.square(goal - goal.mean(axes, keepdims=True), dtype=np.float64).sum())
+    axes = (0, *range(2, part[0]["goal"].ndim))
+    rows = sum(given["goal"].size // given["goal"].shape[1] for given in part)
+    total = sum(given["goal"].sum(axes, dtype=np.float64) for given in part)
+    squares = sum(float(np.square(given["goal"], dtype=np.float64).sum()) for given in part)
+    return squares - float(np.square(total).sum()) / rows
 
 
 def _laid_out(place: _Geometry, value: np.ndarray) -> np.ndarray:
