@@ -31,6 +31,12 @@ RANDOM = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Whatever tests run before, and in which process."""
+    RANDOM.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
+@pytest.fixture(autouse=True)
 def _without_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     here.without_helper(monkeypatch, quantization)
 
@@ -339,7 +345,7 @@ def test_convolutions_with_normalisation_pooling_and_a_gate(tmp_path: Path) -> N
         q = Mul (r, g) f = Flatten (q) y = MatMul (f, v) }"""
     weights = {**CONV, "s": [1.0, 2, 3, 4], "t": normal(4), "m": normal(4), "z": [1.0, 1, 2, 2]}
     path = write(tmp_path / "m.onnx", text, **weights)
-    x = normal(64, 1, 8, 8)
+    x = RANDOM.uniform(-1, 1, (512, 1, 8, 8)).astype(np.float32)  # few go beyond the calibrated range
     report = quantized(path, data={"x": x}, keep=["b"])  # which is a part of the convolution
     assert [(layer.layer, layer.reason) for layer in report.layers] == [("c", "asked for"), ("y", "")]
     whole = quantized(path, data={"x": x})
@@ -652,13 +658,14 @@ def test_resizing_of_old_opsets_stays_what_it_was(tmp_path: Path) -> None:
         assert report.fidelity is not None and report.fidelity.relative_error < 0.01
 
 
-@pytest.mark.parametrize("settings", [{"dynamic": True}, {"data": {"x": normal(64, 2, 6)}}])
-def test_a_file_that_is_another_network_in_a_later_opset_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_a_file_that_is_another_network_in_a_later_opset_is_refused(dynamic: bool, tmp_path: Path) -> None:
     """Before opset 13 a Hardmax took the largest of the axis and all after it, which onnx's converter overlooks."""
     text = "(float[n,2,6] x) => (float[n,4] y) { h = Hardmax<axis = 1>(x) f = Flatten(h) y = MatMul(f, w) }"
     path = write(tmp_path / "net.onnx", text, 11, w=normal(12, 4))
+    data = None if dynamic else {"x": normal(64, 2, 6)}
     with pytest.raises(InputError, match="of opset 11, and what onnx makes of it for opset 13 gives other outputs"):
-        quantized(path, output=tmp_path / "small.onnx", **settings)
+        quantized(path, output=tmp_path / "small.onnx", dynamic=dynamic, data=data)
     assert not (tmp_path / "small.onnx").exists()
 
 
