@@ -32,7 +32,8 @@ def wilson(right: float, images: int) -> Interval:
     share, weight = right / images, _Z**2 / images
     centre = (share + weight / 2) / (1 + weight)
     half = _Z / (1 + weight) * math.sqrt(share * (1 - share) / images + weight / (4 * images))
-    return Interval(100 * max(0.0, centre - half), 100 * min(1.0, centre + half))
+    # of none and of all it ends there, but for rounding
+    return Interval(100 * (centre - half) if right > 0 else 0.0, 100 * (centre + half) if right < images else 100.0)
 
 
 def accuracy_interval(accuracy: float, images: float) -> Interval:

@@ -8,10 +8,12 @@ from scipy import stats
 from onnxprune.common.shares import mcnemar, paired_shares, wilson, within
 
 
-@pytest.mark.parametrize(("right", "images"), [(0, 10), (351, 360), (360, 360), (9123, 10_000)])
+@pytest.mark.parametrize(("right", "images"), [(0, 10), (50, 50), (351, 360), (360, 360), (9123, 10_000)])
 def test_wilsons_interval(right: int, images: int) -> None:
     expected = stats.binomtest(right, images).proportion_ci(0.95, "wilson")
-    assert wilson(right, images) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-4)
+    found = wilson(right, images)
+    assert found == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-4)
+    assert [found[0] == 0, found[1] == 100] == [right == 0, right == images]
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (5, 4), (10, 2), (34, 8), (2, 60)])
