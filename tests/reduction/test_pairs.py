@@ -78,7 +78,7 @@ def answers(built: Network, x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize(
-    ("name", "sizes"), [*((name, range(16, 10, -1)) for name in CASES), ("matrix products", [1] * 96)]
+    ("name", "sizes"), [*((name, range(16, 10, -1)) for name in CASES), ("matrix products", [1] * 48)]
 )
 def test_weights_that_are_a_little_wrong_in_both_are_put_right(
     name: str, sizes: Sequence[int], rectified: bool
