@@ -222,5 +222,8 @@ def test_normalisations_of_onnxruntime_are_taken(node: str, opset: int, tmp_path
     assert counts.peak_activation_bytes is not None
     pruned = onnxprune.prune(path, sparsity=50, latency=False, recovery=())
     assert [group.kept for group in pruned.groups if group.frozen is None] == [16]
+    assert f"{node.partition('=')[2].split()[0].split('.')[-1]} looks across them" in [
+        group.frozen for group in pruned.groups
+    ]
     quantized = onnxprune.quantize(path, dynamic=True, latency=False)
     assert not any(layer.reason for layer in quantized.layers)

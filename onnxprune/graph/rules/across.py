@@ -74,6 +74,12 @@ def _across(follower: Follower, node: NodeProto) -> None:
             follower.set(name, found.axis - shift, found.labels)
 
 
+@RULES.of("com.microsoft.SkipLayerNormalization", "com.microsoft.SkipSimplifiedLayerNormalization", several=True)
+def _normalised_sum(follower: Follower, node: NodeProto) -> None:
+    """Across the last axis, which is that of channels wherever onnxruntime's optimiser puts it."""
+    follower.freeze_all(node.input, f"{node.op_type} looks across them")
+
+
 @RULES.of("BatchNormalization", several=True)
 def _batch_normalization(follower: Follower, node: NodeProto) -> None:
     if attribute(node, "training_mode", 0) or any(node.output[1:]):
