@@ -21,7 +21,9 @@ _MOST_NAMES = 4  # of frozen groups of one reason
 
 def _account(report: "PruneReport") -> Account:
     tables = _sizes(report), _quality(report), _groups(report.groups), _layers(report)
-    return Account(_headline(report), tables, (_frozen(report.groups), _recovery(report), _without_data(report)))
+    return Account(
+        _headline(report), tables, (_frozen(report.groups), _recovery(report), _harm(report), _without_data(report))
+    )
 
 
 @click.command()
@@ -214,6 +216,15 @@ def _recovery(report: "PruneReport") -> list[str]:
             f"{none} of {len(report.repairs)} operators stay as they were: nothing helped on samples kept apart."
         )
     return lines
+
+
+def _harm(report: "PruneReport") -> list[str]:
+    plain, found = report.fidelity_plain, report.fidelity
+    if plain is None or found is None or found.relative_error <= plain.relative_error:
+        return []
+    return [
+        "On held-out samples recovery made it worse: give it more of them (--data, --samples), or use --recovery none."
+    ]
 
 
 def _without_data(report: "PruneReport") -> list[str]:
