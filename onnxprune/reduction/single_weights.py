@@ -17,8 +17,9 @@ from onnxprune.reduction.sites import Site, set_bias, set_weights, sites
 from onnxprune.runtime.random_inputs import Inputs
 from onnxprune.runtime.stages import Stages
 
-_DAMPING = 3e-2  # of the mean of the Gram matrix's diagonal: SparseGPT's 1e-2 is for more samples
-_PENALTY = 3e-2
+# Of the mean of the Gram matrix's diagonal: SparseGPT's 1e-2 is for more samples. Of fewer rows than features that is
+# taken which does best on others; by the last hardly anything is made up for.
+_DAMPINGS = (3e-2, 3e-1, 3.0, 30.0)
 _BLOCK = 128  # columns whose weights are chosen together
 _MOST_FEATURES = 8192
 
@@ -102,10 +103,10 @@ def prune_by_samples(
             now.advance(site.node, keep=[site.data])
             name = network.nodes[site.node].input[site.weight]
             random = np.random.default_rng([seed, site.node])
-            moments = _moments(site, original, now, random)
+            fitting, checking = _moments(site, original, now, random)
             if len(site.together) > 1:
-                moments += _moments_of_others(site, network, batches, random)
-            matrix, bias, kept = _prune_site(site, pruned, moments, shares[name], criterion, repair)
+                fitting += _moments_of_others(site, network, batches, random)
+            matrix, bias, kept = _fitted(site, pruned, fitting, checking, shares[name], criterion, repair)
             masks[name] = site.weights(pruned, kept.astype(np.float64)) != 0
             set_weights(pruned, nodes, site, matrix)
             if site.bias is not None and repair:
@@ -114,19 +115,19 @@ def prune_by_samples(
     return pruned, masks
 
 
-def _moments(site: Site, original: Stages, now: Stages, random: np.random.Generator) -> Moments:
-    """Of what a site reads now, and what it gave in the original."""
-    network = now.network
-    (moments,) = gather(
+def _moments(site: Site, original: Stages, now: Stages, random: np.random.Generator) -> list[Moments]:
+    """Of what a site reads now, and what it gave in the original: of the batches, and of some kept apart."""
+    network, count = now.network, len(now)
+    fitting = count - max(1, count // 8) if count > 1 else count
+    return gather(
         site,
         network.nodes[site.node],
         now,
         lambda batch: original.value(batch, site.result),
         site.matrix(network).shape,
-        [range(len(now))],
+        [range(fitting), range(fitting, count)],
         random,
     )
-    return moments
 
 
 def _moments_of_others(site: Site, network: Network, batches: Sequence[Inputs], random: np.random.Generator) -> Moments:
@@ -136,12 +137,28 @@ def _moments_of_others(site: Site, network: Network, batches: Sequence[Inputs], 
     with Stages(network, batches) as original:
         for other in site.together[1:]:
             original.advance(other.end + 1, keep=[other.data, other.result])
-            found.append(_moments(other, original, original, random))
+            found += _moments(other, original, original, random)
     return reduce(operator.add, found)
 
 
+def _fitted(
+    site: Site, network: Network, fitting: Moments, checking: Moments, share: float, criterion: str, repair: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `_prune_site` gives, by both moments and the damping that does best on the second."""
+    damping = _DAMPINGS[0]
+
+    def error(damping: float) -> float:
+        matrix, bias, _ = _prune_site(site, network, fitting, share, criterion, repair, damping)
+        return checking.error(matrix, bias)
+
+    few = fitting.count < fitting.x.shape[1]
+    if repair and few and checking.count and fitting.finite and checking.finite:
+        damping = min(_DAMPINGS, key=error)
+    return _prune_site(site, network, fitting + checking, share, criterion, repair, damping)
+
+
 def _prune_site(
-    site: Site, network: Network, moments: Moments, share: float, criterion: str, repair: bool
+    site: Site, network: Network, moments: Moments, share: float, criterion: str, repair: bool, damping: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights (groups, outputs, features), bias (groups, outputs) and the mask of the weights."""
     plain = site.matrix(network)
@@ -149,7 +166,7 @@ def _prune_site(
     if not moments.finite:
         kept = _highest(np.abs(plain).ravel(), share).reshape(plain.shape)
         return plain * kept, site.offset(network).reshape(plain.shape[:2]), kept
-    start = Ridge(moments, plain, _PENALTY, has_bias).weights(moments) if repair else plain
+    start = Ridge(moments, plain, damping, has_bias).weights(moments) if repair else plain
     gram = moments.gram(has_bias)
     matrix, kept = np.empty_like(plain), np.empty(plain.shape, bool)
     gone = np.diff(np.rint(share * plain[0].size * np.arange(len(plain) + 1)))  # of each group: all lose the share
@@ -158,21 +175,26 @@ def _prune_site(
         if criterion == "wanda":
             squares = np.diagonal(moments.xx[group]) / max(1, moments.count)
             chosen = _highest((np.abs(start[group]) * np.sqrt(squares)).ravel(), own).reshape(start[group].shape)
-        matrix[group], kept[group] = _sparse_gpt(start[group], gram[group], own, repair, chosen)
+        matrix[group], kept[group] = _sparse_gpt(start[group], gram[group], own, repair, damping, chosen)
     return matrix, moments.intercept(matrix) if has_bias else site.offset(network), kept
 
 
 def _sparse_gpt(
-    weights: np.ndarray, gram: np.ndarray, share: float, repair: bool, chosen: np.ndarray | None = None
+    weights: np.ndarray,
+    gram: np.ndarray,
+    share: float,
+    repair: bool,
+    damping: float,
+    chosen: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights (outputs, features) with a share of zeros, and the mask; errors go to columns that come later.
 
     Args:
-        chosen: the mask, where it is known.
+        chosen: the mask; None: it is to be found.
     """
     weights = weights.copy()
     # the upper Cholesky factor of the inverse: row i is the inverse of what is left from column i on
-    factor = np.linalg.cholesky(inverse(gram, _DAMPING)).T
+    factor = np.linalg.cholesky(inverse(gram, damping)).T
     kept = np.ones(weights.shape, bool)
     diagonal = np.diagonal(factor)
     goal = share * weights.size

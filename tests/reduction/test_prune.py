@@ -758,6 +758,18 @@ def test_weights_that_stay_make_up_for_those_that_go(criterion: str, tmp_path: P
     assert report.fidelity.relative_error < 0.02
 
 
+@pytest.mark.parametrize("criterion", ["obs", "wanda"])
+def test_fewer_samples_than_features_make_it_no_worse(criterion: str, tmp_path: Path) -> None:
+    """They fit almost any weights, of which what is independent tells nothing."""
+    text = "(float[n,64] x) => (float[n,32] y) { y = MatMul (x, w) }"
+    random = np.random.default_rng(0)
+    onnx.save(model(text, {"w": random.standard_normal((64, 32)).astype(np.float32)}), tmp_path / "m.onnx")
+    data = {"x": random.standard_normal((40, 64)).astype(np.float32)}
+    report = prune(tmp_path / "m.onnx", technique="weight", criterion=criterion, sparsity=50, data=data)
+    assert report.fidelity is not None and report.fidelity_plain is not None
+    assert report.fidelity.relative_error < 1.1 * report.fidelity_plain.relative_error < 0.4
+
+
 @pytest.mark.parametrize("technique", ["weight", "unstructured"])
 @pytest.mark.parametrize("criterion", ["obs", "wanda"])
 @pytest.mark.parametrize("sparsity", [5, 30, 50])
