@@ -128,6 +128,8 @@ def _print(report: "FileReport", account: Callable[[Any], Account], form: str | 
         for lines in told.notes:
             if lines:
                 prose("\n" + "\n".join(lines))
+        if report.not_tested is not None:
+            prose(f"Note: no accuracy was measured: {printable(report.not_tested)}")
         if report.not_compared is not None:
             prose(f"Note: not compared with the original: {printable(report.not_compared)}")
         print_verdicts(report.comparison)

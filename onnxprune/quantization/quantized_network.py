@@ -23,7 +23,7 @@ from onnxprune.quantization.preparation import NEEDED_OPSET, Prepared, in_needed
 from onnxprune.quantization.result import Accuracy, FileSize, LayerReport, QuantizeReport
 from onnxprune.quantization.sensitivity import layers_to_keep
 from onnxprune.quantization.settings import QuantizeSettings
-from onnxprune.reduction.accuracy import Evidence, accuracy_property, on_test_images, percent_right
+from onnxprune.reduction.accuracy import Evidence, accuracy_property, on_test_images, percent_right, why_not_tested
 from onnxprune.reduction.fidelity import answers, compare_answers, deciding_score, samples_for
 from onnxprune.reduction.preparation import TOLERANCE, difference
 from onnxprune.reduction.samples import Samples, SampleSource
@@ -224,5 +224,5 @@ def _measured(
     )
     right = on_test_images((source, network), samples, advance)
     if right is None:
-        return report
+        return replace(report, not_tested=why_not_tested(samples))
     return replace(report, accuracy=Accuracy(*map(percent_right, right)), tested=Evidence.of(right))

@@ -102,6 +102,13 @@ def on_test_images(networks: Sequence[Network], samples: Samples, advance: Advan
     return found
 
 
+def why_not_tested(samples: Samples) -> str | None:
+    """Why `on_test_images` gave nothing; None without labels."""
+    if samples.test is None:
+        return None
+    return f"no output has a score for each of the classes of {samples.dataset or samples.source}"
+
+
 def accuracy_property(percent: float, properties: Mapping[str, str], samples: Samples) -> dict[str, str]:
     """The property by which a file says its accuracy on test images: none where its other properties name other data
     than these are of."""

@@ -25,6 +25,7 @@ class FileReport(ABC):
         replaced: whether there was a file by the name of the one that was written.
         fidelity: to the original on held-out samples; None without samples.
         tested: what the accuracy is worth; None without labels.
+        not_tested: why no accuracy was measured, where there are labels; None where it was.
         samples: what the samples were; None without.
         comparison: original and written file, timed; empty where that was not asked for, or not possible.
         not_compared: why they could not be compared, where that was asked for; None where they were.
@@ -35,6 +36,7 @@ class FileReport(ABC):
     fidelity: Fidelity | None
     tested: Evidence | None
     samples: str | None
+    not_tested: str | None = None
     comparison: tuple[Entry, ...] = ()
     not_compared: str | None = None
 

@@ -21,7 +21,7 @@ from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.sharing import weight_places
 from onnxprune.graph.tensors import Shape
 from onnxprune.reduction import single_weights
-from onnxprune.reduction.accuracy import Evidence, accuracy_property, on_test_images, percent_right
+from onnxprune.reduction.accuracy import Evidence, accuracy_property, on_test_images, percent_right, why_not_tested
 from onnxprune.reduction.fidelity import Fidelity, answers, compare_answers, samples_for
 from onnxprune.reduction.preparation import Prepared, prepare
 from onnxprune.reduction.result import Accuracy, GroupReport, LayerReport, PruneReport, Repair, Size
@@ -208,7 +208,7 @@ def _measured(
     report = replace(report, fidelity_plain=fidelity(plain), fidelity=fidelity(network))
     right = on_test_images((source, plain, network), samples, advance)
     if right is None:
-        return report
+        return replace(report, not_tested=why_not_tested(samples))
     return replace(report, accuracy=Accuracy(*map(percent_right, right)), tested=Evidence.of(right))
 
 

@@ -783,6 +783,24 @@ def test_groups_of_few_weights_lose_the_share_together(
     assert [layer.zeros for layer in report.layers] == [round(sparsity / 100 * 144)]
 
 
+def test_why_there_is_no_accuracy_is_said(tmp_path: Path) -> None:
+    """The labels are of ten classes."""
+    text = (
+        "(float[n,1,28,28] x) => (float[n,{}] y) {{ f = Flatten (x) h = MatMul (f, w) r = Relu (h) y = MatMul (r, v) }}"
+    )
+    how: dict = {"data": "digits", "mean": [0.0], "std": [1.0], "samples": 64, "latency": False}
+    for outputs, said in ((10, None), (5, "no output has a score for each of the classes of digits")):
+        built = model(text.format(outputs), {"w": (784, 16), "v": (16, outputs)})
+        onnx.save(built, tmp_path / "m.onnx")
+        reports = (
+            onnxprune.prune(tmp_path / "m.onnx", sparsity=50, **how),
+            onnxprune.quantize(tmp_path / "m.onnx", **how),
+        )
+        for report in reports:
+            assert report.not_tested == said
+            assert (report.accuracy is None) == (said is not None)
+
+
 def test_matrix_products_have_no_steps(tmp_path: Path) -> None:
     built = model(
         "(float[n,4] x) => (float[n,3] y) {"
