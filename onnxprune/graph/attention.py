@@ -14,7 +14,7 @@ from onnxprune.graph.nodes import operator_type
 from onnxprune.graph.tensors import Shape
 
 ONE_OPERATOR = ("Attention", f"{MICROSOFT}.MultiHeadAttention")
-_OTHERS = {  # inputs and outputs from these positions on, and up to those, are what keys and values are kept in
+_KEPT = {  # which inputs and which outputs hold keys and values from call to call
     ONE_OPERATOR[0]: (slice(4, 6), slice(1, 3)),
     ONE_OPERATOR[1]: (slice(6, None), slice(1, None)),
 }
@@ -30,7 +30,7 @@ def heads_of(node: NodeProto, shapes: Mapping[str, Shape]) -> tuple[int, int, in
     kind = operator_type(node)
     if kind not in ONE_OPERATOR:
         return None
-    inputs, outputs = _OTHERS[kind]
+    inputs, outputs = _KEPT[kind]
     ranks = {len(shapes.get(name, ())) for name in node.input[:3]}
     if len(node.input) < 3 or len(ranks) > 1 or any([*node.input[inputs], *node.output[outputs]]):
         return None

@@ -70,13 +70,8 @@ class _Unfused:
         else:
             self.nodes.append(node)
 
-    def conv(self, node: NodeProto, given: Mapping[str, Any]) -> None:
-        self._activated(node, "Conv", given)
-
-    def gemm(self, node: NodeProto, given: Mapping[str, Any]) -> None:
-        self._activated(node, "Gemm", given)
-
-    def _activated(self, node: NodeProto, kind: str, given: Mapping[str, Any]) -> None:
+    def activated(self, node: NodeProto, given: Mapping[str, Any]) -> None:
+        kind = node.op_type.removeprefix("Fused")
         own = {name: value for name, value in given.items() if not name.startswith("activation")}
         steps: list[_Step] = []
         if kind == "Conv" and len(node.input) > 3 and node.input[3]:
@@ -118,7 +113,7 @@ class _Unfused:
         sizes = tuple(given.get("qkv_hidden_sizes", [width // 3] * 3))
         keeps = any([past, *more, *node.output[1:]]) or given.get("do_rotary", 0)
         # without a bias onnxruntime does not run it
-        if keeps or not width or sum(sizes) != width or bias not in self._constants or not self._is_mask(node):
+        if keeps or not width or sum(sizes) != width or bias not in self._constants or not self._is_mask(mask, data):
             self.nodes.append(node)
             return
         products = []
@@ -151,11 +146,10 @@ class _Unfused:
             self.nodes.append(helper.make_node("Add", names[:2], names[2:], f"{label(node)}_{role}_bias"))
         return sums
 
-    def _is_mask(self, node: NodeProto) -> bool:
+    def _is_mask(self, name: str, data: str) -> bool:
         """Whether MultiHeadAttention takes the mask of Attention: which keys count, or how many of each sample."""
-        name = node.input[3] if len(node.input) > 3 else ""
         shape = self._shapes.get(name, ())
-        return not name or len(shape) in (2, 3) or shape == self._shapes.get(node.input[0], ())[:1] != ()
+        return not name or len(shape) in (2, 3) or shape == self._shapes.get(data, ())[:1] != ()
 
     def _split(self, name: str, sizes: tuple[int, ...]) -> list[str]:
         """The parts of a constant's last axis; of several nodes that read it they are the same."""
@@ -213,8 +207,8 @@ def _inferred(path: Path, model: ModelProto) -> Inferred:
 
 _FUSED = {
     f"{MICROSOFT}.Attention": _Unfused.attention,
-    f"{MICROSOFT}.FusedConv": _Unfused.conv,
-    f"{MICROSOFT}.FusedGemm": _Unfused.gemm,
+    f"{MICROSOFT}.FusedConv": _Unfused.activated,
+    f"{MICROSOFT}.FusedGemm": _Unfused.activated,
     f"{MICROSOFT}.FusedMatMul": _Unfused.matmul,
     f"{MICROSOFT}.MultiHeadAttention": _Unfused.multi_head_attention,
 }

@@ -54,8 +54,8 @@ def quantize_file(
     """
     prepared = prepare(path, kinds_of(settings), shapes)
     samples = samples_for(path, prepared.source, data, settings.samples, settings.seed) if data else None
-    feed, answered = _answered(path, prepared.source, samples, shapes, settings.seed)
-    _check_opset(path, prepared.source, feed)
+    answered = _answered(path, prepared.source, shapes, settings.seed) if samples is None else (samples.fitting[0], {})
+    _check_opset(path, prepared.source, answered[0])
     asked = prepared.nodes_of(settings.keep, path)
     errors: Mapping[str, float] = {}
     sensitive: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ def quantize_file(
     )
     try:
         if samples is None:
-            _check_run(path, network, feed, answered)
+            _check_run(path, network, *answered)
         else:
             report = _measured(report, prepared.source, network, samples, advance)
     except InputError as error:  # the original ran
@@ -147,16 +147,13 @@ def _layers(
 
 
 def _answered(
-    path: Path, source: Network, samples: Samples | None, shapes: Mapping[str, Shape] | None, seed: int
+    path: Path, source: Network, shapes: Mapping[str, Shape] | None, seed: int
 ) -> tuple[Inputs, dict[str, np.ndarray]]:
-    """A batch of samples, or random inputs where there are none, and what the original answers to them.
+    """Random inputs, and what the original answers to them.
 
     Raises:
         InputError: an input takes none, or the original does not run on them.
     """
-    if samples is not None:
-        with open_network(source) as session:
-            return samples.fitting[0], run(session, samples.fitting[0])
     sizes = input_shapes(path, source.model.graph, source.fixed_batch or 1, shapes)
     with open_network(source) as session:
         try:

@@ -297,6 +297,11 @@ def _chosen(available: int, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(available)[:count]
 
 
+def kept_apart(batches: int) -> int:
+    """How many of so many batches others are checked by."""
+    return max(1, batches // 8)
+
+
 def count_samples(batches: Iterable[Inputs]) -> int:
     """Samples of all batches."""
     return sum(max((len(value) for value in feed.values() if value.ndim), default=0) for feed in batches)
@@ -316,5 +321,5 @@ def batch_places(count: int, fixed: int | None) -> list[np.ndarray]:
 def _split(batches: list[Inputs], source: str) -> Samples:
     if len(batches) < 2:
         raise InputError(f"{source}: too few samples: give two batches at least, one to fit and one to check")
-    held = max(1, len(batches) // 8)
+    held = kept_apart(len(batches))
     return Samples(batches[:-held], batches[-held:], source)

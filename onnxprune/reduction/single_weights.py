@@ -13,6 +13,7 @@ from onnxprune.graph.network import Network
 from onnxprune.graph.sharing import weight_places
 from onnxprune.reduction.moments import Moments, Ridge, inverse
 from onnxprune.reduction.recovery import gather
+from onnxprune.reduction.samples import kept_apart
 from onnxprune.reduction.sites import Site, set_bias, set_weights, sites
 from onnxprune.runtime.random_inputs import Inputs
 from onnxprune.runtime.stages import Stages
@@ -118,7 +119,7 @@ def prune_by_samples(
 def _moments(site: Site, original: Stages, now: Stages, random: np.random.Generator) -> list[Moments]:
     """Of what a site reads now, and what it gave in the original: of the batches, and of some kept apart."""
     network, count = now.network, len(now)
-    fitting = count - max(1, count // 8) if count > 1 else count
+    fitting = count - kept_apart(count) if count > 1 else count
     return gather(
         site,
         network.nodes[site.node],

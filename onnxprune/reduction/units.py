@@ -23,7 +23,7 @@ from onnxprune.reduction.noise import noise
 from onnxprune.reduction.preparation import Prepared, difference
 from onnxprune.reduction.reading import readers_of_groups
 from onnxprune.reduction.recovery import Fit, affordable, recover, work
-from onnxprune.reduction.samples import Samples, count_samples
+from onnxprune.reduction.samples import Samples, count_samples, kept_apart
 from onnxprune.reduction.selection import Ranking, rank_groups
 from onnxprune.reduction.sensitivity import Sensitivity
 from onnxprune.reduction.settings import FROM_SAMPLES, PruneSettings
@@ -184,7 +184,7 @@ class UnitPruning:
     def _to_repair_by(self) -> tuple[list[Inputs], int]:
         """The samples, or noise in their place, and how many batches of them decide what helps."""
         if self._samples is not None:
-            return self._samples.fitting, max(1, len(self._samples.fitting) // 8)
+            return self._samples.fitting, kept_apart(len(self._samples.fitting))
         graph, batch = self._graph, self._traced
         macs = graph.macs(np.ones(graph.count, bool)) / batch
         batches = noise(self._prepared.source, self._prepared.feed, macs, self._settings.seed)

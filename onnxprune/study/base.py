@@ -31,7 +31,7 @@ from onnxprune.training.cost import TrainingCost
 from onnxprune.training.opcount import count_training_ops
 from onnxprune.training.recipe import Recipe
 from onnxprune.training.setup import base_recipe, train_checked, training_batches
-from onnxprune.training.transfer import CLASSES
+from onnxprune.training.transfer import CLASSES, with_versions
 
 if TYPE_CHECKING:
     from onnxprune.pruning.request import Memory
@@ -126,9 +126,7 @@ def load_base(point: Point, dataset: Dataset, runs: Path) -> Base:
         raise RunError(f"the base in {folder} was removed or damaged meanwhile; the same command again makes it")
     with _sources_unchanged(point, dataset, folder):
         network = build_network(dataclasses.replace(point, weights=None), dataset)
-    state = network.state_dict()
-    state.update(safetensors.torch.load_file(folder / store.CHECKPOINT))
-    network.load_state_dict(state)  # not the tensors alone: modules may ask for the version of their state
+    network.load_state_dict(with_versions(safetensors.torch.load_file(folder / store.CHECKPOINT), network))
     return Base(folder, network, record["metrics"])
 
 

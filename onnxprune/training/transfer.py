@@ -65,8 +65,15 @@ def load_weights(network: nn.Module, source: str, classes: Sequence[str], heads:
         raise InputError(f"{source}: not the weights of this network: {'; '.join(sorted(wrong)[:_SHOWN])}{more}")
     # all of the head, or nothing
     fitting = {name: value for name, value in fitting.items() if name.rpartition(".")[0] not in replaced}
-    own.update(fitting)
-    network.load_state_dict(own)  # not the tensors alone: modules may ask for the version of their state
+    network.load_state_dict(with_versions(fitting, network), strict=False)
+
+
+def with_versions(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a file as a state that tells the versions of the network's modules, which may ask for them."""
+    state = network.state_dict()
+    state.clear()  # all but the versions
+    state.update(tensors)
+    return state
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
